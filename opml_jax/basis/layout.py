@@ -1,0 +1,268 @@
+"""AO layout: which row of a matrix is which orbital of which atom, for a molecule or a batch."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..conventions import CONVENTION, pyscf_permutation
+from ..errors import ConventionError, refusal
+from ..numerics import Array, pytree, static
+from ..structures import Structure, StructureBatch, pad_structures
+from ..structures.elements import symbol
+from .shells import Basis
+from .spec import BasisSpec
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class AOLayout:
+    """AO order of one molecule: atoms in file order, shells ascending in l, m = -l..l.
+
+    Hashable and static under jit (a pytree without leaves).
+    """
+
+    spec: BasisSpec
+    numbers: tuple[int, ...]
+
+    @functools.cached_property
+    def atom_ls(self) -> tuple[tuple[int, ...], ...]:
+        """Angular momenta of the shells of each atom."""
+        return tuple(self.spec.ls[self.spec.element_index(z)] for z in self.numbers)
+
+    @functools.cached_property
+    def offsets(self) -> np.ndarray:
+        """``(n_atoms + 1,)`` first AO of each atom, closed by ``nao``."""
+        return np.cumsum([0] + [sum(2 * l + 1 for l in ls) for ls in self.atom_ls])
+
+    @property
+    def nao(self) -> int:
+        """Number of atomic orbitals."""
+        return int(self.offsets[-1])
+
+    @functools.cached_property
+    def _table(self) -> np.ndarray:
+        rows = []
+        for a, ls in enumerate(self.atom_ls):
+            n = {l: l for l in ls}  # principal number as PySCF prints it: s from 1, p from 2
+            for l in ls:
+                n[l] += 1
+                rows.extend((a, n[l], l, m) for m in range(-l, l + 1))
+        return np.array(rows, dtype=np.int32).reshape(-1, 4)
+
+    @property
+    def atom(self) -> np.ndarray:
+        """``(nao,)`` atom of each AO."""
+        return self._table[:, 0]
+
+    @property
+    def n(self) -> np.ndarray:
+        """``(nao,)`` principal number of each AO (the k-th s shell is k, p k+1, d k+2)."""
+        return self._table[:, 1]
+
+    @property
+    def l(self) -> np.ndarray:
+        """``(nao,)`` angular momentum of each AO."""
+        return self._table[:, 2]
+
+    @property
+    def m(self) -> np.ndarray:
+        """``(nao,)`` magnetic number of each AO."""
+        return self._table[:, 3]
+
+    @property
+    def shell_ls(self) -> tuple[int, ...]:
+        """Angular momentum of every shell in AO order."""
+        return tuple(l for ls in self.atom_ls for l in ls)
+
+    def irreps(self, atom: int):
+        """``e3nn_jax.Irreps`` of the AOs of one atom; shell l has parity (-1)^l."""
+        import e3nn_jax as e3nn
+
+        return e3nn.Irreps([(1, (l, (-1) ** l)) for l in self.atom_ls[atom]])
+
+    @property
+    def labels(self) -> list[str]:
+        """Readable AO labels such as ``"0 O 2p y"``."""
+        names = {0: [""], 1: ["y", "z", "x"], 2: ["xy", "yz", "z2", "xz", "x2-y2"]}
+        out = []
+        for a, n, l, m in self._table:
+            name = names[l][m + l] if l in names else f"{m:+d}"
+            out.append(f"{a} {symbol(self.numbers[a])} {n}{'spdfg'[l]} {name}".rstrip())
+        return out
+
+    @functools.cached_property
+    def hash(self) -> str:
+        """16 hexadecimal digits naming convention, basis functions and atoms together."""
+        text = f"{CONVENTION}|{self.spec.fingerprint}|{','.join(map(str, self.numbers))}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @functools.cached_property
+    def slots(self) -> np.ndarray:
+        """``(n_atoms, n_slots)`` AO that fills each slot of each atom; ``nao`` where none does."""
+        rows = []
+        for a, z in enumerate(self.numbers):
+            local = self.spec.element_slots[self.spec.element_index(z)]
+            rows.append(np.where(local >= 0, local + self.offsets[a], self.nao))
+        return np.array(rows, dtype=np.int32)
+
+    @functools.cached_property
+    def element(self) -> np.ndarray:
+        """``(n_atoms,)`` index of each atom's element in ``spec.elements``."""
+        return np.array([self.spec.element_index(z) for z in self.numbers], np.int32)
+
+    @functools.cached_property
+    def to_pyscf_index(self) -> np.ndarray:
+        """``(nao,)`` index with ``theirs = ours[index]``."""
+        return np.argsort(self.from_pyscf_index)
+
+    @functools.cached_property
+    def from_pyscf_index(self) -> np.ndarray:
+        """``(nao,)`` index with ``ours = theirs[index]``."""
+        return pyscf_permutation(self.shell_ls)
+
+    def __repr__(self) -> str:
+        return f"AOLayout({self.spec.name!r}, nao={self.nao}, hash={self.hash})"
+
+
+@pytree
+class BatchLayout:
+    """AO topology of a padded batch. Composition is data: every array here is a leaf.
+
+    Attributes:
+      spec: the basis.
+      nao: padded number of AOs.
+      slots: ``(n_structures, n_atoms, n_slots)`` AO filling each slot, ``nao`` where none does.
+      ao_slot: ``(n_structures, nao)`` flat slot (atom * n_slots + slot) of each AO; the last
+        slot + 1 for padding.
+      element: ``(n_structures, n_atoms)`` index into ``spec.elements``, 0 for padding.
+      ao_mask: ``(n_structures, nao)`` True for real AOs.
+    """
+
+    spec: BasisSpec = static()
+    nao: int = static()
+    slots: Array
+    ao_slot: Array
+    element: Array
+    ao_mask: Array
+
+    def __repr__(self) -> str:
+        return f"BatchLayout({self.spec.name!r}, padded nao={self.nao})"
+
+
+def layout_of(structure: Structure | StructureBatch, basis: Basis) -> AOLayout | BatchLayout:
+    """AO layout of a molecule, or of a batch made for this basis.
+
+    Raises:
+      BasisError: an element the basis does not cover.
+      ConventionError: a batch laid out for another basis.
+    """
+    if isinstance(structure, StructureBatch):
+        if structure.layout is None or structure.layout.spec != basis.spec:
+            got = "no basis" if structure.layout is None else str(structure.layout.spec.name)
+            raise ConventionError(
+                refusal(
+                    "structure",
+                    got=f"a batch laid out for {got}",
+                    expected=f"a batch made by opml_jax.batch with {basis!r}",
+                )
+            )
+        return structure.layout
+    return _layout(basis.spec, structure.numbers)
+
+
+@functools.lru_cache(maxsize=4096)
+def _layout(spec: BasisSpec, numbers: tuple[int, ...]) -> AOLayout:
+    return AOLayout(spec, numbers)
+
+
+def capacity(n: int) -> int:
+    """Next bucket size at or above ``n``: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (steps of ~sqrt 2)."""
+    size = 1
+    while size < n:
+        size = size + size // 2 if size & (size - 1) == 0 and size > 1 else -(-size * 4 // 3)
+    return size
+
+
+def batch(
+    structures: Sequence[Structure],
+    basis: Basis,
+    *,
+    n_atoms: int | None = None,
+    nao: int | None = None,
+) -> StructureBatch:
+    """Pad molecules to one bucket and attach the AO topology of ``basis`` (host side).
+
+    Functions compiled for a bucket serve every molecule that fits it.
+
+    Args:
+      structures: molecules, of any mix of composition.
+      basis: covers every element.
+      n_atoms: padded number of atoms. Default: next size of 1, 2, 3, 4, 6, 8, 12, 16, ...
+      nao: padded number of AOs. Default: next multiple of 8.
+
+    Raises:
+      StructureError: no structures, or a capacity below what is needed.
+      BasisError: an element the basis does not cover.
+    """
+    padded = pad_structures(
+        structures, n_atoms or capacity(max((s.n_atoms for s in structures), default=1))
+    )
+    layouts = [layout_of(s, basis) for s in structures]
+    largest = max(l.nao for l in layouts)
+    nao = nao or -(-largest // 8) * 8
+    if nao < largest:
+        raise ConventionError(refusal("nao", got=nao, expected=f"at least {largest}"))
+    width = basis.spec.n_slots
+    slots = np.full((*padded.numbers.shape, width), nao, np.int32)
+    ao_slot = np.full((len(structures), nao), padded.n_atoms * width, np.int32)
+    element = np.zeros(padded.numbers.shape, np.int32)
+    for b, l in enumerate(layouts):
+        n = len(l.numbers)
+        slots[b, :n] = np.where(l.slots < l.nao, l.slots, nao)
+        element[b, :n] = l.element
+        atom, slot = np.nonzero(l.slots < l.nao)
+        ao_slot[b, l.slots[atom, slot]] = atom * width + slot
+    ao_mask = np.arange(nao)[None] < np.array([l.nao for l in layouts])[:, None]
+    layout = BatchLayout(basis.spec, nao, slots, ao_slot, element, ao_mask)
+    return padded.replace(layout=layout)
+
+
+def _permute(matrix, structure: Structure, basis: Basis, index_name: str):
+    layout = layout_of(structure, basis)
+    xp = jnp if isinstance(matrix, jax.Array) else np
+    matrix = xp.asarray(matrix)
+    if matrix.shape[-2:] != (layout.nao, layout.nao):
+        raise ConventionError(
+            refusal(
+                "matrix",
+                got=f"shape {matrix.shape}",
+                expected=f"(..., nao, nao) with nao = {layout.nao} for {structure!r} in {basis!r}",
+            )
+        )
+    index = getattr(layout, index_name)
+    return matrix[..., index[:, None], index[None, :]]
+
+
+def to_pyscf(matrix, structure: Structure, basis: Basis):
+    """AO matrix ``(..., nao, nao)`` from the library's order to PySCF's (p as x, y, z).
+
+    Raises:
+      ConventionError: the shape does not fit the molecule in this basis.
+    """
+    return _permute(matrix, structure, basis, "to_pyscf_index")
+
+
+def from_pyscf(matrix, structure: Structure, basis: Basis):
+    """AO matrix ``(..., nao, nao)`` from PySCF's order to the library's (p as y, z, x).
+
+    Raises:
+      ConventionError: the shape does not fit the molecule in this basis.
+    """
+    return _permute(matrix, structure, basis, "from_pyscf_index")

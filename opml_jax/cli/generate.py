@@ -1,0 +1,92 @@
+"""``opml generate``: labels from PySCF."""
+
+from __future__ import annotations
+
+import argparse
+import os
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    p.add_argument("structures", help="xyz, extxyz, npz or HDF5 file")
+    p.add_argument("-o", "--output", required=True, help="HDF5 file to write or to complete")
+    p.add_argument("--method", default="pbe", help="hf or an exchange-correlation functional")
+    p.add_argument("--basis", default="def2-svp")
+    p.add_argument("--grid-level", type=int, default=4, help="PySCF integration grid (default 4)")
+    p.add_argument("--conv-tol", type=float, default=1e-10, help="energy convergence, Hartree")
+    p.add_argument("--max-cycle", type=int, default=60, help="SCF cycles of the first attempt")
+    p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
+    p.add_argument("--limit", type=int, help="label only the first N structures")
+    p.add_argument("--length-unit", choices=("angstrom", "bohr"))
+    p.add_argument("--charge", type=int, default=0)
+    p.add_argument("--sample", type=int, metavar="N", help="relax the first structure and label N "
+                   "geometries of its harmonic modes instead")
+    p.add_argument("--temperature", type=float, default=300.0, help="of --sample, Kelvin")
+    p.add_argument("--seed", type=int, default=0, help="of --sample")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    from concurrent.futures import ProcessPoolExecutor
+    from multiprocessing import get_context
+
+    from ..data.generate import generate, set_threads
+    from ..data.readers import read_structures
+    from ..data.reference import Method
+    from .progress import Progress
+
+    method = Method(args.method, args.basis, args.grid_level, args.conv_tol, args.max_cycle)
+    structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
+    meta = {"source": os.path.basename(args.structures)}
+    if args.sample:
+        structures, sampled = _sample(structures[0], method, args)
+        meta |= sampled
+    if args.limit is not None:
+        structures = structures[: args.limit]
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    workers = max(1, min(args.workers or cores, len(structures)))
+    threads = max(1, cores // workers)
+    with (
+        Progress("labels") as progress,
+        ProcessPoolExecutor(workers, get_context("spawn"), set_threads, (threads,)) as executor,
+    ):
+        outcome = generate(structures, args.output, method, executor=executor, extra_meta=meta,
+                           on_progress=progress.update)
+    print(f"{args.output}: {outcome.done} labelled, {outcome.found} found, "
+          f"{len(outcome.failed)} failed ({method.method}/{method.basis})")
+    if outcome.failed:
+        print(f"see {args.output}.failed.txt")
+    return 0
+
+
+def _sample(start, method, args):
+    """Thermal geometries around the relaxed start, with the record of how they were made."""
+    import json
+    from pathlib import Path
+
+    import numpy as np
+
+    from ..data.files import write_text
+    from ..data.reference import hessian, relax
+    from ..data.sampling import sample_thermal
+    from ..structures import Structure
+
+    cache = Path(args.output + ".minimum.json")
+    key = [list(start.numbers), np.asarray(start.positions).tolist(), method.meta()]
+    saved = json.loads(cache.read_text()) if cache.exists() else {}
+    if saved.get("key") != key:  # the minimum is found once; a restart samples the same geometries
+        print(f"relaxing {start!r} ({method.method}/{method.basis}) ...", flush=True)
+        minimum = relax(start, method)
+        saved = {"key": key, "positions": minimum.positions.tolist(),
+                 "hessian": hessian(minimum, method).tolist()}
+        write_text(cache, json.dumps(saved))
+    minimum = Structure(start.numbers, saved["positions"], start.charge, start.spin)
+    structures = sample_thermal(minimum, np.array(saved["hessian"]), temperature=args.temperature,
+                                n=args.sample, seed=args.seed)
+    meta = {"sampling": {
+        "how": "classical Boltzmann distribution of harmonic normal modes, random orientation",
+        "temperature_kelvin": args.temperature, "seed": args.seed,
+        "minimum_bohr": saved["positions"], "hessian": saved["hessian"],
+        "numbers": list(start.numbers),
+    }}
+    return structures, meta

@@ -1,0 +1,56 @@
+"""Progress with an estimate of the time left: a bar on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+
+
+class Progress:
+    """Context manager; call :meth:`update` with how much is done.
+
+    Args:
+      label: what is counted.
+      every: seconds between lines when standard error is not a terminal.
+    """
+
+    def __init__(self, label: str, every: float = 20.0):
+        self.label, self.every = label, every
+        self.start = self.last = time.monotonic()
+        self.first: int | None = None
+        self.tty = sys.stderr.isatty()
+        self.bar = None
+
+    def __enter__(self) -> Progress:
+        if self.tty:
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+            from rich.progress import Progress as Bar
+
+            self.bar = Bar(TextColumn(self.label), BarColumn(), MofNCompleteColumn(),
+                           TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                           console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task(self.label, total=None, note="")
+        return self
+
+    def __exit__(self, *_) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+
+    def update(self, done: int, total: int, failed: int = 0, note: str = "") -> None:
+        """Report ``done`` of ``total``; ``failed`` and ``note`` are shown beside it."""
+        note = note or (f"{failed} failed" if failed else "")
+        if self.bar is not None:
+            self.bar.update(self.task, completed=done, total=total, note=note)
+            return
+        now = time.monotonic()
+        if self.first is None:
+            self.first = done
+        if done < total and now - self.last < self.every:
+            return
+        self.last = now
+        rate = (done - self.first) / max(now - self.start, 1e-9)
+        eta = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
+        print(f"{self.label}: {done}/{total}{eta}{', ' + note if note else ''}", file=sys.stderr,
+              flush=True)

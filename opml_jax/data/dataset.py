@@ -1,0 +1,152 @@
+"""A set of labelled structures in memory: ragged arrays by name, atomic units, one convention."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import DataError, nearest, refusal
+from ..structures import Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """What a named quantity is: its axes (``atom``, ``ao`` or a length), unit and meaning."""
+
+    axes: tuple[str | int, ...]
+    unit: str
+    text: str
+
+    @property
+    def symmetric(self) -> bool:
+        """True for AO matrices, which are stored as packed lower triangles."""
+        return self.axes == ("ao", "ao")
+
+
+FIELDS: dict[str, Field] = {
+    "energy": Field((), "Hartree", "total energy"),
+    "forces": Field(("atom", 3), "Hartree/Bohr", "minus the energy gradient"),
+    "dipole": Field((3,), "e Bohr", "dipole moment (x, y, z) about the coordinate origin"),
+    "mo_energy": Field(("ao",), "Hartree", "orbital energies"),
+    "mo_occ": Field(("ao",), "1", "orbital occupations"),
+    "fock": Field(("ao", "ao"), "Hartree", "converged Fock (Kohn-Sham) matrix"),
+    "dm": Field(("ao", "ao"), "1", "density matrix, occupation 2"),
+    "overlap": Field(("ao", "ao"), "1", "overlap matrix"),
+    "kinetic": Field(("ao", "ao"), "Hartree", "kinetic energy matrix"),
+    "external_potential": Field(("ao", "ao"), "Hartree", "nuclear attraction matrix"),
+}
+"""Every quantity the store knows."""
+
+
+class Dataset(Sequence):
+    """Structures with labels.
+
+    ``len(ds)``, ``ds.structures[i]``, ``ds["energy"]`` (an array when shapes agree over the
+    set, else a list), ``ds.subset(indices)``.
+
+    Args:
+      structures: molecules.
+      labels: for each field name one array per structure (shape as in :data:`FIELDS`).
+      meta: what describes the whole set: method, basis, convention, versions, ...
+
+    Raises:
+      DataError: an unknown field, or a label whose length or shape does not fit.
+    """
+
+    def __init__(
+        self,
+        structures: Iterable[Structure],
+        labels: Mapping[str, Sequence[Any]] | None = None,
+        meta: Mapping[str, Any] | None = None,
+    ):
+        self.structures = list(structures)
+        self.meta = dict(meta or {})
+        self.labels: dict[str, list[np.ndarray]] = {}
+        for name, values in (labels or {}).items():
+            if name not in FIELDS:
+                raise DataError(
+                    refusal("label", got=repr(name), expected="a known field",
+                            hint=nearest(name, FIELDS))
+                )
+            if len(values) != len(self.structures):
+                raise DataError(
+                    refusal(name, got=f"{len(values)} values",
+                            expected=f"one for each of {len(self.structures)} structures")
+                )
+            self.labels[name] = [np.asarray(v, np.float64) for v in values]
+        for name, values in self.labels.items():
+            for i, (s, v) in enumerate(zip(self.structures, values, strict=True)):
+                axes = FIELDS[name].axes
+                fits = v.ndim == len(axes) and all(
+                    n == s.n_atoms if a == "atom" else a == "ao" or n == a
+                    for n, a in zip(v.shape, axes, strict=True)
+                )
+                if not fits:
+                    raise DataError(
+                        refusal(f"{name}[{i}]", got=f"shape {v.shape}",
+                                expected=f"axes {axes} for {s.n_atoms} atoms")
+                    )
+
+    def __len__(self) -> int:
+        return len(self.structures)
+
+    def __getitem__(self, name):
+        """Labels by field name, or ``(structure, labels)`` by index."""
+        if not isinstance(name, str):
+            i = int(name)
+            return self.structures[i], {k: v[i] for k, v in self.labels.items()}
+        if name not in self.labels:
+            have = ", ".join(self.labels) or "none"
+            raise DataError(
+                refusal("label", got=f"{name!r}, not in this data set", expected=f"one of: {have}")
+            )
+        values = self.labels[name]
+        if len({v.shape for v in values}) <= 1:
+            return np.array(values)
+        return values
+
+    def __contains__(self, name) -> bool:
+        return name in self.labels
+
+    def subset(self, indices: Iterable[int]) -> Dataset:
+        """Structures and labels at ``indices``, in that order.
+
+        Raises:
+          DataError: an index outside the set.
+        """
+        index = [int(i) for i in indices]
+        if index and not (0 <= min(index) and max(index) < len(self)):
+            raise DataError(
+                refusal("indices", got=f"up to {max(index)}", expected=f"0 to {len(self) - 1}",
+                        hint="Does this split file belong to this data set?")
+            )
+        return Dataset(
+            [self.structures[i] for i in index],
+            {k: [v[i] for i in index] for k, v in self.labels.items()},
+            self.meta,
+        )
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers present, ascending."""
+        return tuple(sorted({z for s in self.structures for z in s.numbers}))
+
+    def __repr__(self) -> str:
+        level = "/".join(str(self.meta[k]) for k in ("method", "basis") if k in self.meta)
+        return f"Dataset({len(self)} structures, {', '.join(self.labels)}{', ' * bool(level)}{level})"
+
+
+def concatenate(parts: Sequence[Dataset]) -> Dataset:
+    """Join data sets; keeps the fields they all have and the meta entries they agree on."""
+    names = [n for n in parts[0].labels if all(n in p for p in parts)]
+    meta = {
+        k: v for k, v in parts[0].meta.items() if all(p.meta.get(k) == v for p in parts[1:])
+    }
+    return Dataset(
+        [s for p in parts for s in p.structures],
+        {n: [v for p in parts for v in p.labels[n]] for n in names},
+        meta,
+    )

@@ -1,0 +1,158 @@
+"""Labels in number: one finished geometry, one file; a killed run loses nothing it finished.
+
+Every label is written on its own to ``<output>.parts/`` by an atomic rename, under a name made
+of its geometry and level of theory. A rerun finds what is there, computes the rest and joins
+all of it into one HDF5 file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import zipfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, as_completed
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import ConventionError, DataError, OpmlError, refusal
+from ..structures import Structure
+from .dataset import Dataset
+from .files import atomic_path, write_text
+from .reference import Method, calculate, record_id
+from .store import read_hdf5, write_hdf5
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a run did: ``done`` now, ``found`` from before, and ``failed`` (index, reason)."""
+
+    done: int
+    found: int
+    failed: tuple[tuple[int, str], ...]
+
+
+def set_threads(n: int) -> None:
+    """Initializer of worker processes: threads PySCF may use."""
+    from pyscf import lib
+
+    lib.num_threads(n)
+
+
+def _label(structure: Structure, method: Method, part: str) -> str | None:
+    """Compute one label into its part file; returns the reason when that is impossible."""
+    try:
+        labels = calculate(structure, method)
+    except OpmlError as err:
+        return str(err)
+    if not all(np.isfinite(v).all() for v in labels.values()):
+        return "the calculation returned NaN"
+    with atomic_path(part) as temporary, open(temporary, "wb") as f:
+        np.savez(f, **labels)
+    return None
+
+
+def _read_part(part: Path) -> dict[str, np.ndarray] | None:
+    try:
+        with np.load(part, allow_pickle=False) as f:
+            return {k: f[k] for k in f.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile):
+        return None  # damaged from outside: compute it again
+
+
+def generate(
+    structures: Sequence[Structure],
+    output: str | os.PathLike,
+    method: Method,
+    *,
+    executor: Executor | None = None,
+    extra_meta: dict | None = None,
+    on_progress: Callable[[int, int, int], None] = lambda done, total, failed: None,
+) -> Outcome:
+    """Label structures and join them, with any found earlier, into one HDF5 file.
+
+    Args:
+      structures: geometries, in the order of the output.
+      output: HDF5 file; existing labels of the same geometries and level are kept.
+      method: level of theory.
+      executor: any ``concurrent.futures.Executor``. Default: this process, one at a time.
+      extra_meta: entries added to the file's meta data (how the geometries were made).
+      on_progress: called with ``(done, total, failed)`` after every geometry.
+
+    Returns:
+      An :class:`Outcome`. Geometries that do not converge are left out of the file and listed
+      in ``<output>.failed.txt``.
+
+    Raises:
+      ConventionError: ``output`` holds labels of another level of theory.
+      DataError: nothing could be labelled, or two geometries are identical.
+    """
+    output = Path(output)
+    parts = output.with_name(output.name + ".parts")
+    ids = [record_id(s, method) for s in structures]
+    if len(set(ids)) != len(ids):
+        raise DataError(refusal("structures", got="identical geometries", expected="distinct ones"))
+    earlier = _earlier(output, method)
+    paths = [parts / f"{key}.npz" for key in ids]
+    todo = [i for i, p in enumerate(paths) if ids[i] not in earlier and not p.exists()]
+    found, failed, done = len(ids) - len(todo), [], 0
+    on_progress(found, len(ids), 0)
+
+    def finish(i: int, reason: str | None) -> None:
+        nonlocal done
+        done += reason is None
+        if reason is not None:
+            failed.append((i, reason))
+        on_progress(found + done + len(failed), len(ids), len(failed))
+
+    if executor is None:
+        for i in todo:
+            finish(i, _label(structures[i], method, str(paths[i])))
+    else:
+        futures = {executor.submit(_label, structures[i], method, str(paths[i])): i for i in todo}
+        try:
+            for future in as_completed(futures):
+                finish(futures[future], future.result())
+        finally:
+            for future in futures:
+                future.cancel()
+
+    kept, labels = [], []
+    for i, s in enumerate(structures):
+        record = earlier.get(ids[i]) or _read_part(paths[i])
+        if record is None and i not in dict(failed):
+            finish(i, _label(s, method, str(paths[i])))  # a part damaged from outside
+            record = _read_part(paths[i])
+        if record is not None:
+            kept.append(s)
+            labels.append(record)
+    failures = output.with_name(output.name + ".failed.txt")
+    failures.unlink(missing_ok=True)
+    if failed:
+        write_text(failures, "".join(f"{i}\t{reason}\n" for i, reason in sorted(failed)))
+    if not kept:
+        raise DataError(f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}")
+    meta = {**method.meta(), **(extra_meta or {})}
+    dataset = Dataset(kept, {k: [r[k] for r in labels] for k in labels[0]}, meta)
+    write_hdf5(output, dataset)
+    shutil.rmtree(parts, ignore_errors=True)
+    return Outcome(done, found, tuple(sorted(failed)))
+
+
+def _earlier(output: Path, method: Method) -> dict[str, dict[str, np.ndarray]]:
+    """Labels of a finished earlier run, by record id."""
+    if not output.exists():
+        return {}
+    old = read_hdf5(output)
+    for key, value in dataclasses.asdict(method).items():
+        if old.meta.get(key) != value:
+            raise ConventionError(
+                refusal(f"{key} of {output}", got=repr(old.meta.get(key)), expected=repr(value),
+                        hint="Choose another output file for another level of theory.")
+            )
+    return {
+        record_id(s, method): {k: v[i] for k, v in old.labels.items()}
+        for i, s in enumerate(old.structures)
+    }

@@ -1,0 +1,229 @@
+"""Reference labels from PySCF: converged or refused, with everything needed to repeat them."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from ..basis import from_pyscf, load_basis
+from ..conventions import CONVENTION
+from ..errors import ConvergenceError, OpmlError, nearest, refusal
+from ..structures import Structure
+
+
+@dataclasses.dataclass(frozen=True)
+class Method:
+    """A level of theory: restricted Hartree-Fock or Kohn-Sham in a Gaussian basis.
+
+    Attributes:
+      method: ``"hf"`` or an exchange-correlation functional PySCF knows (``"pbe"``).
+      basis: basis set name.
+      grid_level: PySCF's integration grid, 0 to 9. Orbital energies of water depend on the
+        orientation of the grid by 1e-7 Ha at level 3 and 6e-9 Ha at level 5.
+      conv_tol: convergence of the energy, Hartree.
+      max_cycle: SCF cycles before the next attempt of the ladder.
+    """
+
+    method: str = "pbe"
+    basis: str = "def2-svp"
+    grid_level: int = 4
+    conv_tol: float = 1e-10
+    max_cycle: int = 60
+
+    def __post_init__(self):
+        from pyscf.dft import libxc
+
+        if self.method.lower() != "hf":
+            try:
+                with contextlib.redirect_stderr(None):
+                    libxc.parse_xc(self.method)
+            except Exception as err:  # PySCF raises KeyError, ValueError or RuntimeError
+                known = ["hf", "pbe", "pbe0", "b3lyp", "blyp", "lda,vwn", "scan", "r2scan", "tpss"]
+                raise OpmlError(
+                    refusal("method", got=repr(self.method), expected="'hf' or a functional",
+                            hint=nearest(self.method, known))
+                ) from err
+
+    @property
+    def is_hf(self) -> bool:
+        """True for Hartree-Fock."""
+        return self.method.lower() == "hf"
+
+    def meta(self) -> dict[str, Any]:
+        """What a data file says about the level of theory."""
+        return {
+            **dataclasses.asdict(self),
+            "convention": CONVENTION,
+            "reference": "RHF" if self.is_hf else "RKS",
+            "grid_response": not self.is_hf,
+            "pyscf_version": version("pyscf"),
+            "units": "atomic units (Hartree, Bohr, e)",
+        }
+
+
+def record_id(structure: Structure, method: Method) -> str:
+    """Hash of a geometry and a level of theory: the name under which a label is kept."""
+    text = json.dumps(
+        [structure.numbers, structure.charge, structure.spin, dataclasses.asdict(method)]
+    )
+    digest = hashlib.sha256(text.encode())
+    digest.update(np.round(np.asarray(structure.positions, np.float64), 10).tobytes())
+    return digest.hexdigest()[:20]
+
+
+def molecule(structure: Structure, basis_name: str):
+    """``pyscf.gto.Mole`` of a structure, in Bohr.
+
+    Raises:
+      BasisError: an element the basis lacks or treats with an ECP.
+    """
+    from pyscf import gto
+
+    load_basis(basis_name, structure.numbers)
+    return gto.M(
+        atom=list(zip(structure.symbols, np.asarray(structure.positions).tolist(), strict=True)),
+        unit="Bohr",
+        basis=basis_name,
+        charge=structure.charge,
+        spin=structure.spin,
+        verbose=0,
+    )
+
+
+def mean_field(structure: Structure, method: Method):
+    """An unconverged PySCF RHF or RKS object.
+
+    Raises:
+      OpmlError: an open shell.
+    """
+    from pyscf import dft, scf
+
+    if structure.spin:
+        raise OpmlError(
+            refusal("spin", got=structure.spin, expected="0: labels are closed shell for now")
+        )
+    mol = molecule(structure, method.basis)
+    if method.is_hf:
+        mf = scf.RHF(mol)
+    else:
+        mf = dft.RKS(mol, xc=method.method)
+        mf.grids.level = method.grid_level
+    mf.conv_tol = method.conv_tol
+    mf.conv_tol_grad = method.conv_tol**0.5
+    mf.max_cycle = method.max_cycle
+    return mf
+
+
+def converge(mf):
+    """Run an SCF through a ladder of attempts: plain, level shift, second order.
+
+    Args:
+      mf: a PySCF mean-field object.
+
+    Returns:
+      ``(mf, attempt)``, the converged object (free of any level shift) and what it took.
+
+    Raises:
+      ConvergenceError: every attempt failed.
+    """
+    mf.kernel()
+    if mf.converged:
+        return mf, "plain"
+    mf.level_shift, mf.damp = 0.3, 0.0
+    mf.kernel(dm0=mf.make_rdm1())
+    mf.level_shift = 0.0
+    mf.kernel(dm0=mf.make_rdm1())
+    if mf.converged:
+        return mf, "level shift"
+    newton = mf.newton()
+    newton.max_cycle = 50
+    newton.kernel(dm0=mf.make_rdm1())
+    if newton.converged:
+        mf.kernel(dm0=newton.make_rdm1())  # hand the orbitals back to the plain object
+        if mf.converged:
+            return mf, "second order"
+    raise ConvergenceError(
+        f"the SCF of {mf.mol.natm} atoms did not converge in {mf.max_cycle} cycles, with a level "
+        "shift, or with the second-order solver. Check the geometry, charge and spin."
+    )
+
+
+def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
+    """Energy, forces, dipole and operators of one molecule.
+
+    Forces include the response of the integration grid, so they are the derivative of the
+    energy as computed.
+
+    Returns:
+      The fields of :data:`opml_jax.data.dataset.FIELDS`, atomic units, the library's AO order;
+      the dipole about the coordinate origin.
+
+    Raises:
+      ConvergenceError: the SCF did not converge.
+      BasisError: an element without an all-electron basis of that name.
+    """
+    mf, _ = converge(mean_field(structure, method))
+    mol = mf.mol
+    gradient = mf.nuc_grad_method()
+    gradient.verbose = 0
+    if not method.is_hf:
+        gradient.grid_response = True
+    dm = mf.make_rdm1()
+    basis = load_basis(method.basis, structure.numbers)
+    matrices = {
+        "fock": mf.get_fock(dm=dm),
+        "dm": dm,
+        "overlap": mol.intor("int1e_ovlp"),
+        "kinetic": mol.intor("int1e_kin"),
+        "external_potential": mol.intor("int1e_nuc"),
+    }
+    nuclear = np.asarray(structure.numbers) @ np.asarray(structure.positions)
+    electronic = np.einsum("xij,ji->x", mol.intor("int1e_r"), dm)
+    return {
+        "energy": np.float64(mf.e_tot),
+        "forces": -gradient.kernel(),
+        "dipole": nuclear - electronic,
+        "mo_energy": mf.mo_energy,
+        "mo_occ": mf.mo_occ,
+        **{k: from_pyscf(np.asarray(v), structure, basis) for k, v in matrices.items()},
+    }
+
+
+def relax(structure: Structure, method: Method, *, gtol: float = 1e-5) -> Structure:
+    """Minimum-energy geometry near ``structure`` (BFGS on PySCF gradients).
+
+    Args:
+      structure: start.
+      method: level of theory.
+      gtol: largest gradient component left, Hartree/Bohr.
+
+    Raises:
+      ConvergenceError: the minimiser stopped above ``gtol``.
+    """
+    from scipy.optimize import minimize
+
+    def energy_and_gradient(x):
+        mf, _ = converge(mean_field(structure.replace(positions=x.reshape(-1, 3)), method))
+        gradient = mf.nuc_grad_method()
+        gradient.grid_response = not method.is_hf
+        return mf.e_tot, gradient.kernel().ravel()
+
+    start = np.asarray(structure.positions, np.float64).ravel()
+    found = minimize(energy_and_gradient, start, jac=True, method="BFGS", options={"gtol": gtol})
+    if np.abs(found.jac).max() > 10 * gtol:
+        raise ConvergenceError(f"the geometry did not relax: gradient {np.abs(found.jac).max():.1e}")
+    return Structure(structure.numbers, found.x.reshape(-1, 3), structure.charge, structure.spin)
+
+
+def hessian(structure: Structure, method: Method) -> np.ndarray:
+    """Second derivatives of the energy, ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2 (PySCF, analytic)."""
+    mf, _ = converge(mean_field(structure, method))
+    n = structure.n_atoms
+    h = mf.Hessian().kernel()
+    return np.asarray(h).transpose(0, 2, 1, 3).reshape(3 * n, 3 * n)

@@ -1,0 +1,77 @@
+"""Geometries to label: thermal displacements along harmonic normal modes."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..errors import OpmlError, refusal
+from ..structures import Structure
+from ..units import ELECTRON_MASS_PER_DALTON, HARTREE_PER_KELVIN, WAVENUMBER_PER_HARTREE
+
+
+def normal_modes(structure: Structure, hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Harmonic frequencies and Cartesian displacements of unit mass-weighted amplitude.
+
+    Translations and rotations are projected out (Wilson, Decius, Cross, Molecular
+    Vibrations, ch. 2), so 3 n - 6 modes come back (3 n - 5 for a linear molecule).
+
+    Args:
+      structure: a stationary point.
+      hessian: ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2.
+
+    Returns:
+      ``(frequencies, modes)``: ``(n_modes,)`` in Hartree (hbar = 1; negative if imaginary) and
+      ``(n_modes, n_atoms, 3)`` in Bohr per unit of mass-weighted coordinate (sqrt(m_e) Bohr).
+    """
+    from ase.data import atomic_masses
+
+    mass = atomic_masses[list(structure.numbers)] * ELECTRON_MASS_PER_DALTON
+    root = np.repeat(mass**0.5, 3)
+    x = np.asarray(structure.positions) - mass @ structure.positions / mass.sum()
+    rigid = [np.repeat(mass**0.5, 3) * np.tile(e, len(mass)) for e in np.eye(3)]
+    rigid += [(mass[:, None] ** 0.5 * np.cross(e, x)).ravel() for e in np.eye(3)]
+    u, s, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
+    rank = int((s > 1e-6 * s[0]).sum())
+    vibrations = u[:, rank:]
+    weighted = vibrations.T @ (hessian / root[:, None] / root[None]) @ vibrations
+    w2, c = np.linalg.eigh(weighted)
+    modes = (vibrations @ c / root[:, None]).T.reshape(-1, structure.n_atoms, 3)
+    return np.sign(w2) * np.abs(w2) ** 0.5, modes
+
+
+def sample_thermal(
+    structure: Structure, hessian: np.ndarray, *, temperature: float, n: int, seed: int
+) -> list[Structure]:
+    """Independent geometries from the classical Boltzmann distribution of the harmonic modes.
+
+    Each mass-weighted normal coordinate is Gaussian with variance kT/omega^2; every geometry
+    is then turned by a uniform random rotation about the origin.
+
+    Args:
+      structure: a minimum.
+      hessian: ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2 at it.
+      temperature: Kelvin.
+      n: number of geometries.
+      seed: of NumPy's generator; geometry i depends on seed and i only, so ``n`` may grow.
+
+    Raises:
+      OpmlError: an imaginary or nearly free mode (below 50 cm^-1), where harmonic sampling fails.
+    """
+    from scipy.spatial.transform import Rotation
+
+    frequencies, modes = normal_modes(structure, hessian)
+    softest = frequencies.min(initial=np.inf) * WAVENUMBER_PER_HARTREE
+    if softest < 50:
+        raise OpmlError(
+            refusal("structure", got=f"a mode at {softest:.0f} cm^-1 (negative: imaginary)",
+                    expected="a minimum without soft modes", hint="Relax it, or supply geometries.")
+        )
+    width = (HARTREE_PER_KELVIN * temperature) ** 0.5 / frequencies
+    out = []
+    for i in range(n):
+        rng = np.random.default_rng([seed, i])
+        moved = structure.positions + np.einsum("k,kax->ax", rng.normal(size=len(width)) * width,
+                                                modes)
+        turned = moved @ Rotation.random(rng=rng).as_matrix().T
+        out.append(Structure(structure.numbers, turned, structure.charge, structure.spin))
+    return out

@@ -1,0 +1,62 @@
+"""Splits as files: which structure trains, which validates, which tests."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..errors import DataError, refusal
+from .files import write_text
+
+SPLITS = ("train", "validation", "test")
+
+
+def random_split(n: int, train: int, validation: int, test: int, *, seed: int) -> dict[str, list]:
+    """Disjoint random index lists for ``n`` structures.
+
+    Raises:
+      DataError: the sizes exceed ``n``, or train or validation is empty.
+    """
+    sizes = (train, validation, test)
+    if min(train, validation) < 1 or sum(sizes) > n:
+        raise DataError(
+            refusal("split", got=f"{train} + {validation} + {test} structures",
+                    expected=f"positive train and validation sizes that sum to at most {n}")
+        )
+    order = np.random.default_rng(seed).permutation(n)
+    parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
+    return {k: sorted(int(i) for i in p) for k, p in zip(SPLITS, parts, strict=True)}
+
+
+def write_splits(path: str | os.PathLike, splits: Mapping[str, list]) -> None:
+    """Write a split file (JSON, one list of indices per name)."""
+    rows = ",\n".join(f'  "{k}": {json.dumps(list(map(int, v)))}' for k, v in splits.items())
+    write_text(path, "{\n" + rows + "\n}\n")
+
+
+def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
+    """Read a split file.
+
+    Raises:
+      DataError: unreadable, an unknown or missing name, or an index in two splits.
+    """
+    try:
+        splits = json.loads(Path(path).read_text(encoding="utf-8"))
+        splits = {str(k): [int(i) for i in v] for k, v in splits.items()}
+    except (OSError, ValueError, AttributeError, TypeError) as err:
+        raise DataError(
+            refusal(str(path), got=f"an unreadable file ({err})",
+                    expected='a JSON object such as {"train": [0, 1], "validation": [2]}')
+        ) from err
+    if not {"train", "validation"} <= set(splits) <= set(SPLITS):
+        raise DataError(refusal(str(path), got=f"splits {sorted(splits)}", expected=str(SPLITS)))
+    if not all(splits[k] for k in ("train", "validation")):
+        raise DataError(refusal(str(path), got="an empty split", expected="at least one index"))
+    every = [i for v in splits.values() for i in v]
+    if len(set(every)) != len(every):
+        raise DataError(refusal(str(path), got="an index in two splits", expected="disjoint splits"))
+    return splits

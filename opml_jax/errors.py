@@ -1,0 +1,62 @@
+"""Exception classes and the one way this library words a refusal.
+
+Every class is a ``ValueError``: callers who only want to know "my input was bad" need no
+import from here. A message says which argument, what it got, what it expected, what to do.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class OpmlError(ValueError):
+    """Base of all errors this library raises on bad input."""
+
+
+class StructureError(OpmlError):
+    """A molecular structure that cannot be meant: shape, NaN, contact, electron count."""
+
+
+class BasisError(OpmlError):
+    """A basis set that is unknown, incomplete for an element, or carries an ECP."""
+
+
+class ConventionError(OpmlError):
+    """Two things in different bases, AO orders or levels of theory were combined."""
+
+
+class DataError(OpmlError):
+    """A data file that is empty, truncated, unsafe or lacks what is asked of it."""
+
+
+class ConfigError(OpmlError):
+    """A configuration with an unknown key or a value out of range."""
+
+
+class ModelFileError(OpmlError):
+    """A model file that is damaged or of a format this version does not read."""
+
+
+class PrecisionError(OpmlError):
+    """float64 is needed but ``jax_enable_x64`` is off."""
+
+
+class ConvergenceError(OpmlError):
+    """A reference calculation that did not converge."""
+
+
+class UnitWarning(UserWarning):
+    """Numbers that are plausible only in another unit."""
+
+
+def refusal(argument: str, *, got: object, expected: str, hint: str = "") -> str:
+    """The sentence of a refusal: ``argument must be expected; got got. hint``."""
+    return f"{argument} must be {expected}; got {got}." + (f" {hint}" if hint else "")
+
+
+def nearest(word: str, known: Iterable[str]) -> str:
+    """``"Did you mean 'x'?"`` for the closest known word, or an empty string."""
+    words = {str(k).lower(): str(k) for k in known}
+    match = difflib.get_close_matches(str(word).lower(), list(words), n=1, cutoff=0.5)
+    return f"Did you mean {words[match[0]]!r}?" if match else ""

@@ -1,0 +1,8 @@
+"""One-electron integrals over a molecule or a batch, each differentiable in what it is given."""
+
+from .one_electron import DRIVERS as DRIVERS
+from .one_electron import external_potential as external_potential
+from .one_electron import kinetic as kinetic
+from .one_electron import overlap as overlap
+from .one_electron import position as position
+from .one_electron import screened_potential as screened_potential

@@ -1,0 +1,6 @@
+"""Molecules: one :class:`Structure`, or a padded :class:`StructureBatch` of them."""
+
+from .structure import Structure as Structure
+from .structure import StructureBatch as StructureBatch
+from .structure import pad_structures as pad_structures
+from .validation import check_length_unit as check_length_unit

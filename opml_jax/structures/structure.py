@@ -1,0 +1,161 @@
+"""The molecule as a pytree: composition static, geometry traced."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ..errors import StructureError, refusal
+from ..numerics import Array, is_concrete, pytree, replace, static
+from . import validation
+from .elements import SYMBOLS
+
+
+def _integer(name: str, value: Any) -> int:
+    if int(value) != value:
+        raise StructureError(refusal(name, got=value, expected="an integer"))
+    return int(value)
+
+
+@pytree
+class Structure:
+    """A molecule.
+
+    A pytree: ``positions`` is its only leaf, so ``jax.jit`` compiles once per composition
+    and a new geometry never recompiles.
+
+    Args:
+      numbers: ``(n_atoms,)`` atomic numbers.
+      positions: ``(n_atoms, 3)`` in Bohr.
+      charge: total charge in units of e.
+      spin: number of unpaired electrons, 2S.
+
+    Raises:
+      StructureError: (a ``ValueError``) for a wrong shape, NaN, nuclei closer than
+        0.3 Angstrom, an unknown element, or an electron count that does not fit ``spin``.
+        :meth:`replace` does not check, for use inside transformations and scans.
+
+    Example:
+      >>> water = Structure([8, 1, 1], [[0, 0, 0.22], [0, 1.43, -0.88], [0, -1.43, -0.88]])
+      >>> water
+      Structure(H2O, charge=0, spin=0)
+    """
+
+    numbers: tuple[int, ...] = static()
+    positions: Array
+    charge: int = static(default=0)
+    spin: int = static(default=0)
+
+    def __post_init__(self):
+        numbers = tuple(int(z) for z in np.asarray(self.numbers).reshape(-1))
+        set_ = object.__setattr__
+        set_(self, "numbers", numbers)
+        set_(self, "charge", _integer("charge", self.charge))
+        set_(self, "spin", _integer("spin", self.spin))
+        validation.check_numbers(numbers)
+        validation.check_electrons(numbers, self.charge, self.spin)
+        if not hasattr(self.positions, "aval") or is_concrete(self.positions):
+            positions = np.asarray(self.positions)
+            if positions.dtype.kind not in "fiu":
+                raise StructureError(
+                    refusal("positions", got=f"dtype {positions.dtype}", expected="real numbers")
+                )
+            validation.check_positions(numbers, positions)
+            if not hasattr(self.positions, "aval"):
+                set_(self, "positions", positions.astype(np.float64))
+
+    @property
+    def n_atoms(self) -> int:
+        """Number of atoms."""
+        return len(self.numbers)
+
+    @property
+    def n_electrons(self) -> int:
+        """Number of electrons, sum of atomic numbers minus charge."""
+        return sum(self.numbers) - self.charge
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Chemical symbols."""
+        return tuple(SYMBOLS[z] for z in self.numbers)
+
+    def replace(self, **changes: Any) -> Structure:
+        """Copy with other ``positions`` (or fields); unchecked, so it works under jit."""
+        return replace(self, **changes)
+
+    def __repr__(self) -> str:
+        counts: dict[str, int] = {}
+        for s in sorted(self.symbols):
+            counts[s] = counts.get(s, 0) + 1
+        formula = "".join(s + (str(n) if n > 1 else "") for s, n in counts.items())
+        return f"Structure({formula}, charge={self.charge}, spin={self.spin})"
+
+
+@pytree
+class StructureBatch:
+    """Several molecules padded to one shape; composition is data, so a bucket compiles once.
+
+    Made by :func:`opml_jax.batch`, which also attaches the AO topology of a basis.
+
+    Attributes:
+      numbers: ``(n_structures, n_atoms)`` atomic numbers, 0 for padding.
+      positions: ``(n_structures, n_atoms, 3)`` Bohr, 0 for padding.
+      mask: ``(n_structures, n_atoms)`` True for real atoms.
+      charge: ``(n_structures,)``.
+      spin: ``(n_structures,)``.
+      layout: AO topology (:class:`opml_jax.basis.BatchLayout`) or None.
+    """
+
+    numbers: Array
+    positions: Array
+    mask: Array
+    charge: Array
+    spin: Array
+    layout: Any = None
+
+    @property
+    def n_structures(self) -> int:
+        """Number of molecules."""
+        return self.numbers.shape[0]
+
+    @property
+    def n_atoms(self) -> int:
+        """Padded number of atoms."""
+        return self.numbers.shape[1]
+
+    def replace(self, **changes: Any) -> StructureBatch:
+        """Copy with some fields changed; unchecked."""
+        return replace(self, **changes)
+
+    def __repr__(self) -> str:
+        return f"StructureBatch(numbers of shape {getattr(self.numbers, 'shape', None)})"
+
+
+def pad_structures(structures: Sequence[Structure], n_atoms: int) -> StructureBatch:
+    """Stack structures, padding each to ``n_atoms`` (host side, NumPy).
+
+    Raises:
+      StructureError: no structures, or one has more than ``n_atoms`` atoms.
+    """
+    if not structures:
+        raise StructureError(
+            refusal("structures", got="an empty list", expected="at least one structure")
+        )
+    largest = max(s.n_atoms for s in structures)
+    if largest > n_atoms:
+        raise StructureError(refusal("n_atoms", got=n_atoms, expected=f"at least {largest}"))
+    shape = (len(structures), n_atoms)
+    numbers = np.zeros(shape, np.int32)
+    positions = np.zeros((*shape, 3))
+    for b, s in enumerate(structures):
+        numbers[b, : s.n_atoms] = s.numbers
+        positions[b, : s.n_atoms] = np.asarray(s.positions)
+    return StructureBatch(
+        numbers=numbers,
+        positions=positions,
+        mask=numbers > 0,
+        charge=np.array([s.charge for s in structures], np.int32),
+        spin=np.array([s.spin for s in structures], np.int32),
+    )

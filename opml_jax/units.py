@@ -1,0 +1,25 @@
+"""Physical constants and conversions (CODATA 2022); every array inside the library is in atomic units.
+
+Multiply by a constant to leave atomic units, divide by it to enter them::
+
+    positions_bohr = positions_angstrom / ANGSTROM_PER_BOHR
+"""
+
+ANGSTROM_PER_BOHR = 0.529177210544
+EV_PER_HARTREE = 27.211386245981
+KCAL_MOL_PER_HARTREE = 627.5094740631
+DEBYE_PER_EBOHR = 2.541746473
+ELECTRON_MASS_PER_DALTON = 1822.888486283
+HARTREE_PER_KELVIN = 3.1668115634564e-6
+WAVENUMBER_PER_HARTREE = 219474.63136314  # cm^-1
+EV_PER_ANGSTROM_PER_ATOMIC_FORCE = EV_PER_HARTREE / ANGSTROM_PER_BOHR
+
+LENGTH = {"bohr": 1.0, "angstrom": 1.0 / ANGSTROM_PER_BOHR}
+"""Factor from a named unit of length to Bohr."""
+
+ENERGY = {
+    "hartree": 1.0,
+    "ev": 1.0 / EV_PER_HARTREE,
+    "kcal/mol": 1.0 / KCAL_MOL_PER_HARTREE,
+}
+"""Factor from a named unit of energy to Hartree."""
