@@ -7,3 +7,5 @@ from . import integrals as integrals
 from . import operators as operators
 from . import features as features
 from . import conventions as conventions
+from .models import load_model as load_model
+from .data import read_structures as read_structures

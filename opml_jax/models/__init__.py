@@ -1,0 +1,7 @@
+"""Models: pure functions of parameters and structures, their closed-form parts, their files."""
+
+from .files import load_model as load_model
+from .files import save_model as save_model
+from .model import Model as Model
+from .op2prop import Op2Prop as Op2Prop
+from .op2prop import Op2PropConfig as Op2PropConfig

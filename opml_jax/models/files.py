@@ -1,0 +1,110 @@
+"""Model files: one safetensors file with everything needed to use the model. No pickle.
+
+Tensors are the parameters (``params/...``) and the exponents and coefficients of the input
+basis, so loading needs neither PySCF nor its library. The header's metadata is JSON: format
+version, configuration, convention, basis fingerprint, card.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from ..basis import Basis, Shell
+from ..conventions import CONVENTION
+from ..data.files import atomic_path
+from ..errors import ConventionError, ModelFileError, refusal
+from .model import Model
+from .op2prop import Op2Prop, Op2PropConfig
+
+FORMAT_VERSION = 1
+
+
+def save_model(path: str | os.PathLike, model: Model) -> None:
+    """Write a model to one safetensors file, atomically."""
+    from importlib.metadata import version
+
+    from safetensors.numpy import save_file
+
+    basis = model.definition.basis
+    tensors = {
+        "params/" + "/".join(k.key for k in key): np.ascontiguousarray(value)
+        for key, value in jax.tree_util.tree_leaves_with_path(model.params)
+    }
+    for z, shells in zip(basis.elements, basis.shells, strict=True):
+        for i, shell in enumerate(shells):
+            table = np.stack([shell.exponents, shell.coefficients], axis=1)
+            tensors[f"basis/{z}/{i}/{shell.l}"] = np.ascontiguousarray(table)
+    header = {
+        "format": "opml_jax model",
+        "format_version": FORMAT_VERSION,
+        "opml_jax_version": version("opml_jax"),
+        "kind": "op2prop",
+        "config": dataclasses.asdict(model.definition.config),
+        "convention": CONVENTION,
+        "basis_name": basis.name,
+        "basis_fingerprint": basis.spec.fingerprint,
+        "card": model.card,
+    }
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, {k: json.dumps(v) for k, v in header.items()})
+
+
+def load_model(path: str | os.PathLike) -> Model:
+    """Read a model file, or the model of a run directory (``model.safetensors`` in it).
+
+    Raises:
+      ModelFileError: missing, damaged, or written by a newer format.
+      ConventionError: written for another component convention.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if path.is_dir():
+        path = path / "model.safetensors"
+    if not path.is_file():
+        raise ModelFileError(refusal("path", got=f"{path}, which is not a file",
+                                     expected="a model file or a run directory with one"))
+    try:
+        with safe_open(path, framework="numpy") as f:
+            header = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+            tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError) as err:
+        raise ModelFileError(
+            refusal(str(path), got=f"an unreadable file ({err})",
+                    expected="a complete safetensors model of this library")
+        ) from err
+    version = header.get("format_version", 0)
+    if header.get("format") != "opml_jax model" or not 1 <= version <= FORMAT_VERSION:
+        raise ModelFileError(
+            refusal(str(path), got=f"format {header.get('format')!r} version {version}",
+                    expected=f"an opml_jax model of version 1 to {FORMAT_VERSION}",
+                    hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.")
+        )
+    if header["convention"] != CONVENTION:
+        raise ConventionError(refusal(f"convention of {path}", got=repr(header["convention"]),
+                                      expected=repr(CONVENTION)))
+    shells: dict[int, dict[int, Shell]] = {}
+    params: dict = {}
+    for name, value in tensors.items():
+        kind, *keys = name.split("/")
+        if kind == "basis":
+            z, i, l = map(int, keys)
+            shells.setdefault(z, {})[i] = Shell(l, value[:, 0], value[:, 1])
+        else:
+            node = params
+            for key in keys[:-1]:
+                node = node.setdefault(key, {})
+            node[keys[-1]] = value
+    ordered = {z: [own[i] for i in sorted(own)] for z, own in shells.items()}
+    basis = Basis.from_shells(header["basis_name"], ordered)
+    if basis.spec.fingerprint != header["basis_fingerprint"]:
+        raise ModelFileError(refusal(str(path), got="a basis that does not match its fingerprint",
+                                     expected="an undamaged file"))
+    config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
+    return Model(Op2Prop(Op2PropConfig(**config), basis), params, header["card"])

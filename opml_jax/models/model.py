@@ -1,0 +1,137 @@
+"""A trained model: definition, parameters and card, with a friendly ``predict``."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..basis import batch
+from ..errors import OpmlError, refusal
+from ..numerics import Array, require_x64
+from ..structures import Structure, StructureBatch
+from ..structures.elements import symbol
+from .op2prop import Op2Prop, Params
+
+CHUNK = 32
+"""Structures evaluated at once; the last chunk of a list is filled up by repeats."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Model:
+    """A model ready for use.
+
+    Attributes:
+      definition: the pure functions.
+      params: their parameters, a pytree of arrays.
+      card: what it was trained on and how well: plain JSON-able values.
+    """
+
+    definition: Op2Prop
+    params: Params
+    card: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def elements(self) -> tuple[int, ...]:
+        """Atomic numbers the model was trained on."""
+        return self.definition.basis.elements
+
+    def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """A pure energy function for ``jax.grad``, ``jax.vmap`` and friends.
+
+        Args:
+          params: parameters to use. Default: the model's own.
+
+        Returns:
+          ``energy(structure) -> ()`` in Hartree (``(n_structures,)`` for a batch). Forces:
+          ``-jax.grad(lambda R: energy(s.replace(positions=R)))(s.positions)``.
+        """
+        own = self.params if params is None else params
+        return lambda structure: self.definition.apply(own, structure)["energy"]
+
+    def dipole_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """As :meth:`energy_fn`, for the dipole ``(3,)`` in e Bohr.
+
+        Raises:
+          OpmlError: the model was not trained on dipoles.
+        """
+        own = self.params if params is None else params
+        if "dipole" not in own:
+            raise OpmlError(refusal("model", got="one trained without dipoles",
+                                    expected="one trained with dipole in its targets"))
+        return lambda structure: self.definition.apply(own, structure)["dipole"]
+
+    def predict(
+        self, structures: Structure | Sequence[Structure], *, linear: bool = False
+    ) -> dict[str, np.ndarray]:
+        """Energies, forces and dipoles.
+
+        Args:
+          structures: one molecule or several (any mix of compositions the model knows).
+          linear: use the closed-form part alone.
+
+        Returns:
+          ``energy`` (Hartree), ``forces`` (Hartree/Bohr), ``dipole`` (e Bohr, if trained). For one
+          molecule shapes ``()``, ``(n_atoms, 3)``, ``(3,)``; for a list a leading axis, forces
+          padded with zeros to the largest molecule, and ``n_atoms``.
+
+        Raises:
+          OpmlError: an empty list, or an element the model has not seen.
+          PrecisionError: x64 is off.
+        """
+        require_x64("a float64 model")
+        if isinstance(structures, Structure):
+            out = self.predict([structures], linear=linear)
+            out.pop("n_atoms")
+            return {k: v[0] for k, v in out.items()}
+        structures = list(structures)
+        if not structures:
+            raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
+        self.check_elements(structures)
+        params = {k: v for k, v in self.params.items() if not (linear and k == "residual")}
+        n_atoms = [s.n_atoms for s in structures]
+        out: dict[str, list[np.ndarray]] = {"energy": [], "forces": [], "dipole": []}
+        chunk = min(CHUNK, 1 << (len(structures) - 1).bit_length())
+        order = np.argsort(n_atoms, kind="stable")
+        for start in range(0, len(order), chunk):
+            part = [structures[i] for i in order[start : start + chunk]]
+            full = part + [part[-1]] * (chunk - len(part))
+            result = _evaluate(self.definition, params, batch(full, self.definition.basis))
+            for name, values in result.items():
+                out[name].extend(np.asarray(values)[: len(part)])
+        back = np.argsort(order)
+        largest = max(n_atoms)
+        forces = np.zeros((len(structures), largest, 3))
+        for k, i in enumerate(back):
+            forces[k, : n_atoms[k]] = out["forces"][i][: n_atoms[k]]
+        final = {"energy": np.array(out["energy"])[back], "forces": forces}
+        if out["dipole"]:
+            final["dipole"] = np.array(out["dipole"])[back]
+        return {**final, "n_atoms": np.array(n_atoms)}
+
+    def check_elements(self, structures: Sequence[Structure]) -> None:
+        """Raise :class:`OpmlError` for an element the model was not trained on."""
+        unseen = sorted({z for s in structures for z in s.numbers} - set(self.elements))
+        if unseen:
+            known = ", ".join(symbol(z) for z in self.elements)
+            raise OpmlError(refusal("structures", got=", ".join(symbol(z) for z in unseen),
+                                    expected=f"only elements seen in training ({known})"))
+
+    def __repr__(self) -> str:
+        names = " ".join(symbol(z) for z in self.elements)
+        return f"Model(op2prop, {self.definition.config.basis}, elements {names})"
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(definition: Op2Prop, params: Params, structures: StructureBatch) -> dict[str, Array]:
+    def total(positions):
+        out = definition.apply(params, structures.replace(positions=positions))
+        return jnp.sum(out["energy"]), out
+
+    gradient, out = jax.grad(total, has_aux=True)(jnp.asarray(structures.positions))
+    return {**out, "forces": -gradient}

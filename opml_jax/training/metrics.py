@@ -1,0 +1,92 @@
+"""Errors with their units in their names, and the check that a comparison is meaningful."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+
+import numpy as np
+
+from ..conventions import CONVENTION
+from ..data import Dataset
+from ..errors import ConventionError, UnitWarning, refusal
+from ..models import Model
+from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+
+LEVEL_KEYS = ("method", "basis", "convention")
+
+
+def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
+    """Mean absolute and root mean square errors of what both sides have.
+
+    Args:
+      predicted: from :meth:`opml_jax.models.Model.predict` on ``dataset.structures``.
+      dataset: references.
+
+    Returns:
+      ``energy_mae_mev``, ``energy_mae_mev_per_atom``, ``forces_mae_mev_per_angstrom``,
+      ``dipole_mae_debye`` (mean over components), their ``rmse``, and ``n_structures``.
+    """
+    out: dict[str, float] = {"n_structures": len(dataset)}
+
+    def add(name: str, unit: str, difference: np.ndarray) -> None:
+        out[f"{name}_mae_{unit}"] = float(np.mean(np.abs(difference)))
+        out[f"{name}_rmse_{unit}"] = float(np.sqrt(np.mean(difference**2)))
+
+    if "energy" in dataset and "energy" in predicted:
+        de = (predicted["energy"] - np.array(dataset.labels["energy"])) * 1e3 * EV_PER_HARTREE
+        add("energy", "mev", de)
+        n = np.array([s.n_atoms for s in dataset.structures])
+        out["energy_mae_mev_per_atom"] = float(np.mean(np.abs(de) / n))
+    if "forces" in dataset and "forces" in predicted:
+        df = np.concatenate([
+            (predicted["forces"][i, : s.n_atoms] - dataset.labels["forces"][i]).ravel()
+            for i, s in enumerate(dataset.structures)
+        ])
+        add("forces", "mev_per_angstrom", df * 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE)
+    if "dipole" in dataset and "dipole" in predicted:
+        add("dipole", "debye", (predicted["dipole"] - dataset["dipole"]) * DEBYE_PER_EBOHR)
+    return out
+
+
+def check_compatible(model: Model, dataset: Dataset) -> None:
+    """Refuse to compare a model with labels of another level of theory or convention.
+
+    A data set that does not state its level only draws a warning.
+
+    Raises:
+      ConventionError: method, basis or convention of the labels differ.
+      OpmlError: an element the model has not seen.
+    """
+    model.check_elements(dataset.structures)
+    trained = model.card.get("reference", {})
+    for key in LEVEL_KEYS:
+        expected = CONVENTION if key == "convention" else trained.get(key)
+        got = dataset.meta.get(key)
+        if expected is None or got is None:
+            continue
+        if str(got).lower() != str(expected).lower():
+            raise ConventionError(
+                refusal(f"{key} of the data set", got=repr(got),
+                        expected=f"{expected!r}, that of the model's labels")
+            )
+    if trained.get("method") and "method" not in dataset.meta:
+        warnings.warn(
+            f"the data set does not state its level of theory; the model's labels are "
+            f"{trained['method']}/{trained.get('basis')}.", UnitWarning, stacklevel=2,
+        )
+
+
+def evaluate(model: Model, dataset: Dataset, *, linear: bool = False) -> dict[str, float]:
+    """Errors of a model on a data set of the same level of theory.
+
+    Args:
+      model: trained model.
+      dataset: labelled structures.
+      linear: judge the closed-form part alone.
+
+    Raises:
+      ConventionError: labels of another level of theory or convention.
+    """
+    check_compatible(model, dataset)
+    return errors(model.predict(dataset.structures, linear=linear), dataset)
