@@ -18,8 +18,8 @@ from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 from .op2prop import Op2Prop, Params
 
-CHUNK = 32
-"""Structures evaluated at once; the last chunk of a list is filled up by repeats."""
+CHUNKS = (1, 8, 32)
+"""Numbers of structures evaluated at once; the last chunk of a list is filled up by repeats."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,6 +40,14 @@ class Model:
     def elements(self) -> tuple[int, ...]:
         """Atomic numbers the model was trained on."""
         return self.definition.basis.elements
+
+    @property
+    def closed_form(self) -> Model:
+        """The model without its networks; they are silenced, so nothing compiles anew."""
+        if "scale" not in self.params:
+            return self
+        silent = {k: np.zeros_like(v) for k, v in self.params["scale"].items()}
+        return dataclasses.replace(self, params={**self.params, "scale": silent})
 
     def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """A pure energy function for ``jax.grad``, ``jax.vmap`` and friends.
@@ -93,10 +101,10 @@ class Model:
         if not structures:
             raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
         self.check_elements(structures)
-        params = {k: v for k, v in self.params.items() if not (linear and k == "residual")}
+        params = self.closed_form.params if linear else self.params
         n_atoms = [s.n_atoms for s in structures]
         out: dict[str, list[np.ndarray]] = {"energy": [], "forces": [], "dipole": []}
-        chunk = min(CHUNK, 1 << (len(structures) - 1).bit_length())
+        chunk = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
         order = np.argsort(n_atoms, kind="stable")
         for start in range(0, len(order), chunk):
             part = [structures[i] for i in order[start : start + chunk]]

@@ -65,6 +65,19 @@ class ElementMLP(nn.Module):
         return element_mlp(layers, x, one_hot)
 
 
+BOUND = 6.0
+"""Outputs of the residual networks saturate here, in units of what the closed form leaves."""
+
+
+def bounded(x: Array) -> Array:
+    """Smoothly limited to +-:data:`BOUND`, the identity near zero.
+
+    A residual is small by construction; far from the training set it must stay so, and leave
+    the extrapolation to the closed form.
+    """
+    return BOUND * jnp.tanh(x / BOUND)
+
+
 class Residual(nn.Module):
     """What the closed form leaves over: an energy per atom, and gates of dipole vectors.
 
@@ -82,7 +95,8 @@ class Residual(nn.Module):
     def __call__(self, x: Array, one_hot: Array) -> tuple[Array, Array]:
         """Inputs ``(..., n_atoms, k)`` to energies ``(..., n_atoms)`` and gates ``(..., n_vectors)``."""
         energy = ElementMLP(self.n_elements, self.hidden, 1, name="energy")(x, one_hot)[..., 0]
+        energy = bounded(energy)
         if not self.n_vectors:
             return energy, jnp.zeros((*energy.shape, 0), energy.dtype)
         gates = ElementMLP(self.n_elements, self.hidden, self.n_vectors, name="dipole")(x, one_hot)
-        return energy, gates
+        return energy, bounded(gates)

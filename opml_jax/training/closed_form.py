@@ -10,7 +10,9 @@ from ..errors import OpmlError, refusal
 from ..models import Op2Prop
 from ..models.linear import Ridge, composition_offsets, ridge_leave_one_out, ridge_validated
 from ..models.op2prop import Params
+from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
+from .config import OptimConfig
 
 CONSTANT = 1e-9
 """Invariants whose standard deviation is below this fraction of their mean are constant."""
@@ -68,7 +70,13 @@ def _force_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
 
 
 def fit_energy(
-    train: Cache, validation: Cache, labels, held_out, sigma_energy: float, sigma_force: float
+    train: Cache,
+    validation: Cache,
+    labels,
+    held_out,
+    sigma_energy: float,
+    sigma_force: float,
+    tolerance: float,
 ) -> tuple[Params, Ridge]:
     """Offsets by composition, then one ridge on energies and forces together.
 
@@ -79,6 +87,7 @@ def fit_energy(
       held_out: the same for validation.
       sigma_energy: Hartree; energies enter divided by it.
       sigma_force: Hartree/Bohr; forces enter divided by it.
+      tolerance: precision of the labels in these units.
     """
     n_elements, n_columns = train.one_hot.shape[-1], train.x.shape[-1]
     offsets = composition_offsets(train.one_hot.sum(axis=1), labels["energy"])
@@ -98,19 +107,23 @@ def fit_energy(
 
     chunks = (rows(train, labels, np.arange(i, min(i + CHUNK, len(train))))
               for i in range(0, len(train), CHUNK))
-    fit = ridge_validated(chunks, rows(validation, held_out, np.arange(len(validation))))
+    held_out_rows = rows(validation, held_out, np.arange(len(validation)))
+    fit = ridge_validated(chunks, held_out_rows, tolerance=tolerance)
     weights = np.zeros(n_elements * n_columns)
     weights[used] = fit.weights
     return {"offsets": offsets, "weights": weights.reshape(n_elements, n_columns)}, fit
 
 
-def fit_dipole(cache: Cache, dipole: np.ndarray, n_mixed: int) -> tuple[Params, Ridge]:
+def fit_dipole(
+    cache: Cache, dipole: np.ndarray, n_mixed: int, tolerance: float
+) -> tuple[Params, Ridge]:
     """Ridge on the 1o irreps, lambda by leave-one-out; and principal vectors for the gates.
 
     Args:
       cache: training cache.
       dipole: ``(n, 3)`` e Bohr.
       n_mixed: how many principal vectors to keep per element.
+      tolerance: precision of the labels, e Bohr.
     """
     n_elements, n_vectors = cache.one_hot.shape[-1], cache.v.shape[2]
     square = np.einsum("nie,nicx->ec", cache.one_hot, cache.v**2, optimize=True)
@@ -119,7 +132,7 @@ def fit_dipole(cache: Cache, dipole: np.ndarray, n_mixed: int) -> tuple[Params, 
     inverse = np.where(used, 1.0 / np.where(used, rms, 1.0), 0.0)
     rows = np.einsum("nie,nicx->nxec", cache.one_hot, cache.v, optimize=True) * inverse
     flat = rows.reshape(len(rows) * 3, -1)[:, used.ravel()]
-    fit = ridge_leave_one_out(flat, dipole.reshape(-1))
+    fit = ridge_leave_one_out(flat, dipole.reshape(-1), tolerance=tolerance)
     weights = np.zeros(n_elements * n_vectors)
     weights[used.ravel()] = fit.weights
     mixing = []
@@ -157,20 +170,23 @@ def fit_components(cache: Cache, k: int) -> np.ndarray:
 
 
 def fit_closed_form(
-    definition: Op2Prop, train: Cache, validation: Cache, labels, held_out, optim
+    definition: Op2Prop, train: Cache, validation: Cache, labels, held_out,
+    optim: OptimConfig,
 ) -> ClosedForm:
     """All closed-form parameters of the model (see :class:`~opml_jax.models.Op2Prop`)."""
-    from ..units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
-
     scaler = fit_scaler(train)
     train, validation = scaled(train, scaler), scaled(validation, scaler)
+    sigma = optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE
     linear, energy = fit_energy(
-        train, validation, labels, held_out, optim.energy_sigma / EV_PER_HARTREE,
-        optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+        train, validation, labels, held_out, optim.energy_sigma / EV_PER_HARTREE, sigma,
+        optim.force_precision / optim.force_sigma,
     )
     params: Params = {"scaler": scaler, "linear": linear,
                       "components": fit_components(train, definition.config.components)}
     dipole = None
     if "dipole" in labels:
-        params["dipole"], dipole = fit_dipole(train, labels["dipole"], definition.config.vectors)
+        params["dipole"], dipole = fit_dipole(
+            train, labels["dipole"], definition.config.vectors,
+            optim.dipole_precision / DEBYE_PER_EBOHR,
+        )
     return ClosedForm(params, energy, dipole)

@@ -58,6 +58,9 @@ class OptimConfig:
       force_sigma: error of a force component, in eV/Angstrom, that counts as much in the
         closed-form solution as ``energy_sigma``.
       energy_sigma: in eV, see ``force_sigma``.
+      force_precision: of the labels, in eV/Angstrom (integration grids leave about 5e-5). Among
+        regularisations this close to the best the strongest is taken.
+      dipole_precision: of the labels, in Debye; likewise.
     """
 
     epochs: int = 150
@@ -71,6 +74,8 @@ class OptimConfig:
     dipole_weight: float = 1.0
     force_sigma: float = 0.2
     energy_sigma: float = 0.04
+    force_precision: float = 5e-5
+    dipole_precision: float = 1e-4
 
     def __post_init__(self):
         positive = ("batch_size", "learning_rate", "clip", "force_sigma", "energy_sigma")
@@ -78,7 +83,8 @@ class OptimConfig:
             if not getattr(self, name) > 0:
                 raise ConfigError(refusal(f"optim.{name}", got=getattr(self, name),
                                           expected="a positive number"))
-        for name in ("epochs", "weight_decay", "energy_weight", "forces_weight", "dipole_weight"):
+        for name in ("epochs", "weight_decay", "energy_weight", "forces_weight", "dipole_weight",
+                     "force_precision", "dipole_precision"):
             if getattr(self, name) < 0:
                 raise ConfigError(refusal(f"optim.{name}", got=getattr(self, name),
                                           expected="zero or more"))

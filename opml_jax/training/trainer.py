@@ -16,7 +16,7 @@ from ..errors import DataError, refusal
 from ..models import Model, Op2Prop
 from ..numerics import require_x64
 from ..structures.elements import symbol
-from .cache import build_cache
+from .cache import Cache, build_cache
 from .closed_form import fit_closed_form
 from .config import TrainConfig, to_mapping
 from .metrics import LEVEL_KEYS
@@ -27,11 +27,21 @@ Reporter = Callable[[str, int, int, str], None]
 
 @dataclasses.dataclass(frozen=True)
 class Trained:
-    """Result of :func:`train`: the model, one row per epoch, seconds per stage."""
+    """Result of :func:`train`.
+
+    Attributes:
+      model: the model.
+      history: one row per epoch.
+      seconds: wall time per stage.
+      caches: descriptors of ``train`` and ``validation``.
+      labels: targets of ``train`` and ``validation`` as arrays.
+    """
 
     model: Model
     history: list[dict[str, float]]
     seconds: dict[str, float]
+    caches: dict[str, Cache]
+    labels: dict[str, dict[str, np.ndarray]]
 
 
 def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> dict[str, Any]:
@@ -136,6 +146,6 @@ def train(
         "config": to_mapping(config),
         "versions": {p: version(p) for p in ("opml_jax", "jax", "pyscf", "pyscfad")},
     }
-    return Trained(Model(definition, params, card), history, seconds)
+    return Trained(Model(definition, params, card), history, seconds, caches, labels)
 
 

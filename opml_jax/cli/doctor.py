@@ -1,0 +1,98 @@
+"""``opml doctor``: what is installed, and whether the parts work together."""
+
+from __future__ import annotations
+
+import argparse
+
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "pyscf", "pyscfad", "numpy", "chex",
+            "h5py", "ase", "safetensors", "matplotlib")
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """The command takes no arguments."""
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command; exit code 1 when a check fails."""
+    import os
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    from .runs import enable_x64
+
+    enable_x64()
+    print(f"opml_jax {version('opml_jax')}, Python {platform.python_version()}, "
+          f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+          f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
+    for name in PACKAGES:
+        try:
+            print(f"  {name:<12} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name:<12} MISSING: pip install {name}")
+    import jax
+
+    print(f"JAX devices: {', '.join(str(d) for d in jax.devices())}")
+    failed = 0
+    for text, check in (("overlap and potential against PySCF", _integrals),
+                        ("gradient of the potential", _gradient),
+                        ("bundled data", _bundled)):
+        try:
+            print(f"ok      {text}: {check()}")
+        except Exception as err:  # a doctor reports every ailment
+            if args.debug:
+                raise
+            failed += 1
+            print(f"FAILED  {text}: {type(err).__name__}: {' '.join(str(err).split())}")
+    return 1 if failed else 0
+
+
+def _water():
+    from .. import Structure, load_basis
+
+    water = Structure([8, 1, 1], [[0, 0, 0.22], [0, 1.43, -0.88], [0, -1.43, -0.88]])
+    return water, load_basis("def2-svp", water.numbers)
+
+
+def _integrals() -> str:
+    import numpy as np
+
+    from ..basis import from_pyscf
+    from ..data.reference import molecule
+    from ..integrals import external_potential, overlap
+
+    water, basis = _water()
+    mol = molecule(water, basis.name)
+    errors = [
+        np.abs(f(water, basis) - from_pyscf(mol.intor(name), water, basis)).max()
+        for f, name in ((overlap, "int1e_ovlp"), (external_potential, "int1e_nuc"))
+    ]
+    if max(errors) > 1e-11:
+        raise ValueError(f"differences {errors[0]:.1e}, {errors[1]:.1e}")
+    return f"differences {errors[0]:.0e}, {errors[1]:.0e}"
+
+
+def _gradient() -> str:
+    import jax
+    import numpy as np
+
+    from ..integrals import external_potential
+
+    water, basis = _water()
+
+    def energy(x):
+        return (external_potential(water.replace(positions=x), basis) ** 2).sum()
+
+    x = np.asarray(water.positions)
+    step = np.zeros_like(x)
+    step[1, 1] = 1e-4
+    exact = jax.grad(energy)(x)[1, 1]
+    finite = (energy(x + step) - energy(x - step)) / 2e-4
+    if abs(exact / finite - 1) > 1e-6:
+        raise ValueError(f"{exact} against {finite} by finite differences")
+    return f"relative difference to finite differences {abs(exact / finite - 1):.0e}"
+
+
+def _bundled() -> str:
+    from ..data import bundled, read_dataset
+
+    return repr(read_dataset(bundled("water")))

@@ -1,0 +1,55 @@
+"""``opml evaluate``: errors of a model on a labelled data set."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    p.add_argument("run", metavar="RUN", help="run directory or model file")
+    p.add_argument("data", metavar="DATA", help="labelled data, or bundled:water")
+    p.add_argument("--split", help="judge only this split of --splits")
+    p.add_argument("--splits", default="", help="split file (default: splits.json of the run)")
+    p.add_argument("--json", metavar="FILE", help="also write the metrics here")
+    p.add_argument("--length-unit", default="", choices=("", "angstrom", "bohr"))
+    p.add_argument("--energy-unit", default="", choices=("", "hartree", "ev", "kcal/mol"))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import json
+    from pathlib import Path
+
+    from ..data import bundled, read_dataset, read_splits
+    from ..data.files import write_text
+    from ..errors import DataError, refusal
+    from ..models import load_model
+    from ..training import check_compatible
+    from ..training.metrics import errors
+    from .runs import enable_x64, table
+
+    enable_x64()
+    model = load_model(args.run)
+    path = args.data
+    if path.startswith("bundled:"):
+        path = bundled(path.removeprefix("bundled:"))
+    dataset = read_dataset(path, length_unit=args.length_unit or None,
+                           energy_unit=args.energy_unit or None)
+    name = "data"
+    if args.split:
+        splits = read_splits(args.splits or Path(args.run) / "splits.json")
+        if args.split not in splits:
+            raise DataError(refusal("--split", got=repr(args.split),
+                                    expected=f"one of {sorted(splits)}"))
+        name, dataset = args.split, dataset.subset(splits[args.split])
+    check_compatible(model, dataset)
+    metrics = {}
+    for suffix, linear in (("", False), ("_linear", True)):
+        predicted = model.predict(dataset.structures, linear=linear)
+        metrics[name + suffix] = errors(predicted, dataset)
+    print(f"{len(dataset)} structures of {args.data}")
+    print(table(metrics))
+    if args.json:
+        write_text(args.json, json.dumps(metrics, indent=2) + "\n")
+    return 0

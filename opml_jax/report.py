@@ -1,0 +1,241 @@
+"""A self-contained HTML report of a trained model: tables, parity plots, matrices, curves, forces."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import html
+import io
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .basis import layout_of
+from .data import Dataset
+from .data.files import write_text
+from .features.hierarchy import OPERATORS
+from .models import Model
+from .units import (
+    ANGSTROM_PER_BOHR,
+    DEBYE_PER_EBOHR,
+    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+    EV_PER_HARTREE,
+)
+
+BLUE, RED, GREY = "#1f4e8c", "#c8553d", "#8a8a8a"
+
+_STYLE = """
+body { font: 16px/1.5 system-ui, sans-serif; color: #1c1c1c; max-width: 60rem; margin: 2rem auto;
+       padding: 0 1rem; }
+h1 { font-size: 1.6rem; } h2 { font-size: 1.2rem; margin-top: 2.2rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .25rem .9rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+img { max-width: 100%; } .note { color: #555; font-size: .92rem; }
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """One evaluated set: its name, references and predictions (as ``Model.predict`` returns)."""
+
+    name: str
+    dataset: Dataset
+    predicted: Mapping[str, np.ndarray]
+
+
+def write_report(
+    path: str | os.PathLike,
+    model: Model,
+    sections: Sequence[Section],
+    history: Sequence[Mapping[str, float]],
+    metrics: Mapping[str, Mapping[str, float]],
+    learning_curve: Sequence[Mapping[str, float]] = (),
+) -> None:
+    """Write the report, atomically; pictures are embedded.
+
+    Args:
+      path: HTML file.
+      model: the model.
+      sections: evaluated sets; the last is drawn on top of the parity plots.
+      history: rows of the training history.
+      metrics: errors by set name.
+      learning_curve: rows with ``n_train`` and the metric names, closed form on the test split.
+    """
+    shown = [s for s in sections if s.name != "train"] or list(sections)
+    example = shown[-1]
+    parts = [
+        f"<h1>{html.escape(repr(model))}</h1>",
+        f"<p class=note>{html.escape(_summary(model))}</p>",
+        "<h2>Errors</h2>", _metrics_table(metrics),
+        "<h2>Parity</h2>", _image(_parity(shown)),
+    ]
+    if learning_curve:
+        parts += ["<h2>Learning curve</h2>", _image(_learning_curve(learning_curve)),
+                  "<p class=note>Mean absolute test errors of the closed form against the number "
+                  "of training geometries.</p>"]
+    if history:
+        parts += ["<h2>Training of the residual networks</h2>", _image(_history(history)),
+                  "<p class=note>Squared errors over those of the closed form; epoch 0 is the "
+                  "closed form. The weights kept are those of the lowest validation loss, or none."
+                  "</p>"]
+    parts += [
+        "<h2>The operator the model reads</h2>", _image(_matrices(model, example)),
+        "<p class=note>The input operator and its square for one molecule, AO by AO. The square "
+        "couples every pair of orbitals through all others: it sees three atoms at once.</p>",
+        "<h2>Forces</h2>", _image(_forces(example)),
+    ]
+    write_text(path, f"<!doctype html><html lang=en><meta charset=utf-8><title>opml_jax report"
+                     f"</title><style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n")
+
+
+def _summary(model: Model) -> str:
+    card, config = model.card, model.definition.config
+    reference = card.get("reference", {})
+    level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference)
+    return (f"Input: {config.operator.replace('_', ' ')} in {config.basis}, powers "
+            f"{', '.join(map(str, config.powers))}. Labels: {level or 'level not stated'}. "
+            f"{card.get('n_train', '?')} training structures.")
+
+
+def _metrics_table(metrics) -> str:
+    columns = [("energy_mae_mev", "energy MAE, meV"),
+               ("forces_mae_mev_per_angstrom", "force MAE, meV/Å"),
+               ("dipole_mae_debye", "dipole MAE, D")]
+    columns = [c for c in columns if any(c[0] in m for m in metrics.values())]
+    rows = []
+    for name, row in metrics.items():
+        label = name.removesuffix("_linear") + (", closed form" if name.endswith("_linear") else "")
+        cells = "".join(f"<td>{row[k]:.3g}</td>" if k in row else "<td>–</td>" for k, _ in columns)
+        rows.append(f"<tr><td>{html.escape(label)}</td><td>{row['n_structures']}</td>{cells}</tr>")
+    head = "".join(f"<th>{text}</th>" for _, text in columns)
+    return f"<table><tr><th>set</th><th>structures</th>{head}</tr>{''.join(rows)}</table>"
+
+
+def _figure(columns: int, *, height: float = 3.4, **options):
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.0 * columns, height), layout="constrained", dpi=110)
+    FigureCanvasAgg(figure)  # no global state, no display
+    return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
+
+
+def _image(figure) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    data = base64.b64encode(buffer.getvalue()).decode()
+    return f'<p><img alt="" src="data:image/png;base64,{data}"></p>'
+
+
+def _columns(section: Section):
+    """(name, unit, reference, predicted) flat arrays of everything both sides have."""
+    ds, p = section.dataset, section.predicted
+    if "energy" in ds:
+        shift = np.mean(ds.labels["energy"])
+        yield ("energy", "meV", 1e3 * EV_PER_HARTREE * (np.array(ds.labels["energy"]) - shift),
+               1e3 * EV_PER_HARTREE * (p["energy"] - shift))
+    if "forces" in ds:
+        reference = np.concatenate([f.ravel() for f in ds.labels["forces"]])
+        predicted = np.concatenate([p["forces"][i, : s.n_atoms].ravel()
+                                    for i, s in enumerate(ds.structures)])
+        unit = EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+        yield "force component", "eV/Å", unit * reference, unit * predicted
+    if "dipole" in ds and "dipole" in p:
+        yield ("dipole component", "D", DEBYE_PER_EBOHR * ds["dipole"].ravel(),
+               DEBYE_PER_EBOHR * p["dipole"].ravel())
+
+
+def _parity(sections: Sequence[Section]):
+    tables = [list(_columns(s)) for s in sections]
+    figure, axes = _figure(max(len(t) for t in tables))
+    colours = [GREY, BLUE, RED][-len(sections):] if len(sections) <= 3 else None
+    for k, axis in enumerate(axes):
+        low, high = np.inf, -np.inf
+        for i, (section, rows) in enumerate(zip(sections, tables, strict=True)):
+            name, unit, reference, predicted = rows[k]
+            axis.plot(reference, predicted, "o", ms=3.5, alpha=0.7, label=section.name,
+                      color=colours[i] if colours else None)
+            low, high = min(low, reference.min()), max(high, reference.max())
+        axis.plot([low, high], [low, high], color="black", lw=0.7)
+        axis.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted ({unit})")
+    axes[0].legend(frameon=False)
+    return figure
+
+
+def _learning_curve(rows):
+    names = [(k, t) for k, t in (("energy_mae_mev", "energy, meV"),
+                                 ("forces_mae_mev_per_angstrom", "forces, meV/Å"),
+                                 ("dipole_mae_debye", "dipole, D")) if k in rows[0]]
+    figure, axes = _figure(len(names))
+    for axis, (key, text) in zip(axes, names, strict=True):
+        axis.loglog([r["n_train"] for r in rows], [r[key] for r in rows], "o-", color=BLUE, ms=4)
+        axis.set(xlabel="training geometries", ylabel=f"test MAE, {text}")
+        axis.grid(which="both", alpha=0.2)
+    return figure
+
+
+def _history(history):
+    figure, (axis,) = _figure(1)
+    epochs = [r["epoch"] for r in history]
+    axis.semilogy(epochs, [r["loss"] for r in history], color=GREY, label="training")
+    axis.semilogy(epochs, [r["validation_loss"] for r in history], color=BLUE, label="validation")
+    axis.set(xlabel="epoch", ylabel="loss")
+    axis.legend(frameon=False)
+    return figure
+
+
+def _matrices(model: Model, section: Section):
+    from matplotlib.colors import SymLogNorm
+
+    structure = section.dataset.structures[0]
+    operator = OPERATORS[model.definition.config.operator](structure, model.definition.basis)
+    layout = layout_of(structure, model.definition.basis)
+    figure, axes = _figure(2, height=4.2)
+    for axis, matrix, name in ((axes[0], operator, "V"), (axes[1], operator @ operator, "V²")):
+        values = np.asarray(matrix.to_dense())
+        top = np.abs(values).max()
+        image = axis.imshow(values, cmap="RdBu_r",
+                            norm=SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top))
+        figure.colorbar(image, ax=axis, shrink=0.8)
+        axis.set_title(name)
+        centres = (layout.offsets[:-1] + layout.offsets[1:] - 1) / 2
+        names = [f"{s}{i}" for i, s in enumerate(structure.symbols)]
+        axis.set_xticks(centres, names)
+        axis.set_yticks(centres, names)
+        for edge in layout.offsets[1:-1] - 0.5:
+            axis.axhline(edge, color="black", lw=0.6)
+            axis.axvline(edge, color="black", lw=0.6)
+    return figure
+
+
+def _forces(section: Section):
+    """Forces of the structure with the largest ones, in the plane that shows most of it."""
+    ds = section.dataset
+    predicted = section.predicted["forces"]
+    sizes = [np.abs(predicted[i, : s.n_atoms]).max() for i, s in enumerate(ds.structures)]
+    i = int(np.argmax(sizes))
+    s = ds.structures[i]
+    x = np.asarray(s.positions) * ANGSTROM_PER_BOHR
+    centre = x.mean(axis=0)
+    _, _, axes3 = np.linalg.svd(x - centre)
+    plane = axes3[:2].T
+    figure, (axis,) = _figure(1, height=4.2)
+    flat = (x - centre) @ plane
+    axis.scatter(*flat.T, s=[420 if z > 1 else 240 for z in s.numbers], color="#e8e4da",
+                 edgecolor="black", zorder=5)
+    for point, name in zip(flat, s.symbols, strict=True):
+        axis.annotate(name, point, ha="center", va="center", zorder=6)
+    unit = EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+    sets = [(predicted[i, : s.n_atoms], BLUE, 0.011, "predicted")]
+    if "forces" in ds:
+        sets.insert(0, (ds.labels["forces"][i], RED, 0.022, "reference"))
+    for forces, colour, width, label in sets:
+        axis.quiver(*flat.T, *(forces @ plane * unit).T, color=colour, width=width, label=label,
+                    angles="xy", scale_units="xy", scale=4.0, alpha=0.8, zorder=4)
+    axis.set(xlabel="Å", ylabel="Å", title=f"{section.name}: structure {i}, 1 Å = 4 eV/Å")
+    span = np.abs(flat).max() + 0.9
+    axis.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")
+    axis.legend(frameon=False, loc="upper right")
+    return figure

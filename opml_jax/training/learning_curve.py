@@ -1,0 +1,44 @@
+"""Errors against the number of training structures, for the closed form."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ..data import Dataset
+from ..models import Model
+from .closed_form import fit_closed_form
+from .config import TrainConfig
+from .metrics import errors
+from .trainer import Trained
+
+
+def closed_form_learning_curve(
+    trained: Trained, test: Dataset, config: TrainConfig, sizes: Sequence[int]
+) -> list[dict[str, float]]:
+    """Refit the closed form on the first structures of a shuffled training set, judge on ``test``.
+
+    Cheap, because the descriptors are those of the training run.
+
+    Args:
+      trained: result of :func:`opml_jax.training.train`.
+      test: labelled structures.
+      config: the configuration of the run; its seed shuffles.
+      sizes: numbers of training structures.
+
+    Returns:
+      One row per size: ``n_train`` and the metrics of :func:`opml_jax.training.metrics.errors`.
+    """
+    caches, labels = trained.caches, trained.labels
+    order = np.random.default_rng(config.seed).permutation(len(caches["train"]))
+    rows = []
+    for n in sizes:
+        index = np.sort(order[:n])
+        fit = fit_closed_form(
+            trained.model.definition, caches["train"].subset(index), caches["validation"],
+            {k: v[index] for k, v in labels["train"].items()}, labels["validation"], config.optim,
+        )
+        model = Model(trained.model.definition, {**trained.model.params, **fit.params})
+        rows.append({"n_train": int(n), **errors(model.predict(test.structures, linear=True), test)})
+    return rows
