@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import batch
+from ..basis import Basis, batch
 from ..basis.layout import capacity
 from ..models import Op2Prop
 from ..structures import Structure, StructureBatch
@@ -71,11 +71,18 @@ def _chunk(definition: Op2Prop, structures: StructureBatch, derivatives: bool):
     return x, v, one_hot, dx
 
 
+def bucket_of(structures: Sequence[Structure], basis: Basis) -> tuple[int, int]:
+    """Padded numbers of atoms and AOs that fit every structure."""
+    widest = max(sum(basis.spec.nao(z) for z in s.numbers) for s in structures)
+    return capacity(max(s.n_atoms for s in structures)), -(-widest // 8) * 8
+
+
 def build_cache(
     definition: Op2Prop,
     structures: Sequence[Structure],
     *,
     derivatives: bool,
+    bucket: tuple[int, int] | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cache:
     """Descriptors (and derivatives) of structures, chunk by chunk through one compiled program.
@@ -84,12 +91,11 @@ def build_cache(
       definition: the model's functions.
       structures: molecules.
       derivatives: whether to differentiate the invariants in all coordinates.
+      bucket: padded numbers of atoms and AOs. Default: the smallest that fits.
       on_progress: called with (done, total).
     """
-    n_atoms = capacity(max(s.n_atoms for s in structures))
     basis = definition.basis
-    widest = max(sum(basis.spec.nao(z) for z in s.numbers) for s in structures)
-    nao = -(-widest // 8) * 8
+    n_atoms, nao = bucket or bucket_of(structures, basis)
     chunk = min(CHUNK, len(structures))
     parts: list[list[np.ndarray]] = [[], [], [], []]
     for start in range(0, len(structures), chunk):
@@ -102,3 +108,32 @@ def build_cache(
         on_progress(min(start + chunk, len(structures)), len(structures))
     x, v, one_hot, dx = (np.concatenate(p) if p else None for p in parts)
     return Cache(x, dx, v, one_hot)
+
+
+def rounding_noise(
+    definition: Op2Prop, structures: Sequence[Structure], cache: Cache, *, derivatives: bool
+) -> np.ndarray:
+    """How far rounding moves each invariant, measured by turning molecules.
+
+    Invariants that vanish by symmetry (in a planar molecule, say) are nothing but rounding, and
+    standardising them would make it as loud as physics.
+
+    Args:
+      definition: the model's functions.
+      structures: the structures of ``cache``, in order.
+      cache: their descriptors.
+      derivatives: as ``cache`` was built, so that no program is compiled anew.
+
+    Returns:
+      ``(n_elements, n_invariants)`` root mean square change under random rotations.
+    """
+    rng = np.random.default_rng(0)
+    chosen = np.linspace(0, len(structures) - 1, min(CHUNK, len(structures))).astype(int)
+    turned = []
+    for i in chosen:
+        q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        turned.append(structures[i].replace(positions=np.asarray(structures[i].positions) @ q.T))
+    bucket = bucket_of(structures, definition.basis)
+    other = build_cache(definition, turned, derivatives=derivatives, bucket=bucket)
+    square = np.einsum("nie,nik->ek", other.one_hot, (other.x - cache.x[chosen]) ** 2)
+    return np.sqrt(square / np.maximum(other.one_hot.sum(axis=(0, 1)), 1.0)[:, None])

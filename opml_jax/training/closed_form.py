@@ -17,6 +17,9 @@ from .config import OptimConfig
 CONSTANT = 1e-9
 """Invariants whose standard deviation is below this fraction of their mean are constant."""
 
+MAX_NOISE = 1e-8
+"""Invariants whose rounding exceeds this fraction of their standard deviation are dropped."""
+
 CHUNK = 64
 
 
@@ -29,8 +32,14 @@ class ClosedForm:
     dipole: Ridge | None
 
 
-def fit_scaler(cache: Cache) -> Params:
+def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
     """Mean and inverse standard deviation of the invariants over all atoms of each element.
+
+    Constant and noisy columns get an inverse of zero and vanish from everything that follows.
+
+    Args:
+      cache: training cache.
+      noise: ``(n_elements, n_invariants)`` from :func:`~opml_jax.training.cache.rounding_noise`.
 
     Raises:
       OpmlError: an element of the basis without atoms.
@@ -42,7 +51,7 @@ def fit_scaler(cache: Cache) -> Params:
             raise OpmlError(refusal("training set", got=f"no atom of element number {e}",
                                     expected="every element of the basis"))
         mean, std = rows.mean(axis=0), rows.std(axis=0)
-        varies = std > CONSTANT * np.maximum(np.abs(mean), 1e-12)
+        varies = (std > CONSTANT * np.maximum(np.abs(mean), 1e-12)) & (std * MAX_NOISE > noise[e])
         means.append(mean)
         inverses.append(np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0))
     return {"mean": np.array(means), "inverse_std": np.array(inverses)}
@@ -170,11 +179,16 @@ def fit_components(cache: Cache, k: int) -> np.ndarray:
 
 
 def fit_closed_form(
-    definition: Op2Prop, train: Cache, validation: Cache, labels, held_out,
+    definition: Op2Prop,
+    train: Cache,
+    validation: Cache,
+    labels,
+    held_out,
     optim: OptimConfig,
+    noise: np.ndarray,
 ) -> ClosedForm:
     """All closed-form parameters of the model (see :class:`~opml_jax.models.Op2Prop`)."""
-    scaler = fit_scaler(train)
+    scaler = fit_scaler(train, noise)
     train, validation = scaled(train, scaler), scaled(validation, scaler)
     sigma = optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE
     linear, energy = fit_energy(

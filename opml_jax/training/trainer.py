@@ -16,7 +16,7 @@ from ..errors import DataError, refusal
 from ..models import Model, Op2Prop
 from ..numerics import require_x64
 from ..structures.elements import symbol
-from .cache import Cache, build_cache
+from .cache import Cache, build_cache, rounding_noise
 from .closed_form import fit_closed_form
 from .config import TrainConfig, to_mapping
 from .metrics import LEVEL_KEYS
@@ -35,6 +35,7 @@ class Trained:
       seconds: wall time per stage.
       caches: descriptors of ``train`` and ``validation``.
       labels: targets of ``train`` and ``validation`` as arrays.
+      noise: rounding noise of the invariants.
     """
 
     model: Model
@@ -42,6 +43,7 @@ class Trained:
     seconds: dict[str, float]
     caches: dict[str, Cache]
     labels: dict[str, dict[str, np.ndarray]]
+    noise: np.ndarray
 
 
 def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> dict[str, Any]:
@@ -116,10 +118,11 @@ def train(
     )
     caches = {"train": cache.subset(range(n)), "validation": cache.subset(range(n, len(cache)))}
     labels = {k: padded_labels(p, config.targets, cache.x.shape[1]) for k, p in parts.items()}
+    noise = rounding_noise(definition, structures, cache, derivatives="forces" in config.targets)
     lap("descriptors")
     on_progress("closed form", 0, 1, "")
     fit = fit_closed_form(definition, caches["train"], caches["validation"], labels["train"],
-                          labels["validation"], config.optim)
+                          labels["validation"], config.optim, noise)
     lap("closed form")
     on_progress("closed form", 1, 1, f"lambda {fit.energy.lam:.0e}")
     params, history = fit.params, []
@@ -146,6 +149,6 @@ def train(
         "config": to_mapping(config),
         "versions": {p: version(p) for p in ("opml_jax", "jax", "pyscf", "pyscfad")},
     }
-    return Trained(Model(definition, params, card), history, seconds, caches, labels)
+    return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
 
 
