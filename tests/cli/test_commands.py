@@ -1,0 +1,189 @@
+"""The commands, end to end on real input: quickstart, then everything one can do with its run."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.cli import main
+from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """One quickstart, run as a user would."""
+    folder = tmp_path_factory.mktemp("quickstart") / "run"
+    command = [sys.executable, "-m", "opml_jax.cli", "quickstart", "--out", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+def test_quickstart_is_as_accurate_as_promised(run):
+    metrics = json.loads((run[0] / "metrics.json").read_text())
+    for name, slack in (("test", 1.0), ("fresh", 2.0)):
+        assert metrics[name]["energy_mae_mev"] <= 1.0 * slack
+        assert metrics[name]["forces_mae_mev_per_angstrom"] <= 10.0 * slack
+        assert metrics[name]["dipole_mae_debye"] <= 0.005 * slack
+    assert metrics["test"]["n_structures"] == 50
+    assert metrics["fresh"]["n_structures"] == 8
+    assert metrics["test_linear"]["n_structures"] == 50
+
+
+def test_quickstart_leaves_everything_it_names(run):
+    folder, printed = run
+    for name in ("report.html", "model.safetensors", "card.md", "metrics.json",
+                 "predictions.extxyz"):
+        assert name in printed
+        assert (folder / name).stat().st_size > 500
+    assert "test (linear)" in printed
+    assert "fresh PySCF labels" in printed
+    assert not list(folder.glob("*.tmp")) + list(folder.glob(".*.tmp"))
+
+
+def test_report_is_self_contained(run):
+    text = (run[0] / "report.html").read_text()
+    assert text.count("data:image/png;base64,") == 5
+    assert "http" not in text
+    assert "src=\"data:" in text
+
+
+def test_fresh_geometries_are_new(run):
+    """None of the geometries labelled on the spot is in the bundled set, up to rotation."""
+    def shapes(structures):
+        x = np.array([s.positions for s in structures])
+        return np.linalg.norm(x[:, [0, 0, 1]] - x[:, [1, 2, 2]], axis=-1)
+
+    bundled = shapes(opml.read_structures(opml.bundled("water")))
+    fresh = shapes(opml.read_structures(run[0] / "fresh.h5"))
+    assert np.abs(fresh[:, None] - bundled[None]).max(axis=-1).min() > 1e-4
+
+
+def test_evaluate(run, capsys, tmp_path):
+    out = tmp_path / "errors.json"
+    arguments = ["evaluate", str(run[0]), "bundled:water", "--split", "test", "--json", str(out)]
+    assert main(arguments) == 0
+    found = json.loads(out.read_text())
+    expected = json.loads((run[0] / "metrics.json").read_text())
+    assert found["test"]["forces_mae_mev_per_angstrom"] == pytest.approx(
+        expected["test"]["forces_mae_mev_per_angstrom"], rel=1e-6
+    )
+    assert "test (linear)" in capsys.readouterr().out
+
+
+def test_predict_writes_both_formats(run, tmp_path):
+    xyz = tmp_path / "water.xyz"
+    xyz.write_text("3\n\nO 0 0 0.117\nH 0 0.757 -0.469\nH 0 -0.757 -0.469\n" * 2)
+    for name in ("out.extxyz", "out.h5"):
+        assert main(["predict", str(run[0]), str(xyz), "-o", str(tmp_path / name)]) == 0
+    stored = opml.read_dataset(tmp_path / "out.h5")
+    direct = opml.load_model(run[0]).predict(opml.read_structures(xyz))
+    np.testing.assert_allclose(stored["energy"], direct["energy"], rtol=1e-14)
+    from ase.io import read
+
+    frames = read(tmp_path / "out.extxyz", ":")
+    assert len(frames) == 2
+    assert frames[0].info["opml_energy"] == pytest.approx(direct["energy"][0] * EV_PER_HARTREE)
+    forces = direct["forces"][0] * EV_PER_HARTREE / ANGSTROM_PER_BOHR
+    np.testing.assert_allclose(frames[0].arrays["opml_forces"], forces, atol=1e-7)
+
+
+def test_train_from_a_configuration(tmp_path, capsys):
+    config = tmp_path / "config.yaml"
+    assert main(["config", "template"]) == 0
+    config.write_text(capsys.readouterr().out)
+    assert main(["config", "validate", str(config)]) == 0
+    settings = ["data.n_train=20", "data.n_validation=5", "data.n_test=5", "optim.epochs=3"]
+    arguments = [x for s in settings for x in ("--set", s)]
+    assert main(["train", str(config), "-o", str(tmp_path / "run"), *arguments]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"]["energy_mae_mev"] < 5.0
+    assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 3
+    splits = json.loads((tmp_path / "run" / "splits.json").read_text())
+    assert [len(splits[k]) for k in ("train", "validation", "test")] == [20, 5, 5]
+
+
+def test_doctor(capsys):
+    assert main(["doctor"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("ok ") == 3
+    assert "FAILED" not in out
+
+
+def _one_line(capsys, arguments, *expected):
+    try:
+        code = main(arguments)
+    except SystemExit as stop:  # argparse
+        code = stop.code
+    error = capsys.readouterr().err
+    assert code == 2
+    assert error.startswith("opml: error:")
+    assert error.count("\n") == 1
+    for text in expected:
+        assert text in error
+
+
+def test_unknown_config_key_names_the_nearest(tmp_path, capsys):
+    config = tmp_path / "c.yaml"
+    config.write_text("optim: {epoch: 3}\n")
+    out = tmp_path / "run"
+    _one_line(capsys, ["train", str(config), "-o", str(out)], "Did you mean 'epochs'?")
+    _one_line(capsys, ["config", "validate", str(config)], "Did you mean 'epochs'?")
+    assert not out.exists()
+
+
+def test_other_level_of_theory_is_refused(run, tmp_path, capsys):
+    dataset = opml.read_dataset(opml.bundled("water")).subset(range(3))
+    from opml_jax.data.store import write_hdf5
+
+    for key, value in (("method", "b3lyp"), ("basis", "sto-3g"), ("convention", "pyscf")):
+        dataset.meta = {**opml.read_dataset(opml.bundled("water")).meta, key: value}
+        write_hdf5(tmp_path / "other.h5", dataset)
+        _one_line(capsys, ["evaluate", str(run[0]), str(tmp_path / "other.h5")], key, value)
+
+
+def test_unseen_element_is_refused(run, tmp_path, capsys):
+    xyz = tmp_path / "hf.xyz"
+    xyz.write_text("2\n\nF 0 0 0\nH 0 0 0.92\n")
+    out = tmp_path / "p.h5"
+    _one_line(capsys, ["predict", str(run[0]), str(xyz), "-o", str(out)], "got F")
+    assert not out.exists()
+
+
+def test_damaged_model_and_wrong_output_name(run, tmp_path, capsys):
+    model = tmp_path / "m.safetensors"
+    model.write_bytes((run[0] / "model.safetensors").read_bytes()[:1000])
+    xyz = str(run[0] / "predictions.extxyz")
+    _one_line(capsys, ["predict", str(model), xyz, "-o", str(tmp_path / "p.h5")], "safetensors")
+    _one_line(capsys, ["predict", str(run[0]), xyz, "-o", str(tmp_path / "p.csv")], "--output")
+    _one_line(capsys, ["evaluate", str(tmp_path / "none"), "bundled:water"], "model file")
+    _one_line(capsys, ["evaluate", str(run[0]), "bundled:wather"], "'water'")
+
+
+def test_unknown_command_and_missing_argument(capsys):
+    _one_line(capsys, ["trian"], "trian")
+    _one_line(capsys, ["train"], "config")
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    with pytest.raises(ValueError, match="which is not a file"):
+        main(["--debug", "data", "check", str(tmp_path / "none.xyz")])
+
+
+def test_help_is_light():
+    """``opml --help`` loads neither JAX nor PySCF."""
+    code = ("import sys\ntry:\n from opml_jax.cli.main import main; main(['--help'])\n"
+            "except SystemExit: pass\nprint([m for m in ('pyscf', 'ase') if m in sys.modules])")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.rstrip().endswith("[]")
+    assert "quickstart" in done.stdout
+
+
+def test_package_data_is_small():
+    folder = Path(opml.__file__).parent
+    total = sum(p.stat().st_size for p in folder.rglob("*") if p.suffix not in (".py", ".pyc"))
+    assert total < 4e6

@@ -1,0 +1,19 @@
+"""A small real model: trained once on 40 bundled waters, about twenty seconds."""
+
+import pytest
+
+import opml_jax as opml
+from opml_jax.training import TrainConfig, train
+from opml_jax.training.config import OptimConfig
+
+
+@pytest.fixture(scope="session")
+def trained():
+    dataset = opml.read_dataset(opml.bundled("water"))
+    config = TrainConfig(optim=OptimConfig(epochs=5))
+    return train(dataset, {"train": list(range(40)), "validation": list(range(40, 50))}, config)
+
+
+@pytest.fixture(scope="session")
+def model(trained):
+    return trained.model

@@ -1,0 +1,68 @@
+"""Ridge regression against its definition and against scikit-free brute force."""
+
+import numpy as np
+import pytest
+
+from opml_jax.models.linear import composition_offsets, ridge_leave_one_out, ridge_validated
+
+EXACT = 1e-9  # relative; well-conditioned systems solved twice in float64
+
+
+def _problem(rng, n=60, p=8, noise=0.1):
+    a = rng.normal(size=(n, p))
+    return a, a @ rng.normal(size=p) + noise * rng.normal(size=n)
+
+
+def test_weights_solve_the_normal_equations(rng):
+    a, y = _problem(rng)
+    fit = ridge_leave_one_out(a, y, [0.3])
+    expected = np.linalg.solve(a.T @ a + 0.3 * np.eye(8), a.T @ y)
+    np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
+
+
+def test_leave_one_out_error_equals_leaving_one_out(rng):
+    a, y = _problem(rng, n=25)
+    fit = ridge_leave_one_out(a, y, [0.7])
+    residuals = []
+    for i in range(len(a)):
+        keep = np.arange(len(a)) != i
+        w = np.linalg.solve(a[keep].T @ a[keep] + 0.7 * np.eye(8), a[keep].T @ y[keep])
+        residuals.append(y[i] - a[i] @ w)
+    assert fit.score == pytest.approx(np.sqrt(np.mean(np.square(residuals))), rel=EXACT)
+
+
+def test_streamed_fit_equals_one_solve(rng):
+    a, y = _problem(rng, n=90)
+    held_out = _problem(rng, n=10)
+    chunks = ((a[i : i + 17], y[i : i + 17]) for i in range(0, 90, 17))
+    fit = ridge_validated(chunks, held_out, [0.05])
+    expected = np.linalg.solve(a.T @ a + 0.05 * np.eye(8), a.T @ y)
+    np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
+    error = np.sqrt(np.mean((held_out[0] @ expected - held_out[1]) ** 2))
+    assert fit.score == pytest.approx(error, rel=EXACT)
+
+
+def test_strongest_regularisation_among_equals(rng):
+    a, y = _problem(rng, noise=0.0)
+    lambdas = [1e-12, 1e-8, 1e-4, 1e2]
+    assert ridge_leave_one_out(a, y, lambdas).lam <= 1e-8
+    assert ridge_leave_one_out(a, y, lambdas, tolerance=1e-3).lam == 1e-4
+
+
+def test_rank_deficient_columns_stay_finite(rng):
+    a, y = _problem(rng)
+    a = np.column_stack([a, a[:, 0], np.zeros(len(a))])
+    fit = ridge_leave_one_out(a, y, [1e-10])
+    assert np.isfinite(fit.weights).all()
+    assert np.abs(a @ fit.weights - y).max() < 1.0
+
+
+def test_composition_offsets_recover_atomic_energies():
+    counts = np.array([[2, 1], [4, 1], [0, 2], [6, 3]])
+    exact = np.array([-0.5, -75.0])
+    np.testing.assert_allclose(composition_offsets(counts, counts @ exact), exact, rtol=EXACT)
+
+
+def test_refuses_lengths_that_differ(rng):
+    with pytest.raises(ValueError, match="rows must be"):
+        ridge_leave_one_out(np.ones((3, 2)), np.ones(4))

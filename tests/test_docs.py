@@ -1,0 +1,59 @@
+"""The documents say what is true: the README's example, its commands, the notebooks."""
+
+import doctest
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_readme_example_prints_what_it_says():
+    text = (ROOT / "README.md").read_text()
+    result = doctest.testfile(str(ROOT / "README.md"), module_relative=False)
+    assert result.attempted >= 8
+    assert result.failed == 0
+    assert text.index("```python") < 600  # code before prose
+
+
+@pytest.mark.parametrize("name", ["run", "test"])
+def test_readme_commands_are_marked(name):
+    text = (ROOT / "README.md").read_text()
+    block = re.search(rf"<!-- command: {name} -->\n```bash\n(.+?)\n```", text, re.DOTALL)
+    assert block
+    assert ".venv/" in block[1]
+    assert "constraints.txt" in block[1]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+def test_notebook_runs(path, tmp_path):
+    import nbclient
+    import nbformat
+
+    notebook = nbformat.read(path, as_version=4)
+    assert all(not cell.get("outputs") for cell in notebook.cells), "strip the outputs"
+    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+
+
+def test_docstring_examples():
+    import opml_jax.basis.library
+    import opml_jax.structures.structure
+
+    for module, needed in ((opml_jax.structures.structure, "Structure"),
+                           (opml_jax.basis.library, "load_basis")):
+        result = doctest.testmod(module, extraglobs={needed: getattr(module, needed)})
+        assert result.attempted >= 1
+        assert result.failed == 0
+
+
+def test_nothing_of_a_machine_is_tracked():
+    """No lock files, index addresses, or notebook outputs in the tree."""
+    for path in ROOT.rglob("*"):
+        if any(part.startswith(".venv") or part == ".git" for part in path.parts):
+            continue
+        assert path.name not in ("uv.lock", "poetry.lock", "pdm.lock")
+    for path in (ROOT / "notebooks").glob("*.ipynb"):
+        assert path.stat().st_size < 100_000
+        json.loads(path.read_text())

@@ -1,0 +1,178 @@
+"""Training: cached derivatives against autodiff, parts of the fit, learning, repeatability."""
+
+import jax
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.data import Dataset
+from opml_jax.training import TrainConfig, evaluate, train
+from opml_jax.training.cache import build_cache, rounding_noise
+from opml_jax.training.closed_form import fit_components, fit_scaler, scaled
+from opml_jax.training.config import OptimConfig
+from opml_jax.training.metrics import errors
+from opml_jax.training.residual import make_inputs, predict_residual, residual_scales
+from opml_jax.training.trainer import padded_labels
+
+CHAIN_RULE = 1e-10  # Hartree/Bohr: cached and direct forces are the same sums in another order
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    return opml.read_dataset(opml.bundled("water"))
+
+
+@pytest.fixture(scope="module")
+def small(dataset):
+    """Trained on 30 waters with a few epochs, so that closed form and networks both matter."""
+    config = TrainConfig(optim=OptimConfig(epochs=8, batch_size=8))
+    splits = {"train": list(range(30)), "validation": list(range(30, 40))}
+    return train(dataset, splits, config), config, splits
+
+
+def test_cached_forces_equal_gradients_through_the_integrals(small, dataset):
+    trained, _, splits = small
+    part = dataset.subset(splits["validation"])
+    definition, params = trained.model.definition, trained.model.params
+    labels = padded_labels(part, ("energy", "forces", "dipole"), 3)
+    inputs = make_inputs(params, trained.caches["validation"], labels)
+    module = definition.residual
+    found = predict_residual(
+        lambda z, e: module.apply({"params": params["residual"]}, z, e),
+        params["scale"],
+        inputs.arrays,
+    )
+    direct = trained.model.predict(part.structures)
+    # label - closed form - residual = label - prediction
+    for name in ("energy", "forces", "dipole"):
+        left = inputs.arrays[name] - np.asarray(found[name])
+        expected = labels[name] - direct[name]
+        np.testing.assert_allclose(left.ravel(), expected.ravel(), atol=CHAIN_RULE)
+
+
+def test_cached_derivatives_against_finite_differences(small, dataset):
+    definition = small[0].model.definition
+    s = dataset.structures[3]
+    cache = build_cache(definition, [s], derivatives=True)
+    step = 1e-4
+    for coordinate in (0, 4, 8):
+        moved = []
+        for sign in (1, -1):
+            x = np.array(s.positions)
+            x.flat[coordinate] += sign * step
+            moved.append(build_cache(definition, [s.replace(positions=x)], derivatives=False).x[0])
+        finite = (moved[0] - moved[1]) / (2 * step)
+        scale = np.abs(finite).max(axis=0) + 1e-3 * np.abs(cache.x[0]).max(axis=0) + 1e-6
+        assert (np.abs(cache.dx[0, coordinate] - finite) / scale).max() < 1e-5  # O(step^2) error
+
+
+def test_it_learns(small, dataset):
+    trained, _, _ = small
+    metrics = evaluate(trained.model, dataset.subset(range(100, 120)))
+    assert metrics["energy_mae_mev"] < 0.1
+    assert metrics["forces_mae_mev_per_angstrom"] < 1.0
+    assert metrics["dipole_mae_debye"] < 0.005
+    spread = np.std(dataset["energy"][100:120]) * 27211
+    assert spread > 20  # the numbers above are not trivial
+
+
+def test_networks_never_lose_to_the_closed_form_on_validation(small, dataset):
+    trained, config, splits = small
+    part = dataset.subset(splits["validation"])
+    scale = residual_scales(make_inputs(trained.model.params, trained.caches["train"],
+                                        trained.labels["train"]))
+
+    def loss(linear):
+        predicted = trained.model.predict(part.structures, linear=linear)
+        return sum(np.mean((predicted[k] - part[k]) ** 2) / scale[k] ** 2 for k in scale)
+
+    assert loss(linear=False) <= loss(linear=True) * (1 + 1e-9)
+    assert len(trained.history) == config.optim.epochs
+
+
+def test_same_seed_same_weights(small, dataset):
+    trained, config, splits = small
+    again = train(dataset, splits, config)
+    for a, b in zip(
+        jax.tree.leaves(trained.model.params), jax.tree.leaves(again.model.params), strict=True
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_noise_columns_are_dropped(small, dataset):
+    """Gram products of irreps that vanish in a planar molecule are rounding; none may survive."""
+    trained, _, splits = small
+    definition = trained.model.definition
+    structures = [dataset.structures[i] for part in splits.values() for i in part]
+    cache = build_cache(definition, structures, derivatives=True)
+    noise = rounding_noise(definition, structures, cache, derivatives=True)
+    loud = fit_scaler(cache, np.zeros_like(noise))
+    quiet = fit_scaler(cache, noise)
+    dropped = (loud["inverse_std"] > 0) & (quiet["inverse_std"] == 0)
+    assert dropped.any()
+    kept = quiet["inverse_std"] * noise
+    assert kept.max() <= 1e-8
+
+
+def test_components_have_unit_mean_variance(small):
+    trained, _, _ = small
+    s = scaled(trained.caches["train"], trained.model.params["scaler"])
+    components = fit_components(s, 10)
+    for e in range(2):
+        z = s.x[s.one_hot[..., e] > 0] @ components[e]
+        assert np.mean(np.mean(z**2, axis=0)) == pytest.approx(1.0, rel=1e-6)
+
+
+def test_energy_only_and_closed_form_only(dataset):
+    config = TrainConfig(targets=("energy",), optim=OptimConfig(epochs=0))
+    trained = train(dataset, {"train": list(range(20)), "validation": list(range(20, 30))}, config)
+    predicted = trained.model.predict(dataset.structures[40])
+    assert "dipole" not in predicted
+    assert trained.history == []
+    with pytest.raises(ValueError, match="trained without dipoles"):
+        trained.model.dipole_fn()
+    assert residual_scales(
+        make_inputs(trained.model.params, trained.caches["train"], trained.labels["train"])
+    ).keys() == {"energy"}
+
+
+def test_mixed_compositions_train_together():
+    """Two molecules of different size with labels of a known pair energy."""
+    rng = np.random.default_rng(0)
+    structures, energies, forces = [], [], []
+    for i in range(24):
+        n = 2 + i % 2
+        x = np.cumsum(np.c_[np.zeros((n, 2)), 1.4 + 0.1 * rng.normal(size=n)], axis=0)
+        s = opml.Structure([1] * n, x, spin=n % 2)
+        d = np.diff(x[:, 2])
+        f = np.zeros((n, 3))
+        f[1:, 2] -= 0.5 * (d - 1.4)
+        f[:-1, 2] += 0.5 * (d - 1.4)
+        structures.append(s)
+        energies.append(0.25 * np.sum((d - 1.4) ** 2) - 0.5 * n)
+        forces.append(f)
+    dataset = Dataset(structures, {"energy": energies, "forces": forces})
+    config = TrainConfig(targets=("energy", "forces"), optim=OptimConfig(epochs=0))
+    trained = train(dataset, {"train": list(range(18)), "validation": list(range(18, 24))}, config)
+    found = errors(trained.model.predict(structures), dataset)
+    assert found["forces_mae_mev_per_angstrom"] < 20
+    assert found["energy_mae_mev"] < 10
+
+
+def test_missing_target_is_named(dataset):
+    bare = Dataset(dataset.structures, {"energy": dataset.labels["energy"]}, dataset.meta)
+    with pytest.raises(ValueError, match="'forces', which the data set lacks"):
+        train(bare, {"train": [0, 1], "validation": [2]}, TrainConfig())
+
+
+def test_split_beyond_the_data(dataset):
+    with pytest.raises(ValueError, match="Does this split file belong"):
+        train(dataset, {"train": [0, 900], "validation": [2]}, TrainConfig())
+
+
+def test_element_only_in_validation():
+    h2 = opml.Structure([1, 1], [[0, 0, 0], [0, 0, 1.4]])
+    he = opml.Structure([2], [[0, 0, 0]])
+    dataset = Dataset([h2, he], {"energy": [-1.1, -2.9]})
+    with pytest.raises(ValueError, match="only elements of the training split"):
+        train(dataset, {"train": [0], "validation": [1]}, TrainConfig(targets=("energy",)))
