@@ -48,15 +48,20 @@ def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:
 def environment() -> dict[str, str]:
     """Where this ran, at which commit."""
     try:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True,
-                                text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         commit = "unknown"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "device": f"{jax.devices()[0].platform}, {cores} core(s), {platform.machine()}",
-        "dtype": "float64", "commit": commit, "jax": version("jax"), "pyscf": version("pyscf"),
-        "pyscfad": version("pyscfad"), "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
+        "dtype": "float64",
+        "commit": commit,
+        "jax": version("jax"),
+        "pyscf": version("pyscf"),
+        "pyscfad": version("pyscfad"),
+        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
     }
 
 
@@ -81,8 +86,16 @@ def main() -> None:
     batch = opml.batch(test.structures, basis)
     mols = [molecule(s, basis.name) for s in test.structures]
     reference = np.array([m.intor("int1e_nuc") for m in mols])
-    ours = np.array([opml.to_pyscf(v, s, basis) for v, s in zip(
-        np.asarray(opml.integrals.external_potential(batch, basis)), test.structures, strict=True)])
+    ours = np.array(
+        [
+            opml.to_pyscf(v, s, basis)
+            for v, s in zip(
+                np.asarray(opml.integrals.external_potential(batch, basis)),
+                test.structures,
+                strict=True,
+            )
+        ]
+    )
     assert np.abs(ours - reference).max() < 1e-11
 
     def energies(positions):
@@ -90,9 +103,11 @@ def main() -> None:
 
     stages = {
         "external_potential": jax.jit(
-            lambda r: opml.integrals.external_potential(batch.replace(positions=r), basis)),
+            lambda r: opml.integrals.external_potential(batch.replace(positions=r), basis)
+        ),
         "screened_potential": jax.jit(
-            lambda r: opml.integrals.screened_potential(batch.replace(positions=r), basis)),
+            lambda r: opml.integrals.screened_potential(batch.replace(positions=r), basis)
+        ),
         "descriptors": jax.jit(lambda r: definition.descriptors(batch.replace(positions=r))),
         "energy": jax.jit(energies),
         "energy_and_forces": jax.jit(jax.value_and_grad(lambda r: jnp.sum(energies(r)))),
@@ -105,20 +120,30 @@ def main() -> None:
     scf /= len(few)
     for name, function in stages.items():
         first, run = timed(lambda function=function: function(positions), repeats)
-        peer, seconds = ("libcint int1e_nuc", libcint / n) if name.endswith("potential") else (
-            "PySCF RKS PBE/def2-SVP with gradient", scf)
+        peer, seconds = (
+            ("libcint int1e_nuc", libcint / n)
+            if name.endswith("potential")
+            else ("PySCF RKS PBE/def2-SVP with gradient", scf)
+        )
         row = {
-            "name": f"water_{name}", "milliseconds_per_molecule": 1e3 * run / n,
-            "ratio": seconds / (run / n), "peer": peer, "batch": n, "nao": 24,
-            "compile_seconds": first - run, **environment(),
+            "name": f"water_{name}",
+            "milliseconds_per_molecule": 1e3 * run / n,
+            "ratio": seconds / (run / n),
+            "peer": peer,
+            "batch": n,
+            "nao": 24,
+            "compile_seconds": first - run,
+            **environment(),
         }
         if name == "energy_and_forces":
             row |= {k: v for k, v in found.items() if "mae" in k}
         if args.json:
             print(json.dumps(row))
         else:
-            print(f"{row['name']:<28}{row['milliseconds_per_molecule']:9.3f} ms/molecule   "
-                  f"{row['ratio']:9.3g} x {peer}   compile {row['compile_seconds']:.1f} s")
+            print(
+                f"{row['name']:<28}{row['milliseconds_per_molecule']:9.3f} ms/molecule   "
+                f"{row['ratio']:9.3g} x {peer}   compile {row['compile_seconds']:.1f} s"
+            )
 
 
 if __name__ == "__main__":

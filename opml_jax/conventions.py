@@ -58,9 +58,7 @@ def pyscf_permutation(ls: Sequence[int]) -> np.ndarray:
     return np.array(index, dtype=np.int64)
 
 
-_P_ORDERS = {
-    "".join("yzx"[i] for i in order): order for order in itertools.permutations(range(3))
-}
+_P_ORDERS = {"".join("yzx"[i] for i in order): order for order in itertools.permutations(range(3))}
 
 
 def diagnose(matrix: np.ndarray, expected: np.ndarray, ls: Sequence[int], tol: float = 1e-6) -> str:

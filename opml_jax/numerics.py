@@ -79,6 +79,17 @@ def matmul(a: Any, b: Any) -> Array:
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
+def safe_sqrt(x: Array) -> Array:
+    """Square root whose derivative at 0 is 0 instead of infinite."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
+
+
+def safe_norm(x: Array, axis: int = -1) -> Array:
+    """Euclidean norm whose gradient at the zero vector is 0 instead of NaN."""
+    return safe_sqrt(jnp.sum(x * x, axis=axis))
+
+
 def require_x64(what: str) -> None:
     """Raise :class:`PrecisionError` unless 64-bit floats are enabled in JAX."""
     if not jax.config.jax_enable_x64:

@@ -1,4 +1,4 @@
-"""A self-contained HTML report of a trained model: tables, parity plots, matrices, curves, forces."""
+"""A self-contained HTML report of a model: errors, parity, curves, matrices, forces."""
 
 from __future__ import annotations
 
@@ -68,41 +68,58 @@ def write_report(
     parts = [
         f"<h1>{html.escape(repr(model))}</h1>",
         f"<p class=note>{html.escape(_summary(model))}</p>",
-        "<h2>Errors</h2>", _metrics_table(metrics),
-        "<h2>Parity</h2>", _image(_parity(shown)),
+        "<h2>Errors</h2>",
+        _metrics_table(metrics),
+        "<h2>Parity</h2>",
+        _image(_parity(shown)),
     ]
     if learning_curve:
-        parts += ["<h2>Learning curve</h2>", _image(_learning_curve(learning_curve)),
-                  "<p class=note>Mean absolute test errors of the closed form against the number "
-                  "of training geometries.</p>"]
+        parts += [
+            "<h2>Learning curve</h2>",
+            _image(_learning_curve(learning_curve)),
+            "<p class=note>Mean absolute test errors of the closed form against the number "
+            "of training geometries.</p>",
+        ]
     if history:
-        parts += ["<h2>Training of the residual networks</h2>", _image(_history(history)),
-                  "<p class=note>Squared errors over those of the closed form; epoch 0 is the "
-                  "closed form. The weights kept are those of the lowest validation loss, or none."
-                  "</p>"]
+        parts += [
+            "<h2>Training of the residual networks</h2>",
+            _image(_history(history)),
+            "<p class=note>Squared errors over those of the closed form; epoch 0 is the "
+            "closed form. The weights kept are those of the lowest validation loss, or none."
+            "</p>",
+        ]
     parts += [
-        "<h2>The operator the model reads</h2>", _image(_matrices(model, example)),
+        "<h2>The operator the model reads</h2>",
+        _image(_matrices(model, example)),
         "<p class=note>The input operator and its square for one molecule, AO by AO. The square "
         "couples every pair of orbitals through all others: it sees three atoms at once.</p>",
-        "<h2>Forces</h2>", _image(_forces(example)),
+        "<h2>Forces</h2>",
+        _image(_forces(example)),
     ]
-    write_text(path, f"<!doctype html><html lang=en><meta charset=utf-8><title>opml_jax report"
-                     f"</title><style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n")
+    write_text(
+        path,
+        f"<!doctype html><html lang=en><meta charset=utf-8><title>opml_jax report"
+        f"</title><style>{_STYLE}</style><body>{''.join(parts)}</body></html>\n",
+    )
 
 
 def _summary(model: Model) -> str:
     card, config = model.card, model.definition.config
     reference = card.get("reference", {})
     level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference)
-    return (f"Input: {config.operator.replace('_', ' ')} in {config.basis}, powers "
-            f"{', '.join(map(str, config.powers))}. Labels: {level or 'level not stated'}. "
-            f"{card.get('n_train', '?')} training structures.")
+    return (
+        f"Input: {config.operator.replace('_', ' ')} in {config.basis}, powers "
+        f"{', '.join(map(str, config.powers))}. Labels: {level or 'level not stated'}. "
+        f"{card.get('n_train', '?')} training structures."
+    )
 
 
 def _metrics_table(metrics) -> str:
-    columns = [("energy_mae_mev", "energy MAE, meV"),
-               ("forces_mae_mev_per_angstrom", "force MAE, meV/Å"),
-               ("dipole_mae_debye", "dipole MAE, D")]
+    columns = [
+        ("energy_mae_mev", "energy MAE, meV"),
+        ("forces_mae_mev_per_angstrom", "force MAE, meV/Å"),
+        ("dipole_mae_debye", "dipole MAE, D"),
+    ]
     columns = [c for c in columns if any(c[0] in m for m in metrics.values())]
     rows = []
     for name, row in metrics.items():
@@ -134,29 +151,45 @@ def _columns(section: Section):
     ds, p = section.dataset, section.predicted
     if "energy" in ds:
         shift = np.mean(ds.labels["energy"])
-        yield ("energy", "meV", 1e3 * EV_PER_HARTREE * (np.array(ds.labels["energy"]) - shift),
-               1e3 * EV_PER_HARTREE * (p["energy"] - shift))
+        yield (
+            "energy",
+            "meV",
+            1e3 * EV_PER_HARTREE * (np.array(ds.labels["energy"]) - shift),
+            1e3 * EV_PER_HARTREE * (p["energy"] - shift),
+        )
     if "forces" in ds:
         reference = np.concatenate([f.ravel() for f in ds.labels["forces"]])
-        predicted = np.concatenate([p["forces"][i, : s.n_atoms].ravel()
-                                    for i, s in enumerate(ds.structures)])
+        predicted = np.concatenate(
+            [p["forces"][i, : s.n_atoms].ravel() for i, s in enumerate(ds.structures)]
+        )
         unit = EV_PER_ANGSTROM_PER_ATOMIC_FORCE
         yield "force component", "eV/Å", unit * reference, unit * predicted
     if "dipole" in ds and "dipole" in p:
-        yield ("dipole component", "D", DEBYE_PER_EBOHR * ds["dipole"].ravel(),
-               DEBYE_PER_EBOHR * p["dipole"].ravel())
+        yield (
+            "dipole component",
+            "D",
+            DEBYE_PER_EBOHR * ds["dipole"].ravel(),
+            DEBYE_PER_EBOHR * p["dipole"].ravel(),
+        )
 
 
 def _parity(sections: Sequence[Section]):
     tables = [list(_columns(s)) for s in sections]
     figure, axes = _figure(max(len(t) for t in tables))
-    colours = [GREY, BLUE, RED][-len(sections):] if len(sections) <= 3 else None
+    colours = [GREY, BLUE, RED][-len(sections) :] if len(sections) <= 3 else None
     for k, axis in enumerate(axes):
         low, high = np.inf, -np.inf
         for i, (section, rows) in enumerate(zip(sections, tables, strict=True)):
             name, unit, reference, predicted = rows[k]
-            axis.plot(reference, predicted, "o", ms=3.5, alpha=0.7, label=section.name,
-                      color=colours[i] if colours else None)
+            axis.plot(
+                reference,
+                predicted,
+                "o",
+                ms=3.5,
+                alpha=0.7,
+                label=section.name,
+                color=colours[i] if colours else None,
+            )
             low, high = min(low, reference.min()), max(high, reference.max())
         axis.plot([low, high], [low, high], color="black", lw=0.7)
         axis.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted ({unit})")
@@ -165,9 +198,15 @@ def _parity(sections: Sequence[Section]):
 
 
 def _learning_curve(rows):
-    names = [(k, t) for k, t in (("energy_mae_mev", "energy, meV"),
-                                 ("forces_mae_mev_per_angstrom", "forces, meV/Å"),
-                                 ("dipole_mae_debye", "dipole, D")) if k in rows[0]]
+    names = [
+        (k, t)
+        for k, t in (
+            ("energy_mae_mev", "energy, meV"),
+            ("forces_mae_mev_per_angstrom", "forces, meV/Å"),
+            ("dipole_mae_debye", "dipole, D"),
+        )
+        if k in rows[0]
+    ]
     figure, axes = _figure(len(names))
     for axis, (key, text) in zip(axes, names, strict=True):
         axis.loglog([r["n_train"] for r in rows], [r[key] for r in rows], "o-", color=BLUE, ms=4)
@@ -196,8 +235,9 @@ def _matrices(model: Model, section: Section):
     for axis, matrix, name in ((axes[0], operator, "V"), (axes[1], operator @ operator, "V²")):
         values = np.asarray(matrix.to_dense())
         top = np.abs(values).max()
-        image = axis.imshow(values, cmap="RdBu_r",
-                            norm=SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top))
+        image = axis.imshow(
+            values, cmap="RdBu_r", norm=SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top)
+        )
         figure.colorbar(image, ax=axis, shrink=0.8)
         axis.set_title(name)
         centres = (layout.offsets[:-1] + layout.offsets[1:] - 1) / 2
@@ -223,8 +263,13 @@ def _forces(section: Section):
     plane = axes3[:2].T
     figure, (axis,) = _figure(1, height=4.2)
     flat = (x - centre) @ plane
-    axis.scatter(*flat.T, s=[420 if z > 1 else 240 for z in s.numbers], color="#e8e4da",
-                 edgecolor="black", zorder=5)
+    axis.scatter(
+        *flat.T,
+        s=[420 if z > 1 else 240 for z in s.numbers],
+        color="#e8e4da",
+        edgecolor="black",
+        zorder=5,
+    )
     for point, name in zip(flat, s.symbols, strict=True):
         axis.annotate(name, point, ha="center", va="center", zorder=6)
     unit = EV_PER_ANGSTROM_PER_ATOMIC_FORCE
@@ -232,8 +277,18 @@ def _forces(section: Section):
     if "forces" in ds:
         sets.insert(0, (ds.labels["forces"][i], RED, 0.022, "reference"))
     for forces, colour, width, label in sets:
-        axis.quiver(*flat.T, *(forces @ plane * unit).T, color=colour, width=width, label=label,
-                    angles="xy", scale_units="xy", scale=4.0, alpha=0.8, zorder=4)
+        axis.quiver(
+            *flat.T,
+            *(forces @ plane * unit).T,
+            color=colour,
+            width=width,
+            label=label,
+            angles="xy",
+            scale_units="xy",
+            scale=4.0,
+            alpha=0.8,
+            zorder=4,
+        )
     axis.set(xlabel="Å", ylabel="Å", title=f"{section.name}: structure {i}, 1 Å = 4 eV/Å")
     span = np.abs(flat).max() + 0.9
     axis.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")

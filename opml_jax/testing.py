@@ -86,8 +86,9 @@ def assert_equivariant(
         return out if isinstance(out, dict) else {"output": out}
 
     def values(out: dict[str, Any]) -> dict[str, np.ndarray]:
-        return {k: np.asarray(v.array if isinstance(v, e3nn.IrrepsArray) else v)
-                for k, v in out.items()}
+        return {
+            k: np.asarray(v.array if isinstance(v, e3nn.IrrepsArray) else v) for k, v in out.items()
+        }
 
     reference = named(structure)
     plain = values(reference)
@@ -98,7 +99,9 @@ def assert_equivariant(
     def compare(what: str, got: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
         for k, value in got.items():
             error = np.abs(value - expected[k]).max(initial=0.0)
-            assert error <= allowed[k], f"{what} changes {k!r} by {error:.1e}, over {allowed[k]:.1e}"
+            assert error <= allowed[k], (
+                f"{what} changes {k!r} by {error:.1e}, over {allowed[k]:.1e}"
+            )
 
     for i in range(n):
         r = random_rotation(rng, improper=bool(i % 2))
@@ -111,13 +114,18 @@ def assert_equivariant(
                 expected[k] = plain[k] @ r.T
         compare(f"{'improper' if i % 2 else 'proper'} rotation {i}", got, expected)
         shift = rng.normal(size=3)
-        compare(f"translation {i}", values(named(structure.replace(positions=positions + shift))),
-                plain)
+        compare(
+            f"translation {i}", values(named(structure.replace(positions=positions + shift))), plain
+        )
         order = rng.permutation(structure.n_atoms)
-        swapped = structure.replace(positions=positions[order],
-                                    numbers=tuple(structure.numbers[j] for j in order))
-        compare(f"permutation {order.tolist()}", values(named(swapped)),
-                {k: v[order] if k in by_atom else v for k, v in plain.items()})
+        swapped = structure.replace(
+            positions=positions[order], numbers=tuple(structure.numbers[j] for j in order)
+        )
+        compare(
+            f"permutation {order.tolist()}",
+            values(named(swapped)),
+            {k: v[order] if k in by_atom else v for k, v in plain.items()},
+        )
 
 
 def assert_grad_matches_fd(
@@ -141,6 +149,7 @@ def assert_grad_matches_fd(
     f = jax.jit(fn)
     finite = np.zeros_like(x)
     for index in np.ndindex(*x.shape):
+
         def at(k, index=index):
             moved = x.copy()
             moved[index] += k * step

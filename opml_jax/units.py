@@ -1,4 +1,4 @@
-"""Physical constants and conversions (CODATA 2022); every array inside the library is in atomic units.
+"""Physical constants and conversions (CODATA 2022). Inside the library: atomic units.
 
 Multiply by a constant to leave atomic units, divide by it to enter them::
 

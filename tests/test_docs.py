@@ -34,15 +34,19 @@ def test_notebook_runs(path, tmp_path):
 
     notebook = nbformat.read(path, as_version=4)
     assert all(not cell.get("outputs") for cell in notebook.cells), "strip the outputs"
-    nbclient.NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=300, resources={"metadata": {"path": tmp_path}}
+    ).execute()
 
 
 def test_docstring_examples():
     import opml_jax.basis.library
     import opml_jax.structures.structure
 
-    for module, needed in ((opml_jax.structures.structure, "Structure"),
-                           (opml_jax.basis.library, "load_basis")):
+    for module, needed in (
+        (opml_jax.structures.structure, "Structure"),
+        (opml_jax.basis.library, "load_basis"),
+    ):
         result = doctest.testmod(module, extraglobs={needed: getattr(module, needed)})
         assert result.attempted >= 1
         assert result.failed == 0

@@ -99,8 +99,14 @@ class AOLayout:
 
     @functools.cached_property
     def hash(self) -> str:
-        """16 hexadecimal digits naming convention, basis functions and atoms together."""
-        text = f"{CONVENTION}|{self.spec.fingerprint}|{','.join(map(str, self.numbers))}"
+        """16 hexadecimal digits naming convention, basis functions and atoms together.
+
+        Elements the basis covers beyond those of the molecule do not enter.
+        """
+        atoms = ",".join(
+            f"{z}:{self.spec.fingerprints[self.spec.element_index(z)]}" for z in self.numbers
+        )
+        text = f"{CONVENTION}|{atoms}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @functools.cached_property

@@ -16,7 +16,6 @@ from ..errors import BasisError, nearest, refusal
 from ..structures.elements import atomic_number, symbol
 from .shells import Basis, Shell
 
-
 _POPLE = ("321g", "431g", "631g", "631+", "6311g", "6311+")  # PySCF parses these, unlisted
 
 
@@ -55,8 +54,11 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
     key = "".join(c for c in name.lower() if c not in "-_ ")
     if key in library.GTH_ALIAS:
         raise BasisError(
-            refusal("basis name", got=repr(name), expected="an all-electron basis (GTH sets "
-                    "belong to pseudopotentials)")
+            refusal(
+                "basis name",
+                got=repr(name),
+                expected="an all-electron basis (GTH sets belong to pseudopotentials)",
+            )
         )
     if key not in library.ALIAS and not key.startswith(_POPLE):
         hint = nearest(key, library.ALIAS)

@@ -76,7 +76,7 @@ class Basis:
                 )
             ordered.append(own)
         ls = tuple(tuple(s.l for s in own) for own in ordered)
-        spec = BasisSpec(name, elements, ls, fingerprint(elements, ordered))
+        spec = BasisSpec(name, elements, ls, tuple(fingerprint(own) for own in ordered))
         return cls(spec, tuple(ordered))
 
     @property
@@ -105,22 +105,21 @@ class Basis:
         return f"Basis({self.name!r}, {', '.join(symbol(z) for z in self.elements)})"
 
 
-def fingerprint(elements: Sequence[int], shells: Sequence[Sequence[Shell]]) -> str:
-    """Hash of the functions a basis spans: equal for equal functions, whatever the file said.
+def fingerprint(shells: Sequence[Shell]) -> str:
+    """Hash of the functions an element's shells span: equal for equal functions.
 
     Coefficients enter normalised and rounded to 9 digits, so the arbitrary common factor of
     a contraction and last-digit noise do not matter. 16 hexadecimal digits.
     """
     digest = hashlib.sha256()
-    for z, own in zip(elements, shells, strict=True):
-        for shell in own:
-            if not is_concrete(shell.exponents):
-                return "traced"
-            a = np.asarray(shell.exponents, np.float64)
-            c = normalised_coefficients(shell.l, a, np.asarray(shell.coefficients, np.float64))
-            order = np.argsort(-a, kind="stable")
-            numbers = " ".join(f"{x:.8e} {y:.8e}" for x, y in zip(a[order], c[order], strict=True))
-            digest.update(f"{z} {shell.l} {numbers};".encode())
+    for shell in shells:
+        if not is_concrete(shell.exponents):
+            return "traced"
+        a = np.asarray(shell.exponents, np.float64)
+        c = normalised_coefficients(shell.l, a, np.asarray(shell.coefficients, np.float64))
+        order = np.argsort(-a, kind="stable")
+        numbers = " ".join(f"{x:.8e} {y:.8e}" for x, y in zip(a[order], c[order], strict=True))
+        digest.update(f"{shell.l} {numbers};".encode())
     return digest.hexdigest()[:16]
 
 

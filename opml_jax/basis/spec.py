@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import hashlib
 
 import numpy as np
 
@@ -23,13 +24,19 @@ class BasisSpec:
       name: name of the basis set.
       elements: atomic numbers, ascending.
       ls: angular momenta of the shells of each element, ascending.
-      fingerprint: hash of exponents and coefficients.
+      fingerprints: hash of exponents and coefficients of each element.
     """
 
     name: str
     elements: tuple[int, ...]
     ls: tuple[tuple[int, ...], ...]
-    fingerprint: str
+    fingerprints: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        """One hash for all elements."""
+        text = ";".join(f"{z}:{h}" for z, h in zip(self.elements, self.fingerprints, strict=True))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def element_index(self, z: int) -> int:
         """Position of atomic number ``z`` in ``elements``; BasisError if it is not covered."""

@@ -11,8 +11,9 @@ def configure(p: argparse.ArgumentParser) -> None:
     sub.add_parser("template", help="print the default configuration, every key explained")
     validate = sub.add_parser("validate", help="check a configuration file")
     validate.add_argument("file")
-    validate.add_argument("--set", dest="overrides", action="append", default=[],
-                          metavar="KEY=VALUE")
+    validate.add_argument(
+        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -48,8 +48,10 @@ def _check(args: argparse.Namespace) -> int:
     dataset = read_dataset(args.file, length_unit=args.length_unit, energy_unit=args.energy_unit)
     elements = " ".join(symbol(z) for z in dataset.elements)
     sizes = [s.n_atoms for s in dataset.structures]
-    print(f"{args.file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of "
-          f"{elements}; labels: {', '.join(dataset.labels) or 'none'}")
+    print(
+        f"{args.file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of "
+        f"{elements}; labels: {', '.join(dataset.labels) or 'none'}"
+    )
     problems = _duplicates(dataset) + _convention(dataset)
     if "forces" in dataset:
         net = max(np.abs(f.sum(axis=0)).max() for f in dataset.labels["forces"])
@@ -78,20 +80,34 @@ def _duplicates(dataset) -> list[str]:
 
 
 def _convention(dataset) -> list[str]:
-    """The stored overlap against one computed from the geometry, permutation named."""
+    """Stored layout hashes, and the stored overlap against one computed from the geometry."""
     import jax
     import numpy as np
 
-    if "overlap" not in dataset or "basis" not in dataset.meta:
+    from ..basis import load_basis
+    from ..errors import ConventionError
+
+    if "basis" not in dataset.meta:
+        return []
+    if dataset.layout_hashes is not None:
+        try:
+            dataset.check_layout(load_basis(dataset.meta["basis"], dataset.elements))
+        except ConventionError as err:
+            return [str(err)]
+    if "overlap" not in dataset:
         return []
     jax.config.update("jax_enable_x64", True)
-    from ..basis import layout_of, load_basis
+    from ..basis import layout_of
     from ..conventions import diagnose
     from ..integrals import overlap
 
     basis = load_basis(dataset.meta["basis"], dataset.elements)
     s = dataset.structures[0]
-    verdict = diagnose(dataset.labels["overlap"][0], np.asarray(overlap(s, basis)),
-                       layout_of(s, basis).shell_ls)
-    return [] if verdict == "agrees" else [f"overlap of structure 0 does not match its geometry: "
-                                           f"{verdict}"]
+    verdict = diagnose(
+        dataset.labels["overlap"][0], np.asarray(overlap(s, basis)), layout_of(s, basis).shell_ls
+    )
+    return (
+        []
+        if verdict == "agrees"
+        else [f"overlap of structure 0 does not match its geometry: {verdict}"]
+    )

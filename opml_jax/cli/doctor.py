@@ -4,8 +4,21 @@ from __future__ import annotations
 
 import argparse
 
-PACKAGES = ("jax", "jaxlib", "flax", "optax", "e3nn-jax", "pyscf", "pyscfad", "numpy", "chex",
-            "h5py", "ase", "safetensors", "matplotlib")
+PACKAGES = (
+    "jax",
+    "jaxlib",
+    "flax",
+    "optax",
+    "e3nn-jax",
+    "pyscf",
+    "pyscfad",
+    "numpy",
+    "chex",
+    "h5py",
+    "ase",
+    "safetensors",
+    "matplotlib",
+)
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -21,9 +34,11 @@ def run(args: argparse.Namespace) -> int:
     from .runs import enable_x64
 
     enable_x64()
-    print(f"opml_jax {version('opml_jax')}, Python {platform.python_version()}, "
-          f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
-          f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}")
+    print(
+        f"opml_jax {version('opml_jax')}, Python {platform.python_version()}, "
+        f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
+        f"OMP_NUM_THREADS={os.environ.get('OMP_NUM_THREADS', 'unset')}"
+    )
     for name in PACKAGES:
         try:
             print(f"  {name:<12} {version(name)}")
@@ -33,9 +48,11 @@ def run(args: argparse.Namespace) -> int:
 
     print(f"JAX devices: {', '.join(str(d) for d in jax.devices())}")
     failed = 0
-    for text, check in (("overlap and potential against PySCF", _integrals),
-                        ("gradient of the potential", _gradient),
-                        ("bundled data", _bundled)):
+    for text, check in (
+        ("overlap and potential against PySCF", _integrals),
+        ("gradient of the potential", _gradient),
+        ("bundled data", _bundled),
+    ):
         try:
             print(f"ok      {text}: {check()}")
         except Exception as err:  # a doctor reports every ailment

@@ -34,14 +34,16 @@ def run(args: argparse.Namespace) -> int:
     path = args.data
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
-    dataset = read_dataset(path, length_unit=args.length_unit or None,
-                           energy_unit=args.energy_unit or None)
+    dataset = read_dataset(
+        path, length_unit=args.length_unit or None, energy_unit=args.energy_unit or None
+    )
     name = "data"
     if args.split:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")
         if args.split not in splits:
-            raise DataError(refusal("--split", got=repr(args.split),
-                                    expected=f"one of {sorted(splits)}"))
+            raise DataError(
+                refusal("--split", got=repr(args.split), expected=f"one of {sorted(splits)}")
+            )
         name, dataset = args.split, dataset.subset(splits[args.split])
     check_compatible(model, dataset)
     metrics = {}

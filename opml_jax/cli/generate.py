@@ -19,8 +19,12 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", type=int, help="label only the first N structures")
     p.add_argument("--length-unit", choices=("angstrom", "bohr"))
     p.add_argument("--charge", type=int, default=0)
-    p.add_argument("--sample", type=int, metavar="N", help="relax the first structure and label N "
-                   "geometries of its harmonic modes instead")
+    p.add_argument(
+        "--sample",
+        type=int,
+        metavar="N",
+        help="relax the first structure and label N geometries of its harmonic modes instead",
+    )
     p.add_argument("--temperature", type=float, default=300.0, help="of --sample, Kelvin")
     p.add_argument("--seed", type=int, default=0, help="of --sample")
 
@@ -50,10 +54,18 @@ def run(args: argparse.Namespace) -> int:
         Progress("labels") as progress,
         ProcessPoolExecutor(workers, get_context("spawn"), set_threads, (threads,)) as executor,
     ):
-        outcome = generate(structures, args.output, method, executor=executor, extra_meta=meta,
-                           on_progress=progress.update)
-    print(f"{args.output}: {outcome.done} labelled, {outcome.found} found, "
-          f"{len(outcome.failed)} failed ({method.method}/{method.basis})")
+        outcome = generate(
+            structures,
+            args.output,
+            method,
+            executor=executor,
+            extra_meta=meta,
+            on_progress=progress.update,
+        )
+    print(
+        f"{args.output}: {outcome.done} labelled, {outcome.found} found, "
+        f"{len(outcome.failed)} failed ({method.method}/{method.basis})"
+    )
     if outcome.failed:
         print(f"see {args.output}.failed.txt")
     return 0
@@ -77,16 +89,28 @@ def _sample(start, method, args):
     if saved.get("key") != key:  # the minimum is found once; a restart samples the same geometries
         print(f"relaxing {start!r} ({method.method}/{method.basis}) ...", flush=True)
         minimum = relax(start, method)
-        saved = {"key": key, "positions": minimum.positions.tolist(),
-                 "hessian": hessian(minimum, method).tolist()}
+        saved = {
+            "key": key,
+            "positions": minimum.positions.tolist(),
+            "hessian": hessian(minimum, method).tolist(),
+        }
         write_text(cache, json.dumps(saved))
     minimum = Structure(start.numbers, saved["positions"], start.charge, start.spin)
-    structures = sample_thermal(minimum, np.array(saved["hessian"]), temperature=args.temperature,
-                                n=args.sample, seed=args.seed)
-    meta = {"sampling": {
-        "how": "classical Boltzmann distribution of harmonic normal modes, random orientation",
-        "temperature_kelvin": args.temperature, "seed": args.seed,
-        "minimum_bohr": saved["positions"], "hessian": saved["hessian"],
-        "numbers": list(start.numbers),
-    }}
+    structures = sample_thermal(
+        minimum,
+        np.array(saved["hessian"]),
+        temperature=args.temperature,
+        n=args.sample,
+        seed=args.seed,
+    )
+    meta = {
+        "sampling": {
+            "how": "classical Boltzmann distribution of harmonic normal modes, random orientation",
+            "temperature_kelvin": args.temperature,
+            "seed": args.seed,
+            "minimum_bohr": saved["positions"],
+            "hessian": saved["hessian"],
+            "numbers": list(start.numbers),
+        }
+    }
     return structures, meta

@@ -31,12 +31,14 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(prog="opml", description="Machine learning on quantum-mechanical operators.")
     parser.add_argument("--version", action="version", version=f"opml_jax {version('opml_jax')}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
-    sub = parser.add_subparsers(dest="command", required=True, metavar="COMMAND",
-                                parser_class=_Parser)
+    sub = parser.add_subparsers(
+        dest="command", required=True, metavar="COMMAND", parser_class=_Parser
+    )
     for name, text in COMMANDS.items():
         p = sub.add_parser(name, help=text, description=text[0].upper() + text[1:] + ".")
-        p.add_argument("--debug", action="store_true", default=argparse.SUPPRESS,
-                       help="show tracebacks")
+        p.add_argument(
+            "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
+        )
         if name == command:
             importlib.import_module(f".{name}", __package__).configure(p)
     return parser

@@ -9,8 +9,13 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     p.add_argument("run", metavar="RUN", help="run directory or model file")
     p.add_argument("structures", metavar="STRUCTURES", help="xyz, extxyz, npz or HDF5 file")
-    p.add_argument("-o", "--output", required=True, metavar="OUT",
-                   help=".extxyz (eV, eV/Angstrom, e Angstrom) or .h5 (atomic units)")
+    p.add_argument(
+        "-o",
+        "--output",
+        required=True,
+        metavar="OUT",
+        help=".extxyz (eV, eV/Angstrom, e Angstrom) or .h5 (atomic units)",
+    )
     p.add_argument("--length-unit", choices=("angstrom", "bohr"))
     p.add_argument("--charge", type=int, default=0)
 
@@ -26,11 +31,21 @@ def run(args: argparse.Namespace) -> int:
 
     enable_x64()
     suffix = Path(args.output).suffix
-    writers = {".extxyz": _write_extxyz, ".xyz": _write_extxyz, ".h5": _write_hdf5,
-               ".hdf5": _write_hdf5}
+    writers = {
+        ".extxyz": _write_extxyz,
+        ".xyz": _write_extxyz,
+        ".h5": _write_hdf5,
+        ".hdf5": _write_hdf5,
+    }
     if suffix not in writers:
-        raise OpmlError(refusal("--output", got=repr(args.output), expected="a name ending in "
-                                f"{', '.join(writers)}", hint=nearest(suffix, writers)))
+        raise OpmlError(
+            refusal(
+                "--output",
+                got=repr(args.output),
+                expected=f"a name ending in {', '.join(writers)}",
+                hint=nearest(suffix, writers),
+            )
+        )
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     predicted = model.predict(structures)
@@ -65,8 +80,10 @@ def _write_hdf5(path, structures, predicted, model) -> None:
     from ..data import Dataset
     from ..data.store import write_hdf5
 
-    labels = {"energy": list(predicted["energy"]),
-              "forces": [predicted["forces"][i, : s.n_atoms] for i, s in enumerate(structures)]}
+    labels = {
+        "energy": list(predicted["energy"]),
+        "forces": [predicted["forces"][i, : s.n_atoms] for i, s in enumerate(structures)],
+    }
     if "dipole" in predicted:
         labels["dipole"] = list(predicted["dipole"])
     write_hdf5(path, Dataset(structures, labels, {"predicted_by": repr(model)}))

@@ -27,9 +27,14 @@ class Progress:
             from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
 
-            self.bar = Bar(TextColumn(self.label), BarColumn(), MofNCompleteColumn(),
-                           TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                           console=Console(stderr=True))
+            self.bar = Bar(
+                TextColumn(self.label),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=Console(stderr=True),
+            )
             self.bar.start()
             self.task = self.bar.add_task(self.label, total=None, note="")
         return self
@@ -52,5 +57,8 @@ class Progress:
         self.last = now
         rate = (done - self.first) / max(now - self.start, 1e-9)
         eta = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
-        print(f"{self.label}: {done}/{total}{eta}{', ' + note if note else ''}", file=sys.stderr,
-              flush=True)
+        print(
+            f"{self.label}: {done}/{total}{eta}{', ' + note if note else ''}",
+            file=sys.stderr,
+            flush=True,
+        )

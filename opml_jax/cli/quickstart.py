@@ -42,22 +42,32 @@ def run(args: argparse.Namespace) -> int:
     test = dataset.subset(splits["test"])
     curve = closed_form_learning_curve(trained, test, config, CURVE)
     lap("learning curve")
-    metrics = evaluate_run(args.out, trained, dataset, splits, {"fresh": fresh}, curve=curve,
-                           quiet=True)
+    metrics = evaluate_run(
+        args.out, trained, dataset, splits, {"fresh": fresh}, curve=curve, quiet=True
+    )
     lap("evaluation and report")
     from .predict import _write_extxyz
 
     structures = test.structures + fresh.structures
-    _write_extxyz(Path(args.out) / "predictions.extxyz", structures,
-                  trained.model.predict(structures), trained.model)
+    _write_extxyz(
+        Path(args.out) / "predictions.extxyz",
+        structures,
+        trained.model.predict(structures),
+        trained.model,
+    )
     level = f"{dataset.meta['method'].upper()}/{dataset.meta['basis']}"
-    print(f"Op2Prop on water, {level}: {len(splits['train'])} training, "
-          f"{len(splits['validation'])} validation, {len(splits['test'])} test geometries; "
-          f"fresh: {len(fresh)} geometries computed now by PySCF")
+    print(
+        f"Op2Prop on water, {level}: {len(splits['train'])} training, "
+        f"{len(splits['validation'])} validation, {len(splits['test'])} test geometries; "
+        f"fresh: {len(fresh)} geometries computed now by PySCF"
+    )
     print(table({k: v for k, v in metrics.items() if k.startswith(("test", "fresh"))}))
     detail = {**{f"  {k}": v for k, v in trained.seconds.items()}}
-    for stage, value in [("training", seconds["training"]), *detail.items(),
-                         *[(k, v) for k, v in seconds.items() if k != "training"]]:
+    for stage, value in [
+        ("training", seconds["training"]),
+        *detail.items(),
+        *[(k, v) for k, v in seconds.items() if k != "training"],
+    ]:
         print(f"{stage:<22} {value:7.1f} s")
     write_text(Path(args.out) / "timings.json", json.dumps({**seconds, **trained.seconds}) + "\n")
     print(f"{args.out}: report.html, model.safetensors, card.md, metrics.json, predictions.extxyz")
@@ -82,8 +92,13 @@ def _fresh(dataset, folder, workers: int):
 
     how = dataset.meta["sampling"]
     minimum = Structure(how["numbers"], how["minimum_bohr"])
-    structures = sample_thermal(minimum, np.array(how["hessian"]), n=N_FRESH, seed=FRESH_SEED,
-                                temperature=how["temperature_kelvin"])
+    structures = sample_thermal(
+        minimum,
+        np.array(how["hessian"]),
+        n=N_FRESH,
+        seed=FRESH_SEED,
+        temperature=how["temperature_kelvin"],
+    )
     names = [f.name for f in dataclasses.fields(Method)]
     method = Method(**{n: dataset.meta[n] for n in names})
     workers = min(N_FRESH, workers or os.cpu_count() or 1)

@@ -34,19 +34,24 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
         name = text.removeprefix("bundled:")
         return bundled(name, suffix) if text.startswith("bundled:") else Path(text)
 
-    dataset = read_dataset(path(config.path, ".h5"), length_unit=config.length_unit or None,
-                           energy_unit=config.energy_unit or None)
+    dataset = read_dataset(
+        path(config.path, ".h5"),
+        length_unit=config.length_unit or None,
+        energy_unit=config.energy_unit or None,
+    )
     if config.splits:
         splits = read_splits(path(config.splits, ".splits.json"))
     else:
         rest = len(dataset) - config.n_train - config.n_validation
         n_test = max(rest, 0) if config.n_test < 0 else config.n_test
-        splits = random_split(len(dataset), config.n_train, config.n_validation, n_test,
-                              seed=config.seed)
+        splits = random_split(
+            len(dataset), config.n_train, config.n_validation, n_test, seed=config.seed
+        )
     indices = [i for part in splits.values() for i in part]
     if max(indices) >= len(dataset):
-        raise DataError(refusal("splits", got=f"index {max(indices)}",
-                                expected=f"indices below {len(dataset)}"))
+        raise DataError(
+            refusal("splits", got=f"index {max(indices)}", expected=f"indices below {len(dataset)}")
+        )
     return dataset, splits
 
 
@@ -68,7 +73,7 @@ def stages() -> Iterator[Callable[[str, int, int, str], None]]:
 
 
 def train_run(config: TrainConfig, output: str) -> tuple[Trained, Dataset, dict[str, list[int]]]:
-    """Train and write ``config.yaml``, ``splits.json``, ``history.jsonl``, ``model.safetensors``."""
+    """Train, and write configuration, splits, history and model into a run directory."""
     enable_x64()
     import yaml
 
@@ -91,8 +96,14 @@ def train_run(config: TrainConfig, output: str) -> tuple[Trained, Dataset, dict[
 
 
 def evaluate_run(
-    output: str, trained: Trained, dataset: Dataset, splits: dict[str, list[int]],
-    extra: dict[str, Dataset] | None = None, *, curve: Sequence[dict] = (), quiet: bool = False,
+    output: str,
+    trained: Trained,
+    dataset: Dataset,
+    splits: dict[str, list[int]],
+    extra: dict[str, Dataset] | None = None,
+    *,
+    curve: Sequence[dict] = (),
+    quiet: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Errors per split, model and closed form alone, and a report; saved with the model's card.
 
@@ -137,10 +148,13 @@ def table(metrics: dict[str, dict[str, float]]) -> str:
     """Mean absolute errors, one row per set, the closed form alone beside the model."""
     columns = [h for h in HEADINGS if any(h[0] in m for m in metrics.values())]
     head = f"{'mean absolute error':<22}" + "".join(
-        f"{name + ' ' + unit:>16}" for _, name, unit in columns)
+        f"{name + ' ' + unit:>16}" for _, name, unit in columns
+    )
     lines = [head, "-" * len(head)]
     for name, row in metrics.items():
-        label = f"{name.removesuffix('_linear')} ({'linear' if name.endswith('_linear') else 'model'})"
+        label = (
+            f"{name.removesuffix('_linear')} ({'linear' if name.endswith('_linear') else 'model'})"
+        )
         cells = (f"{row[key]:>16.3g}" if key in row else f"{'-':>16}" for key, _, _ in columns)
         lines.append(f"{label:<22}" + "".join(cells))
     return "\n".join(lines)
@@ -151,15 +165,27 @@ def card_text(card: dict) -> str:
     reference = card.get("reference", {})
     level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference) or "unstated"
     lines = [
-        "# Model card", "", f"- **Model**: {card['model']}",
-        f"- **Elements**: {', '.join(card['elements'])}", f"- **Targets**: {', '.join(card['targets'])}",
+        "# Model card",
+        "",
+        f"- **Model**: {card['model']}",
+        f"- **Elements**: {', '.join(card['elements'])}",
+        f"- **Targets**: {', '.join(card['targets'])}",
         f"- **Labels**: {level}; {card['n_train']} training and {card['n_validation']} validation "
         f"structures from {card['source'] or 'an unnamed source'}",
         f"- **Versions**: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
-        "", "## Errors", "", "```", table(card["metrics"]), "```", "",
-        "## Limits", "",
+        "",
+        "## Errors",
+        "",
+        "```",
+        table(card["metrics"]),
+        "```",
+        "",
+        "## Limits",
+        "",
         "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
-        "on. Outside them errors are unknown and nothing warns.", "",
-        "Units inside the file: Hartree, Bohr, e.", "",
+        "on. Outside them errors are unknown and nothing warns.",
+        "",
+        "Units inside the file: Hartree, Bohr, e.",
+        "",
     ]
     return "\n".join(lines)

@@ -9,8 +9,14 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     p.add_argument("config", help="YAML configuration (opml config template prints one)")
     p.add_argument("-o", "--output", required=True, metavar="RUN", help="run directory")
-    p.add_argument("--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE",
-                   help="override a setting, e.g. model.components=64")
+    p.add_argument(
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. model.components=64",
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -21,7 +21,11 @@ def bundled(name: str, suffix: str = ".h5") -> Path:
     path = Path(str(files("opml_jax.data").joinpath("bundled", name + suffix)))
     if name not in NAMES or not path.is_file():
         raise DataError(
-            refusal("bundled data set", got=repr(name + suffix), expected=f"one of {NAMES}",
-                    hint=nearest(name, NAMES))
+            refusal(
+                "bundled data set",
+                got=repr(name + suffix),
+                expected=f"one of {NAMES}",
+                hint=nearest(name, NAMES),
+            )
         )
     return path

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import DataError, nearest, refusal
+from ..basis import Basis, layout_of
+from ..errors import ConventionError, DataError, nearest, refusal
 from ..structures import Structure
 
 
@@ -51,6 +52,8 @@ class Dataset(Sequence):
       structures: molecules.
       labels: for each field name one array per structure (shape as in :data:`FIELDS`).
       meta: what describes the whole set: method, basis, convention, versions, ...
+      layout_hashes: for sets with AO matrices, :attr:`opml_jax.basis.AOLayout.hash` of each
+        structure: which functions in which order the rows are.
 
     Raises:
       DataError: an unknown field, or a label whose length or shape does not fit.
@@ -61,20 +64,29 @@ class Dataset(Sequence):
         structures: Iterable[Structure],
         labels: Mapping[str, Sequence[Any]] | None = None,
         meta: Mapping[str, Any] | None = None,
+        layout_hashes: Sequence[str] | None = None,
     ):
         self.structures = list(structures)
+        self.layout_hashes = None if layout_hashes is None else list(layout_hashes)
         self.meta = dict(meta or {})
         self.labels: dict[str, list[np.ndarray]] = {}
         for name, values in (labels or {}).items():
             if name not in FIELDS:
                 raise DataError(
-                    refusal("label", got=repr(name), expected="a known field",
-                            hint=nearest(name, FIELDS))
+                    refusal(
+                        "label",
+                        got=repr(name),
+                        expected="a known field",
+                        hint=nearest(name, FIELDS),
+                    )
                 )
             if len(values) != len(self.structures):
                 raise DataError(
-                    refusal(name, got=f"{len(values)} values",
-                            expected=f"one for each of {len(self.structures)} structures")
+                    refusal(
+                        name,
+                        got=f"{len(values)} values",
+                        expected=f"one for each of {len(self.structures)} structures",
+                    )
                 )
             self.labels[name] = [np.asarray(v, np.float64) for v in values]
         for name, values in self.labels.items():
@@ -86,8 +98,11 @@ class Dataset(Sequence):
                 )
                 if not fits:
                     raise DataError(
-                        refusal(f"{name}[{i}]", got=f"shape {v.shape}",
-                                expected=f"axes {axes} for {s.n_atoms} atoms")
+                        refusal(
+                            f"{name}[{i}]",
+                            got=f"shape {v.shape}",
+                            expected=f"axes {axes} for {s.n_atoms} atoms",
+                        )
                     )
 
     def __len__(self) -> int:
@@ -118,16 +133,40 @@ class Dataset(Sequence):
           DataError: an index outside the set.
         """
         index = [int(i) for i in indices]
-        if index and not (0 <= min(index) and max(index) < len(self)):
+        if index and not (min(index) >= 0 and max(index) < len(self)):
             raise DataError(
-                refusal("indices", got=f"up to {max(index)}", expected=f"0 to {len(self) - 1}",
-                        hint="Does this split file belong to this data set?")
+                refusal(
+                    "indices",
+                    got=f"up to {max(index)}",
+                    expected=f"0 to {len(self) - 1}",
+                    hint="Does this split file belong to this data set?",
+                )
             )
         return Dataset(
             [self.structures[i] for i in index],
             {k: [v[i] for i in index] for k, v in self.labels.items()},
             self.meta,
+            None if self.layout_hashes is None else [self.layout_hashes[i] for i in index],
         )
+
+    def check_layout(self, basis: Basis) -> None:
+        """Raise unless the AO matrices are in ``basis`` and the library's order.
+
+        Raises:
+          ConventionError: naming the first structure whose stored layout hash differs.
+        """
+        for i, (s, stored) in enumerate(
+            zip(self.structures, self.layout_hashes or (), strict=False)
+        ):
+            expected = layout_of(s, basis).hash
+            if stored != expected:
+                raise ConventionError(
+                    refusal(
+                        f"layout hash of structure {i}",
+                        got=stored,
+                        expected=f"{expected}, that of {s!r} in {basis!r}",
+                    )
+                )
 
     @property
     def elements(self) -> tuple[int, ...]:
@@ -136,17 +175,19 @@ class Dataset(Sequence):
 
     def __repr__(self) -> str:
         level = "/".join(str(self.meta[k]) for k in ("method", "basis") if k in self.meta)
-        return f"Dataset({len(self)} structures, {', '.join(self.labels)}{', ' * bool(level)}{level})"
+        return (
+            f"Dataset({len(self)} structures, {', '.join(self.labels)}{', ' * bool(level)}{level})"
+        )
 
 
 def concatenate(parts: Sequence[Dataset]) -> Dataset:
     """Join data sets; keeps the fields they all have and the meta entries they agree on."""
     names = [n for n in parts[0].labels if all(n in p for p in parts)]
-    meta = {
-        k: v for k, v in parts[0].meta.items() if all(p.meta.get(k) == v for p in parts[1:])
-    }
+    meta = {k: v for k, v in parts[0].meta.items() if all(p.meta.get(k) == v for p in parts[1:])}
+    hashed = all(p.layout_hashes is not None for p in parts)
     return Dataset(
         [s for p in parts for s in p.structures],
         {n: [v for p in parts for v in p.labels[n]] for n in names},
         meta,
+        [h for p in parts for h in p.layout_hashes] if hashed else None,
     )

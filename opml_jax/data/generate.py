@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ..basis import layout_of, load_basis
 from ..errors import ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import Dataset
@@ -133,9 +134,13 @@ def generate(
     if failed:
         write_text(failures, "".join(f"{i}\t{reason}\n" for i, reason in sorted(failed)))
     if not kept:
-        raise DataError(f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}")
+        raise DataError(
+            f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}"
+        )
     meta = {**method.meta(), **(extra_meta or {})}
-    dataset = Dataset(kept, {k: [r[k] for r in labels] for k in labels[0]}, meta)
+    basis = load_basis(method.basis, {z for s in kept for z in s.numbers})
+    hashes = [layout_of(s, basis).hash for s in kept]
+    dataset = Dataset(kept, {k: [r[k] for r in labels] for k in labels[0]}, meta, hashes)
     write_hdf5(output, dataset)
     shutil.rmtree(parts, ignore_errors=True)
     return Outcome(done, found, tuple(sorted(failed)))
@@ -149,8 +154,12 @@ def _earlier(output: Path, method: Method) -> dict[str, dict[str, np.ndarray]]:
     for key, value in dataclasses.asdict(method).items():
         if old.meta.get(key) != value:
             raise ConventionError(
-                refusal(f"{key} of {output}", got=repr(old.meta.get(key)), expected=repr(value),
-                        hint="Choose another output file for another level of theory.")
+                refusal(
+                    f"{key} of {output}",
+                    got=repr(old.meta.get(key)),
+                    expected=repr(value),
+                    hint="Choose another output file for another level of theory.",
+                )
             )
     return {
         record_id(s, method): {k: v[i] for k, v in old.labels.items()}

@@ -91,8 +91,14 @@ def _existing(path: str | os.PathLike) -> Path:
     if not path.is_file():
         raise DataError(refusal("path", got=f"{path}, which is not a file", expected="a file"))
     if path.suffix not in SUFFIXES:
-        raise DataError(refusal("path", got=f"{path.name}", expected=f"one of {', '.join(SUFFIXES)}",
-                                hint=nearest(path.suffix, SUFFIXES)))
+        raise DataError(
+            refusal(
+                "path",
+                got=f"{path.name}",
+                expected=f"one of {', '.join(SUFFIXES)}",
+                hint=nearest(path.suffix, SUFFIXES),
+            )
+        )
     if path.stat().st_size == 0:
         raise DataError(refusal(str(path), got="an empty file", expected="structures"))
     return path
@@ -100,8 +106,14 @@ def _existing(path: str | os.PathLike) -> Path:
 
 def _unit(name: str, value: str, known: dict[str, float]) -> float:
     if value.lower() not in known:
-        raise DataError(refusal(name, got=repr(value), expected=f"one of {', '.join(known)}",
-                                hint=nearest(value, known)))
+        raise DataError(
+            refusal(
+                name,
+                got=repr(value),
+                expected=f"one of {', '.join(known)}",
+                hint=nearest(value, known),
+            )
+        )
     return known[value.lower()]
 
 
@@ -113,8 +125,12 @@ def _read_labelled(path, length_unit, energy_unit, charge, spin, *, labels) -> D
     structures, found = [], []
     for i, (numbers, positions, own_charge, raw) in enumerate(read(path)):
         try:
-            s = Structure(numbers, np.asarray(positions, np.float64) * length,
-                          charge=charge if own_charge is None else own_charge, spin=spin)
+            s = Structure(
+                numbers,
+                np.asarray(positions, np.float64) * length,
+                charge=charge if own_charge is None else own_charge,
+                spin=spin,
+            )
         except OpmlError as err:
             raise type(err)(f"{path}, structure {i}: {err}") from err
         structures.append(s)
@@ -130,15 +146,22 @@ def _read_labelled(path, length_unit, energy_unit, charge, spin, *, labels) -> D
     for n, v in values.items():
         bad = [i for i, x in enumerate(v) if not np.isfinite(x).all()]
         if bad:
-            raise DataError(refusal(f"{n} of {path}", got=f"NaN in structure {bad[0]}",
-                                    expected="finite labels"))
+            raise DataError(
+                refusal(
+                    f"{n} of {path}", got=f"NaN in structure {bad[0]}", expected="finite labels"
+                )
+            )
     if "forces" in values:
         typical = np.median([np.abs(f).max() for f in values["forces"]]) / ENERGY["ev"]
         typical *= LENGTH["angstrom"]
         if typical > MAX_FORCE:
             raise DataError(
-                refusal(f"forces of {path}", got=f"{typical:.0f} eV/Angstrom at the median maximum",
-                        expected=f"below {MAX_FORCE:.0f}", hint="Pass energy_unit and length_unit.")
+                refusal(
+                    f"forces of {path}",
+                    got=f"{typical:.0f} eV/Angstrom at the median maximum",
+                    expected=f"below {MAX_FORCE:.0f}",
+                    hint="Pass energy_unit and length_unit.",
+                )
             )
     return Dataset(structures, values, {"source": path.name})
 
@@ -164,21 +187,36 @@ def _read_xyz(path: Path):
     try:
         for atoms in iread(path, index=":", format="extxyz"):
             if atoms.pbc.any():
-                raise DataError(refusal(str(path), got="a periodic cell", expected="molecules",
-                                        hint="Set pbc to F F F if the cell is only a box."))
+                raise DataError(
+                    refusal(
+                        str(path),
+                        got="a periodic cell",
+                        expected="molecules",
+                        hint="Set pbc to F F F if the cell is only a box.",
+                    )
+                )
             results = atoms.calc.results if atoms.calc is not None else {}
-            raw = {"energy": _first(_XYZ_ENERGY, {**results, **atoms.info}),
-                   "forces": _first(_XYZ_FORCES, {**results, **atoms.arrays}),
-                   "dipole": _first(_XYZ_DIPOLE, {**results, **atoms.info})}
+            raw = {
+                "energy": _first(_XYZ_ENERGY, {**results, **atoms.info}),
+                "forces": _first(_XYZ_FORCES, {**results, **atoms.arrays}),
+                "dipole": _first(_XYZ_DIPOLE, {**results, **atoms.info}),
+            }
             charge = atoms.info.get("charge")
-            yield (atoms.numbers, atoms.positions, None if charge is None else int(charge),
-                   {k: v for k, v in raw.items() if v is not None})
+            yield (
+                atoms.numbers,
+                atoms.positions,
+                None if charge is None else int(charge),
+                {k: v for k, v in raw.items() if v is not None},
+            )
     except OpmlError:
         raise
     except Exception as err:  # ASE raises many kinds on a malformed file
         raise DataError(
-            refusal(str(path), got=f"text that is not xyz ({type(err).__name__}: {err})",
-                    expected="a complete xyz or extxyz file")
+            refusal(
+                str(path),
+                got=f"text that is not xyz ({type(err).__name__}: {err})",
+                expected="a complete xyz or extxyz file",
+            )
         ) from err
 
 
@@ -192,29 +230,50 @@ def _read_npz(path: Path):
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as err:
         pickled = "pickle" in str(err).lower()
         raise DataError(
-            refusal(str(path),
-                    got="object arrays, which can run code when loaded" if pickled
-                    else f"an unreadable file ({err})",
-                    expected="an npz of plain arrays",
-                    hint="Store numbers, not Python objects." if pickled else "")
+            refusal(
+                str(path),
+                got="object arrays, which can run code when loaded"
+                if pickled
+                else f"an unreadable file ({err})",
+                expected="an npz of plain arrays",
+                hint="Store numbers, not Python objects." if pickled else "",
+            )
         ) from err
     numbers, positions = _first(_NPZ_NUMBERS, arrays), _first(_NPZ_POSITIONS, arrays)
     if numbers is None or positions is None:
-        raise DataError(refusal(str(path), got=f"arrays {sorted(arrays)}",
-                                expected="nuclear_charges and coords (rMD17) or z and R (MD17)"))
+        raise DataError(
+            refusal(
+                str(path),
+                got=f"arrays {sorted(arrays)}",
+                expected="nuclear_charges and coords (rMD17) or z and R (MD17)",
+            )
+        )
     if numbers.dtype.kind in "US":
         numbers = np.vectorize(atomic_number)(numbers.astype(str))
     if positions.ndim != 3 or positions.shape[-1] != 3:
-        raise DataError(refusal(f"coordinates of {path}", got=f"shape {positions.shape}",
-                                expected="(n_structures, n_atoms, 3)"))
+        raise DataError(
+            refusal(
+                f"coordinates of {path}",
+                got=f"shape {positions.shape}",
+                expected="(n_structures, n_atoms, 3)",
+            )
+        )
     n = len(positions)
     energy, forces = _first(_NPZ_ENERGY, arrays), _first(_NPZ_FORCES, arrays)
     if energy is not None and energy.size != n:
-        raise DataError(refusal(f"energies of {path}", got=f"{energy.size} values",
-                                expected=f"{n}, one a structure"))
+        raise DataError(
+            refusal(
+                f"energies of {path}", got=f"{energy.size} values", expected=f"{n}, one a structure"
+            )
+        )
     if forces is not None and forces.shape != positions.shape:
-        raise DataError(refusal(f"forces of {path}", got=f"shape {forces.shape}",
-                                expected=f"{positions.shape}, as the coordinates"))
+        raise DataError(
+            refusal(
+                f"forces of {path}",
+                got=f"shape {forces.shape}",
+                expected=f"{positions.shape}, as the coordinates",
+            )
+        )
     for i in range(n):
         z = numbers[i] if numbers.ndim == 2 else numbers
         real = np.asarray(z) > 0  # QM7-style files pad with zeros
@@ -224,5 +283,3 @@ def _read_npz(path: Path):
         if forces is not None:
             raw["forces"] = forces[i][real]
         yield np.asarray(z)[real], positions[i][real], None, raw
-
-

@@ -46,8 +46,12 @@ class Method:
             except Exception as err:  # PySCF raises KeyError, ValueError or RuntimeError
                 known = ["hf", "pbe", "pbe0", "b3lyp", "blyp", "lda,vwn", "scan", "r2scan", "tpss"]
                 raise OpmlError(
-                    refusal("method", got=repr(self.method), expected="'hf' or a functional",
-                            hint=nearest(self.method, known))
+                    refusal(
+                        "method",
+                        got=repr(self.method),
+                        expected="'hf' or a functional",
+                        hint=nearest(self.method, known),
+                    )
                 ) from err
 
     @property
@@ -217,12 +221,14 @@ def relax(structure: Structure, method: Method, *, gtol: float = 1e-5) -> Struct
     start = np.asarray(structure.positions, np.float64).ravel()
     found = minimize(energy_and_gradient, start, jac=True, method="BFGS", options={"gtol": gtol})
     if np.abs(found.jac).max() > 10 * gtol:
-        raise ConvergenceError(f"the geometry did not relax: gradient {np.abs(found.jac).max():.1e}")
+        raise ConvergenceError(
+            f"the geometry did not relax: gradient {np.abs(found.jac).max():.1e}"
+        )
     return Structure(structure.numbers, found.x.reshape(-1, 3), structure.charge, structure.spin)
 
 
 def hessian(structure: Structure, method: Method) -> np.ndarray:
-    """Second derivatives of the energy, ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2 (PySCF, analytic)."""
+    """Analytic second derivatives of the energy, ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2."""
     mf, _ = converge(mean_field(structure, method))
     n = structure.n_atoms
     h = mf.Hessian().kernel()

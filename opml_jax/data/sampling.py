@@ -63,15 +63,20 @@ def sample_thermal(
     softest = frequencies.min(initial=np.inf) * WAVENUMBER_PER_HARTREE
     if softest < 50:
         raise OpmlError(
-            refusal("structure", got=f"a mode at {softest:.0f} cm^-1 (negative: imaginary)",
-                    expected="a minimum without soft modes", hint="Relax it, or supply geometries.")
+            refusal(
+                "structure",
+                got=f"a mode at {softest:.0f} cm^-1 (negative: imaginary)",
+                expected="a minimum without soft modes",
+                hint="Relax it, or supply geometries.",
+            )
         )
     width = (HARTREE_PER_KELVIN * temperature) ** 0.5 / frequencies
     out = []
     for i in range(n):
         rng = np.random.default_rng([seed, i])
-        moved = structure.positions + np.einsum("k,kax->ax", rng.normal(size=len(width)) * width,
-                                                modes)
+        moved = structure.positions + np.einsum(
+            "k,kax->ax", rng.normal(size=len(width)) * width, modes
+        )
         turned = moved @ Rotation.random(rng=rng).as_matrix().T
         out.append(Structure(structure.numbers, turned, structure.charge, structure.spin))
     return out

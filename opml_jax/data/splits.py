@@ -24,8 +24,11 @@ def random_split(n: int, train: int, validation: int, test: int, *, seed: int) -
     sizes = (train, validation, test)
     if min(train, validation) < 1 or sum(sizes) > n:
         raise DataError(
-            refusal("split", got=f"{train} + {validation} + {test} structures",
-                    expected=f"positive train and validation sizes that sum to at most {n}")
+            refusal(
+                "split",
+                got=f"{train} + {validation} + {test} structures",
+                expected=f"positive train and validation sizes that sum to at most {n}",
+            )
         )
     order = np.random.default_rng(seed).permutation(n)
     parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
@@ -49,8 +52,11 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         splits = {str(k): [int(i) for i in v] for k, v in splits.items()}
     except (OSError, ValueError, AttributeError, TypeError) as err:
         raise DataError(
-            refusal(str(path), got=f"an unreadable file ({err})",
-                    expected='a JSON object such as {"train": [0, 1], "validation": [2]}')
+            refusal(
+                str(path),
+                got=f"an unreadable file ({err})",
+                expected='a JSON object such as {"train": [0, 1], "validation": [2]}',
+            )
         ) from err
     if not {"train", "validation"} <= set(splits) <= set(SPLITS):
         raise DataError(refusal(str(path), got=f"splits {sorted(splits)}", expected=str(SPLITS)))
@@ -58,5 +64,7 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         raise DataError(refusal(str(path), got="an empty split", expected="at least one index"))
     every = [i for v in splits.values() for i in v]
     if len(set(every)) != len(every):
-        raise DataError(refusal(str(path), got="an index in two splits", expected="disjoint splits"))
+        raise DataError(
+            refusal(str(path), got="an index in two splits", expected="disjoint splits")
+        )
     return splits

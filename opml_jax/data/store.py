@@ -45,6 +45,8 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
         _array(f, "positions", np.concatenate([s.positions for s in structures]), "Bohr")
         _array(f, "charge", np.array([s.charge for s in structures], np.int8), "1")
         _array(f, "spin", np.array([s.spin for s in structures], np.int8), "1")
+        if dataset.layout_hashes is not None:
+            _array(f, "layout_hash", np.array(dataset.layout_hashes, "S16"), "1")
         group = f.create_group("labels")
         for name in names:
             field, values = FIELDS[name], dataset.labels[name]
@@ -81,9 +83,12 @@ def read_hdf5(path: str | os.PathLike, *, fields: Iterable[str] | None = None) -
     except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as err:
         reason = str(err).splitlines()[0]
         raise DataError(
-            refusal(str(path), got=f"an unreadable file ({reason})",
-                    expected="a complete HDF5 data set of this library",
-                    hint="It may be truncated: write it again with opml generate.")
+            refusal(
+                str(path),
+                got=f"an unreadable file ({reason})",
+                expected="a complete HDF5 data set of this library",
+                hint="It may be truncated: write it again with opml generate.",
+            )
         ) from err
 
 
@@ -91,8 +96,12 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
     version = int(f.attrs.get("format_version", 0))
     if not 1 <= version <= FORMAT_VERSION:
         raise DataError(
-            refusal(str(path), got=f"format_version {version}",
-                    expected=f"1 to {FORMAT_VERSION}", hint="Written by a newer opml_jax? Upgrade.")
+            refusal(
+                str(path),
+                got=f"format_version {version}",
+                expected=f"1 to {FORMAT_VERSION}",
+                hint="Written by a newer opml_jax? Upgrade.",
+            )
         )
     convention = f.attrs["convention"]
     if convention != CONVENTION:
@@ -107,16 +116,20 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
     structures = [
         Structure(z, r, charge=int(c), spin=int(s))
         for z, r, c, s in zip(
-            np.split(numbers, cuts), np.split(positions, cuts),
-            _load(f, "charge", path), _load(f, "spin", path), strict=True,
+            np.split(numbers, cuts),
+            np.split(positions, cuts),
+            _load(f, "charge", path),
+            _load(f, "spin", path),
+            strict=True,
         )
     ]
     group = f["labels"]
     labels = {}
     for name in group if fields is None else fields:
         if name not in group or name not in FIELDS:
-            raise DataError(refusal(str(path), got=f"no label {name!r}",
-                                    expected=f"one of: {', '.join(group)}"))
+            raise DataError(
+                refusal(str(path), got=f"no label {name!r}", expected=f"one of: {', '.join(group)}")
+            )
         axes, values = FIELDS[name].axes, _load(group, name, path)
         if not axes or axes[0] == 3:
             labels[name] = list(values)
@@ -127,7 +140,10 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
             labels[name] = [_unpack(v, n) for v, n in zip(packed, size, strict=True)]
         else:
             labels[name] = np.split(values, np.cumsum(size)[:-1])
-    return Dataset(structures, labels, json.loads(f.attrs["meta"]))
+    hashes = None
+    if "layout_hash" in f:
+        hashes = [h.decode("ascii") for h in _load(f, "layout_hash", path)]
+    return Dataset(structures, labels, json.loads(f.attrs["meta"]), hashes)
 
 
 def _load(group, name: str, path: Path) -> np.ndarray:

@@ -120,8 +120,10 @@ class AtomFeatures:
             for k in self.powers:
                 for own, neighbour, l1, l2, a, b in self._terms:
                     if own == key:
-                        out.extend(Channel(k, neighbour, l1, int(x), l2, int(y), key[0])
-                                   for x, y in zip(a, b, strict=True))
+                        out.extend(
+                            Channel(k, neighbour, l1, int(x), l2, int(y), key[0])
+                            for x, y in zip(a, b, strict=True)
+                        )
         return tuple(out)
 
     @functools.cached_property
@@ -153,7 +155,7 @@ class AtomFeatures:
 
     def _of_powers(self, matrices: Array, slots: Array, element: Array) -> Array:
         """``(n_powers, nao, nao)`` to ``(n_atoms, irreps.dim)``."""
-        n_atoms, width = slots.shape
+        n_atoms = len(slots)
         blocks = jax.vmap(slot_blocks, (0, None))(matrices, slots)
         eye = np.eye(n_atoms)
         sources = {0: einsum("piajb,ij->ipab", blocks, eye)}
@@ -214,8 +216,14 @@ def atom_features(
       BasisError: an element the basis lacks.
     """
     if operator not in OPERATORS:
-        raise OpmlError(refusal("operator", got=repr(operator), expected=f"one of {[*OPERATORS]}",
-                                hint=nearest(operator, OPERATORS)))
+        raise OpmlError(
+            refusal(
+                "operator",
+                got=repr(operator),
+                expected=f"one of {[*OPERATORS]}",
+                hint=nearest(operator, OPERATORS),
+            )
+        )
     options = {} if driver is None else {"driver": driver}
     v = OPERATORS[operator](structure, basis, **options)
     return AtomFeatures(basis.spec, tuple(powers), pair, lmax)(v)

@@ -29,7 +29,7 @@ _PTR_RINV_ZETA = 7  # slot of libcint's env array that holds the exponent of a s
 
 @functools.cache
 def _pyscfad():
-    """pyscfad's classes, imported without its side effects on PySCF."""
+    """Pyscfad's classes, imported without its side effects on PySCF."""
     require_x64("driver='libcint'")
     from pyscf.gto import basis as library
     from pyscf.gto.basis import parse_nwchem
@@ -165,8 +165,10 @@ def _constant(x: Array) -> Array:
 
 def _constant_jvp(primals, tangents):
     if not isinstance(tangents[0], jax.custom_derivatives.SymbolicZero):
-        raise OpmlError("widths must be constant with driver='libcint', which has no derivative "
-                        "with respect to them.")
+        raise OpmlError(
+            "widths must be constant with driver='libcint', which has no derivative "
+            "with respect to them."
+        )
     return primals[0], jnp.zeros_like(primals[0])
 
 

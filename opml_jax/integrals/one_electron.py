@@ -27,8 +27,12 @@ PointCharges = tuple[Array, Array]
 def _engine(driver: str):
     if driver not in DRIVERS:
         raise OpmlError(
-            refusal("driver", got=repr(driver), expected=f"one of {DRIVERS}",
-                    hint=nearest(driver, DRIVERS))
+            refusal(
+                "driver",
+                got=repr(driver),
+                expected=f"one of {DRIVERS}",
+                hint=nearest(driver, DRIVERS),
+            )
         )
     from . import libcint
 
@@ -155,8 +159,11 @@ def external_potential(
         q, centres = (jnp.asarray(x, float) for x in point_charges)
         if q.ndim != 1 or centres.shape != (len(q), 3):
             raise OpmlError(
-                refusal("point_charges", got=f"shapes {q.shape} and {centres.shape}",
-                        expected="charges (n,) and positions (n, 3)")
+                refusal(
+                    "point_charges",
+                    got=f"shapes {q.shape} and {centres.shape}",
+                    expected="charges (n,) and positions (n, 3)",
+                )
             )
         if is_batch:
             q, centres = (jnp.broadcast_to(x, (shape[0], *x.shape)) for x in (q, centres))

@@ -68,27 +68,41 @@ def load_model(path: str | os.PathLike) -> Model:
     if path.is_dir():
         path = path / "model.safetensors"
     if not path.is_file():
-        raise ModelFileError(refusal("path", got=f"{path}, which is not a file",
-                                     expected="a model file or a run directory with one"))
+        raise ModelFileError(
+            refusal(
+                "path",
+                got=f"{path}, which is not a file",
+                expected="a model file or a run directory with one",
+            )
+        )
     try:
         with safe_open(path, framework="numpy") as f:
             header = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError) as err:
         raise ModelFileError(
-            refusal(str(path), got=f"an unreadable file ({err})",
-                    expected="a complete safetensors model of this library")
+            refusal(
+                str(path),
+                got=f"an unreadable file ({err})",
+                expected="a complete safetensors model of this library",
+            )
         ) from err
     version = header.get("format_version", 0)
     if header.get("format") != "opml_jax model" or not 1 <= version <= FORMAT_VERSION:
         raise ModelFileError(
-            refusal(str(path), got=f"format {header.get('format')!r} version {version}",
-                    expected=f"an opml_jax model of version 1 to {FORMAT_VERSION}",
-                    hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.")
+            refusal(
+                str(path),
+                got=f"format {header.get('format')!r} version {version}",
+                expected=f"an opml_jax model of version 1 to {FORMAT_VERSION}",
+                hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
+            )
         )
     if header["convention"] != CONVENTION:
-        raise ConventionError(refusal(f"convention of {path}", got=repr(header["convention"]),
-                                      expected=repr(CONVENTION)))
+        raise ConventionError(
+            refusal(
+                f"convention of {path}", got=repr(header["convention"]), expected=repr(CONVENTION)
+            )
+        )
     shells: dict[int, dict[int, Shell]] = {}
     params: dict = {}
     for name, value in tensors.items():
@@ -104,7 +118,12 @@ def load_model(path: str | os.PathLike) -> Model:
     ordered = {z: [own[i] for i in sorted(own)] for z, own in shells.items()}
     basis = Basis.from_shells(header["basis_name"], ordered)
     if basis.spec.fingerprint != header["basis_fingerprint"]:
-        raise ModelFileError(refusal(str(path), got="a basis that does not match its fingerprint",
-                                     expected="an undamaged file"))
+        raise ModelFileError(
+            refusal(
+                str(path),
+                got="a basis that does not match its fingerprint",
+                expected="an undamaged file",
+            )
+        )
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
     return Model(Op2Prop(Op2PropConfig(**config), basis), params, header["card"])

@@ -53,8 +53,13 @@ def _choose(weights, scores, lambdas, tolerance: float) -> Ridge:
     """
     enough = np.flatnonzero(np.asarray(scores) <= 1.01 * np.min(scores) + tolerance)
     best = int(enough[np.argmax(np.asarray(lambdas)[enough])])
-    return Ridge(weights[:, best], float(lambdas[best]), float(scores[best]), tuple(lambdas),
-                 tuple(float(x) for x in scores))
+    return Ridge(
+        weights[:, best],
+        float(lambdas[best]),
+        float(scores[best]),
+        tuple(lambdas),
+        tuple(float(x) for x in scores),
+    )
 
 
 def ridge_leave_one_out(
@@ -122,8 +127,11 @@ def ridge_validated(
 def _check(a: np.ndarray, y: np.ndarray) -> None:
     if a.ndim != 2 or y.shape != (len(a),) or len(a) < 2:
         raise OpmlError(
-            refusal("rows", got=f"shapes {a.shape} and {y.shape}",
-                    expected="(n_rows, n_columns) and (n_rows,) with at least two rows")
+            refusal(
+                "rows",
+                got=f"shapes {a.shape} and {y.shape}",
+                expected="(n_rows, n_columns) and (n_rows,) with at least two rows",
+            )
         )
 
 

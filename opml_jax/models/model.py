@@ -70,8 +70,13 @@ class Model:
         """
         own = self.params if params is None else params
         if "dipole" not in own:
-            raise OpmlError(refusal("model", got="one trained without dipoles",
-                                    expected="one trained with dipole in its targets"))
+            raise OpmlError(
+                refusal(
+                    "model",
+                    got="one trained without dipoles",
+                    expected="one trained with dipole in its targets",
+                )
+            )
         return lambda structure: self.definition.apply(own, structure)["dipole"]
 
     def predict(
@@ -127,8 +132,13 @@ class Model:
         unseen = sorted({z for s in structures for z in s.numbers} - set(self.elements))
         if unseen:
             known = ", ".join(symbol(z) for z in self.elements)
-            raise OpmlError(refusal("structures", got=", ".join(symbol(z) for z in unseen),
-                                    expected=f"only elements seen in training ({known})"))
+            raise OpmlError(
+                refusal(
+                    "structures",
+                    got=", ".join(symbol(z) for z in unseen),
+                    expected=f"only elements seen in training ({known})",
+                )
+            )
 
     def __repr__(self) -> str:
         names = " ".join(symbol(z) for z in self.elements)

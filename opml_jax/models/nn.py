@@ -93,7 +93,7 @@ class Residual(nn.Module):
 
     @nn.compact
     def __call__(self, x: Array, one_hot: Array) -> tuple[Array, Array]:
-        """Inputs ``(..., n_atoms, k)`` to energies ``(..., n_atoms)`` and gates ``(..., n_vectors)``."""
+        """``(..., n_atoms, k)`` to energies ``(..., n_atoms)`` and gates ``(..., n_vectors)``."""
         energy = ElementMLP(self.n_elements, self.hidden, 1, name="energy")(x, one_hot)[..., 0]
         energy = bounded(energy)
         if not self.n_vectors:

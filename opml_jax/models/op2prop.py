@@ -56,20 +56,35 @@ class Op2PropConfig:
     def __post_init__(self):
         if self.operator not in OPERATORS:
             raise ConfigError(
-                refusal("model.operator", got=repr(self.operator), expected=f"one of {[*OPERATORS]}",
-                        hint=nearest(self.operator, OPERATORS))
+                refusal(
+                    "model.operator",
+                    got=repr(self.operator),
+                    expected=f"one of {[*OPERATORS]}",
+                    hint=nearest(self.operator, OPERATORS),
+                )
             )
         for name in ("powers", "gram_powers"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
-                raise ConfigError(refusal(f"model.{name}", got=getattr(self, name),
-                                          expected="positive integers"))
+                raise ConfigError(
+                    refusal(f"model.{name}", got=getattr(self, name), expected="positive integers")
+                )
         if not set(self.gram_powers) <= set(self.powers):
-            raise ConfigError(refusal("model.gram_powers", got=self.gram_powers,
-                                      expected=f"a part of powers {self.powers}"))
+            raise ConfigError(
+                refusal(
+                    "model.gram_powers",
+                    got=self.gram_powers,
+                    expected=f"a part of powers {self.powers}",
+                )
+            )
         if self.components < 1 or self.vectors < 0 or min(self.hidden, default=0) < 1:
-            raise ConfigError(refusal("model", got=f"components {self.components}, vectors "
-                                      f"{self.vectors}, hidden {self.hidden}",
-                                      expected="positive sizes"))
+            raise ConfigError(
+                refusal(
+                    "model",
+                    got=f"components {self.components}, vectors "
+                    f"{self.vectors}, hidden {self.hidden}",
+                    expected="positive sizes",
+                )
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,8 +138,9 @@ class Op2Prop:
         """
         operator = OPERATORS[self.config.operator](structure, self.basis)
         features = self.recipe(operator)
-        chunk = {(ir.l, ir.p): c for (_, ir), c in zip(features.irreps, features.chunks,
-                                                       strict=True)}
+        chunk = {
+            (ir.l, ir.p): c for (_, ir), c in zip(features.irreps, features.chunks, strict=True)
+        }
         vectors = e3nn_to_cartesian(chunk[1, -1])
         return invariants(features, self.recipe, self.config.gram_powers), vectors
 

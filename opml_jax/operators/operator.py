@@ -34,8 +34,11 @@ class Operator:
         shape, nao = getattr(self.matrix, "shape", None), self.layout.nao
         if shape is not None and (len(shape) < 2 or shape[-2:] != (nao, nao)):
             raise ConventionError(
-                refusal("matrix", got=f"shape {shape}", expected=f"(..., {nao}, {nao}) for "
-                        f"{self.layout!r}")
+                refusal(
+                    "matrix",
+                    got=f"shape {shape}",
+                    expected=f"(..., {nao}, {nao}) for {self.layout!r}",
+                )
             )
 
     @classmethod
@@ -59,8 +62,10 @@ class Operator:
 
     def _same(self, other: Operator, symbol: str) -> Array:
         a, b = self.layout, other.layout
-        agree = a == b if isinstance(a, AOLayout) or isinstance(b, AOLayout) else (
-            (a.spec, a.nao) == (b.spec, b.nao)
+        agree = (
+            a == b
+            if isinstance(a, AOLayout) or isinstance(b, AOLayout)
+            else ((a.spec, a.nao) == (b.spec, b.nao))
         )
         if not agree:
             raise ConventionError(

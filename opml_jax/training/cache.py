@@ -45,8 +45,7 @@ class Cache:
     def subset(self, index: Sequence[int]) -> Cache:
         """Rows at ``index``."""
         i = np.asarray(index, dtype=np.int64)
-        return Cache(self.x[i], None if self.dx is None else self.dx[i], self.v[i],
-                     self.one_hot[i])
+        return Cache(self.x[i], None if self.dx is None else self.dx[i], self.v[i], self.one_hot[i])
 
 
 @functools.partial(jax.jit, static_argnums=(0, 2))

@@ -48,8 +48,13 @@ def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
     for e in range(cache.one_hot.shape[-1]):
         rows = cache.x[cache.one_hot[..., e] > 0]
         if not len(rows):
-            raise OpmlError(refusal("training set", got=f"no atom of element number {e}",
-                                    expected="every element of the basis"))
+            raise OpmlError(
+                refusal(
+                    "training set",
+                    got=f"no atom of element number {e}",
+                    expected="every element of the basis",
+                )
+            )
         mean, std = rows.mean(axis=0), rows.std(axis=0)
         varies = (std > CONSTANT * np.maximum(np.abs(mean), 1e-12)) & (std * MAX_NOISE > noise[e])
         means.append(mean)
@@ -114,8 +119,10 @@ def fit_energy(
             y.append(own["forces"][index].reshape(-1) / sigma_force)
         return np.concatenate(a), np.concatenate(y)
 
-    chunks = (rows(train, labels, np.arange(i, min(i + CHUNK, len(train))))
-              for i in range(0, len(train), CHUNK))
+    chunks = (
+        rows(train, labels, np.arange(i, min(i + CHUNK, len(train))))
+        for i in range(0, len(train), CHUNK)
+    )
     held_out_rows = rows(validation, held_out, np.arange(len(validation)))
     fit = ridge_validated(chunks, held_out_rows, tolerance=tolerance)
     weights = np.zeros(n_elements * n_columns)
@@ -153,8 +160,10 @@ def fit_dipole(
         padded = np.zeros((n_vectors, n_mixed))
         padded[:, : top.shape[1]] = top * inverse[e][:, None]
         mixing.append(padded)
-    params = {"weights": weights.reshape(n_elements, n_vectors) * inverse,
-              "mixing": np.array(mixing)}
+    params = {
+        "weights": weights.reshape(n_elements, n_vectors) * inverse,
+        "mixing": np.array(mixing),
+    }
     return params, fit
 
 
@@ -192,15 +201,25 @@ def fit_closed_form(
     train, validation = scaled(train, scaler), scaled(validation, scaler)
     sigma = optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE
     linear, energy = fit_energy(
-        train, validation, labels, held_out, optim.energy_sigma / EV_PER_HARTREE, sigma,
+        train,
+        validation,
+        labels,
+        held_out,
+        optim.energy_sigma / EV_PER_HARTREE,
+        sigma,
         optim.force_precision / optim.force_sigma,
     )
-    params: Params = {"scaler": scaler, "linear": linear,
-                      "components": fit_components(train, definition.config.components)}
+    params: Params = {
+        "scaler": scaler,
+        "linear": linear,
+        "components": fit_components(train, definition.config.components),
+    }
     dipole = None
     if "dipole" in labels:
         params["dipole"], dipole = fit_dipole(
-            train, labels["dipole"], definition.config.vectors,
+            train,
+            labels["dipole"],
+            definition.config.vectors,
             optim.dipole_precision / DEBYE_PER_EBOHR,
         )
     return ClosedForm(params, energy, dipole)

@@ -81,13 +81,22 @@ class OptimConfig:
         positive = ("batch_size", "learning_rate", "clip", "force_sigma", "energy_sigma")
         for name in positive:
             if not getattr(self, name) > 0:
-                raise ConfigError(refusal(f"optim.{name}", got=getattr(self, name),
-                                          expected="a positive number"))
-        for name in ("epochs", "weight_decay", "energy_weight", "forces_weight", "dipole_weight",
-                     "force_precision", "dipole_precision"):
+                raise ConfigError(
+                    refusal(f"optim.{name}", got=getattr(self, name), expected="a positive number")
+                )
+        for name in (
+            "epochs",
+            "weight_decay",
+            "energy_weight",
+            "forces_weight",
+            "dipole_weight",
+            "force_precision",
+            "dipole_precision",
+        ):
             if getattr(self, name) < 0:
-                raise ConfigError(refusal(f"optim.{name}", got=getattr(self, name),
-                                          expected="zero or more"))
+                raise ConfigError(
+                    refusal(f"optim.{name}", got=getattr(self, name), expected="zero or more")
+                )
         if not 0 <= self.ema < 1:
             raise ConfigError(refusal("optim.ema", got=self.ema, expected="between 0 and 1"))
 
@@ -113,8 +122,9 @@ class TrainConfig:
     def __post_init__(self):
         unknown = [t for t in self.targets if t not in TARGETS]
         if unknown or "energy" not in self.targets:
-            raise ConfigError(refusal("targets", got=self.targets,
-                                      expected=f"energy and any of {TARGETS}"))
+            raise ConfigError(
+                refusal("targets", got=self.targets, expected=f"energy and any of {TARGETS}")
+            )
 
 
 def _convert(value: Any, kind: Any, name: str) -> Any:
@@ -130,8 +140,9 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
             raise ConfigError(refusal(name, got=repr(value), expected="a list"))
-        return tuple(_convert(v, typing.get_args(kind)[0], f"{name}[{i}]")
-                     for i, v in enumerate(value))
+        return tuple(
+            _convert(v, typing.get_args(kind)[0], f"{name}[{i}]") for i, v in enumerate(value)
+        )
     if kind is float and isinstance(value, str):
         try:  # YAML 1.1 reads 3e-3 as text
             return float(value)
@@ -149,15 +160,22 @@ def from_mapping(cls: type, mapping: Any, where: str = "") -> Any:
     if mapping is None:
         mapping = {}
     if not isinstance(mapping, Mapping):
-        raise ConfigError(refusal(where or "config", got=repr(mapping), expected="key: value pairs"))
+        raise ConfigError(
+            refusal(where or "config", got=repr(mapping), expected="key: value pairs")
+        )
     kinds = typing.get_type_hints(cls)
     values = {}
     for key, value in mapping.items():
         name = f"{where}.{key}" if where else str(key)
         if key not in kinds:
-            raise ConfigError(refusal("config key", got=repr(name),
-                                      expected=f"one of {', '.join(kinds)}",
-                                      hint=nearest(str(key), kinds)))
+            raise ConfigError(
+                refusal(
+                    "config key",
+                    got=repr(name),
+                    expected=f"one of {', '.join(kinds)}",
+                    hint=nearest(str(key), kinds),
+                )
+            )
         values[key] = _convert(value, kinds[key], name)
     return cls(**values)
 
@@ -177,8 +195,9 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Train
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as err:
-        raise ConfigError(refusal(str(path), got=f"an unreadable file ({err})",
-                                  expected="a YAML configuration")) from err
+        raise ConfigError(
+            refusal(str(path), got=f"an unreadable file ({err})", expected="a YAML configuration")
+        ) from err
     for item in overrides:
         key, separator, text = item.partition("=")
         if not separator:
@@ -196,8 +215,9 @@ def to_mapping(config: Any) -> dict[str, Any]:
     """Plain YAML- and JSON-able values of a configuration."""
     return {
         k: list(v) if isinstance(v, tuple) else to_mapping(v) if isinstance(v, dict) else v
-        for k, v in (dataclasses.asdict(config) if dataclasses.is_dataclass(config)
-                     else config).items()
+        for k, v in (
+            dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
+        ).items()
     }
 
 

@@ -36,10 +36,16 @@ def closed_form_learning_curve(
     for n in sizes:
         index = np.sort(order[:n])
         fit = fit_closed_form(
-            trained.model.definition, caches["train"].subset(index), caches["validation"],
-            {k: v[index] for k, v in labels["train"].items()}, labels["validation"], config.optim,
+            trained.model.definition,
+            caches["train"].subset(index),
+            caches["validation"],
+            {k: v[index] for k, v in labels["train"].items()},
+            labels["validation"],
+            config.optim,
             trained.noise,
         )
         model = Model(trained.model.definition, {**trained.model.params, **fit.params})
-        rows.append({"n_train": int(n), **errors(model.predict(test.structures, linear=True), test)})
+        rows.append(
+            {"n_train": int(n), **errors(model.predict(test.structures, linear=True), test)}
+        )
     return rows

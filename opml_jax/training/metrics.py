@@ -39,10 +39,12 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
         n = np.array([s.n_atoms for s in dataset.structures])
         out["energy_mae_mev_per_atom"] = float(np.mean(np.abs(de) / n))
     if "forces" in dataset and "forces" in predicted:
-        df = np.concatenate([
-            (predicted["forces"][i, : s.n_atoms] - dataset.labels["forces"][i]).ravel()
-            for i, s in enumerate(dataset.structures)
-        ])
+        df = np.concatenate(
+            [
+                (predicted["forces"][i, : s.n_atoms] - dataset.labels["forces"][i]).ravel()
+                for i, s in enumerate(dataset.structures)
+            ]
+        )
         add("forces", "mev_per_angstrom", df * 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE)
     if "dipole" in dataset and "dipole" in predicted:
         add("dipole", "debye", (predicted["dipole"] - dataset["dipole"]) * DEBYE_PER_EBOHR)
@@ -67,13 +69,18 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
             continue
         if str(got).lower() != str(expected).lower():
             raise ConventionError(
-                refusal(f"{key} of the data set", got=repr(got),
-                        expected=f"{expected!r}, that of the model's labels")
+                refusal(
+                    f"{key} of the data set",
+                    got=repr(got),
+                    expected=f"{expected!r}, that of the model's labels",
+                )
             )
     if trained.get("method") and "method" not in dataset.meta:
         warnings.warn(
             f"the data set does not state its level of theory; the model's labels are "
-            f"{trained['method']}/{trained.get('basis')}.", UnitWarning, stacklevel=2,
+            f"{trained['method']}/{trained.get('basis')}.",
+            UnitWarning,
+            stacklevel=2,
         )
 
 

@@ -44,7 +44,9 @@ def make_inputs(params: Params, cache: Cache, labels: Targets) -> Inputs:
     s = scaled(cache, params["scaler"])
     arrays = {"one_hot": s.one_hot}
     arrays["z"] = np.asarray(project(params["components"], s.x, s.one_hot))
-    arrays["energy"] = labels["energy"] - np.asarray(linear_energy(params["linear"], s.x, s.one_hot))
+    arrays["energy"] = labels["energy"] - np.asarray(
+        linear_energy(params["linear"], s.x, s.one_hot)
+    )
     if "forces" in labels:
         arrays["dz"] = np.asarray(project(params["components"], s.dx, s.one_hot[:, None]))
         weights = s.one_hot @ params["linear"]["weights"]
@@ -129,8 +131,11 @@ def train_residual(
         optax.clip_by_global_norm(optim.clip),
         optax.adamw(schedule, weight_decay=optim.weight_decay),
     )
-    factor = {"energy": optim.energy_weight, "forces": optim.forces_weight,
-              "dipole": optim.dipole_weight}
+    factor = {
+        "energy": optim.energy_weight,
+        "forces": optim.forces_weight,
+        "dipole": optim.dipole_weight,
+    }
 
     def squares(weights, batch):
         network = functools.partial(module.apply, {"params": weights})
@@ -177,12 +182,17 @@ def train_residual(
         row = {"epoch": number, "loss": float(value), "validation_loss": float(validation_loss)}
         row |= {f"validation_{k}_rmse": float(v) ** 0.5 for k, v in parts.items()}
         if not np.isfinite(row["loss"]) or not np.isfinite(row["validation_loss"]):
-            raise OpmlError(f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
-                            f"(now {optim.learning_rate}).")
+            raise OpmlError(
+                f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
+                f"(now {optim.learning_rate})."
+            )
         history.append(row)
         on_epoch(number, row)
         if row["validation_loss"] < best:
             best, kept = row["validation_loss"], average
-    params = {**closed_form, "residual": jax.tree.map(np.asarray, kept),
-              "scale": {k: np.asarray(scale[k]) for k in scale if k != "forces"}}
+    params = {
+        **closed_form,
+        "residual": jax.tree.map(np.asarray, kept),
+        "scale": {k: np.asarray(scale[k]) for k in scale if k != "forces"},
+    }
     return params, history

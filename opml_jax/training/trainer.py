@@ -56,11 +56,21 @@ def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> d
     for name in targets:
         if name not in dataset:
             have = ", ".join(dataset.labels) or "no labels"
-            raise DataError(refusal("targets", got=f"{name!r}, which the data set lacks",
-                                    expected=f"labels it has: {have}"))
+            raise DataError(
+                refusal(
+                    "targets",
+                    got=f"{name!r}, which the data set lacks",
+                    expected=f"labels it has: {have}",
+                )
+            )
         if name == "dipole" and any(s.charge for s in dataset.structures):
-            raise DataError(refusal("targets", got="'dipole' for charged molecules",
-                                    expected="neutral ones: an ion's dipole depends on the origin"))
+            raise DataError(
+                refusal(
+                    "targets",
+                    got="'dipole' for charged molecules",
+                    expected="neutral ones: an ion's dipole depends on the origin",
+                )
+            )
         values = dataset.labels[name]
         if name == "forces":
             padded = np.zeros((len(dataset), n_atoms, 3))
@@ -96,8 +106,13 @@ def train(
     parts = {k: dataset.subset(splits[k]) for k in ("train", "validation")}
     unseen = set(parts["validation"].elements) - set(parts["train"].elements)
     if unseen:
-        raise DataError(refusal("validation split", expected="only elements of the training split",
-                                got=", ".join(symbol(z) for z in sorted(unseen))))
+        raise DataError(
+            refusal(
+                "validation split",
+                expected="only elements of the training split",
+                got=", ".join(symbol(z) for z in sorted(unseen)),
+            )
+        )
     basis = load_basis(config.model.basis, parts["train"].elements)
     definition = Op2Prop(config.model, basis)
     seconds: dict[str, float] = {}
@@ -113,7 +128,9 @@ def train(
     for part in parts.values():  # refuse what cannot be learned before computing anything
         padded_labels(part, config.targets, max(s.n_atoms for s in structures))
     cache = build_cache(
-        definition, structures, derivatives="forces" in config.targets,
+        definition,
+        structures,
+        derivatives="forces" in config.targets,
         on_progress=lambda done, total: on_progress("descriptors", done, total, ""),
     )
     caches = {"train": cache.subset(range(n)), "validation": cache.subset(range(n, len(cache)))}
@@ -121,18 +138,33 @@ def train(
     noise = rounding_noise(definition, structures, cache, derivatives="forces" in config.targets)
     lap("descriptors")
     on_progress("closed form", 0, 1, "")
-    fit = fit_closed_form(definition, caches["train"], caches["validation"], labels["train"],
-                          labels["validation"], config.optim, noise)
+    fit = fit_closed_form(
+        definition,
+        caches["train"],
+        caches["validation"],
+        labels["train"],
+        labels["validation"],
+        config.optim,
+        noise,
+    )
     lap("closed form")
     on_progress("closed form", 1, 1, f"lambda {fit.energy.lam:.0e}")
     params, history = fit.params, []
     if config.optim.epochs:
         inputs = {k: make_inputs(fit.params, caches[k], labels[k]) for k in parts}
         params, history = train_residual(
-            definition, fit.params, inputs["train"], inputs["validation"], config.optim,
+            definition,
+            fit.params,
+            inputs["train"],
+            inputs["validation"],
+            config.optim,
             config.seed,
-            lambda epoch, row: on_progress("epochs", epoch, config.optim.epochs,
-                                           f"validation loss {row['validation_loss']:.4f}"),
+            lambda epoch, row: on_progress(
+                "epochs",
+                epoch,
+                config.optim.epochs,
+                f"validation loss {row['validation_loss']:.4f}",
+            ),
         )
     lap("network")
     card = {
@@ -150,5 +182,3 @@ def train(
         "versions": {p: version(p) for p in ("opml_jax", "jax", "pyscf", "pyscfad")},
     }
     return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
-
-

@@ -36,8 +36,13 @@ def test_quickstart_is_as_accurate_as_promised(run):
 
 def test_quickstart_leaves_everything_it_names(run):
     folder, printed = run
-    for name in ("report.html", "model.safetensors", "card.md", "metrics.json",
-                 "predictions.extxyz"):
+    for name in (
+        "report.html",
+        "model.safetensors",
+        "card.md",
+        "metrics.json",
+        "predictions.extxyz",
+    ):
         assert name in printed
         assert (folder / name).stat().st_size > 500
     assert "test (linear)" in printed
@@ -49,11 +54,12 @@ def test_report_is_self_contained(run):
     text = (run[0] / "report.html").read_text()
     assert text.count("data:image/png;base64,") == 5
     assert "http" not in text
-    assert "src=\"data:" in text
+    assert 'src="data:' in text
 
 
 def test_fresh_geometries_are_new(run):
     """None of the geometries labelled on the spot is in the bundled set, up to rotation."""
+
     def shapes(structures):
         x = np.array([s.positions for s in structures])
         return np.linalg.norm(x[:, [0, 0, 1]] - x[:, [1, 2, 2]], axis=-1)
@@ -176,8 +182,10 @@ def test_debug_shows_the_traceback(tmp_path):
 
 def test_help_is_light():
     """``opml --help`` loads neither JAX nor PySCF."""
-    code = ("import sys\ntry:\n from opml_jax.cli.main import main; main(['--help'])\n"
-            "except SystemExit: pass\nprint([m for m in ('pyscf', 'ase') if m in sys.modules])")
+    code = (
+        "import sys\ntry:\n from opml_jax.cli.main import main; main(['--help'])\n"
+        "except SystemExit: pass\nprint([m for m in ('pyscf', 'ase') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.rstrip().endswith("[]")
     assert "quickstart" in done.stdout

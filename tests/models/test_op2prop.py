@@ -41,7 +41,7 @@ def _random_model(elements, seed=0) -> Model:
 def _apart(water, distance):
     """Two waters ``distance`` Bohr apart."""
     x = np.asarray(water.positions)
-    return opml.Structure(water.numbers * 2, np.concatenate([x, x + [0, 0, distance]]))
+    return opml.Structure(water.numbers * 2, np.concatenate([x, x + np.array([0, 0, distance])]))
 
 
 @pytest.fixture(scope="session")
@@ -112,7 +112,7 @@ def test_one_bucket_compiles_once(random_model, water, molecules):
 
 
 def test_energy_of_far_molecules_is_additive(random_model, water):
-    """The screened potential leaves nothing at 20 Angstrom; the bare one would leave electron volts."""
+    """The screened potential leaves nothing at 20 Angstrom; the bare one leaves electron volts."""
     pair = random_model.predict(_apart(water, 20 / opml.units.ANGSTROM_PER_BOHR))["energy"]
     assert pair == pytest.approx(2 * random_model.predict(water)["energy"], abs=1e-9)
 

@@ -79,8 +79,9 @@ def test_it_learns(small, dataset):
 def test_networks_never_lose_to_the_closed_form_on_validation(small, dataset):
     trained, config, splits = small
     part = dataset.subset(splits["validation"])
-    scale = residual_scales(make_inputs(trained.model.params, trained.caches["train"],
-                                        trained.labels["train"]))
+    scale = residual_scales(
+        make_inputs(trained.model.params, trained.caches["train"], trained.labels["train"])
+    )
 
     def loss(linear):
         predicted = trained.model.predict(part.structures, linear=linear)
