@@ -12,7 +12,7 @@ import os
 import shutil
 import zipfile
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -48,6 +48,8 @@ def _label(structure: Structure, method: Method, part: str) -> str | None:
         labels = calculate(structure, method)
     except OpmlError as err:
         return str(err)
+    except Exception as err:  # one geometry that breaks PySCF must not end the run
+        return f"{type(err).__name__}: {err}"
     if not all(np.isfinite(v).all() for v in labels.values()):
         return "the calculation returned NaN"
     with atomic_path(part) as temporary, open(temporary, "wb") as f:
@@ -116,6 +118,11 @@ def generate(
         try:
             for future in as_completed(futures):
                 finish(futures[future], future.result())
+        except BrokenExecutor as err:
+            raise DataError(
+                f"a worker process died after {done} of {len(todo)} labels (out of memory?). "
+                "Nothing finished is lost: run the same command again, with fewer workers."
+            ) from err
         finally:
             for future in futures:
                 future.cancel()

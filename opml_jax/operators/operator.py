@@ -30,6 +30,8 @@ class Operator:
     matrix: Array
     layout: AOLayout | BatchLayout
 
+    __array_ufunc__ = None  # so that a NumPy scalar on the left defers to __rmul__
+
     def __post_init__(self):
         shape, nao = getattr(self.matrix, "shape", None), self.layout.nao
         if shape is not None and (len(shape) < 2 or shape[-2:] != (nao, nao)):
