@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..conventions import CONVENTION, pyscf_permutation
-from ..errors import ConventionError, refusal
+from ..errors import ConventionError, StructureError, refusal
 from ..numerics import Array, pytree, static
 from ..structures import Structure, StructureBatch, pad_structures
 from ..structures.elements import symbol
@@ -185,6 +185,8 @@ def layout_of(structure: Structure | StructureBatch, basis: Basis) -> AOLayout |
 
 @functools.lru_cache(maxsize=4096)
 def _layout(spec: BasisSpec, numbers: tuple[int, ...]) -> AOLayout:
+    for z in numbers:
+        spec.element_index(z)  # refuses what the basis does not cover
     return AOLayout(spec, numbers)
 
 
@@ -217,14 +219,13 @@ def batch(
       StructureError: no structures, or a capacity below what is needed.
       BasisError: an element the basis does not cover.
     """
-    padded = pad_structures(
-        structures, n_atoms or capacity(max((s.n_atoms for s in structures), default=1))
-    )
+    smallest = capacity(max((s.n_atoms for s in structures), default=1))
+    padded = pad_structures(structures, smallest if n_atoms is None else n_atoms)
     layouts = [layout_of(s, basis) for s in structures]
     largest = max(l.nao for l in layouts)
-    nao = nao or -(-largest // 8) * 8
+    nao = -(-largest // 8) * 8 if nao is None else nao
     if nao < largest:
-        raise ConventionError(refusal("nao", got=nao, expected=f"at least {largest}"))
+        raise StructureError(refusal("nao", got=nao, expected=f"at least {largest}"))
     width = basis.spec.n_slots
     slots = np.full((*padded.numbers.shape, width), nao, np.int32)
     ao_slot = np.full((len(structures), nao), padded.n_atoms * width, np.int32)

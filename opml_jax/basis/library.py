@@ -17,6 +17,11 @@ from ..structures.elements import atomic_number, symbol
 from .shells import Basis, Shell
 
 _POPLE = ("321g", "431g", "631g", "631+", "6311g", "6311+")  # PySCF parses these, unlisted
+_PSEUDO = ("gth", "bfd", "ccecp", "ecp", "crenb", "sbkjc")  # families that always replace a core
+_HINT = "Use e.g. 'dyall-dz' or 'sto-3g'."
+_ALL_ELECTRON = 1.5
+"""Least ratio of the steepest s exponent to Z^2 in a basis that resolves the 1s shell. A minimal
+STO-3G has 2.15; the steepest valence function beside a core potential stays far below."""
 
 
 def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
@@ -52,18 +57,25 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
     from pyscf.lib.exceptions import BasisNotFoundError
 
     key = "".join(c for c in name.lower() if c not in "-_ ")
-    if key in library.GTH_ALIAS:
+    stem = key.removeprefix("unc").partition("@")[0]  # uncontracted and truncated forms
+    correlated_pp = stem.endswith("pp") and "ccp" in stem
+    if stem.startswith(_PSEUDO) or correlated_pp:
+        raise BasisError(
+            refusal(
+                "basis",
+                got=f"{name!r}, which belongs to a pseudopotential",
+                expected="an all-electron basis",
+                hint=_HINT,
+            )
+        )
+    if stem not in library.ALIAS and not stem.startswith(_POPLE):
         raise BasisError(
             refusal(
                 "basis name",
                 got=repr(name),
-                expected="an all-electron basis (GTH sets belong to pseudopotentials)",
+                expected="known to PySCF",
+                hint=nearest(key, library.ALIAS),
             )
-        )
-    if key not in library.ALIAS and not key.startswith(_POPLE):
-        hint = nearest(key, library.ALIAS)
-        raise BasisError(
-            refusal("basis name", got=repr(name), expected="known to PySCF", hint=hint)
         )
     try:
         with warnings.catch_warnings():  # PySCF advertises another library before it raises
@@ -73,7 +85,6 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
         raise BasisError(
             refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it")
         ) from err
-    _refuse_ecp(library, name, z)
     shells = []
     for l, *rows in raw:
         if rows and not isinstance(rows[0], (list, tuple)):
@@ -86,21 +97,27 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
         raise BasisError(
             refusal("basis", got=f"no usable shells for {symbol(z)} in {name!r}", expected="shells")
         )
+    _refuse_ecp(library, name, z, shells)
     return tuple(shells)
 
 
-def _refuse_ecp(library, name: str, z: int) -> None:
+def _refuse_ecp(library, name: str, z: int, shells: list[Shell]) -> None:
+    """Two independent signs of a core potential: PySCF has one, or no function is steep enough."""
     try:
-        ecp = library.load_ecp(name, symbol(z))
-    except Exception:  # PySCF raises many kinds for "no ECP here"; none of them matters
-        return
-    if ecp:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            ecp = library.load_ecp(name, symbol(z))
+    except Exception:  # PySCF raises many kinds for "no ECP here"; the exponents still tell
+        ecp = None
+    steepest = max((s.exponents.max() for s in shells if s.l == 0), default=0.0)
+    if ecp or steepest < _ALL_ELECTRON * z**2:
+        core = f"the {ecp[0]} core electrons" if ecp else "core electrons"
         raise BasisError(
             refusal(
                 "basis",
-                got=f"{name!r}, which replaces the {ecp[0]} core electrons of {symbol(z)} by an "
-                "effective core potential",
+                got=f"{name!r}, which replaces {core} of {symbol(z)} by an effective core "
+                "potential",
                 expected="an all-electron basis",
-                hint="Use e.g. 'x2c-svpall', 'ano-rcc' or 'dyall-v2z'.",
+                hint=_HINT,
             )
         )

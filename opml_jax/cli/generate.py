@@ -34,14 +34,22 @@ def run(args: argparse.Namespace) -> int:
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
 
+    from ..basis import load_basis
     from ..data.generate import generate, set_threads
     from ..data.readers import read_structures
     from ..data.reference import Method
+    from ..data.sampling import check_sampling
+    from ..errors import OpmlError, refusal
     from .progress import Progress
 
     method = Method(args.method, args.basis, args.grid_level, args.conv_tol, args.max_cycle)
+    if args.limit is not None and args.limit < 1:
+        raise OpmlError(refusal("--limit", got=args.limit, expected="at least 1"))
+    if args.sample is not None:
+        check_sampling(args.sample, args.temperature)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     meta = {"source": os.path.basename(args.structures)}
+    load_basis(method.basis, {z for s in structures for z in s.numbers})
     if args.sample:
         structures, sampled = _sample(structures[0], method, args)
         meta |= sampled

@@ -70,6 +70,14 @@ class Dataset(Sequence):
         self.layout_hashes = None if layout_hashes is None else list(layout_hashes)
         self.meta = dict(meta or {})
         self.labels: dict[str, list[np.ndarray]] = {}
+        if self.layout_hashes is not None and len(self.layout_hashes) != len(self):
+            raise DataError(
+                refusal(
+                    "layout_hashes",
+                    got=len(self.layout_hashes),
+                    expected=f"one for each of {len(self)} structures",
+                )
+            )
         for name, values in (labels or {}).items():
             if name not in FIELDS:
                 raise DataError(
@@ -92,9 +100,14 @@ class Dataset(Sequence):
         for name, values in self.labels.items():
             for i, (s, v) in enumerate(zip(self.structures, values, strict=True)):
                 axes = FIELDS[name].axes
-                fits = v.ndim == len(axes) and all(
-                    n == s.n_atoms if a == "atom" else a == "ao" or n == a
-                    for n, a in zip(v.shape, axes, strict=True)
+                square = not FIELDS[name].symmetric or len(set(v.shape)) == 1
+                fits = (
+                    square
+                    and v.ndim == len(axes)
+                    and all(
+                        n == s.n_atoms if a == "atom" else a == "ao" or n == a
+                        for n, a in zip(v.shape, axes, strict=True)
+                    )
                 )
                 if not fits:
                     raise DataError(

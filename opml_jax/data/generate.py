@@ -59,7 +59,7 @@ def _label(structure: Structure, method: Method, part: str) -> str | None:
 
 def _read_part(part: Path) -> dict[str, np.ndarray] | None:
     try:
-        with np.load(part, allow_pickle=False) as f:
+        with open(part, "rb") as file, np.load(file, allow_pickle=False) as f:
             return {k: f[k] for k in f.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile):
         return None  # damaged from outside: compute it again
@@ -92,6 +92,11 @@ def generate(
       ConventionError: ``output`` holds labels of another level of theory.
       DataError: nothing could be labelled, or two geometries are identical.
     """
+    if not structures:
+        raise DataError(
+            refusal("structures", got="an empty list", expected="at least one structure")
+        )
+    load_basis(method.basis, {z for s in structures for z in s.numbers})  # refuse before the first
     output = Path(output)
     parts = output.with_name(output.name + ".parts")
     ids = [record_id(s, method) for s in structures]
@@ -127,34 +132,39 @@ def generate(
             for future in futures:
                 future.cancel()
 
-    kept, labels = [], []
+    records: list[tuple[Structure, dict[str, np.ndarray]]] = []
     for i, s in enumerate(structures):
-        record = earlier.get(ids[i]) or _read_part(paths[i])
+        record = earlier[ids[i]][1] if ids[i] in earlier else _read_part(paths[i])
         if record is None and i not in dict(failed):
             finish(i, _label(s, method, str(paths[i])))  # a part damaged from outside
             record = _read_part(paths[i])
         if record is not None:
-            kept.append(s)
-            labels.append(record)
+            records.append((s, record))
+    # what an earlier, longer list labelled stays in the file, after what was asked for now
+    records += [pair for key, pair in earlier.items() if key not in set(ids)]
     failures = output.with_name(output.name + ".failed.txt")
     failures.unlink(missing_ok=True)
     if failed:
         write_text(failures, "".join(f"{i}\t{reason}\n" for i, reason in sorted(failed)))
-    if not kept:
+    if not records:
         raise DataError(
             f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}"
         )
-    meta = {**method.meta(), **(extra_meta or {})}
+    kept = [s for s, _ in records]
     basis = load_basis(method.basis, {z for s in kept for z in s.numbers})
-    hashes = [layout_of(s, basis).hash for s in kept]
-    dataset = Dataset(kept, {k: [r[k] for r in labels] for k in labels[0]}, meta, hashes)
+    dataset = Dataset(
+        kept,
+        {k: [r[k] for _, r in records] for k in records[0][1]},
+        {**method.meta(), **(extra_meta or {})},
+        [layout_of(s, basis).hash for s in kept],
+    )
     write_hdf5(output, dataset)
     shutil.rmtree(parts, ignore_errors=True)
     return Outcome(done, found, tuple(sorted(failed)))
 
 
-def _earlier(output: Path, method: Method) -> dict[str, dict[str, np.ndarray]]:
-    """Labels of a finished earlier run, by record id."""
+def _earlier(output: Path, method: Method) -> dict[str, tuple[Structure, dict[str, np.ndarray]]]:
+    """Structures and labels of a finished earlier run, by record id."""
     if not output.exists():
         return {}
     old = read_hdf5(output)
@@ -169,6 +179,6 @@ def _earlier(output: Path, method: Method) -> dict[str, dict[str, np.ndarray]]:
                 )
             )
     return {
-        record_id(s, method): {k: v[i] for k, v in old.labels.items()}
+        record_id(s, method): (s, {k: v[i] for k, v in old.labels.items()})
         for i, s in enumerate(old.structures)
     }

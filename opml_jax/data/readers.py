@@ -222,7 +222,7 @@ def _read_xyz(path: Path):
 
 def _read_npz(path: Path):
     try:
-        with np.load(path, allow_pickle=False) as f:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:
             arrays = {}
             for key in f.files:
                 if key in (*_NPZ_NUMBERS, *_NPZ_POSITIONS, *_NPZ_ENERGY, *_NPZ_FORCES):
@@ -248,17 +248,29 @@ def _read_npz(path: Path):
                 expected="nuclear_charges and coords (rMD17) or z and R (MD17)",
             )
         )
-    if numbers.dtype.kind in "US":
-        numbers = np.vectorize(atomic_number)(numbers.astype(str))
-    if positions.ndim != 3 or positions.shape[-1] != 3:
+    if positions.ndim != 3 or positions.shape[-1] != 3 or positions.dtype.kind not in "fiu":
         raise DataError(
             refusal(
                 f"coordinates of {path}",
-                got=f"shape {positions.shape}",
-                expected="(n_structures, n_atoms, 3)",
+                got=f"shape {positions.shape}, dtype {positions.dtype}",
+                expected="numbers of shape (n_structures, n_atoms, 3)",
             )
         )
-    n = len(positions)
+    n, n_atoms = positions.shape[:2]
+    if numbers.dtype.kind in "US":
+        try:
+            numbers = np.vectorize(atomic_number)(numbers.astype(str))
+        except OpmlError as err:
+            raise DataError(f"{path}: {err}") from err
+    whole = numbers.dtype.kind in "fiu" and np.array_equal(numbers, np.round(numbers))
+    if numbers.shape not in ((n_atoms,), (n, n_atoms)) or not whole:
+        raise DataError(
+            refusal(
+                f"atomic numbers of {path}",
+                got=f"shape {numbers.shape}, dtype {numbers.dtype}",
+                expected=f"whole numbers of shape ({n_atoms},) or ({n}, {n_atoms})",
+            )
+        )
     energy, forces = _first(_NPZ_ENERGY, arrays), _first(_NPZ_FORCES, arrays)
     if energy is not None and energy.size != n:
         raise DataError(

@@ -39,8 +39,16 @@ class Method:
     def __post_init__(self):
         from pyscf.dft import libxc
 
+        if not 0 <= self.grid_level <= 9:
+            raise OpmlError(refusal("grid_level", got=self.grid_level, expected="from 0 to 9"))
+        if not self.conv_tol > 0:
+            raise OpmlError(refusal("conv_tol", got=self.conv_tol, expected="positive"))
+        if self.max_cycle < 1:
+            raise OpmlError(refusal("max_cycle", got=self.max_cycle, expected="at least 1"))
         if self.method.lower() != "hf":
             try:
+                if not self.method.strip():
+                    raise ValueError("no functional")
                 with contextlib.redirect_stderr(None):
                     libxc.parse_xc(self.method)
             except Exception as err:  # PySCF raises KeyError, ValueError or RuntimeError

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,7 +23,7 @@ def random_split(n: int, train: int, validation: int, test: int, *, seed: int) -
       DataError: the sizes exceed ``n``, or train or validation is empty.
     """
     sizes = (train, validation, test)
-    if min(train, validation) < 1 or sum(sizes) > n:
+    if min(train, validation) < 1 or test < 0 or sum(sizes) > n:
         raise DataError(
             refusal(
                 "split",
@@ -49,7 +50,7 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     """
     try:
         splits = json.loads(Path(path).read_text(encoding="utf-8"))
-        splits = {str(k): [int(i) for i in v] for k, v in splits.items()}
+        splits = {str(k): [operator.index(i) for i in v] for k, v in splits.items()}
     except (OSError, ValueError, AttributeError, TypeError) as err:
         raise DataError(
             refusal(
@@ -63,6 +64,8 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     if not all(splits[k] for k in ("train", "validation")):
         raise DataError(refusal(str(path), got="an empty split", expected="at least one index"))
     every = [i for v in splits.values() for i in v]
+    if min(every) < 0:
+        raise DataError(refusal(str(path), got=f"index {min(every)}", expected="zero or more"))
     if len(set(every)) != len(every):
         raise DataError(
             refusal(str(path), got="an index in two splits", expected="disjoint splits")

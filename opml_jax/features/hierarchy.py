@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, Basis, BasisSpec
-from ..errors import OpmlError, nearest, refusal
+from ..errors import ConventionError, OpmlError, nearest, refusal
 from ..numerics import Array, einsum
 from ..operators import Operator, build, powers, slot_blocks
 from ..operators.blocks import topology
@@ -143,8 +143,19 @@ class AtomFeatures:
         Returns:
           ``IrrepsArray`` of shape ``(n_atoms, irreps.dim)``, zero for padding; a batch adds a
           leading axis. Transform it with :func:`opml_jax.conventions.rotation_to_e3nn`.
+
+        Raises:
+          ConventionError: an operator in another basis.
         """
         layout = operator.layout
+        if layout.spec != self.spec:
+            raise ConventionError(
+                refusal(
+                    "operator",
+                    got=f"one in {layout!r}",
+                    expected=f"one in {self.spec.name!r}, the basis of the recipe",
+                )
+            )
         slots, element = topology(layout)
         function = self._of_powers
         if not isinstance(layout, AOLayout):

@@ -10,10 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax.numpy as jnp
+import numpy as np
 
 from ..basis import Basis, layout_of
 from ..errors import OpmlError, nearest, refusal
-from ..numerics import Array, einsum
+from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch
 
 DRIVERS = ("libcint",)
@@ -57,7 +58,7 @@ def overlap(
       PrecisionError: the driver needs float64 and x64 is off.
     """
     layout = layout_of(structure, basis)
-    return _engine(driver).matrix("int1e_ovlp", structure, basis, layout)
+    return _engine(driver).matrix("ovlp", structure, basis, layout)
 
 
 def kinetic(
@@ -71,7 +72,7 @@ def kinetic(
       ``(nao, nao)`` in Hartree; a batch adds a leading axis.
     """
     layout = layout_of(structure, basis)
-    return _engine(driver).matrix("int1e_kin", structure, basis, layout)
+    return _engine(driver).matrix("kin", structure, basis, layout)
 
 
 def position(
@@ -96,11 +97,14 @@ def position(
     """
     layout = layout_of(structure, basis)
     engine = _engine(driver)
-    r = engine.matrix("int1e_r", structure, basis, layout)
+    r = engine.matrix("r", structure, basis, layout)
     if origin is None:
         return r
-    s = engine.matrix("int1e_ovlp", structure, basis, layout)
-    return r - jnp.asarray(origin)[:, None, None] * s[..., None, :, :]
+    origin = jnp.asarray(origin, float)
+    if origin.shape != (3,):
+        raise OpmlError(refusal("origin", got=f"shape {origin.shape}", expected="shape (3,)"))
+    s = engine.matrix("ovlp", structure, basis, layout)
+    return r - origin[:, None, None] * s[..., None, :, :]
 
 
 def external_potential(
@@ -147,14 +151,21 @@ def external_potential(
     engine = _engine(driver)
     is_batch = isinstance(structure, StructureBatch)
     shape = structure.numbers.shape if is_batch else (structure.n_atoms,)
-    if charges is None and widths is None:
-        v = engine.matrix("int1e_nuc", structure, basis, layout)
-    else:
-        q = jnp.asarray(structure.numbers if charges is None else charges, float)
-        if q.shape != shape:
-            raise OpmlError(refusal("charges", got=f"shape {q.shape}", expected=f"shape {shape}"))
-        sigma = jnp.broadcast_to(jnp.asarray(0.0 if widths is None else widths, float), shape)
-        v = -engine.coulomb(structure, basis, layout, q, structure.positions, sigma)
+    q = jnp.asarray(structure.numbers if charges is None else charges, float)
+    if q.shape != shape:
+        raise OpmlError(refusal("charges", got=f"shape {q.shape}", expected=f"shape {shape}"))
+    sigma = jnp.asarray(0.0 if widths is None else widths, float)
+    fits = sigma.shape in ((), shape)
+    if not fits or (is_concrete(sigma) and not (np.asarray(sigma) >= 0).all()):
+        raise OpmlError(
+            refusal(
+                "widths",
+                got=np.asarray(sigma).tolist() if fits else f"shape {sigma.shape}",
+                expected=f"zero or more, a number or of shape {shape}",
+            )
+        )
+    sigma = jnp.broadcast_to(sigma, shape)
+    v = -engine.coulomb(structure, basis, layout, q, structure.positions, sigma)
     if point_charges is not None:
         q, centres = (jnp.asarray(x, float) for x in point_charges)
         if q.ndim != 1 or centres.shape != (len(q), 3):
@@ -172,7 +183,7 @@ def external_potential(
         field = jnp.asarray(field, float)
         if field.shape != (3,):
             raise OpmlError(refusal("field", got=f"shape {field.shape}", expected="shape (3,)"))
-        r = engine.matrix("int1e_r", structure, basis, layout)
+        r = engine.matrix("r", structure, basis, layout)
         v = v + einsum("x,...xij->...ij", field, r)
     return v
 

@@ -186,10 +186,11 @@ def train_residual(
                 f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
                 f"(now {optim.learning_rate})."
             )
-        history.append(row)
-        on_epoch(number, row)
         if row["validation_loss"] < best:
             best, kept = row["validation_loss"], average
+        row["best_validation_loss"] = best
+        history.append(row)
+        on_epoch(number, row)
     params = {
         **closed_form,
         "residual": jax.tree.map(np.asarray, kept),

@@ -163,7 +163,7 @@ def train(
                 "epochs",
                 epoch,
                 config.optim.epochs,
-                f"validation loss {row['validation_loss']:.4f}",
+                f"best validation loss {row['best_validation_loss']:.4f}",
             ),
         )
     lap("network")
