@@ -54,6 +54,7 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
 @functools.lru_cache(maxsize=1024)
 def _element(name: str, z: int) -> tuple[Shell, ...]:
     from pyscf.gto import basis as library
+    from pyscf.gto.mole import uncontract
     from pyscf.lib.exceptions import BasisNotFoundError
 
     key = "".join(c for c in name.lower() if c not in "-_ ")
@@ -80,7 +81,10 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
     try:
         with warnings.catch_warnings():  # PySCF advertises another library before it raises
             warnings.simplefilter("ignore")
-            raw = library.load(name, symbol(z))
+            if key.startswith("unc"):
+                raw = uncontract(library.load(name[3:].lstrip("-_ "), symbol(z)))
+            else:
+                raw = library.load(name, symbol(z))
     except (BasisNotFoundError, KeyError) as err:
         raise BasisError(
             refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it")

@@ -64,7 +64,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _water():
-    from .. import Structure, load_basis
+    from ..basis import load_basis
+    from ..structures import Structure
 
     water = Structure([8, 1, 1], [[0, 0, 0.22], [0, 1.43, -0.88], [0, -1.43, -0.88]])
     return water, load_basis("def2-svp", water.numbers)

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.generate import generate, set_threads
     from ..data.readers import read_structures
     from ..data.reference import Method
-    from ..data.sampling import check_sampling
+    from ..data.sampling import check_temperature
     from ..errors import OpmlError, refusal
     from .progress import Progress
 
@@ -46,7 +46,9 @@ def run(args: argparse.Namespace) -> int:
     if args.limit is not None and args.limit < 1:
         raise OpmlError(refusal("--limit", got=args.limit, expected="at least 1"))
     if args.sample is not None:
-        check_sampling(args.sample, args.temperature)
+        if args.sample < 1:
+            raise OpmlError(refusal("--sample", got=args.sample, expected="at least 1"))
+        check_temperature(args.temperature)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     meta = {"source": os.path.basename(args.structures)}
     load_basis(method.basis, {z for s in structures for z in s.numbers})

@@ -39,10 +39,8 @@ def normal_modes(structure: Structure, hessian: np.ndarray) -> tuple[np.ndarray,
     return np.sign(w2) * np.abs(w2) ** 0.5, modes
 
 
-def check_sampling(n: int, temperature: float) -> None:
-    """Raise :class:`OpmlError` unless there is something to sample, at a positive temperature."""
-    if n < 1:
-        raise OpmlError(refusal("sample", got=n, expected="at least one geometry"))
+def check_temperature(temperature: float) -> None:
+    """Raise :class:`OpmlError` unless the temperature is positive."""
     if not temperature > 0:
         raise OpmlError(refusal("temperature", got=temperature, expected="positive, in Kelvin"))
 
@@ -67,7 +65,7 @@ def sample_thermal(
     """
     from scipy.spatial.transform import Rotation
 
-    check_sampling(n, temperature)
+    check_temperature(temperature)
     frequencies, modes = normal_modes(structure, hessian)
     softest = frequencies.min(initial=np.inf) * WAVENUMBER_PER_HARTREE
     if softest < 50:

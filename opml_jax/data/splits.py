@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import operator
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,6 +41,12 @@ def write_splits(path: str | os.PathLike, splits: Mapping[str, list]) -> None:
     write_text(path, "{\n" + rows + "\n}\n")
 
 
+def _index(value: object) -> int:
+    if type(value) is not int:
+        raise ValueError(f"{value!r} is no index")
+    return value
+
+
 def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     """Read a split file.
 
@@ -50,7 +55,7 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     """
     try:
         splits = json.loads(Path(path).read_text(encoding="utf-8"))
-        splits = {str(k): [operator.index(i) for i in v] for k, v in splits.items()}
+        splits = {str(k): [_index(i) for i in v] for k, v in splits.items()}
     except (OSError, ValueError, AttributeError, TypeError) as err:
         raise DataError(
             refusal(

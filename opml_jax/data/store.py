@@ -17,12 +17,14 @@ import h5py
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import ConventionError, DataError, refusal
+from ..errors import ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import FIELDS, Dataset
 from .files import atomic_path
 
 FORMAT_VERSION = 1
+MAX_RATIO = 1100
+"""More than deflate can compress (1032); an array that claims more was never written."""
 
 
 def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] | None = None):
@@ -109,20 +111,22 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
             refusal(f"convention of {path}", got=repr(convention), expected=repr(CONVENTION))
         )
     n_atoms = _load(f, "n_atoms", path)
+    n, total = len(n_atoms), int(n_atoms.sum())
     cuts = np.cumsum(n_atoms)[:-1]
-    numbers, positions = _load(f, "numbers", path), _load(f, "positions", path)
-    if len(numbers) != n_atoms.sum() or positions.shape != (n_atoms.sum(), 3):
-        raise DataError(refusal(str(path), got="lengths that disagree", expected="one row an atom"))
-    structures = [
-        Structure(z, r, charge=int(c), spin=int(s))
-        for z, r, c, s in zip(
-            np.split(numbers, cuts),
-            np.split(positions, cuts),
-            _load(f, "charge", path),
-            _load(f, "spin", path),
-            strict=True,
-        )
-    ]
+    rows = zip(
+        np.split(_load(f, "numbers", path, total), cuts),
+        np.split(_load(f, "positions", path, total, 3), cuts),
+        _load(f, "charge", path, n),
+        _load(f, "spin", path, n),
+        strict=True,
+    )
+    structures = []
+    for i, (z, r, charge, spin) in enumerate(rows):
+        try:
+            structures.append(Structure(z, r, charge=int(charge), spin=int(spin)))
+        except OpmlError as err:
+            raise type(err)(f"{path}, structure {i}: {err}") from err
+    _own(f, "labels", path)
     group = f["labels"]
     labels = {}
     for name in group if fields is None else fields:
@@ -130,26 +134,64 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
             raise DataError(
                 refusal(str(path), got=f"no label {name!r}", expected=f"one of: {', '.join(group)}")
             )
-        axes, values = FIELDS[name].axes, _load(group, name, path)
-        if not axes or axes[0] == 3:
-            labels[name] = list(values)
-            continue
-        size = n_atoms if axes[0] == "atom" else _load(f, "nao", path).astype(np.int64)
-        if FIELDS[name].symmetric:
-            packed = np.split(values, np.cumsum(size * (size + 1) // 2)[:-1])
-            labels[name] = [_unpack(v, n) for v, n in zip(packed, size, strict=True)]
-        else:
-            labels[name] = np.split(values, np.cumsum(size)[:-1])
+        labels[name] = _load_label(f, name, n_atoms, path)
+        bad = [i for i, v in enumerate(labels[name]) if not np.isfinite(v).all()]
+        if bad:
+            raise DataError(
+                refusal(
+                    f"{name} of {path}", got=f"NaN in structure {bad[0]}", expected="finite labels"
+                )
+            )
     hashes = None
     if "layout_hash" in f:
-        hashes = [h.decode("ascii") for h in _load(f, "layout_hash", path)]
+        hashes = [h.decode("ascii") for h in _load(f, "layout_hash", path, n)]
     return Dataset(structures, labels, json.loads(f.attrs["meta"]), hashes)
 
 
-def _load(group, name: str, path: Path) -> np.ndarray:
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink) or group[name].is_virtual:
-        raise DataError(refusal(f"{path}:{name}", got="a link out of the file", expected="data"))
-    return group[name][()]
+def _load_label(f: h5py.File, name: str, n_atoms: np.ndarray, path: Path) -> list[np.ndarray]:
+    """One label, cut into structures."""
+    group, axes = f["labels"], FIELDS[name].axes
+    n = len(n_atoms)
+    if not axes or not isinstance(axes[0], str):
+        return list(_load(group, name, path, n, *axes))
+    size = n_atoms if axes[0] == "atom" else _load(f, "nao", path, n).astype(np.int64)
+    if FIELDS[name].symmetric:
+        lengths = size * (size + 1) // 2
+        packed = np.split(_load(group, name, path, int(lengths.sum())), np.cumsum(lengths)[:-1])
+        return [_unpack(v, k) for v, k in zip(packed, size, strict=True)]
+    return np.split(_load(group, name, path, int(size.sum()), *axes[1:]), np.cumsum(size)[:-1])
+
+
+def _own(group, name: str, path: Path) -> None:
+    """Refuse what is not stored in this very file."""
+    if name not in group:
+        raise KeyError(f"it has no {name!r}")
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise DataError(refusal(f"{path}:{name}", got="a link", expected="data in the file"))
+
+
+def _load(group, name: str, path: Path, *shape: int) -> np.ndarray:
+    """An array of the file, of a known shape, after its size is known to be real."""
+    _own(group, name, path)
+    data = group[name]
+    if data.is_virtual or data.external:
+        raise DataError(
+            refusal(f"{path}:{name}", got="data outside the file", expected="data in the file")
+        )
+    if shape and data.shape != shape:
+        raise DataError(
+            refusal(f"{path}:{name}", got=f"shape {data.shape}", expected=f"shape {shape}")
+        )
+    if data.nbytes > MAX_RATIO * data.id.get_storage_size():
+        raise DataError(
+            refusal(
+                f"{path}:{name}",
+                got=f"{data.id.get_storage_size()} bytes",
+                expected=f"the {data.nbytes} bytes it claims",
+                hint="Is the file truncated?",
+            )
+        )
+    return data[()]
 
 
 def _unpack(packed: np.ndarray, n: int) -> np.ndarray:

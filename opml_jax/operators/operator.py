@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from ..basis import AOLayout, BatchLayout
 from ..errors import ConventionError, refusal
-from ..numerics import Array, matmul, pytree
+from ..numerics import Array, is_concrete, matmul, pytree
 
 
 @pytree
@@ -64,11 +65,12 @@ class Operator:
 
     def _same(self, other: Operator, symbol: str) -> Array:
         a, b = self.layout, other.layout
-        agree = (
-            a == b
-            if isinstance(a, AOLayout) or isinstance(b, AOLayout)
-            else ((a.spec, a.nao) == (b.spec, b.nao))
-        )
+        if isinstance(a, AOLayout) or isinstance(b, AOLayout):
+            agree = a == b
+        else:
+            agree = (a.spec, a.nao, a.slots.shape) == (b.spec, b.nao, b.slots.shape)
+            if agree and is_concrete(a.slots) and is_concrete(b.slots):  # no tracers: compare
+                agree = np.array_equal(a.slots, b.slots) and np.array_equal(a.element, b.element)
         if not agree:
             raise ConventionError(
                 refusal(f"operands of {symbol}", got=f"{a!r} and {b!r}", expected="in one layout")

@@ -19,6 +19,15 @@ def _integer(name: str, value: Any) -> int:
     return int(value)
 
 
+def _numbers(value: Any) -> tuple[int, ...]:
+    array = np.asarray(value).reshape(-1)
+    if array.size and (array.dtype.kind not in "fiu" or (array != np.round(array)).any()):
+        raise StructureError(
+            refusal("numbers", got=array.tolist(), expected="atomic numbers, each an integer")
+        )
+    return tuple(int(z) for z in array)
+
+
 @pytree
 class Structure:
     """A molecule.
@@ -49,7 +58,7 @@ class Structure:
     spin: int = static(default=0)
 
     def __post_init__(self):
-        numbers = tuple(int(z) for z in np.asarray(self.numbers).reshape(-1))
+        numbers = _numbers(self.numbers)
         set_ = object.__setattr__
         set_(self, "numbers", numbers)
         set_(self, "charge", _integer("charge", self.charge))
@@ -57,7 +66,16 @@ class Structure:
         validation.check_numbers(numbers)
         validation.check_electrons(numbers, self.charge, self.spin)
         if not hasattr(self.positions, "aval") or is_concrete(self.positions):
-            positions = np.asarray(self.positions)
+            try:
+                positions = np.asarray(self.positions)
+            except ValueError as err:
+                raise StructureError(
+                    refusal(
+                        "positions",
+                        got="rows of different length",
+                        expected=f"an array of shape (n_atoms, 3) = ({len(numbers)}, 3)",
+                    )
+                ) from err
             if positions.dtype.kind not in "fiu":
                 raise StructureError(
                     refusal("positions", got=f"dtype {positions.dtype}", expected="real numbers")

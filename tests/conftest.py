@@ -1,0 +1,91 @@
+"""Fixtures shared by all rooms: a few small molecules, a seeded generator, random rotations."""
+
+import os
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import jax
+import numpy as np
+import pytest
+
+from opml_jax.structures import Structure
+from opml_jax.units import ANGSTROM_PER_BOHR
+
+jax.config.update("jax_enable_x64", True)
+
+# Angstrom. Chosen to have H, C, N, O, F, S, an exactly tetrahedral and an exactly linear one; the
+# others carry small displacements that leave no symmetry to hide a mistake behind.
+_TETRAHEDRON = 1.089 / 3**0.5
+_GEOMETRIES = {
+    "water": ("OHH", [[0.01, -0.02, 0.118], [0.02, 0.771, -0.462], [-0.03, -0.748, -0.479]]),
+    "methane": (
+        "CHHHH",
+        [
+            [0.0, 0.0, 0.0],
+            [_TETRAHEDRON, _TETRAHEDRON, _TETRAHEDRON],
+            [-_TETRAHEDRON, -_TETRAHEDRON, _TETRAHEDRON],
+            [-_TETRAHEDRON, _TETRAHEDRON, -_TETRAHEDRON],
+            [_TETRAHEDRON, -_TETRAHEDRON, -_TETRAHEDRON],
+        ],
+    ),
+    "carbon_dioxide": ("COO", [[0.0, 0.0, 0.0], [0.0, 0.0, 1.162], [0.0, 0.0, -1.162]]),
+    "hydrogen_cyanide": ("CHN", [[0.02, 0.0, -0.50], [-0.04, 0.03, -1.57], [0.01, -0.02, 0.66]]),
+    "fluoromethane": (
+        "CFHHH",
+        [
+            [0.01, -0.01, -0.63],
+            [-0.02, 0.02, 0.76],
+            [1.04, 0.02, -0.98],
+            [-0.51, 0.88, -1.01],
+            [-0.52, -0.91, -0.96],
+        ],
+    ),
+    "hydrogen_sulfide": ("SHH", [[0.0, 0.01, 0.10], [0.02, 0.98, -0.83], [-0.01, -0.95, -0.85]]),
+    "formamide": (
+        "CONHHH",
+        [
+            [-0.16, 0.39, 0.02],
+            [-1.19, -0.25, -0.01],
+            [1.08, -0.15, 0.03],
+            [-0.15, 1.50, -0.02],
+            [1.14, -1.16, -0.06],
+            [1.94, 0.37, 0.05],
+        ],
+    ),
+}
+_ATOMIC_NUMBERS = {"H": 1, "C": 6, "N": 7, "O": 8, "F": 9, "S": 16}
+
+
+def _structure(symbols, angstrom) -> Structure:
+    numbers = [_ATOMIC_NUMBERS[s] for s in symbols]
+    return Structure(numbers, np.array(angstrom) / ANGSTROM_PER_BOHR)
+
+
+MOLECULES = {name: _structure(*geometry) for name, geometry in _GEOMETRIES.items()}
+
+
+@pytest.fixture(scope="session")
+def molecules() -> dict[str, Structure]:
+    return MOLECULES
+
+
+@pytest.fixture(scope="session")
+def water() -> Structure:
+    return MOLECULES["water"]
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def random_rotation():
+    """``random_rotation(rng, improper=False)``: uniform orthogonal matrix acting on (x, y, z)."""
+
+    def draw(rng: np.random.Generator, improper: bool = False) -> np.ndarray:
+        q, r = np.linalg.qr(rng.normal(size=(3, 3)))
+        q = q * np.sign(np.diag(r))
+        return q * np.sign(np.linalg.det(q)) * (-1 if improper else 1)
+
+    return draw

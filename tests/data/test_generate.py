@@ -1,0 +1,304 @@
+"""Labels in number: what is written, what survives a kill, and what is refused."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from opml_jax.basis import from_pyscf, layout_of, load_basis
+from opml_jax.data import generate as module
+from opml_jax.data import read_dataset
+from opml_jax.data.dataset import FIELDS
+from opml_jax.data.generate import Outcome, generate
+from opml_jax.data.reference import Method, calculate, converge, mean_field, record_id, relax
+from opml_jax.errors import BasisError, ConventionError, ConvergenceError, DataError, OpmlError
+from opml_jax.structures import Structure
+from opml_jax.units import ANGSTROM_PER_BOHR
+
+HF = Method("hf", "sto-3g")
+# Converged to 1e-10 Hartree: the energy differs from the converged one by less than that, what is
+# linear in the orbitals by its square root
+SCF = 1e-5
+# Energies converged to 1e-10, differences over 2 * 0.01 Bohr, and (0.01)^2 of a third derivative
+FORCES = 1e-4
+
+
+def _hydrogen(r):
+    return Structure([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, r]])
+
+
+@pytest.fixture(scope="module")
+def geometries(water):
+    stretched = water.replace(positions=1.05 * water.positions)
+    return [_hydrogen(1.3), _hydrogen(1.4), water, stretched]
+
+
+@pytest.fixture
+def labelled(tmp_path, geometries):
+    """An output file with the labels of the first two geometries."""
+    path = tmp_path / "out.h5"
+    generate(geometries[:2], path, HF)
+    return path
+
+
+def _names(folder):
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_labels_are_what_they_are_called(water):
+    found = calculate(water, HF)
+    basis = load_basis("sto-3g", water.numbers)
+    nao = layout_of(water, basis).nao
+    assert set(found) == set(FIELDS)
+    electronic = 0.5 * (found["dm"] * (found["fock"] + found["kinetic"])).sum()
+    electronic += 0.5 * (found["dm"] * found["external_potential"]).sum()
+    distance = np.linalg.norm(water.positions[:, None] - water.positions, axis=-1)
+    z = np.array(water.numbers)
+    repulsion = sum(z[i] * z[j] / distance[i, j] for i in range(3) for j in range(i))
+    assert found["energy"] == pytest.approx(electronic + repulsion, abs=1e-8)
+    assert (found["dm"] * found["overlap"]).sum() == pytest.approx(10)
+    assert found["mo_occ"].tolist() == [2.0] * 5 + [0.0] * (nao - 5)
+    f, s, p = (found[k] for k in ("fock", "overlap", "dm"))
+    np.testing.assert_allclose(f @ p @ s, s @ p @ f, atol=SCF)  # stationary
+    mf = mean_field(water, HF)
+    np.testing.assert_allclose(s, from_pyscf(mf.mol.intor("int1e_ovlp"), water, basis), atol=1e-12)
+    mf.kernel()
+    np.testing.assert_allclose(found["dipole"], mf.dip_moment(unit="AU", verbose=0), atol=SCF)
+
+
+@pytest.mark.parametrize("method", [HF, Method("pbe", "sto-3g", grid_level=1)], ids=["hf", "pbe"])
+def test_forces_are_minus_the_gradient(water, method):
+    """With a coarse grid too: its response is part of the gradient."""
+    h, step = 0.01, np.zeros((3, 3))
+    step[1, 2] = h
+    up, down = (
+        calculate(water.replace(positions=water.positions + s), method)["energy"]
+        for s in (step, -step)
+    )
+    assert calculate(water, method)["forces"][1, 2] == pytest.approx(
+        (down - up) / 2 / h, abs=FORCES
+    )
+
+
+def test_dipole_of_an_ion_is_about_the_origin(water):
+    ion = Structure(water.numbers, water.positions, charge=2)
+    shift = np.array([1.0, -2.0, 0.5])
+    moved = ion.replace(positions=ion.positions + shift)
+    change = calculate(moved, HF)["dipole"] - calculate(ion, HF)["dipole"]
+    np.testing.assert_allclose(change, 2 * shift, atol=SCF)
+
+
+def test_writes_one_file(tmp_path, geometries):
+    calls = []
+    outcome = generate(
+        geometries,
+        tmp_path / "out.h5",
+        HF,
+        extra_meta={"source": "by hand"},
+        on_progress=lambda *x: calls.append(x),
+    )
+    assert outcome == Outcome(done=4, found=0, failed=())
+    assert calls == [(i, 4, 0) for i in range(5)]
+    assert _names(tmp_path) == ["out.h5"]
+    found = read_dataset(tmp_path / "out.h5")
+    assert found.meta["source"] == "by hand"
+    assert {k: found.meta[k] for k in ("method", "basis", "conv_tol", "reference")} == {
+        "method": "hf",
+        "basis": "sto-3g",
+        "conv_tol": 1e-10,
+        "reference": "RHF",
+    }
+    assert {"pyscf_version", "units", "convention"} <= set(found.meta)
+    for i, s in enumerate(geometries):
+        np.testing.assert_array_equal(found.structures[i].positions, s.positions)
+        for name, value in calculate(s, HF).items():
+            np.testing.assert_allclose(found.labels[name][i], value, atol=SCF)
+
+
+def test_a_rerun_computes_nothing(labelled, geometries, monkeypatch):
+    monkeypatch.setattr(module, "calculate", None)
+    before = read_dataset(labelled)
+    assert generate(geometries[:2], labelled, HF) == Outcome(done=0, found=2, failed=())
+    after = read_dataset(labelled)
+    for name in before.labels:
+        np.testing.assert_array_equal(after[name], before[name])
+
+
+def test_more_geometries_extend_the_file(labelled, geometries):
+    shuffled = [geometries[2], geometries[1], geometries[0]]
+    assert generate(shuffled, labelled, HF) == Outcome(done=1, found=2, failed=())
+    found = read_dataset(labelled)
+    assert [s.n_atoms for s in found.structures] == [3, 2, 2]
+    assert found["energy"][0] == pytest.approx(calculate(geometries[2], HF)["energy"], abs=1e-8)
+
+
+def test_fewer_geometries_lose_nothing(labelled, geometries):
+    """A rerun with a limit must not throw away what is labelled already."""
+    generate(geometries[:1], labelled, HF)
+    assert len(read_dataset(labelled)) == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        (Method("hf", "def2-svp"), "basis of"),
+        (Method("pbe", "sto-3g"), "method of"),
+        (Method("hf", "sto-3g", conv_tol=1e-8), "conv_tol of"),
+    ],
+)
+def test_another_level_of_theory_is_refused(labelled, geometries, method, says):
+    before = labelled.read_bytes()
+    with pytest.raises(ConventionError, match="another level of theory") as caught:
+        generate(geometries[:2], labelled, method)
+    assert str(caught.value).startswith(says)
+    assert labelled.read_bytes() == before
+
+
+def test_identical_geometries_are_refused(tmp_path):
+    with pytest.raises(DataError, match="structures must be distinct ones"):
+        generate([_hydrogen(1.4), _hydrogen(1.4)], tmp_path / "out.h5", HF)
+    assert _names(tmp_path) == []
+
+
+def test_nothing_to_label_is_refused(tmp_path):
+    with pytest.raises(DataError, match="structures must be at least one"):
+        generate([], tmp_path / "out.h5", HF)
+    assert _names(tmp_path) == []
+
+
+def _failing_at(index, structures):
+    """``calculate`` that does not converge for one geometry."""
+
+    def fake(structure, method):
+        if record_id(structure, method) == record_id(structures[index], method):
+            raise ConvergenceError("the SCF did not converge")
+        return calculate(structure, method)
+
+    return fake
+
+
+def test_what_does_not_converge_is_logged_and_left_out(tmp_path, geometries, monkeypatch):
+    monkeypatch.setattr(module, "calculate", _failing_at(1, geometries))
+    path = tmp_path / "out.h5"
+    outcome = generate(geometries[:3], path, HF)
+    assert outcome == Outcome(2, 0, ((1, "the SCF did not converge"),))
+    log = tmp_path / "out.h5.failed.txt"
+    assert log.read_text() == "1\tthe SCF did not converge\n"
+    assert [s.n_atoms for s in read_dataset(path).structures] == [2, 3]
+    monkeypatch.undo()  # whatever was wrong is mended
+    assert generate(geometries[:3], path, HF) == Outcome(1, 2, ())
+    assert _names(tmp_path) == ["out.h5"]
+
+
+def test_all_failed_is_an_error_and_leaves_no_file(tmp_path, geometries, monkeypatch):
+    monkeypatch.setattr(module, "calculate", _failing_at(0, geometries))
+    with pytest.raises(DataError, match=r"none of 1 geometries.*did not converge"):
+        generate(geometries[:1], tmp_path / "out.h5", HF)
+    assert "out.h5" not in _names(tmp_path)
+
+
+def test_what_is_wrong_with_every_geometry_is_said_before_the_first(tmp_path, geometries):
+    """A basis that does not fit is no failed calculation: nothing is left behind."""
+    for bad in ("def2-spv", "gth-szv"):
+        with pytest.raises(BasisError, match=bad):
+            generate(geometries, tmp_path / "out.h5", Method("hf", bad))
+    assert _names(tmp_path) == []
+
+
+def test_the_ladder_ends_where_the_plain_attempt_does():
+    lithium_hydride = Structure([3, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 3.0]])
+    plain, attempt = converge(mean_field(lithium_hydride, HF))
+    assert attempt == "plain"
+    short, attempt = converge(mean_field(lithium_hydride, Method("hf", "sto-3g", max_cycle=4)))
+    assert attempt != "plain"
+    assert short.e_tot == pytest.approx(plain.e_tot, abs=1e-8)
+    assert short.level_shift == 0.0
+
+
+def test_what_cannot_converge_is_refused(water):
+    with pytest.raises(ConvergenceError, match="did not converge in 1 cycles"):
+        calculate(water, Method("hf", "sto-3g", max_cycle=1, conv_tol=1e-14))
+
+
+def test_open_shells_are_refused():
+    radical = Structure([8, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.83]], spin=1)
+    with pytest.raises(OpmlError, match=r"spin must be 0.*got 1"):
+        calculate(radical, HF)
+
+
+@pytest.mark.parametrize(("name", "nearest"), [("pbbe", "pbe"), ("b3lyyp", "b3lyp"), ("", "")])
+def test_unknown_methods_are_refused(name, nearest):
+    with pytest.raises(OpmlError, match="method must be 'hf' or a functional") as caught:
+        Method(name)
+    assert nearest in str(caught.value)
+
+
+def test_relaxing(water):
+    found = relax(water, HF)
+    assert np.abs(calculate(found, HF)["forces"]).max() < 1e-4
+    bond = np.linalg.norm(found.positions[1] - found.positions[0]) * ANGSTROM_PER_BOHR
+    assert bond == pytest.approx(0.989, abs=2e-3)  # HF/STO-3G water, a textbook number
+
+
+def test_runs_on_any_executor(tmp_path, geometries):
+    with ThreadPoolExecutor(2) as executor:
+        outcome = generate(geometries[:2], tmp_path / "out.h5", HF, executor=executor)
+    assert outcome == Outcome(2, 0, ())
+
+
+def test_parts_of_a_killed_run_are_used(tmp_path, geometries, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    def die(done, total, failed):
+        if done == 2:
+            raise Killed
+
+    path = tmp_path / "out.h5"
+    with pytest.raises(Killed):
+        generate(geometries[:3], path, HF, on_progress=die)
+    parts = sorted((tmp_path / "out.h5.parts").iterdir())
+    assert len(parts) == 2
+    parts[0].write_bytes(parts[0].read_bytes()[:100])  # and one is damaged from outside
+    assert generate(geometries[:3], path, HF).failed == ()
+    assert len(read_dataset(path)) == 3
+    assert _names(tmp_path) == ["out.h5"]
+
+
+XYZ = "2\n\nH 0 0 0\nH 0 0 {:.4f}\n"
+
+
+def test_sigkill_loses_no_finished_geometry(tmp_path):
+    """The real thing: a process group killed without warning, then the same command again."""
+    structures = tmp_path / "h2.xyz"
+    n = 12
+    structures.write_text("".join(XYZ.format(0.6 + 0.02 * i) for i in range(n)))
+    output, parts = tmp_path / "out.h5", tmp_path / "out.h5.parts"
+    command = [Path(sys.executable).with_name("opml"), "generate", structures, "-o", output]
+    command += ["--method", "pbe", "--basis", "def2-tzvp", "--workers", "1"]
+    process = subprocess.Popen(
+        command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not list(parts.glob("*.npz")) and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    finished = list(parts.glob("*.npz"))
+    assert 1 <= len(finished) < n
+    assert not output.exists()
+    for part in finished:
+        with np.load(part) as f:
+            assert set(f.files) == set(FIELDS)
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert f"{n - len(finished)} labelled, {len(finished)} found, 0 failed" in again.stdout
+    assert len(read_dataset(output)) == n
+    assert _names(tmp_path) == ["h2.xyz", "out.h5"]
