@@ -111,6 +111,24 @@ def test_one_bucket_compiles_once(random_model, water, molecules):
     assert first.shape == second.shape == (2,)
 
 
+def test_energy_composes_with_transformations(random_model, water):
+    """grad outside jit, vmap over geometries, and grad through a scan: all the same numbers."""
+    energy = random_model.energy_fn()
+
+    def of_positions(x):
+        return energy(water.replace(positions=x))
+
+    x = jnp.asarray(water.positions)
+    inside = jax.jit(jax.grad(of_positions))(x)
+    outside = jax.grad(jax.jit(of_positions))(x)
+    np.testing.assert_allclose(outside, inside, rtol=1e-12, atol=1e-14)
+    stack = jnp.stack([x, 1.02 * x])
+    many = jax.jit(jax.vmap(jax.grad(of_positions)))(stack)
+    scanned = jax.grad(lambda xs: jnp.sum(jax.lax.map(of_positions, xs)))(stack)
+    np.testing.assert_allclose(many[0], inside, rtol=1e-12, atol=1e-14)
+    np.testing.assert_allclose(scanned, many, rtol=1e-12, atol=1e-14)
+
+
 def test_energy_of_far_molecules_is_additive(random_model, water):
     """The screened potential leaves nothing at 20 Angstrom; the bare one leaves electron volts."""
     pair = random_model.predict(_apart(water, 20 / opml.units.ANGSTROM_PER_BOHR))["energy"]
