@@ -511,3 +511,26 @@ for missing in (lambda: library.load("cc-pvqz", "I"), lambda: gto.M(atom="I", ba
         continue
     raise AssertionError("a missing basis did not raise")
 """)
+
+
+def test_second_derivatives_are_pyscfads(water, rng):
+    """pyscfad's own differentiable molecule, inside one jit, where it can be differentiated."""
+    basis = load_basis("def2-svp", water.numbers)
+    weights = rng.normal(size=(layout_of(water, basis).nao,) * 2)
+    weights = weights + weights.T
+
+    def ours(x):
+        v = integrals.external_potential(water.replace(positions=x), basis)
+        return (from_pyscf(weights, water, basis) * v).sum()
+
+    def theirs(x):
+        from pyscfad.gto.mole_lite import MoleLite
+
+        mol = MoleLite(numbers=water.numbers, coords=x, basis="def2-svp", verbose=0)
+        return (weights * mol.intor("int1e_nuc", hermi=1)).sum()
+
+    x = jnp.asarray(water.positions)
+    expected = jax.jit(jax.jacfwd(jax.grad(theirs)))(x)
+    scale = np.abs(expected).max()
+    for hessian in (jax.jacfwd(jax.grad(ours)), jax.jacrev(jax.grad(ours))):
+        np.testing.assert_allclose(jax.jit(hessian)(x) / scale, expected / scale, atol=REORDERING)
