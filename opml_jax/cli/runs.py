@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -72,6 +73,15 @@ def stages() -> Iterator[Callable[[str, int, int, str], None]]:
         yield report
 
 
+def check_writable(folder: Path) -> None:
+    """Refuse a run directory that cannot be made, before anything is computed."""
+    from ..errors import OpmlError, refusal
+
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise OpmlError(refusal("output", got=str(folder), expected="a directory one may write to"))
+
+
 def train_run(config: TrainConfig, output: str) -> tuple[Trained, Dataset, dict[str, list[int]]]:
     """Train, and write configuration, splits, history and model into a run directory."""
     enable_x64()
@@ -83,10 +93,11 @@ def train_run(config: TrainConfig, output: str) -> tuple[Trained, Dataset, dict[
     from ..training import train
     from ..training.config import to_mapping
 
+    folder = Path(output)
+    check_writable(folder)
     dataset, splits = load_data(config.data)
     with stages() as report:
         trained = train(dataset, splits, config, on_progress=report)
-    folder = Path(output)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
     write_splits(folder / "splits.json", splits)

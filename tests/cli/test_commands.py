@@ -142,6 +142,14 @@ def test_unknown_config_key_names_the_nearest(tmp_path, capsys):
     assert not out.exists()
 
 
+def test_output_that_cannot_be_a_directory(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    config = tmp_path / "c.yaml"
+    config.write_text("")
+    for out in ("file", "file/run"):
+        _one_line(capsys, ["train", str(config), "-o", str(tmp_path / out)], "directory")
+
+
 def test_other_level_of_theory_is_refused(run, tmp_path, capsys):
     dataset = opml.read_dataset(opml.bundled("water")).subset(range(3))
     from opml_jax.data.store import write_hdf5
