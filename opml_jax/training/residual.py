@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from typing import Any
@@ -20,27 +19,18 @@ from .cache import Cache
 from .closed_form import scaled
 from .config import OptimConfig
 
-Targets = dict[str, Any]
+Arrays = dict[str, Any]
+"""Named arrays, structures first."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Inputs:
-    """What the networks see of a set: all arrays with structures first.
+def make_inputs(params: Params, cache: Cache, labels: Arrays) -> Arrays:
+    """What the networks see of a set.
 
-    Attributes:
-      arrays: ``z`` inputs, ``dz`` their derivatives (if forces are a target), ``w`` vectors to
-        gate (if dipoles are), ``one_hot``, and the residual targets ``energy``, ``forces``,
-        ``dipole``.
+    Returns:
+      ``z`` inputs, ``dz`` their derivatives (if forces are a target), ``w`` vectors to gate (if
+      dipoles are), ``one_hot``, and under ``energy``, ``forces``, ``dipole`` what the closed form
+      leaves of the labels.
     """
-
-    arrays: dict[str, np.ndarray]
-
-    def __len__(self) -> int:
-        return len(self.arrays["z"])
-
-
-def make_inputs(params: Params, cache: Cache, labels: Targets) -> Inputs:
-    """Network inputs, and what the closed form leaves of the labels."""
     s = scaled(cache, params["scaler"])
     arrays = {"one_hot": s.one_hot}
     arrays["z"] = np.asarray(project(params["components"], s.x, s.one_hot))
@@ -56,12 +46,11 @@ def make_inputs(params: Params, cache: Cache, labels: Targets) -> Inputs:
         arrays["w"] = np.asarray(gated_vectors(params["dipole"], s.v, s.one_hot))
         predicted = np.asarray(linear_dipole(params["dipole"], s.v, s.one_hot))
         arrays["dipole"] = labels["dipole"] - predicted
-    return Inputs(arrays)
+    return arrays
 
 
-def residual_scales(inputs: Inputs) -> dict[str, np.ndarray]:
+def residual_scales(a: Arrays) -> dict[str, np.ndarray]:
     """Root mean squares of what is left, the natural scale of the networks' outputs."""
-    a = inputs.arrays
     real = a["one_hot"].sum(axis=-1)
     out = {"energy": np.sqrt(np.mean(a["energy"] ** 2))}
     if "forces" in a:
@@ -91,8 +80,8 @@ def predict_residual(network: Callable, scale: Params, batch: dict[str, Array]) 
 def train_residual(
     definition: Op2Prop,
     closed_form: Params,
-    train: Inputs,
-    validation: Inputs,
+    train: Arrays,
+    validation: Arrays,
     optim: OptimConfig,
     seed: int,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, row: None,
@@ -121,11 +110,12 @@ def train_residual(
     n_vectors = definition.config.vectors if use_dipole else 0
     module = definition.residual.clone(n_vectors=n_vectors)
     scale = residual_scales(train)
+    n_train = len(train["z"])
     key = jax.random.key(seed)
-    start = {k: jnp.asarray(v[:1]) for k, v in train.arrays.items()}
+    start = {k: jnp.asarray(v[:1]) for k, v in train.items()}
     weights = module.init(key, start["z"], start["one_hot"])["params"]
-    size = min(optim.batch_size, len(train))
-    steps = max(1, len(train) // size)
+    size = min(optim.batch_size, n_train)
+    steps = max(1, n_train // size)
     schedule = optax.cosine_decay_schedule(optim.learning_rate, max(1, optim.epochs * steps), 0.01)
     optimizer = optax.chain(
         optax.clip_by_global_norm(optim.clip),
@@ -166,15 +156,15 @@ def train_residual(
         return weights, average, optimizer_state, jnp.mean(values)
 
     judge = jax.jit(lambda weights, batch: (loss(weights, batch), squares(weights, batch)))
-    arrays = {k: jnp.asarray(v) for k, v in train.arrays.items()}
-    held_out = {k: jnp.asarray(v) for k, v in validation.arrays.items()}
+    arrays = {k: jnp.asarray(v) for k, v in train.items()}
+    held_out = {k: jnp.asarray(v) for k, v in validation.items()}
     average, optimizer_state = weights, optimizer.init(weights)
     rng = np.random.default_rng(seed)
     silent = jax.tree.map(lambda w: w * 0.0, weights)  # zero networks: the closed form alone
     best, kept = float(judge(silent, held_out)[0]), silent
     history = []
     for number in range(1, optim.epochs + 1):
-        order = rng.permutation(len(train))[: steps * size].reshape(steps, size)
+        order = rng.permutation(n_train)[: steps * size].reshape(steps, size)
         weights, average, optimizer_state, value = epoch(
             weights, average, optimizer_state, jnp.asarray(order), arrays
         )

@@ -40,12 +40,12 @@ def test_cached_forces_equal_gradients_through_the_integrals(small, dataset):
     found = predict_residual(
         lambda z, e: module.apply({"params": params["residual"]}, z, e),
         params["scale"],
-        inputs.arrays,
+        inputs,
     )
     direct = trained.model.predict(part.structures)
     # label - closed form - residual = label - prediction
     for name in ("energy", "forces", "dipole"):
-        left = inputs.arrays[name] - np.asarray(found[name])
+        left = inputs[name] - np.asarray(found[name])
         expected = labels[name] - direct[name]
         np.testing.assert_allclose(left.ravel(), expected.ravel(), atol=CHAIN_RULE)
 
