@@ -83,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _sample(start, method, args):
     """Thermal geometries around the relaxed start, with the record of how they were made."""
+    import dataclasses
     import json
     from pathlib import Path
 
@@ -94,7 +95,7 @@ def _sample(start, method, args):
     from ..structures import Structure
 
     cache = Path(args.output + ".minimum.json")
-    key = [list(start.numbers), np.asarray(start.positions).tolist(), method.meta()]
+    key = [list(start.numbers), np.asarray(start.positions).tolist(), dataclasses.asdict(method)]
     saved = json.loads(cache.read_text()) if cache.exists() else {}
     if saved.get("key") != key:  # the minimum is found once; a restart samples the same geometries
         print(f"relaxing {start!r} ({method.method}/{method.basis}) ...", flush=True)

@@ -75,6 +75,7 @@ class Method:
             "reference": "RHF" if self.is_hf else "RKS",
             "grid_response": not self.is_hf,
             "pyscf_version": version("pyscf"),
+            "opml_jax_version": version("opml_jax"),
             "units": "atomic units (Hartree, Bohr, e)",
         }
 
