@@ -534,3 +534,27 @@ def test_second_derivatives_are_pyscfads(water, rng):
     scale = np.abs(expected).max()
     for hessian in (jax.jacfwd(jax.grad(ours)), jax.jacrev(jax.grad(ours))):
         np.testing.assert_allclose(jax.jit(hessian)(x) / scale, expected / scale, atol=REORDERING)
+
+
+def test_derivatives_to_fourth_order_and_no_further(water, rng):
+    """Along one line, forward and reverse alternating, each order against the one before."""
+    basis = load_basis("sto-3g", water.numbers)
+    weights, line = rng.normal(size=(7, 7)), rng.normal(size=(3, 3))
+
+    def f(t):
+        moved = water.replace(positions=water.positions + t * line)
+        v = integrals.external_potential(moved, basis, widths=0.5)
+        return (weights * (v + integrals.position(moved, basis).sum(axis=0))).sum()
+
+    def forward(g):
+        return lambda t: jax.jvp(g, (t,), (1.0,))[1]
+
+    orders = [f]
+    for k in range(4):
+        orders.append(jax.grad(orders[-1]) if k % 2 else forward(orders[-1]))
+    for lower, higher in zip(orders[:-1], orders[1:], strict=True):
+        g, h = jax.jit(lower), 1e-3
+        finite = (8 * (g(h) - g(-h)) - (g(2 * h) - g(-2 * h))) / (12 * h)
+        assert float(jax.jit(higher)(0.0)) == pytest.approx(float(finite), rel=1e-8)
+    with pytest.raises(OpmlError, match="derivatives to order 4; got order 5"):
+        forward(orders[-1])(0.0)
