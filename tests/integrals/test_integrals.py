@@ -1,5 +1,6 @@
 """The libcint driver against PySCF, and everything the library adds to it."""
 
+import itertools
 import subprocess
 import sys
 
@@ -552,7 +553,7 @@ def test_derivatives_to_fourth_order_and_no_further(water, rng):
     orders = [f]
     for k in range(4):
         orders.append(jax.grad(orders[-1]) if k % 2 else forward(orders[-1]))
-    for lower, higher in zip(orders[:-1], orders[1:], strict=True):
+    for lower, higher in itertools.pairwise(orders):
         g, h = jax.jit(lower), 1e-3
         finite = (8 * (g(h) - g(-h)) - (g(2 * h) - g(-2 * h))) / (12 * h)
         assert float(jax.jit(higher)(0.0)) == pytest.approx(float(finite), rel=1e-8)
