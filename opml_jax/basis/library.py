@@ -59,7 +59,7 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
 
     key = "".join(c for c in name.lower() if c not in "-_ ")
     stem = key.removeprefix("unc").partition("@")[0]  # uncontracted and truncated forms
-    correlated_pp = stem.endswith("pp") and "ccp" in stem
+    correlated_pp = "ccp" in stem and "pp" in stem.partition("ccp")[2]
     if stem.startswith(_PSEUDO) or correlated_pp:
         raise BasisError(
             refusal(

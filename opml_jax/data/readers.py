@@ -141,7 +141,10 @@ def _read_labelled(path, length_unit, energy_unit, charge, spin, *, labels) -> D
         return Dataset(structures)
     scale = {"energy": energy, "forces": energy / length, "dipole": LENGTH["angstrom"]}
     names = [n for n in scale if all(n in raw for raw in found)]
-    values = {n: [np.asarray(raw[n], np.float64) * scale[n] for raw in found] for n in names}
+    try:
+        values = {n: [np.asarray(raw[n], np.float64) * scale[n] for raw in found] for n in names}
+    except (TypeError, ValueError) as err:
+        raise DataError(refusal(f"labels of {path}", got=f"{err}", expected="numbers")) from err
     for n, v in values.items():
         bad = [i for i, x in enumerate(v) if not np.isfinite(x).all()]
         if bad:
@@ -162,7 +165,10 @@ def _read_labelled(path, length_unit, energy_unit, charge, spin, *, labels) -> D
                     hint="Pass energy_unit and length_unit.",
                 )
             )
-    return Dataset(structures, values, {"source": path.name})
+    try:
+        return Dataset(structures, values, {"source": path.name})
+    except DataError as err:
+        raise DataError(f"{path}: {err}") from err
 
 
 def _check_units(path: Path, structures: list[Structure]) -> None:

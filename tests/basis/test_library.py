@@ -42,6 +42,7 @@ def test_refuses(name, elements, says):
         ("stuttgart", "Na"),
         ("cc-pvdz-pp", "Cu"),
         ("aug-cc-pvtz-pp", "Cu"),
+        ("cc-pvtz-pp-nr", "Cu"),
         ("def2-mtzvp", "Rb"),
         ("bfd-vdz", "C"),
         ("ccecp-cc-pvdz", "O"),

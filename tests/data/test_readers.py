@@ -258,6 +258,12 @@ def test_labels_that_are_not_numbers(tmp_path, name, value):
         read_dataset(_npz(tmp_path / "n.npz", **arrays))
 
 
+@pytest.mark.parametrize("change", [("-31.0", "-31.0m"), ("0.0 0.0 0.5", "0.0 0.5")])
+def test_labels_that_are_something_else(write, change):
+    with pytest.raises(DataError, match=r"f\.extxyz"):
+        read_dataset(write("f.extxyz", EXTENDED.replace(*change)))
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [

@@ -354,6 +354,34 @@ def test_second_derivatives(molecules, rng, name, options):
     _close(forward, _differences(jax.jit(gradient), x), FINITE_DIFFERENCE)
 
 
+def test_second_derivatives_in_everything(water, rng):
+    """Also the mixed ones: how the force on a nucleus depends on a charge far away."""
+    f, zero = _problem(water, "sto-3g", rng)
+    jacobian = jax.jit(jax.jacrev(f))
+    forward, reverse = (jax.jit(d(jax.jacrev(f)))(zero) for d in (jax.jacfwd, jax.jacrev))
+    differences = _differences(jacobian, zero).transpose(1, 2, 0)
+    for a, b, c in zip(forward, reverse, differences, strict=True):
+        _close(a, b, REORDERING)
+        _close(a, a.T, REORDERING)
+        _close(a, c, FINITE_DIFFERENCE)
+
+
+@pytest.mark.slow
+def test_higher_derivatives_of_every_operator(water, rng):
+    """S, T, r and V along a line on which every centre moves and every charge changes."""
+    f, zero = _problem(water, "def2-svp", rng)
+    line = rng.normal(size=len(zero))
+
+    def lower(t):
+        return f(line * t)
+
+    for _ in range(4):
+        higher, g, h = jax.jit(jax.jacfwd(lower)), jax.jit(lower), 1e-3
+        finite = (8 * (g(h) - g(-h)) - (g(2 * h) - g(-2 * h))) / (12 * h)
+        np.testing.assert_allclose(higher(0.0), finite, rtol=FINITE_DIFFERENCE)
+        lower = jax.jacfwd(lower)
+
+
 @pytest.mark.parametrize(("name", "basis_name"), [("water", "def2-tzvp"), ("methane", "def2-svp")])
 def test_gradient_of_nuclear_attraction_is_pyscfs(molecules, rng, name, basis_name):
     s = molecules[name]
