@@ -293,7 +293,7 @@ def test_sigkill_loses_no_finished_geometry(tmp_path):
     structures.write_text("".join(XYZ.format(0.6 + 0.02 * i) for i in range(n)))
     output, parts = tmp_path / "out.h5", tmp_path / "out.h5.parts"
     command = [Path(sys.executable).with_name("opml"), "generate", structures, "-o", output]
-    command += ["--method", "pbe", "--basis", "def2-tzvp", "--workers", "1"]
+    command += ["--method", "pbe", "--basis", "def2-svp", "--grid-level", "2", "--workers", "2"]
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
