@@ -18,6 +18,7 @@ from .shells import Basis, Shell
 
 _POPLE = ("321g", "431g", "631g", "631+", "6311g", "6311+")  # PySCF parses these, unlisted
 _PSEUDO = ("gth", "bfd", "ccecp", "ecp", "crenb", "sbkjc")  # families that always replace a core
+_AUXILIARY = ("fit", "ri", "etb")
 _HINT = "Use e.g. 'dyall-dz' or 'sto-3g'."
 _ALL_ELECTRON = 1.5
 """Least ratio of the steepest s exponent to Z^2 in a basis that resolves the 1s shell. A minimal
@@ -96,10 +97,11 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
         table = np.array(rows, dtype=np.float64)
         for coefficients in table[:, 1:].T:
             used = coefficients != 0
-            shells.append(Shell(int(l), table[used, 0], coefficients[used]))
-    if not shells or any((s.exponents <= 0).any() for s in shells):
+            if used.any():
+                shells.append(Shell(int(l), table[used, 0], coefficients[used]))
+    if not shells:  # pyscfad may have replaced PySCF's loader by one that never complains
         raise BasisError(
-            refusal("basis", got=f"no usable shells for {symbol(z)} in {name!r}", expected="shells")
+            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it")
         )
     _refuse_ecp(library, name, z, shells)
     return tuple(shells)
@@ -114,7 +116,8 @@ def _refuse_ecp(library, name: str, z: int, shells: list[Shell]) -> None:
     except Exception:  # PySCF raises many kinds for "no ECP here"; the exponents still tell
         ecp = None
     steepest = max((s.exponents.max() for s in shells if s.l == 0), default=0.0)
-    if ecp or steepest < _ALL_ELECTRON * z**2:
+    auxiliary = name.lower().endswith(_AUXILIARY)  # fitting sets need not resolve the 1s shell
+    if ecp or (steepest < _ALL_ELECTRON * z**2 and not auxiliary):
         core = f"the {ecp[0]} core electrons" if ecp else "core electrons"
         raise BasisError(
             refusal(

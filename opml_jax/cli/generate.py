@@ -60,6 +60,8 @@ def run(args: argparse.Namespace) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     workers = max(1, min(args.workers or cores, len(structures)))
     threads = max(1, cores // workers)
+    limit = os.environ.get("OMP_NUM_THREADS", "")
+    threads = min(threads, int(limit)) if limit.isdigit() and int(limit) else threads
     with (
         Progress("labels") as progress,
         ProcessPoolExecutor(workers, get_context("spawn"), set_threads, (threads,)) as executor,

@@ -101,7 +101,7 @@ def generate(
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
         raise DataError(refusal("structures", got="identical geometries", expected="distinct ones"))
-    earlier = _earlier(output, method)
+    earlier, origin = _earlier(output, method)
     paths = [parts / f"{key}.npz" for key in ids]
     todo = [i for i, p in enumerate(paths) if ids[i] not in earlier and not p.exists()]
     found, failed, done = len(ids) - len(todo), [], 0
@@ -154,7 +154,7 @@ def generate(
     dataset = Dataset(
         kept,
         {k: [r[k] for _, r in records] for k in records[0][1]},
-        {**method.meta(), **(extra_meta or {})},
+        {**method.meta(), **origin, **(extra_meta or {})},
         [layout_of(s, basis).hash for s in kept],
     )
     write_hdf5(output, dataset)
@@ -162,10 +162,12 @@ def generate(
     return Outcome(done, found, tuple(sorted(failed)))
 
 
-def _earlier(output: Path, method: Method) -> dict[str, tuple[Structure, dict[str, np.ndarray]]]:
-    """Structures and labels of a finished earlier run, by record id."""
+def _earlier(
+    output: Path, method: Method
+) -> tuple[dict[str, tuple[Structure, dict[str, np.ndarray]]], dict]:
+    """Structures and labels of a finished earlier run by record id, and where they came from."""
     if not output.exists():
-        return {}
+        return {}, {}
     old = read_hdf5(output)
     for key, value in dataclasses.asdict(method).items():
         if old.meta.get(key) != value:
@@ -177,7 +179,8 @@ def _earlier(output: Path, method: Method) -> dict[str, tuple[Structure, dict[st
                     hint="Choose another output file for another level of theory.",
                 )
             )
-    return {
+    records = {
         record_id(s, method): (s, {k: v[i] for k, v in old.labels.items()})
         for i, s in enumerate(old.structures)
     }
+    return records, {k: old.meta[k] for k in ("source", "sampling") if k in old.meta}

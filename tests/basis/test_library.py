@@ -1,4 +1,6 @@
 import contextlib
+import subprocess
+import sys
 import warnings
 
 import numpy as np
@@ -78,6 +80,25 @@ def test_loading_is_silent():
             with contextlib.suppress(BasisError):
                 load_basis(name, [element])
     assert [str(w.message) for w in caught] == []
+
+
+def test_missing_elements_are_noticed_beside_pyscfad():
+    """Its padded molecules make PySCF return an empty shell where it would say what is missing."""
+    script = """
+import jax
+jax.config.update("jax_enable_x64", True)
+import pyscfad.ml.gto.mole_pad
+from opml_jax.basis import load_basis
+from opml_jax.errors import BasisError
+try:
+    load_basis("cc-pvqz", ["I"])
+except BasisError as err:
+    assert "lacks I" in str(err), err
+else:
+    raise AssertionError("no error")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["STO-3G", "sto3g", "sto_3g", "sto 3g"])
