@@ -61,7 +61,7 @@ class Basis:
         elements = tuple(sorted(shells))
         ordered = []
         for z in elements:
-            own = tuple(sorted(shells[z], key=lambda s: s.l))
+            own = tuple(sorted(map(_steepest_first, shells[z]), key=lambda s: s.l))
             if not own:
                 raise BasisError(
                     refusal("basis", got=f"no shells for {symbol(z)}", expected="shells")
@@ -103,6 +103,14 @@ class Basis:
 
     def __repr__(self) -> str:
         return f"Basis({self.name!r}, {', '.join(symbol(z) for z in self.elements)})"
+
+
+def _steepest_first(shell: Shell) -> Shell:
+    """Primitives by descending exponent: libcint bounds a shell by its last one."""
+    if not is_concrete(shell.exponents):
+        return shell
+    order = np.argsort(-np.asarray(shell.exponents), kind="stable")
+    return replace(shell, exponents=shell.exponents[order], coefficients=shell.coefficients[order])
 
 
 def fingerprint(shells: Sequence[Shell]) -> str:

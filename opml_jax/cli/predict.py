@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     enable_x64()
     suffix = Path(args.output).suffix
     writers = {
-        ".extxyz": _write_extxyz,
-        ".xyz": _write_extxyz,
+        ".extxyz": write_extxyz,
+        ".xyz": write_extxyz,
         ".h5": _write_hdf5,
         ".hdf5": _write_hdf5,
     }
@@ -49,12 +49,13 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     predicted = model.predict(structures)
-    writers[suffix](args.output, structures, predicted, model)
+    writers[suffix](args.output, structures, predicted)
     print(f"{args.output}: {len(structures)} structures")
     return 0
 
 
-def _write_extxyz(path, structures, predicted, model) -> None:
+def write_extxyz(path, structures, predicted) -> None:
+    """Structures and predictions in ASE's units, under ``opml_`` names."""
     import numpy as np
     from ase import Atoms
     from ase.io import write
@@ -76,7 +77,8 @@ def _write_extxyz(path, structures, predicted, model) -> None:
         write(temporary, frames, format="extxyz")
 
 
-def _write_hdf5(path, structures, predicted, model) -> None:
+def _write_hdf5(path, structures, predicted) -> None:
+    """Structures and predictions in atomic units."""
     from ..data import Dataset
     from ..data.store import write_hdf5
 
@@ -86,4 +88,4 @@ def _write_hdf5(path, structures, predicted, model) -> None:
     }
     if "dipole" in predicted:
         labels["dipole"] = list(predicted["dipole"])
-    write_hdf5(path, Dataset(structures, labels, {"predicted_by": repr(model)}))
+    write_hdf5(path, Dataset(structures, labels, {"predicted_by": "opml_jax"}))

@@ -46,14 +46,13 @@ def run(args: argparse.Namespace) -> int:
         args.out, trained, dataset, splits, {"fresh": fresh}, curve=curve, quiet=True
     )
     lap("evaluation and report")
-    from .predict import _write_extxyz
+    from .predict import write_extxyz
 
     structures = test.structures + fresh.structures
-    _write_extxyz(
+    write_extxyz(
         Path(args.out) / "predictions.extxyz",
         structures,
         trained.model.predict(structures),
-        trained.model,
     )
     level = f"{dataset.meta['method'].upper()}/{dataset.meta['basis']}"
     print(

@@ -174,7 +174,7 @@ def _exchange(tensor: Array, member: _Member) -> Array:
 
 def _constant(tangent, what: str) -> None:
     """Refuse a derivative that libcint does not have, where zero would be a wrong answer."""
-    if not isinstance(tangent, jax.custom_derivatives.SymbolicZero):
+    if not _zero(tangent):
         raise OpmlError(
             f"{what} must be constant with driver='libcint', which has no derivative "
             "with respect to them."
@@ -182,6 +182,7 @@ def _constant(tangent, what: str) -> None:
 
 
 def _zero(tangent) -> bool:
+    """True for an argument that is not differentiated."""
     return isinstance(tangent, jax.custom_derivatives.SymbolicZero)
 
 

@@ -179,3 +179,11 @@ def test_from_shells_sorts_by_l_and_checks():
         Basis.from_shells("mine", {1: []})
     with pytest.raises(BasisError, match="l=5"):
         Basis.from_shells("mine", {1: [Shell(5, np.ones(1), np.ones(1))]})
+
+
+def test_primitives_come_steepest_first():
+    """libcint bounds a shell pair by its last exponents; another order loses integrals."""
+    s = Shell(0, np.array([0.1, 50.0, 3.0]), np.array([1.0, 2.0, 3.0]))
+    (ours,) = Basis.from_shells("mine", {1: [s]}).shells[0]
+    assert ours.exponents.tolist() == [50.0, 3.0, 0.1]
+    assert ours.coefficients.tolist() == [2.0, 3.0, 1.0]
