@@ -16,6 +16,7 @@ from ..errors import ConventionError, StructureError, refusal
 from ..numerics import Array, pytree, static
 from ..structures import Structure, StructureBatch, pad_structures
 from ..structures.elements import symbol
+from .primitives import Bucket, Primitives, pad_primitives, primitives, smallest_bucket
 from .shells import Basis
 from .spec import BasisSpec
 
@@ -133,6 +134,11 @@ class AOLayout:
         """``(nao,)`` index with ``ours = theirs[index]``."""
         return pyscf_permutation(self.shell_ls)
 
+    @property
+    def primitives(self) -> Primitives:
+        """Shells and primitives of the molecule."""
+        return primitives(self.spec, self.numbers)
+
     def __repr__(self) -> str:
         return f"AOLayout({self.spec.name!r}, nao={self.nao}, hash={self.hash})"
 
@@ -149,6 +155,7 @@ class BatchLayout:
         slot + 1 for padding.
       element: ``(n_structures, n_atoms)`` index into ``spec.elements``, 0 for padding.
       ao_mask: ``(n_structures, nao)`` True for real AOs.
+      primitives: shells and primitives of each molecule (:class:`Primitives`).
     """
 
     spec: BasisSpec = static()
@@ -157,6 +164,7 @@ class BatchLayout:
     ao_slot: Array
     element: Array
     ao_mask: Array
+    primitives: Primitives
 
     def __repr__(self) -> str:
         return f"BatchLayout({self.spec.name!r}, padded nao={self.nao})"
@@ -202,31 +210,46 @@ def batch(
     structures: Sequence[Structure],
     basis: Basis,
     *,
+    bucket: Bucket | None = None,
     n_atoms: int | None = None,
     nao: int | None = None,
 ) -> StructureBatch:
     """Pad molecules to one bucket and attach the AO topology of ``basis`` (host side).
 
-    Functions compiled for a bucket serve every molecule that fits it.
+    Functions compiled for a bucket serve every molecule that fits it. By default molecules of one
+    composition are not padded at all, and others to round numbers, so that shapes recur.
 
     Args:
       structures: molecules, of any mix of composition.
       basis: covers every element.
-      n_atoms: padded number of atoms. Default: next size of 1, 2, 3, 4, 6, 8, 12, 16, ...
-      nao: padded number of AOs. Default: next multiple of 8.
+      bucket: shape to pad to, for example one of :func:`opml_jax.basis.buckets`.
+      n_atoms: padded number of atoms, instead of the bucket's.
+      nao: padded number of AOs, instead of the bucket's.
 
     Raises:
       StructureError: no structures, or a capacity below what is needed.
       BasisError: an element the basis does not cover.
     """
-    smallest = capacity(max((s.n_atoms for s in structures), default=1))
-    padded = pad_structures(structures, smallest if n_atoms is None else n_atoms)
+    molecules = [s.numbers for s in structures]
     layouts = [layout_of(s, basis) for s in structures]
-    largest = max(l.nao for l in layouts)
-    nao = -(-largest // 8) * 8 if nao is None else nao
-    if nao < largest:
-        raise StructureError(refusal("nao", got=nao, expected=f"at least {largest}"))
-    width = basis.spec.n_slots
+    if not structures:
+        raise StructureError(
+            refusal("structures", got="an empty list", expected="at least one structure")
+        )
+    needed = smallest_bucket(basis.spec, molecules)
+    if bucket is None:
+        bucket = needed if len(set(molecules)) == 1 else _rounded(needed)
+    given = {k: v for k, v in (("n_atoms", n_atoms), ("nao", nao)) if v is not None}
+    for name, value in given.items():
+        if value < getattr(needed, name):
+            raise StructureError(
+                refusal(name, got=value, expected=f"at least {getattr(needed, name)}")
+            )
+    bucket = dataclasses.replace(bucket, **given)
+    if not bucket.covers(needed):
+        raise StructureError(refusal("bucket", got=bucket, expected=f"at least {needed}"))
+    padded = pad_structures(structures, bucket.n_atoms)
+    nao, width = bucket.nao, basis.spec.n_slots
     slots = np.full((*padded.numbers.shape, width), nao, np.int32)
     ao_slot = np.full((len(structures), nao), padded.n_atoms * width, np.int32)
     element = np.zeros(padded.numbers.shape, np.int32)
@@ -237,8 +260,23 @@ def batch(
         atom, slot = np.nonzero(l.slots < l.nao)
         ao_slot[b, l.slots[atom, slot]] = atom * width + slot
     ao_mask = np.arange(nao)[None] < np.array([l.nao for l in layouts])[:, None]
-    layout = BatchLayout(basis.spec, nao, slots, ao_slot, element, ao_mask)
+    topology = pad_primitives(basis.spec, molecules, bucket)
+    layout = BatchLayout(basis.spec, nao, slots, ao_slot, element, ao_mask, topology)
     return padded.replace(layout=layout)
+
+
+def _rounded(bucket: Bucket) -> Bucket:
+    """The next round numbers: atoms 1, 2, 3, 4, 6, 8, ..., AOs by 8, shells and primitives by 4."""
+
+    def by(step: int, n: int) -> int:
+        return -(-n // step) * step
+
+    return Bucket(
+        capacity(bucket.n_atoms),
+        by(8, bucket.nao),
+        tuple(by(4, n) for n in bucket.n_primitives),
+        tuple(by(4, n) for n in bucket.n_shells),
+    )
 
 
 def _permute(matrix, structure: Structure, basis: Basis, index_name: str):

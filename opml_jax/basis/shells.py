@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from math import gamma
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from ..errors import BasisError, refusal
@@ -76,7 +77,8 @@ class Basis:
                 )
             ordered.append(own)
         ls = tuple(tuple(s.l for s in own) for own in ordered)
-        spec = BasisSpec(name, elements, ls, tuple(fingerprint(own) for own in ordered))
+        sizes = tuple(tuple(len(s.exponents) for s in own) for own in ordered)
+        spec = BasisSpec(name, elements, ls, sizes, tuple(fingerprint(own) for own in ordered))
         return cls(spec, tuple(ordered))
 
     @property
@@ -96,6 +98,26 @@ class Basis:
           BasisError: ``z`` is not covered.
         """
         return self.shells[self.spec.element_index(z)]
+
+    def flat(self) -> tuple[Array, Array]:
+        """All primitives in one table, elements in order, closed by one that contributes nothing.
+
+        Returns:
+          Exponents and coefficients of unnormalised primitives ``r^l exp(-a r^2)`` of normalised
+          shells, ``(n + 1,)`` each; NumPy unless something is traced.
+        """
+        shells = [s for own in self.shells for s in own]
+        concrete = all(is_concrete(x) for s in shells for x in (s.exponents, s.coefficients))
+        xp = np if concrete else jnp
+        exponents = [xp.asarray(s.exponents, float) for s in shells]
+        coefficients = [
+            normalised_coefficients(s.l, a, xp.asarray(s.coefficients, float))
+            for s, a in zip(shells, exponents, strict=True)
+        ]
+        return (
+            xp.concatenate([*exponents, xp.ones(1)]),
+            xp.concatenate([*coefficients, xp.zeros(1)]),
+        )
 
     def replace(self, **changes: Any) -> Basis:
         """Copy with other ``shells``, e.g. traced exponents; the fingerprint stays the old one."""

@@ -24,12 +24,14 @@ class BasisSpec:
       name: name of the basis set.
       elements: atomic numbers, ascending.
       ls: angular momenta of the shells of each element, ascending.
+      sizes: number of primitives of each of these shells.
       fingerprints: hash of exponents and coefficients of each element.
     """
 
     name: str
     elements: tuple[int, ...]
     ls: tuple[tuple[int, ...], ...]
+    sizes: tuple[tuple[int, ...], ...]
     fingerprints: tuple[str, ...]
 
     @property

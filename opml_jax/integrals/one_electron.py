@@ -7,6 +7,7 @@ padded rows. ``driver`` names the engine.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 
 import jax.numpy as jnp
@@ -17,10 +18,10 @@ from ..errors import OpmlError, nearest, refusal
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch
 
-DRIVERS = ("libcint",)
-"""Engines available: ``"libcint"`` (host, float64, through pyscfad)."""
+DRIVERS = ("native", "libcint")
+"""Engines: ``"native"`` (JAX, any device), ``"libcint"`` (host, float64, through pyscfad)."""
 
-DEFAULT_DRIVER = "libcint"
+DEFAULT_DRIVER = "native"
 
 PointCharges = tuple[Array, Array]
 
@@ -35,9 +36,7 @@ def _engine(driver: str):
                 hint=nearest(driver, DRIVERS),
             )
         )
-    from . import libcint
-
-    return libcint
+    return importlib.import_module(f".{driver}", __package__)
 
 
 def overlap(

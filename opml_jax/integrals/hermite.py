@@ -1,0 +1,383 @@
+r"""Potentials of Gaussian pair densities: two linear maps, transposes of each other.
+
+A pair of primitives is a Gaussian of variance v at P. What the integrals need of an operator is
+its potential, averaged over that Gaussian, and the derivatives of this in P,
+
+.. math:: H_{lmk} = S_{lm}(\nabla)\, \nabla^{2k} \Phi(P), \qquad l + 2k \le L.
+
+For charges q at C with widths sigma, :math:`\Phi(P) = \sum_C q_C g(|P - C|)`, with
+:math:`g(r) = \mathrm{erf}(r / \sqrt{2 v'}) / r` and v' = v + sigma^2, and Hobson's theorem makes
+every component a product: :math:`S_{lm}(\nabla) \nabla^{2k} g = S_{lm}(r)\, G_{lk}(r)` with
+:math:`G_{lk} = (\frac1r \frac{d}{dr})^l \nabla^{2k} g`. There is no recursion over components
+(McMurchie and Davidson's R_tuv hold the same numbers in another basis), and because the Laplacian
+of g is a Gaussian, components with k > 0 vanish away from the charge.
+
+``potential`` maps charges to H at the pairs; ``moments`` maps weights of H back to the charges.
+Both also exist for dipoles in place of charges. A derivative of a member is a member of higher
+order, so they are JAX primitives with exact rules for jvp, transpose and vmap: derivatives of any
+order, forward and reverse, with no array over pairs *and* charges.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from ..numerics import Array, einsum
+from .boys import radial_top
+from .harmonics import gradient, product, solid_harmonics
+
+
+@functools.cache
+def components(order: int) -> tuple[tuple[int, int], ...]:
+    """Blocks (l, k) with l + 2k up to ``order``, ascending: lower orders come first."""
+    return tuple((n - 2 * k, k) for n in range(order + 1) for k in range(n // 2 + 1))
+
+
+@functools.cache
+def starts(order: int) -> dict[tuple[int, int], int]:
+    """First row of each block."""
+    out, start = {}, 0
+    for l, k in components(order):
+        out[l, k] = start
+        start += 2 * l + 1
+    return out
+
+
+def n_rows(order: int) -> int:
+    """Number of components lmk."""
+    return (order + 1) * (order + 2) * (order + 3) // 6
+
+
+@functools.cache
+def shift(order: int) -> np.ndarray:
+    """``(3, n_rows(L), n_rows(L + 1))``: derivatives in x, y, z as rows of the next order."""
+    out = np.zeros((3, n_rows(order), n_rows(order + 1)))
+    here, there = starts(order), starts(order + 1)
+    for l, k in components(order):
+        for up, table in product(1, l).items():
+            column = there[up, k + (l + 1 - up) // 2]
+            rows = slice(here[l, k], here[l, k] + 2 * l + 1)
+            out[:, rows, column : column + 2 * up + 1] = table[[2, 0, 1]]
+    return out
+
+
+@functools.cache
+def laplacian(order: int) -> np.ndarray:
+    """``(n_rows(L),)`` row of order L + 2 that holds the Laplacian of each row."""
+    there = starts(order + 2)
+    return np.concatenate(
+        [np.arange(2 * l + 1) + there[l, k + 1] for l, k in components(order)]
+    ).astype(np.int32)
+
+
+def _laguerre(n: int, a: float, t: Any) -> Any:
+    """Associated Laguerre polynomial."""
+    total = 0.0
+    for i in range(n + 1):
+        c = (-1) ** i * math.gamma(n + a + 1) / (math.gamma(n - i + 1) * math.gamma(a + i + 1))
+        total = total + c / math.factorial(i) * t**i
+    return total
+
+
+def gaussian_radial(l: int, k: int, mu: Any, r2: Any) -> Any:
+    r""":math:`(\frac1r\frac{d}{dr})^l \nabla^{2k} e^{-\mu r^2}`, without the exponential."""
+    return (-2 * mu) ** l * (-4 * mu) ** k * math.factorial(k) * _laguerre(k, l + 0.5, mu * r2)
+
+
+def _radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int, int], Array]:
+    """Every G_lk to ``order``; with ``up`` also G_{l+1,k} for each (l, k)."""
+    top_order = order + 1 if up else order
+    inverse = 1 / variance
+    top, t = radial_top(top_order, r2, inverse)
+    out = {(top_order, 0): top}
+    if top_order == 0:
+        return out
+    decay = jnp.exp(-t)
+    e = math.sqrt(2 / math.pi) * jnp.sqrt(inverse) * decay
+    powers = [e]
+    for _ in range(top_order):
+        powers.append(-inverse * powers[-1])
+    for l in range(top_order, 0, -1):
+        out[l - 1, 0] = (powers[l - 1] - r2 * out[l, 0]) * (1 / (2 * l - 1))
+    for l, k in components(order):
+        if k:
+            for j in (l, l + 1) if up else (l,):
+                scale = (-2 * inverse) ** (k - 1) * math.factorial(k - 1)
+                out[j, k] = powers[j + 1] * scale * _laguerre(k - 1, j + 0.5, t)
+    return out
+
+
+def _displacements(pairs: Array, variances: Array, centre: Array, spread: Array):
+    """x, y, z, r^2 and total variance, each (B, n), of all pairs to one charge."""
+    x, y, z = (pairs[:, c] - centre[:, c, None] for c in range(3))
+    return x, y, z, x * x + y * y + z * z, variances + spread[:, None]
+
+
+def _dot_gradient(l: int, vectors: list[Any], lower: list[Any]) -> list[Any]:
+    """``v . grad S_lm`` for each m, from the harmonics of degree l - 1."""
+    table, out = gradient(l), []
+    for m in range(2 * l + 1):
+        total = 0.0
+        for c in range(3):
+            inner = 0.0
+            for n in np.flatnonzero(table[c, m]):
+                inner = inner + float(table[c, m, n]) * lower[n]
+            if not isinstance(inner, float):
+                total = total + vectors[c] * inner
+        out.append(total)
+    return out
+
+
+def _over_charges(sources: Array, centres: Array, spreads: Array):
+    """Charges to the front, for a scan over them."""
+    return jnp.moveaxis(sources, 2, 0), jnp.moveaxis(centres, 1, 0), jnp.moveaxis(spreads, 1, 0)
+
+
+def _potential(sources, centres, spreads, pairs, variances, *, order: int, dipole: bool):
+    """Sum over charges, one at a time: (B, K, n_rows, n)."""
+
+    def step(total, charge):
+        source, centre, spread = charge
+        x, y, z, r2, v = _displacements(pairs, variances, centre, spread)
+        g = _radial(order, r2, v, up=dipole)
+        s = solid_harmonics(order, x, y, z)
+        rows = []
+        if dipole:
+            d = [source[:, :, c, None] for c in range(3)]
+            along = d[0] * x[:, None] + d[1] * y[:, None] + d[2] * z[:, None]
+        for l, k in components(order):
+            if not dipole:
+                charged = source[:, :, 0, None] * g[l, k][:, None]
+                rows += [s[l][m][:, None] * charged for m in range(2 * l + 1)]
+                continue
+            value, turn = (along * g[l + 1, k][:, None]), g[l, k][:, None]
+            lower = [u[:, None] for u in s[l - 1]] if l else []
+            slopes = _dot_gradient(l, d, lower) if l else [0.0]
+            rows += [s[l][m][:, None] * value + turn * slopes[m] for m in range(2 * l + 1)]
+        return tuple(a + b for a, b in zip(total, rows, strict=True)), None
+
+    shape = (*sources.shape[:2], pairs.shape[-1])
+    zeros = tuple(jnp.zeros(shape, sources.dtype) for _ in range(n_rows(order)))
+    total, _ = jax.lax.scan(step, zeros, _over_charges(sources, centres, spreads))
+    return jnp.stack(total, axis=2)
+
+
+def _moments(weights, centres, spreads, pairs, variances, *, order: int, dipole: bool):
+    """Sum over pairs, for one charge at a time: (B, K, n_charges, 1 or 3)."""
+
+    def step(_, charge):
+        centre, spread = charge
+        x, y, z, r2, v = _displacements(pairs, variances, centre, spread)
+        g = _radial(order, r2, v, up=dipole)
+        s = solid_harmonics(order, x, y, z)
+        out = [0.0] * (3 if dipole else 1)
+        for (l, k), start in starts(order).items():
+            w = [weights[:, :, start + m] for m in range(2 * l + 1)]
+            along = sum(w[m] * s[l][m][:, None] for m in range(2 * l + 1))
+            if not dipole:
+                out[0] = out[0] + along * g[l, k][:, None]
+                continue
+            along = along * g[l + 1, k][:, None]
+            for c, displacement in enumerate((x, y, z)):
+                out[c] = out[c] + along * displacement[:, None]
+            if l:
+                table, turn = gradient(l), g[l, k][:, None]
+                for c in range(3):
+                    slope = 0.0
+                    for m, n in zip(*np.nonzero(table[c]), strict=True):
+                        slope = slope + float(table[c, m, n]) * w[m] * s[l - 1][n][:, None]
+                    out[c] = out[c] + slope * turn
+        return None, jnp.stack([einsum("bkn->bk", o) for o in out], axis=-1)
+
+    _, out = jax.lax.scan(
+        step, None, (jnp.moveaxis(centres, 1, 0), jnp.moveaxis(spreads, 1, 0))
+    )
+    return jnp.moveaxis(out, 0, 2)
+
+
+# ---- the pair of primitives -------------------------------------------------------------------
+
+_potential_p = Primitive("opml_potential")
+_moments_p = Primitive("opml_moments")
+
+
+def potential(sources, centres, spreads, pairs, variances, *, order: int, dipole: bool = False):
+    r"""Potential components of charges (or dipoles) at Gaussian pairs.
+
+    Args:
+      sources: ``(B, K, n_charges, 1)`` charges in e, or ``(..., 3)`` dipoles, e Bohr.
+      centres: ``(B, n_charges, 3)`` Bohr.
+      spreads: ``(B, n_charges)`` sigma^2 of each charge, Bohr^2; 0 for points.
+      pairs: ``(B, 3, n)`` centres P of the pairs, Bohr.
+      variances: ``(B, n)`` variances v = 1 / 2p of the pairs, Bohr^2.
+      order: highest degree L.
+      dipole: sources are dipoles.
+
+    Returns:
+      ``(B, K, n_rows(L), n)``; rows ordered as :func:`components`, m = -l..l within.
+    """
+    args = (sources, centres, spreads, pairs, variances)
+    return _potential_p.bind(*args, order=order, dipole=dipole)
+
+
+def moments(weights, centres, spreads, pairs, variances, *, order: int, dipole: bool = False):
+    """Transpose of :func:`potential` in its first argument.
+
+    Args:
+      weights: ``(B, K, n_rows(L), n)``.
+      centres: as for :func:`potential`, like all further arguments.
+      spreads: ``(B, n_charges)``.
+      pairs: ``(B, 3, n)``.
+      variances: ``(B, n)``.
+      order: highest degree L.
+      dipole: return the gradient.
+
+    Returns:
+      ``(B, K, n_charges, 1)``, or ``(..., 3)`` with ``dipole``.
+    """
+    args = (weights, centres, spreads, pairs, variances)
+    return _moments_p.bind(*args, order=order, dipole=dipole)
+
+
+def _constant(table: np.ndarray, like: Array) -> Array:
+    """A table in the precision of the data: float64 constants would promote float32."""
+    return jnp.asarray(table.astype(like.dtype))
+
+
+def _merged(x: Array) -> Array:
+    """The channel axis and the one after the batch, (B, J, K, ...), made one: (B, J K, ...)."""
+    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
+
+
+def _potential_jvp(primals, tangents, *, order: int, dipole: bool):
+    sources, *rest = primals
+    d_sources, d_centres, d_spreads, d_pairs, d_variances = tangents
+    centres, spreads, _, _ = rest
+    moved = type(d_pairs) is not ad.Zero
+    widened = type(d_variances) is not ad.Zero
+    call = functools.partial(potential, dipole=dipole)
+    # One evaluation at the highest order needed holds the value as its first rows.
+    highest = order + (2 if widened else 1 if moved else 0)
+    full = call(sources, *rest, order=highest)
+    out = full[:, :, : n_rows(order)]
+    terms = []
+    if moved:
+        slopes = einsum("xij,bkjn->xbkin", _constant(shift(order), sources), full[:, :, : n_rows(order + 1)])
+        terms.append(einsum("xbkin,bxn->bkin", slopes, d_pairs))
+    if widened:
+        terms.append(0.5 * full[:, :, laplacian(order)] * d_variances[:, None, None])
+    if type(d_spreads) is not ad.Zero:
+        wide = call(sources * d_spreads[:, None, :, None], *rest, order=order + 2)
+        terms.append(0.5 * wide[:, :, laplacian(order)])
+    if type(d_sources) is not ad.Zero:
+        terms.append(call(d_sources, *rest, order=order))
+    if type(d_centres) is not ad.Zero:
+        # A charge that moves by d adds a dipole q d (with the sign of P - C), and so on upward.
+        turned = sources[..., :, None] * d_centres[:, None, :, None, :]
+        if not dipole:
+            terms.append(-potential(turned[..., 0, :], *rest, order=order, dipole=True))
+        else:
+            stacked = jnp.moveaxis(turned, 3, 1)  # (B, 3, K, n_charges, 3)
+            channels = sources.shape[1]
+            up = potential(_merged(stacked), *rest, order=order + 1, dipole=True)
+            up = up.reshape(up.shape[0], 3, channels, *up.shape[2:])
+            terms.append(-einsum("xij,bxkjn->bkin", _constant(shift(order), sources), up))
+    tangent = functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
+    return out, tangent
+
+
+def _moments_jvp(primals, tangents, *, order: int, dipole: bool):
+    weights, *rest = primals
+    d_weights, d_centres, d_spreads, d_pairs, d_variances = tangents
+    call = functools.partial(moments, dipole=dipole)
+    out = call(weights, *rest, order=order)
+    terms = []
+    if type(d_weights) is not ad.Zero:
+        terms.append(call(d_weights, *rest, order=order))
+    if type(d_pairs) is not ad.Zero:
+        raised = einsum("xij,bkin,bxn->bkjn", _constant(shift(order), weights), weights, d_pairs)
+        terms.append(call(raised, *rest, order=order + 1))
+    lap, rows = laplacian(order), n_rows(order + 2)
+
+    def embedded(w):
+        shape = (*w.shape[:2], rows, w.shape[-1])
+        return jnp.zeros(shape, w.dtype).at[:, :, lap].set(w)
+
+    if type(d_variances) is not ad.Zero:
+        wide = embedded(0.5 * weights * d_variances[:, None, None])
+        terms.append(call(wide, *rest, order=order + 2))
+    if type(d_spreads) is not ad.Zero:
+        wide = call(embedded(0.5 * weights), *rest, order=order + 2)
+        terms.append(wide * d_spreads[:, None, :, None])
+    if type(d_centres) is not ad.Zero:
+        if not dipole:
+            slopes = moments(weights, *rest, order=order, dipole=True)
+            terms.append(-einsum("bkcx,bcx->bkc", slopes, d_centres)[..., None])
+        else:
+            raised = einsum("xij,bkin->bxkjn", _constant(shift(order), weights), weights)
+            up = moments(_merged(raised), *rest, order=order + 1, dipole=True)
+            up = up.reshape(up.shape[0], 3, weights.shape[1], *up.shape[2:])
+            terms.append(-einsum("bxkcy,bcx->bkcy", up, d_centres))
+    tangent = functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
+    return out, tangent
+
+
+def _transpose_of(other):
+    def rule(cotangent, linear, *rest, order: int, dipole: bool):
+        if type(cotangent) is ad.Zero:
+            return (ad.Zero(linear.aval), None, None, None, None)
+        back = other(cotangent, *rest, order=order, dipole=dipole)
+        return (back, None, None, None, None)
+
+    return rule
+
+
+def _batching_of(function):
+    def rule(args, axes, **params):
+        size = next(a.shape[d] for a, d in zip(args, axes, strict=True) if d is not None)
+        folded = []
+        for a, d in zip(args, axes, strict=True):
+            a = (
+                jnp.broadcast_to(a[None], (size, *a.shape))
+                if d is None
+                else jnp.moveaxis(a, d, 0)
+            )
+            folded.append(a.reshape(size * a.shape[1], *a.shape[2:]))
+        out = function(*folded, **params)
+        return out.reshape(size, out.shape[0] // size, *out.shape[1:]), 0
+
+    return rule
+
+
+def _potential_shape(sources, centres, spreads, pairs, variances, *, order, dipole):
+    batch, channels = sources.shape[:2]
+    return jax.core.ShapedArray((batch, channels, n_rows(order), pairs.shape[-1]), sources.dtype)
+
+
+def _moments_shape(weights, centres, spreads, pairs, variances, *, order, dipole):
+    batch, channels = weights.shape[:2]
+    shape = (batch, channels, centres.shape[1], 3 if dipole else 1)
+    return jax.core.ShapedArray(shape, weights.dtype)
+
+
+def _register(primitive, implementation, shape, jvp, function, transpose_to) -> None:
+    primitive.def_impl(
+        functools.partial(jax.jit(implementation, static_argnames=("order", "dipole")))
+    )
+    primitive.def_abstract_eval(shape)
+    mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
+    ad.primitive_jvps[primitive] = jvp
+    ad.primitive_transposes[primitive] = _transpose_of(transpose_to)
+    batching.primitive_batchers[primitive] = _batching_of(function)
+
+
+_register(_potential_p, _potential, _potential_shape, _potential_jvp, potential, moments)
+_register(_moments_p, _moments, _moments_shape, _moments_jvp, moments, potential)
