@@ -12,7 +12,10 @@ import functools
 import math
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
+
+from ..numerics import Array, einsum
 
 
 def solid_harmonics(lmax: int, x: Any, y: Any, z: Any) -> list[list[Any]]:
@@ -32,6 +35,25 @@ def solid_harmonics(lmax: int, x: Any, y: Any, z: Any) -> list[list[Any]]:
         row.append(f * (x * plus - y * minus) if l else x)
         out.append(row)
     return out
+
+
+def stacked_harmonics(lmax: int, x: Array, y: Array, z: Array) -> list[Array]:
+    """The same as ``(2l+1, *x.shape)`` arrays, by matrix products: few operations to compile."""
+    first = jnp.stack([y, z, x])
+    out = [jnp.ones_like(first[:1]), first]
+    for l in range(2, lmax + 1):
+        products = (first[:, None] * out[-1][None]).reshape(3 * (2 * l - 1), *x.shape)
+        table = jnp.asarray(_climb(l).astype(x.dtype))
+        out.append(einsum("st,t...->s...", table, products))
+    return out[: lmax + 1]
+
+
+@functools.cache
+def _climb(l: int) -> np.ndarray:
+    """``(2l+1, 3 (2l-1))``: S_l from the products of S_1 with S_{l-1}."""
+    table = product(1, l - 1)[l]
+    table = table / (table**2).sum(axis=(0, 1))
+    return table.reshape(-1, 2 * l + 1).T
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import functools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -32,7 +33,7 @@ from jax.interpreters import ad, batching, mlir
 
 from ..numerics import Array, einsum
 from .boys import radial_top
-from .harmonics import gradient, product, solid_harmonics
+from .harmonics import gradient, product, solid_harmonics, stacked_harmonics
 
 
 @functools.cache
@@ -115,13 +116,28 @@ def _radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int,
     return out
 
 
+def _constant(table: np.ndarray, like: Array) -> Array:
+    """A table in the precision of the data: float64 constants would promote float32."""
+    return jnp.asarray(table.astype(like.dtype))
+
+
+_STACKED_FROM = 4  # order from which whole degrees are built at once: slower to run, not to compile
+
+
+def _rows(order: int, r: list[Array]) -> Any:
+    """Harmonics one by one, or a degree at a time: what is indexed and multiplied by a G."""
+    if order < _STACKED_FROM:
+        return solid_harmonics(order, *r)
+    return stacked_harmonics(order, *r)
+
+
 def _displacements(pairs: Array, variances: Array, centre: Array, spread: Array):
     """x, y, z, r^2 and total variance, each (B, n), of all pairs to one charge."""
     x, y, z = (pairs[:, c] - centre[:, c, None] for c in range(3))
-    return x, y, z, x * x + y * y + z * z, variances + spread[:, None]
+    return [x, y, z], x * x + y * y + z * z, variances + spread[:, None]
 
 
-def _dot_gradient(l: int, vectors: list[Any], lower: list[Any]) -> list[Any]:
+def _dot_gradient(l: int, vectors: list[Any], lower: Any) -> list[Any]:
     """``v . grad S_lm`` for each m, from the harmonics of degree l - 1."""
     table, out = gradient(l), []
     for m in range(2 * l + 1):
@@ -136,70 +152,93 @@ def _dot_gradient(l: int, vectors: list[Any], lower: list[Any]) -> list[Any]:
     return out
 
 
-def _over_charges(sources: Array, centres: Array, spreads: Array):
-    """Charges to the front, for a scan over them."""
-    return jnp.moveaxis(sources, 2, 0), jnp.moveaxis(centres, 1, 0), jnp.moveaxis(spreads, 1, 0)
-
-
 def _potential(sources, centres, spreads, pairs, variances, *, order: int, dipole: bool):
     """Sum over charges, one at a time: (B, K, n_rows, n)."""
+    stacked = order >= _STACKED_FROM
 
     def step(total, charge):
-        source, centre, spread = charge
-        x, y, z, r2, v = _displacements(pairs, variances, centre, spread)
+        source, centre, spread = charge  # (K, B, 1 or 3), (B, 3), (B,)
+        r, r2, v = _displacements(pairs, variances, centre, spread)
         g = _radial(order, r2, v, up=dipole)
-        s = solid_harmonics(order, x, y, z)
-        rows = []
+        s = _rows(order, r)
+        source = [source[..., c, None] for c in range(source.shape[-1])]
         if dipole:
-            d = [source[:, :, c, None] for c in range(3)]
-            along = d[0] * x[:, None] + d[1] * y[:, None] + d[2] * z[:, None]
+            along = source[0] * r[0] + source[1] * r[1] + source[2] * r[2]
+        terms = []
         for l, k in components(order):
-            if not dipole:
-                charged = source[:, :, 0, None] * g[l, k][:, None]
-                rows += [s[l][m][:, None] * charged for m in range(2 * l + 1)]
+            value = along * g[l + 1, k] if dipole else source[0] * g[l, k]
+            if stacked:
+                block = s[l][:, None] * value
+                if dipole and l:
+                    for c in range(3):
+                        slope = einsum(
+                            "mn,nbp->mbp", _constant(gradient(l)[c], value), s[l - 1]
+                        )
+                        block = block + slope[:, None] * (source[c] * g[l, k])
+                terms.append(block)
                 continue
-            value, turn = (along * g[l + 1, k][:, None]), g[l, k][:, None]
-            lower = [u[:, None] for u in s[l - 1]] if l else []
-            slopes = _dot_gradient(l, d, lower) if l else [0.0]
-            rows += [s[l][m][:, None] * value + turn * slopes[m] for m in range(2 * l + 1)]
-        return tuple(a + b for a, b in zip(total, rows, strict=True)), None
+            slopes = _dot_gradient(l, source, s[l - 1]) if dipole and l else [0.0] * (2 * l + 1)
+            for m in range(2 * l + 1):
+                row = s[l][m] * value if l else value
+                terms.append(row + slopes[m] * g[l, k] if dipole and l else row)
+        return [a + b for a, b in zip(total, terms, strict=True)], None
 
-    shape = (*sources.shape[:2], pairs.shape[-1])
-    zeros = tuple(jnp.zeros(shape, sources.dtype) for _ in range(n_rows(order)))
-    total, _ = jax.lax.scan(step, zeros, _over_charges(sources, centres, spreads))
-    return jnp.stack(total, axis=2)
+    batch, channels = sources.shape[:2]
+    shape, dtype = (channels, batch, pairs.shape[-1]), sources.dtype
+    if stacked:
+        zeros = [jnp.zeros((2 * l + 1, *shape), dtype) for l, _ in components(order)]
+    else:
+        zeros = [jnp.zeros(shape, dtype) for _ in range(n_rows(order))]
+    charges = (jnp.transpose(sources, (2, 1, 0, 3)), jnp.moveaxis(centres, 1, 0), spreads.T)
+    total, _ = jax.lax.scan(step, zeros, charges)
+    total = jnp.concatenate(total) if stacked else jnp.stack(total)
+    return jnp.transpose(total, (2, 1, 0, 3))
+
+
+@functools.cache
+def _slope_tables(order: int) -> tuple[dict[tuple[int, int], int], np.ndarray]:
+    """Weights of S_l (each lmk) to weights of S_{l-1} in its gradient: starts, (3, n_lower, n)."""
+    first, tables, start = {}, [], 0
+    for (l, k), row in starts(order).items():
+        if l:
+            table = np.zeros((3, 2 * l - 1, n_rows(order)))
+            table[:, :, row : row + 2 * l + 1] = gradient(l).transpose(0, 2, 1)
+            tables.append(table)
+            first[l, k] = start
+            start += 2 * l - 1
+    return first, np.concatenate(tables, axis=1) if tables else np.zeros((3, 0, n_rows(order)))
 
 
 def _moments(weights, centres, spreads, pairs, variances, *, order: int, dipole: bool):
     """Sum over pairs, for one charge at a time: (B, K, n_charges, 1 or 3)."""
+    first, table = _slope_tables(order)
+    lower = einsum("cij,bkjn->cibkn", _constant(table, weights), weights) if dipole else None
 
     def step(_, charge):
         centre, spread = charge
-        x, y, z, r2, v = _displacements(pairs, variances, centre, spread)
+        r, r2, v = _displacements(pairs, variances, centre, spread)
         g = _radial(order, r2, v, up=dipole)
-        s = solid_harmonics(order, x, y, z)
-        out = [0.0] * (3 if dipole else 1)
-        for (l, k), start in starts(order).items():
-            w = [weights[:, :, start + m] for m in range(2 * l + 1)]
-            along = sum(w[m] * s[l][m][:, None] for m in range(2 * l + 1))
-            if not dipole:
-                out[0] = out[0] + along * g[l, k][:, None]
-                continue
-            along = along * g[l + 1, k][:, None]
-            for c, displacement in enumerate((x, y, z)):
-                out[c] = out[c] + along * displacement[:, None]
-            if l:
-                table, turn = gradient(l), g[l, k][:, None]
-                for c in range(3):
-                    slope = 0.0
-                    for m, n in zip(*np.nonzero(table[c]), strict=True):
-                        slope = slope + float(table[c, m, n]) * w[m] * s[l - 1][n][:, None]
-                    out[c] = out[c] + slope * turn
-        return None, jnp.stack([einsum("bkn->bk", o) for o in out], axis=-1)
+        s = solid_harmonics(order, *r)
 
-    _, out = jax.lax.scan(
-        step, None, (jnp.moveaxis(centres, 1, 0), jnp.moveaxis(spreads, 1, 0))
-    )
+        def sum_over(l: int, own: Callable[[int], Array]) -> Array:
+            return functools.reduce(
+                jnp.add, [own(m) * s[l][m][:, None] if l else own(m) for m in range(2 * l + 1)]
+            )
+
+        value = 0.0
+        for (l, k), start in starts(order).items():
+            own = sum_over(l, lambda m, at=start: weights[:, :, at + m])
+            value = value + own * g[l + 1 if dipole else l, k][:, None]
+        parts = [value]
+        if dipole:
+            parts = [value * x[:, None] for x in r]
+            for c in range(3):
+                for (l, k), start in first.items():
+                    own = sum_over(l - 1, lambda m, c=c, at=start: lower[c, at + m])
+                    parts[c] = parts[c] + own * g[l, k][:, None]
+        return None, jnp.stack([einsum("bkn->bk", x) for x in parts], axis=-1)
+
+    _, out = jax.lax.scan(step, None, (jnp.moveaxis(centres, 1, 0), spreads.T))
     return jnp.moveaxis(out, 0, 2)
 
 
@@ -245,11 +284,6 @@ def moments(weights, centres, spreads, pairs, variances, *, order: int, dipole: 
     """
     args = (weights, centres, spreads, pairs, variances)
     return _moments_p.bind(*args, order=order, dipole=dipole)
-
-
-def _constant(table: np.ndarray, like: Array) -> Array:
-    """A table in the precision of the data: float64 constants would promote float32."""
-    return jnp.asarray(table.astype(like.dtype))
 
 
 def _merged(x: Array) -> Array:

@@ -8,6 +8,7 @@ batch, so that a bucket of mixed molecules shares one program. :mod:`.pairs` hol
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
@@ -17,9 +18,9 @@ import numpy as np
 from ..basis import AOLayout, Basis
 from ..basis.primitives import Primitives
 from ..conventions import CARTESIAN_TO_E3NN
-from ..numerics import Array, einsum
+from ..numerics import Array
 from . import hermite
-from .pairs import PairList, assemble
+from .pairs import PairClass, PairList, assemble
 
 
 def _classes(counts: tuple[int, ...]) -> list[tuple[int, int]]:
@@ -42,37 +43,63 @@ def _shell_pair(i, j, n_b: int, same: bool):
     return i * (i + 1) // 2 + j if same else i * n_b + j
 
 
-def _pair_list(
-    la: int, lb: int, topology: Primitives, exponents, coefficients, positions: Array
-) -> PairList:
-    """All primitive pairs of a class."""
-    same = la == lb
-    i, j = _all_pairs(topology.counts[la], topology.counts[lb], same)
-    shell_a, shell_b = topology.shell[la], topology.shell[lb]
-    n_a, n_b = topology.shell_counts[la], topology.shell_counts[lb]
-    a_index, b_index = topology.table[la], topology.table[lb]
-    a, b = exponents[a_index][i], exponents[b_index][j]
-    weight = coefficients[a_index][i] * coefficients[b_index][j]
-    if same:  # the matrix is this plus its transpose
-        weight = weight * np.where(i == j, 0.5, 1.0).astype(weight.dtype)
-    own = positions.T  # (3, n_atoms)
-    centre_a = own[:, topology.shell_atom[la]]
-    centre_b = own[:, topology.shell_atom[lb]]
-    at_a, at_b = centre_a[:, shell_a][:, i], centre_b[:, shell_b][:, j]
-    r = at_a - at_b
-    p = a + b
-    shells = _all_pairs(n_a, n_b, same)
-    return PairList(
-        la,
-        lb,
-        a=a,
-        b=b,
-        weight=weight,
-        centre=at_a - (b / p) * r,
-        distance2=jnp.sum(r * r, axis=0),
-        target=_shell_pair(shell_a[i], shell_b[j], n_b, same),
-        separation=centre_a[:, shells[0]] - centre_b[:, shells[1]],
-    )
+def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array) -> list[PairList]:
+    """All primitive pairs, one list for each sum of angular momenta."""
+    dtype = positions.dtype
+    counts, shell_counts = topology.counts, topology.shell_counts
+    first = np.cumsum([0, *counts])  # of each l, in all primitives of the molecule
+    first_shell = np.cumsum([0, *shell_counts])
+    xp = np if isinstance(topology.ao, np.ndarray) else jnp
+    table = xp.concatenate(topology.table)
+    shell = xp.concatenate(topology.shell)
+    shell_atom = xp.concatenate(topology.shell_atom)
+    all_shells = xp.concatenate([s + n for s, n in zip(topology.shell, first_shell, strict=False)])
+    exponents, coefficients = (jnp.asarray(x, dtype)[table] for x in (exponents, coefficients))
+    of_shell = positions.T[:, shell_atom]  # (3, n_shells)
+    centres = of_shell[:, all_shells]
+
+    out = []
+    classes = _classes(counts)
+    for order in sorted({la + lb for la, lb in classes}):
+        own, i, j, weight, target, shells_i, shells_j = [], [], [], [], [], [], []
+        n = n_shell_pairs = 0
+        for la, lb in (c for c in classes if sum(c) == order):
+            same = la == lb
+            p, q = _all_pairs(counts[la], counts[lb], same)
+            s, t = _all_pairs(shell_counts[la], shell_counts[lb], same)
+            own.append(
+                PairClass(la, lb, slice(n, n + len(p)), slice(n_shell_pairs, n_shell_pairs + len(s)))
+            )
+            i.append(p + first[la])
+            j.append(q + first[lb])
+            # For equal l the matrix is this plus its transpose.
+            weight.append(np.where(p == q, 0.5, 1.0) if same else np.ones(len(p)))
+            target.append(_shell_pair(shell[i[-1]], shell[j[-1]], shell_counts[lb], same))
+            shells_i.append(s + first_shell[la])
+            shells_j.append(t + first_shell[lb])
+            n, n_shell_pairs = own[-1].primitives.stop, own[-1].shells.stop
+        i, j, shells_i, shells_j = (np.concatenate(x) for x in (i, j, shells_i, shells_j))
+        a, b = exponents[i], exponents[j]
+        at_a, at_b = centres[:, i], centres[:, j]
+        r = at_a - at_b
+        r2 = jnp.sum(r * r, axis=0)
+        inverse = 1 / (a + b)
+        gaussian = (math.pi * inverse) ** 1.5 * jnp.exp(-a * b * inverse * r2)
+        weight = jnp.asarray(np.concatenate(weight).astype(dtype))
+        out.append(
+            PairList(
+                order,
+                tuple(own),
+                a=a,
+                b=b,
+                scale=weight * coefficients[i] * coefficients[j] * gaussian,
+                centre=at_a - (b * inverse) * r,
+                distance2=r2,
+                target=xp.concatenate(target),
+                separation=of_shell[:, shells_i] - of_shell[:, shells_j],
+            )
+        )
+    return out
 
 
 def _ao_index(topology: Primitives):
@@ -103,36 +130,25 @@ def _ao_index(topology: Primitives):
     return xp.where(stored, index, total)
 
 
-def _matrix(topology: Primitives, blocks: list[Array]) -> Array:
+def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) -> Array:
     """Blocks of all classes to the AO matrix, symmetric by construction: (..., nao, nao)."""
-    lead = blocks[0].shape[:-2]
-    flat = [b.reshape(*lead, -1) for b in blocks] + [jnp.zeros((*lead, 1), blocks[0].dtype)]
+    every = {key: value for some in blocks for key, value in some.items()}
+    flat = [every[c].reshape(*every[c].shape[:-2], -1) for c in _classes(topology.counts)]
+    flat.append(jnp.zeros((*flat[0].shape[:-1], 1), flat[0].dtype))
     half = jnp.concatenate(flat, axis=-1)[..., _ao_index(topology)]
     return half + jnp.swapaxes(half, -1, -2)
 
 
-def _all_lists(topology: Primitives, exponents, coefficients, positions) -> list[PairList]:
-    exponents, coefficients = (
-        jnp.asarray(x, positions.dtype) if isinstance(x, np.ndarray) else x.astype(positions.dtype)
-        for x in (exponents, coefficients)
-    )
-    return [
-        _pair_list(la, lb, topology, exponents, coefficients, positions)
-        for la, lb in _classes(topology.counts)
-    ]
+# ---- operators of one molecule ------------------------------------------------------------------
 
 
-# ---- operators: blocks of one molecule ----------------------------------------------------------
+def _overlap(*molecule) -> Array:
+    return _matrix(molecule[0], [assemble(x, None, 0) for x in _pair_lists(*molecule)])
 
 
-def _overlap(topology, exponents, coefficients, positions) -> Array:
-    lists = _all_lists(topology, exponents, coefficients, positions)
-    return _matrix(topology, [assemble(x, None, 0) for x in lists])
-
-
-def _kinetic(topology, exponents, coefficients, positions) -> Array:
-    lists = _all_lists(topology, exponents, coefficients, positions)
-    return _matrix(topology, [-0.5 * assemble(x, None, 0, laplacians=1) for x in lists])
+def _kinetic(*molecule) -> Array:
+    lists = _pair_lists(*molecule)
+    return -0.5 * _matrix(molecule[0], [assemble(x, None, 0, laplacians=1) for x in lists])
 
 
 def _position_potential(pairs: PairList) -> Array:
@@ -144,9 +160,9 @@ def _position_potential(pairs: PairList) -> Array:
     return jnp.concatenate([pairs.centre[:, None], slope], axis=1)
 
 
-def _position(topology, exponents, coefficients, positions) -> Array:
-    lists = _all_lists(topology, exponents, coefficients, positions)
-    return _matrix(topology, [assemble(x, _position_potential(x), 1) for x in lists])
+def _position(*molecule) -> Array:
+    lists = _pair_lists(*molecule)
+    return _matrix(molecule[0], [assemble(x, _position_potential(x), 1) for x in lists])
 
 
 @functools.cache
@@ -178,31 +194,24 @@ def _second_potential(pairs: PairList) -> Array:
     return jnp.concatenate([value[:, :, None], slope, second], axis=2)
 
 
-def _second_moments(topology, exponents, coefficients, positions) -> Array:
-    lists = _all_lists(topology, exponents, coefficients, positions)
-    return _matrix(topology, [assemble(x, _second_potential(x), 2) for x in lists])
+def _second_moments(*molecule) -> Array:
+    lists = _pair_lists(*molecule)
+    return _matrix(molecule[0], [assemble(x, _second_potential(x), 2) for x in lists])
 
 
-def _coulomb(
-    topology, exponents, coefficients, positions, charges, centres, spreads
-) -> Array:
-    lists = _all_lists(topology, exponents, coefficients, positions)
-    blocks: dict[tuple[int, int], Array] = {}
-    for order in sorted({x.la + x.lb for x in lists}):
-        # Classes of one order share one evaluation, and one compilation, of the potential.
-        own = [x for x in lists if x.la + x.lb == order]
+def _coulomb(topology, exponents, coefficients, positions, charges, centres, spreads) -> Array:
+    blocks = []
+    for pairs in _pair_lists(topology, exponents, coefficients, positions):
         potential = hermite.potential(
             charges[None, None, :, None],
             centres[None],
             spreads[None],
-            jnp.concatenate([x.centre for x in own], axis=-1)[None],
-            jnp.concatenate([x.variance for x in own])[None],
-            order=order,
-        )[0, 0]
-        stops = np.cumsum([x.a.shape[0] for x in own])[:-1]
-        for x, part in zip(own, jnp.split(potential, stops, axis=-1), strict=True):
-            blocks[x.la, x.lb] = assemble(x, part, order)
-    return _matrix(topology, [blocks[x.la, x.lb] for x in lists])
+            pairs.centre[None],
+            pairs.variance[None],
+            order=pairs.order,
+        )
+        blocks.append(assemble(pairs, potential[0, 0], pairs.order))
+    return _matrix(topology, blocks)
 
 
 _OPERATORS: dict[str, Callable[..., Array]] = {

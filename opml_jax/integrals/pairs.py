@@ -19,41 +19,37 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax.numpy as jnp
 import numpy as np
 
 from ..numerics import Array, einsum
-from .harmonics import addition, product, solid_harmonics
-from .hermite import gaussian_radial, starts
-
-
-@dataclasses.dataclass(frozen=True)
-class Term:
-    """One factor that depends on exponents: powers of a/p and b/p, harmonic in R."""
-
-    i: int
-    j: int
-    l: int  # of S_l(R)
-    k: int  # Laplacians on exp(-mu R^2)
+from .harmonics import addition, product, stacked_harmonics
+from .hermite import components, gaussian_radial, starts
 
 
 @dataclasses.dataclass(frozen=True)
 class Coupling:
     """The constants of one pair of angular momenta, up to ``i + j = degree``.
 
+    A *product* is what is contracted: exponent factors times a component of H. A *column* is a
+    contracted product times a harmonic of R.
+
     Attributes:
-      terms: exponent factors.
-      factor: ``(n_products,)`` term of each contracted product.
-      row: ``(n_products,)`` component of H of each.
-      product: ``(n_columns,)`` contracted product entering each column of the table.
+      power_a: ``(n_products,)`` power of 1/2a in each product.
+      power_b: ``(n_products,)`` power of 1/2b.
+      radial: ``(n_products,)`` block (l, k) of the derivative of exp(-mu R^2).
+      row: ``(n_products,)`` component of H.
+      product: ``(n_columns,)`` product entering each column of the table.
       harmonic: ``(n_columns,)`` flat index l^2 + m of the harmonic of R that multiplies it.
       table: ``((2 la + 1) (2 lb + 1), n_columns)``.
     """
 
-    terms: tuple[Term, ...]
-    factor: np.ndarray
+    power_a: np.ndarray
+    power_b: np.ndarray
+    radial: np.ndarray
     row: np.ndarray
     product: np.ndarray
     harmonic: np.ndarray
@@ -63,57 +59,63 @@ class Coupling:
 @functools.cache
 def coupling(la: int, lb: int, degree: int) -> Coupling:
     """Tables for shells of angular momenta ``la`` and ``lb``."""
-    terms: list[Term] = []
-    factor, row, products, harmonic, columns = [], [], [], [], []
+    blocks = {block: i for i, block in enumerate(components(la + lb))}
     first = starts(la + lb)
     norm = math.sqrt((2 * la + 1) * (2 * lb + 1)) / (4 * math.pi)
-    for i in range(la + 1):
-        for j in range(lb + 1):
-            if i + j > degree:
-                continue
-            up = addition(la, i), addition(lb, j)
-            sign = (-1) ** (lb - j) * norm
-            for l_r, in_r in product(la - i, lb - j).items():
-                terms.append(Term(i, j, l_r, (la - i + lb - j - l_r) // 2))
-                for l_p, in_p in product(i, j).items():
-                    # m, m' of the shells; c of H; d of S(R)
-                    table = sign * np.einsum("mab,nef,aec,bfd->mncd", *up, in_p, in_r)
-                    start = first[l_p, (i + j - l_p) // 2]
-                    for c in range(2 * l_p + 1):
-                        for d in range(2 * l_r + 1):
-                            if not table[:, :, c, d].any():
-                                continue
-                            products.append(len(factor))
+    factors, products, harmonic, columns = [], [], [], []
+    for i, j in itertools.product(range(la + 1), range(lb + 1)):
+        if i + j > degree:
+            continue
+        up_a, up_b = addition(la, i), addition(lb, j)
+        sign = (-1) ** (lb - j) * norm
+        for l_r, in_r in product(la - i, lb - j).items():
+            block = blocks[l_r, (la - i + lb - j - l_r) // 2]
+            for l_p, in_p in product(i, j).items():
+                # m, n of the shells; c of H; d of S(R)
+                table = sign * np.einsum("mab,nef,aec,bfd->cdmn", up_a, up_b, in_p, in_r)
+                row = first[l_p, (i + j - l_p) // 2]
+                for c, of_c in enumerate(table):
+                    for d, entries in enumerate(of_c):
+                        if entries.any():
+                            products.append(len(factors))
                             harmonic.append(l_r * l_r + d)
-                            columns.append(table[:, :, c, d].ravel())
-                        factor.append(len(terms) - 1)
-                        row.append(start + c)
-    return Coupling(
-        tuple(terms), *(np.array(x) for x in (factor, row, products, harmonic)), np.array(columns).T
-    )
+                            columns.append(entries.ravel())
+                    factors.append((la - i, lb - j, block, row + c))
+    indices = (*np.array(factors).T, products, harmonic)
+    return Coupling(*(np.array(x, np.int32) for x in indices), np.array(columns).T)
+
+
+@dataclasses.dataclass(frozen=True)
+class PairClass:
+    """Which part of a :class:`PairList` belongs to one pair of angular momenta."""
+
+    la: int
+    lb: int
+    primitives: slice
+    shells: slice
 
 
 @dataclasses.dataclass(frozen=True)
 class PairList:
-    """Primitive pairs of one class (la, lb) of one molecule, with what depends on them alone.
+    """Primitive pairs of one molecule, of all classes with one sum of angular momenta.
 
     Attributes:
-      la: larger angular momentum.
-      lb: smaller one.
+      order: la + lb.
+      classes: where each class is.
       a: ``(n,)`` exponents of the first primitives.
       b: ``(n,)`` of the second.
-      weight: ``(n,)`` product of coefficients; half for a primitive paired with itself.
+      scale: ``(n,)`` coefficients times ``(pi / p)^1.5 exp(-mu R^2)``.
       centre: ``(3, n)`` P.
       distance2: ``(n,)`` R^2.
-      target: ``(n,)`` pair of shells each contributes to.
+      target: ``(n,)`` pair of shells, counted within its class.
       separation: ``(3, n_shell_pairs)`` R of the pairs of shells.
     """
 
-    la: int
-    lb: int
+    order: int
+    classes: tuple[PairClass, ...]
     a: Array
     b: Array
-    weight: Array
+    scale: Array
     centre: Array
     distance2: Array
     target: Array
@@ -125,15 +127,17 @@ class PairList:
         return 0.5 / (self.a + self.b)
 
 
-def _powers(x: Array, n: int) -> list[Array]:
+def _powers(x: Array, n: int) -> Array:
     out = [jnp.ones_like(x)]
     for _ in range(n):
         out.append(out[-1] * x)
-    return out
+    return jnp.stack(out)
 
 
-def assemble(pairs: PairList, potential: Array | None, degree: int, laplacians: int = 0) -> Array:
-    """Matrix elements of all pairs of shells of a class.
+def assemble(
+    pairs: PairList, potential: Array | None, degree: int, laplacians: int = 0
+) -> dict[tuple[int, int], Array]:
+    """Matrix elements of all pairs of shells.
 
     Args:
       pairs: the primitive pairs.
@@ -143,34 +147,31 @@ def assemble(pairs: PairList, potential: Array | None, degree: int, laplacians: 
       laplacians: Laplacians in R applied to the result: 1 (and a factor -1/2) is kinetic energy.
 
     Returns:
-      ``(..., (2 la + 1) (2 lb + 1), n_shell_pairs)``.
+      For each class ``(..., (2 la + 1) (2 lb + 1), n_shell_pairs)``.
     """
-    la, lb = pairs.la, pairs.lb
-    c = coupling(la, lb, min(degree, la + lb))
-    a, b = pairs.a, pairs.b
-    dtype = pairs.centre.dtype
-    p = a + b
-    inverse = 1 / p
-    mu = a * b * inverse
-    scale = pairs.weight * jnp.exp(-mu * pairs.distance2) * (math.pi * inverse) * inverse**0.5
-    scale = scale * math.sqrt(math.pi) * (0.5 / a) ** la * (0.5 / b) ** lb
-    in_a, in_b = _powers(a * inverse, la), _powers(b * inverse, lb)
-    factors = jnp.stack(
+    order, v = pairs.order, pairs.variance
+    mu = 2 * pairs.a * pairs.b * v
+    radial = jnp.stack(
         [
-            scale
-            * (in_a[t.i] * in_b[t.j])
-            * gaussian_radial(t.l, t.k + laplacians, mu, pairs.distance2)
-            for t in c.terms
+            pairs.scale
+            * v ** (order - l - 2 * k)
+            * gaussian_radial(l, k + laplacians, mu, pairs.distance2)
+            for l, k in components(order)
         ]
     )
-    products = factors[c.factor]
-    if potential is not None:
-        products = products * potential[..., c.row, :]
-    n_shell_pairs = pairs.separation.shape[-1]
-    contracted = jnp.zeros((*products.shape[:-1], n_shell_pairs), dtype)
-    contracted = contracted.at[..., pairs.target].add(products)
-    lmax = max(t.l for t in c.terms)
-    harmonics = solid_harmonics(lmax, *pairs.separation)
-    harmonics = jnp.stack([s for of_l in harmonics for s in of_l])
-    columns = contracted[..., c.product, :] * harmonics[c.harmonic]
-    return einsum("st,...tn->...sn", c.table.astype(dtype), columns)
+    in_a = _powers(0.5 / pairs.a, max(c.la for c in pairs.classes))
+    in_b = _powers(0.5 / pairs.b, max(c.lb for c in pairs.classes))
+    harmonics = jnp.concatenate(stacked_harmonics(order, *pairs.separation))
+    out = {}
+    for own in pairs.classes:
+        c = coupling(own.la, own.lb, min(degree, order))
+        part = own.primitives
+        products = in_a[c.power_a, part] * in_b[c.power_b, part] * radial[c.radial, part]
+        if potential is not None:
+            products = products * potential[..., c.row, part]
+        n_shell_pairs = own.shells.stop - own.shells.start
+        contracted = jnp.zeros((*products.shape[:-1], n_shell_pairs), products.dtype)
+        contracted = contracted.at[..., pairs.target[part]].add(products)
+        columns = contracted[..., c.product, :] * harmonics[c.harmonic, own.shells]
+        out[own.la, own.lb] = einsum("st,...tn->...sn", c.table.astype(columns.dtype), columns)
+    return out
