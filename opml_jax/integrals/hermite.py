@@ -133,7 +133,7 @@ def _rows(order: int, r: list[Array]) -> Any:
 
 def _displacements(pairs: Array, variances: Array, centre: Array, spread: Array):
     """x, y, z, r^2 and total variance, each (B, n), of all pairs to one charge."""
-    x, y, z = (pairs[:, c] - centre[:, c, None] for c in range(3))
+    x, y, z = (pairs[c] - centre[c, :, None] for c in range(3))
     return [x, y, z], x * x + y * y + z * z, variances + spread[:, None]
 
 
@@ -153,15 +153,15 @@ def _dot_gradient(l: int, vectors: list[Any], lower: Any) -> list[Any]:
 
 
 def _potential(sources, centres, spreads, pairs, variances, *, order: int, dipole: bool):
-    """Sum over charges, one at a time: (B, K, n_rows, n)."""
+    """Sum over charges, one at a time: (n_rows, K, B, n)."""
     stacked = order >= _STACKED_FROM
 
     def step(total, charge):
-        source, centre, spread = charge  # (K, B, 1 or 3), (B, 3), (B,)
+        source, centre, spread = charge  # (1 or 3, K, B), (3, B), (B,)
         r, r2, v = _displacements(pairs, variances, centre, spread)
         g = _radial(order, r2, v, up=dipole)
         s = _rows(order, r)
-        source = [source[..., c, None] for c in range(source.shape[-1])]
+        source = source[..., None]
         if dipole:
             along = source[0] * r[0] + source[1] * r[1] + source[2] * r[2]
         terms = []
@@ -169,12 +169,10 @@ def _potential(sources, centres, spreads, pairs, variances, *, order: int, dipol
             value = along * g[l + 1, k] if dipole else source[0] * g[l, k]
             if stacked:
                 block = s[l][:, None] * value
-                if dipole and l:
-                    for c in range(3):
-                        slope = einsum(
-                            "mn,nbp->mbp", _constant(gradient(l)[c], value), s[l - 1]
-                        )
-                        block = block + slope[:, None] * (source[c] * g[l, k])
+                for c in range(3) if dipole and l else ():
+                    table = _constant(gradient(l)[c], value)
+                    slope = einsum("mn,nbp->mbp", table, s[l - 1])
+                    block = block + slope[:, None] * (source[c] * g[l, k])
                 terms.append(block)
                 continue
             slopes = _dot_gradient(l, source, s[l - 1]) if dipole and l else [0.0] * (2 * l + 1)
@@ -183,16 +181,13 @@ def _potential(sources, centres, spreads, pairs, variances, *, order: int, dipol
                 terms.append(row + slopes[m] * g[l, k] if dipole and l else row)
         return [a + b for a, b in zip(total, terms, strict=True)], None
 
-    batch, channels = sources.shape[:2]
-    shape, dtype = (channels, batch, pairs.shape[-1]), sources.dtype
+    shape, dtype = (*sources.shape[2:], pairs.shape[-1]), sources.dtype
     if stacked:
         zeros = [jnp.zeros((2 * l + 1, *shape), dtype) for l, _ in components(order)]
     else:
         zeros = [jnp.zeros(shape, dtype) for _ in range(n_rows(order))]
-    charges = (jnp.transpose(sources, (2, 1, 0, 3)), jnp.moveaxis(centres, 1, 0), spreads.T)
-    total, _ = jax.lax.scan(step, zeros, charges)
-    total = jnp.concatenate(total) if stacked else jnp.stack(total)
-    return jnp.transpose(total, (2, 1, 0, 3))
+    total, _ = jax.lax.scan(step, zeros, (sources, centres, spreads))
+    return jnp.concatenate(total) if stacked else jnp.stack(total)
 
 
 @functools.cache
@@ -210,9 +205,9 @@ def _slope_tables(order: int) -> tuple[dict[tuple[int, int], int], np.ndarray]:
 
 
 def _moments(weights, centres, spreads, pairs, variances, *, order: int, dipole: bool):
-    """Sum over pairs, for one charge at a time: (B, K, n_charges, 1 or 3)."""
+    """Sum over pairs, for one charge at a time: (n_charges, 1 or 3, K, B)."""
     first, table = _slope_tables(order)
-    lower = einsum("cij,bkjn->cibkn", _constant(table, weights), weights) if dipole else None
+    lower = einsum("cij,jkbn->cikbn", _constant(table, weights), weights) if dipole else None
 
     def step(_, charge):
         centre, spread = charge
@@ -222,24 +217,23 @@ def _moments(weights, centres, spreads, pairs, variances, *, order: int, dipole:
 
         def sum_over(l: int, own: Callable[[int], Array]) -> Array:
             return functools.reduce(
-                jnp.add, [own(m) * s[l][m][:, None] if l else own(m) for m in range(2 * l + 1)]
+                jnp.add, [own(m) * s[l][m] if l else own(m) for m in range(2 * l + 1)]
             )
 
         value = 0.0
         for (l, k), start in starts(order).items():
-            own = sum_over(l, lambda m, at=start: weights[:, :, at + m])
-            value = value + own * g[l + 1 if dipole else l, k][:, None]
+            own = sum_over(l, lambda m, at=start: weights[at + m])
+            value = value + own * g[l + 1 if dipole else l, k]
         parts = [value]
         if dipole:
-            parts = [value * x[:, None] for x in r]
+            parts = [value * x for x in r]
             for c in range(3):
                 for (l, k), start in first.items():
                     own = sum_over(l - 1, lambda m, c=c, at=start: lower[c, at + m])
-                    parts[c] = parts[c] + own * g[l, k][:, None]
-        return None, jnp.stack([einsum("bkn->bk", x) for x in parts], axis=-1)
+                    parts[c] = parts[c] + own * g[l, k]
+        return None, jnp.stack([einsum("kbn->kb", x) for x in parts])
 
-    _, out = jax.lax.scan(step, None, (jnp.moveaxis(centres, 1, 0), spreads.T))
-    return jnp.moveaxis(out, 0, 2)
+    return jax.lax.scan(step, None, (centres, spreads))[1]
 
 
 # ---- the pair of primitives -------------------------------------------------------------------
@@ -252,16 +246,17 @@ def potential(sources, centres, spreads, pairs, variances, *, order: int, dipole
     r"""Potential components of charges (or dipoles) at Gaussian pairs.
 
     Args:
-      sources: ``(B, K, n_charges, 1)`` charges in e, or ``(..., 3)`` dipoles, e Bohr.
-      centres: ``(B, n_charges, 3)`` Bohr.
-      spreads: ``(B, n_charges)`` sigma^2 of each charge, Bohr^2; 0 for points.
-      pairs: ``(B, 3, n)`` centres P of the pairs, Bohr.
+      sources: ``(n_charges, 1, K, B)`` charges in e, or ``(n_charges, 3, K, B)`` dipoles, e Bohr;
+        K channels share positions, B molecules do not.
+      centres: ``(n_charges, 3, B)`` Bohr.
+      spreads: ``(n_charges, B)`` sigma^2 of each charge, Bohr^2; 0 for points.
+      pairs: ``(3, B, n)`` centres P of the pairs, Bohr.
       variances: ``(B, n)`` variances v = 1 / 2p of the pairs, Bohr^2.
       order: highest degree L.
       dipole: sources are dipoles.
 
     Returns:
-      ``(B, K, n_rows(L), n)``; rows ordered as :func:`components`, m = -l..l within.
+      ``(n_rows(L), K, B, n)``; rows ordered as :func:`components`, m = -l..l within.
     """
     args = (sources, centres, spreads, pairs, variances)
     return _potential_p.bind(*args, order=order, dipole=dipole)
@@ -271,59 +266,55 @@ def moments(weights, centres, spreads, pairs, variances, *, order: int, dipole: 
     """Transpose of :func:`potential` in its first argument.
 
     Args:
-      weights: ``(B, K, n_rows(L), n)``.
+      weights: ``(n_rows(L), K, B, n)``.
       centres: as for :func:`potential`, like all further arguments.
-      spreads: ``(B, n_charges)``.
-      pairs: ``(B, 3, n)``.
+      spreads: ``(n_charges, B)``.
+      pairs: ``(3, B, n)``.
       variances: ``(B, n)``.
       order: highest degree L.
       dipole: return the gradient.
 
     Returns:
-      ``(B, K, n_charges, 1)``, or ``(..., 3)`` with ``dipole``.
+      ``(n_charges, 1, K, B)``, or ``(n_charges, 3, K, B)`` with ``dipole``.
     """
     args = (weights, centres, spreads, pairs, variances)
     return _moments_p.bind(*args, order=order, dipole=dipole)
 
 
-def _merged(x: Array) -> Array:
-    """The channel axis and the one after the batch, (B, J, K, ...), made one: (B, J K, ...)."""
-    return x.reshape(x.shape[0], x.shape[1] * x.shape[2], *x.shape[3:])
-
-
 def _potential_jvp(primals, tangents, *, order: int, dipole: bool):
     sources, *rest = primals
     d_sources, d_centres, d_spreads, d_pairs, d_variances = tangents
-    centres, spreads, _, _ = rest
     moved = type(d_pairs) is not ad.Zero
     widened = type(d_variances) is not ad.Zero
     call = functools.partial(potential, dipole=dipole)
     # One evaluation at the highest order needed holds the value as its first rows.
     highest = order + (2 if widened else 1 if moved else 0)
     full = call(sources, *rest, order=highest)
-    out = full[:, :, : n_rows(order)]
+    out = full[: n_rows(order)]
+    table = _constant(shift(order), sources)
     terms = []
     if moved:
-        slopes = einsum("xij,bkjn->xbkin", _constant(shift(order), sources), full[:, :, : n_rows(order + 1)])
-        terms.append(einsum("xbkin,bxn->bkin", slopes, d_pairs))
+        slopes = einsum("xij,jkbn->xikbn", table, full[: n_rows(order + 1)])
+        terms.append(jnp.sum(slopes * d_pairs[:, None, None], axis=0))
     if widened:
-        terms.append(0.5 * full[:, :, laplacian(order)] * d_variances[:, None, None])
+        terms.append(0.5 * full[laplacian(order)] * d_variances)
     if type(d_spreads) is not ad.Zero:
-        wide = call(sources * d_spreads[:, None, :, None], *rest, order=order + 2)
-        terms.append(0.5 * wide[:, :, laplacian(order)])
+        wide = call(sources * d_spreads[:, None, None], *rest, order=order + 2)
+        terms.append(0.5 * wide[laplacian(order)])
     if type(d_sources) is not ad.Zero:
         terms.append(call(d_sources, *rest, order=order))
     if type(d_centres) is not ad.Zero:
         # A charge that moves by d adds a dipole q d (with the sign of P - C), and so on upward.
-        turned = sources[..., :, None] * d_centres[:, None, :, None, :]
         if not dipole:
-            terms.append(-potential(turned[..., 0, :], *rest, order=order, dipole=True))
+            turned = sources * d_centres[:, :, None]
+            terms.append(-potential(turned, *rest, order=order, dipole=True))
         else:
-            stacked = jnp.moveaxis(turned, 3, 1)  # (B, 3, K, n_charges, 3)
-            channels = sources.shape[1]
-            up = potential(_merged(stacked), *rest, order=order + 1, dipole=True)
+            turned = sources[:, :, None] * d_centres[:, None, :, None]  # dipole, direction
+            n, _, _, channels, batch = turned.shape
+            turned = turned.reshape(n, 3, 3 * channels, batch)
+            up = potential(turned, *rest, order=order + 1, dipole=True)
             up = up.reshape(up.shape[0], 3, channels, *up.shape[2:])
-            terms.append(-einsum("xij,bxkjn->bkin", _constant(shift(order), sources), up))
+            terms.append(-einsum("xij,jxkbn->ikbn", table, up))
     tangent = functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
     return out, tangent
 
@@ -333,33 +324,34 @@ def _moments_jvp(primals, tangents, *, order: int, dipole: bool):
     d_weights, d_centres, d_spreads, d_pairs, d_variances = tangents
     call = functools.partial(moments, dipole=dipole)
     out = call(weights, *rest, order=order)
+    table = _constant(shift(order), weights)
     terms = []
     if type(d_weights) is not ad.Zero:
         terms.append(call(d_weights, *rest, order=order))
     if type(d_pairs) is not ad.Zero:
-        raised = einsum("xij,bkin,bxn->bkjn", _constant(shift(order), weights), weights, d_pairs)
-        terms.append(call(raised, *rest, order=order + 1))
+        turned = weights[None] * d_pairs[:, None, None]
+        terms.append(call(einsum("xij,xikbn->jkbn", table, turned), *rest, order=order + 1))
     lap, rows = laplacian(order), n_rows(order + 2)
 
     def embedded(w):
-        shape = (*w.shape[:2], rows, w.shape[-1])
-        return jnp.zeros(shape, w.dtype).at[:, :, lap].set(w)
+        return jnp.zeros((rows, *w.shape[1:]), w.dtype).at[lap].set(w)
 
     if type(d_variances) is not ad.Zero:
-        wide = embedded(0.5 * weights * d_variances[:, None, None])
-        terms.append(call(wide, *rest, order=order + 2))
+        terms.append(call(embedded(0.5 * weights * d_variances), *rest, order=order + 2))
     if type(d_spreads) is not ad.Zero:
         wide = call(embedded(0.5 * weights), *rest, order=order + 2)
-        terms.append(wide * d_spreads[:, None, :, None])
+        terms.append(wide * d_spreads[:, None, None])
     if type(d_centres) is not ad.Zero:
         if not dipole:
             slopes = moments(weights, *rest, order=order, dipole=True)
-            terms.append(-einsum("bkcx,bcx->bkc", slopes, d_centres)[..., None])
+            terms.append(-jnp.sum(slopes * d_centres[:, :, None], axis=1, keepdims=True))
         else:
-            raised = einsum("xij,bkin->bxkjn", _constant(shift(order), weights), weights)
-            up = moments(_merged(raised), *rest, order=order + 1, dipole=True)
-            up = up.reshape(up.shape[0], 3, weights.shape[1], *up.shape[2:])
-            terms.append(-einsum("bxkcy,bcx->bkcy", up, d_centres))
+            channels = weights.shape[1]
+            raised = einsum("xij,ikbn->jxkbn", table, weights)
+            raised = raised.reshape(raised.shape[0], 3 * channels, *raised.shape[3:])
+            up = moments(raised, *rest, order=order + 1, dipole=True)
+            up = up.reshape(*up.shape[:2], 3, channels, up.shape[-1])
+            terms.append(-jnp.sum(up * d_centres[:, None, :, None], axis=2))
     tangent = functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
     return out, tangent
 
@@ -374,31 +366,36 @@ def _transpose_of(other):
     return rule
 
 
-def _batching_of(function):
+# Where the molecules are in each argument, and in the result.
+_BATCH_AXES = {"potential": ((3, 2, 1, 1, 0), 2), "moments": ((2, 2, 1, 1, 0), 3)}
+
+
+def _batching_of(name: str, function):
+    inputs, output = _BATCH_AXES[name]
+
     def rule(args, axes, **params):
         size = next(a.shape[d] for a, d in zip(args, axes, strict=True) if d is not None)
         folded = []
-        for a, d in zip(args, axes, strict=True):
-            a = (
-                jnp.broadcast_to(a[None], (size, *a.shape))
-                if d is None
-                else jnp.moveaxis(a, d, 0)
-            )
-            folded.append(a.reshape(size * a.shape[1], *a.shape[2:]))
+        for a, d, own in zip(args, axes, inputs, strict=True):
+            if d is None:
+                a = jnp.broadcast_to(jnp.expand_dims(a, own), (*a.shape[:own], size, *a.shape[own:]))
+            else:
+                a = jnp.moveaxis(a, d, own)
+            folded.append(a.reshape(*a.shape[:own], size * a.shape[own + 1], *a.shape[own + 2 :]))
         out = function(*folded, **params)
-        return out.reshape(size, out.shape[0] // size, *out.shape[1:]), 0
+        shape = (*out.shape[:output], size, out.shape[output] // size, *out.shape[output + 1 :])
+        return out.reshape(shape), output
 
     return rule
 
 
 def _potential_shape(sources, centres, spreads, pairs, variances, *, order, dipole):
-    batch, channels = sources.shape[:2]
-    return jax.core.ShapedArray((batch, channels, n_rows(order), pairs.shape[-1]), sources.dtype)
+    shape = (n_rows(order), *sources.shape[2:], pairs.shape[-1])
+    return jax.core.ShapedArray(shape, sources.dtype)
 
 
 def _moments_shape(weights, centres, spreads, pairs, variances, *, order, dipole):
-    batch, channels = weights.shape[:2]
-    shape = (batch, channels, centres.shape[1], 3 if dipole else 1)
+    shape = (centres.shape[0], 3 if dipole else 1, *weights.shape[1:3])
     return jax.core.ShapedArray(shape, weights.dtype)
 
 
@@ -410,7 +407,7 @@ def _register(primitive, implementation, shape, jvp, function, transpose_to) -> 
     mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
     ad.primitive_jvps[primitive] = jvp
     ad.primitive_transposes[primitive] = _transpose_of(transpose_to)
-    batching.primitive_batchers[primitive] = _batching_of(function)
+    batching.primitive_batchers[primitive] = _batching_of(function.__name__, function)
 
 
 _register(_potential_p, _potential, _potential_shape, _potential_jvp, potential, moments)

@@ -20,6 +20,7 @@ from ..basis.primitives import Primitives
 from ..conventions import CARTESIAN_TO_E3NN
 from ..numerics import Array
 from . import hermite
+from .harmonics import solid_harmonics
 from .pairs import PairClass, PairList, assemble
 
 
@@ -43,6 +44,15 @@ def _shell_pair(i, j, n_b: int, same: bool):
     return i * (i + 1) // 2 + j if same else i * n_b + j
 
 
+def _take(values, index):
+    """``values[..., b, index[b]]`` for every molecule b: (..., B, n)."""
+    if isinstance(values, np.ndarray) and isinstance(index, np.ndarray):
+        return np.take_along_axis(values, np.broadcast_to(index, values.shape[:-1] + index.shape[-1:]), -1)
+    values = jnp.asarray(values)
+    index = jnp.broadcast_to(index, (*values.shape[:-1], index.shape[-1]))
+    return jnp.take_along_axis(values, index, axis=-1, mode="promise_in_bounds")
+
+
 def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array) -> list[PairList]:
     """All primitive pairs, one list for each sum of angular momenta."""
     dtype = positions.dtype
@@ -50,13 +60,15 @@ def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array)
     first = np.cumsum([0, *counts])  # of each l, in all primitives of the molecule
     first_shell = np.cumsum([0, *shell_counts])
     xp = np if isinstance(topology.ao, np.ndarray) else jnp
-    table = xp.concatenate(topology.table)
-    shell = xp.concatenate(topology.shell)
-    shell_atom = xp.concatenate(topology.shell_atom)
-    all_shells = xp.concatenate([s + n for s, n in zip(topology.shell, first_shell, strict=False)])
+    table = xp.concatenate(topology.table, axis=-1)
+    shell = xp.concatenate(topology.shell, axis=-1)
+    shell_atom = xp.concatenate(topology.shell_atom, axis=-1)
+    all_shells = xp.concatenate(
+        [s + n for s, n in zip(topology.shell, first_shell, strict=False)], axis=-1
+    )
     exponents, coefficients = (jnp.asarray(x, dtype)[table] for x in (exponents, coefficients))
-    of_shell = positions.T[:, shell_atom]  # (3, n_shells)
-    centres = of_shell[:, all_shells]
+    of_shell = _take(jnp.moveaxis(positions, -1, 0), shell_atom)  # (3, B, n_shells)
+    centres = _take(of_shell, all_shells)
 
     out = []
     classes = _classes(counts)
@@ -74,15 +86,15 @@ def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array)
             j.append(q + first[lb])
             # For equal l the matrix is this plus its transpose.
             weight.append(np.where(p == q, 0.5, 1.0) if same else np.ones(len(p)))
-            target.append(_shell_pair(shell[i[-1]], shell[j[-1]], shell_counts[lb], same))
+            target.append(_shell_pair(shell[:, i[-1]], shell[:, j[-1]], shell_counts[lb], same))
             shells_i.append(s + first_shell[la])
             shells_j.append(t + first_shell[lb])
             n, n_shell_pairs = own[-1].primitives.stop, own[-1].shells.stop
         i, j, shells_i, shells_j = (np.concatenate(x) for x in (i, j, shells_i, shells_j))
-        a, b = exponents[i], exponents[j]
-        at_a, at_b = centres[:, i], centres[:, j]
+        a, b = exponents[:, i], exponents[:, j]
+        at_a, at_b = centres[..., i], centres[..., j]
         r = at_a - at_b
-        r2 = jnp.sum(r * r, axis=0)
+        r2 = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         inverse = 1 / (a + b)
         gaussian = (math.pi * inverse) ** 1.5 * jnp.exp(-a * b * inverse * r2)
         weight = jnp.asarray(np.concatenate(weight).astype(dtype))
@@ -92,23 +104,23 @@ def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array)
                 tuple(own),
                 a=a,
                 b=b,
-                scale=weight * coefficients[i] * coefficients[j] * gaussian,
+                scale=weight * coefficients[:, i] * coefficients[:, j] * gaussian,
                 centre=at_a - (b * inverse) * r,
                 distance2=r2,
-                target=xp.concatenate(target),
-                separation=of_shell[:, shells_i] - of_shell[:, shells_j],
+                target=xp.concatenate(target, axis=-1),
+                separation=of_shell[..., shells_i] - of_shell[..., shells_j],
             )
         )
     return out
 
 
 def _ao_index(topology: Primitives):
-    """``(nao, nao)`` place of each element in the blocks one after the other; the end if none.
+    """``(B, nao, nao)`` place of each element in the blocks one after the other; the end if none.
 
     Elements with l < l', and blocks above the diagonal of equal l, are left to the transpose.
     """
     xp = np if isinstance(topology.ao, np.ndarray) else jnp
-    n_l = len(topology.counts)
+    n_l, batch = len(topology.counts), topology.ao.shape[0]
     start = np.zeros((n_l, n_l), np.int32)
     width = np.zeros((n_l, n_l), np.int32)
     total = 0
@@ -116,53 +128,54 @@ def _ao_index(topology: Primitives):
         n_a, n_b = topology.shell_counts[la], topology.shell_counts[lb]
         width[la, lb] = n_a * (n_a + 1) // 2 if la == lb else n_a * n_b
         start[la, lb] = total
-        total += (2 * la + 1) * (2 * lb + 1) * int(width[la, lb])
+        total += batch * (2 * la + 1) * (2 * lb + 1) * int(width[la, lb])
     n_shells = np.array(topology.shell_counts, np.int32)
-    l, m, shell = (topology.ao[:, c] for c in range(3))
-    la, lb, ma, mb = l[:, None], l[None, :], m[:, None], m[None, :]
-    i, j = shell[:, None], shell[None, :]
+    l, m, shell = (topology.ao[..., c] for c in range(3))
+    la, lb, ma, mb = l[:, :, None], l[:, None, :], m[:, :, None], m[:, None, :]
+    i, j = shell[:, :, None], shell[:, None, :]
     if xp is jnp:
         start, width, n_shells = (jnp.asarray(x) for x in (start, width, n_shells))
     same = la == lb
     pair = xp.where(same, i * (i + 1) // 2 + j, i * n_shells[lb] + j)
-    index = start[la, lb] + (ma * (2 * lb + 1) + mb) * width[la, lb] + pair
+    molecule = np.arange(batch, dtype=np.int32)[:, None, None]
+    index = start[la, lb] + ((ma * (2 * lb + 1) + mb) * batch + molecule) * width[la, lb] + pair
     stored = (la >= 0) & (lb >= 0) & ((la > lb) | (same & (i >= j)))
     return xp.where(stored, index, total)
 
 
 def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) -> Array:
-    """Blocks of all classes to the AO matrix, symmetric by construction: (..., nao, nao)."""
+    """Blocks of all classes to the AO matrix, symmetric by construction: (..., B, nao, nao)."""
     every = {key: value for some in blocks for key, value in some.items()}
-    flat = [every[c].reshape(*every[c].shape[:-2], -1) for c in _classes(topology.counts)]
+    flat = [every[c].reshape(*every[c].shape[:-3], -1) for c in _classes(topology.counts)]
     flat.append(jnp.zeros((*flat[0].shape[:-1], 1), flat[0].dtype))
     half = jnp.concatenate(flat, axis=-1)[..., _ao_index(topology)]
     return half + jnp.swapaxes(half, -1, -2)
 
 
-# ---- operators of one molecule ------------------------------------------------------------------
+# ---- operators of B molecules -------------------------------------------------------------------
 
 
-def _overlap(*molecule) -> Array:
-    return _matrix(molecule[0], [assemble(x, None, 0) for x in _pair_lists(*molecule)])
+def _overlap(*molecules) -> Array:
+    return _matrix(molecules[0], [assemble(x, None, 0) for x in _pair_lists(*molecules)])
 
 
-def _kinetic(*molecule) -> Array:
-    lists = _pair_lists(*molecule)
-    return -0.5 * _matrix(molecule[0], [assemble(x, None, 0, laplacians=1) for x in lists])
+def _kinetic(*molecules) -> Array:
+    lists = _pair_lists(*molecules)
+    return -0.5 * _matrix(molecules[0], [assemble(x, None, 0, laplacians=1) for x in lists])
 
 
 def _position_potential(pairs: PairList) -> Array:
-    """Components of the potentials x, y, z: (3, 4, n)."""
-    unit = np.eye(3)[:, CARTESIAN_TO_E3NN]
-    slope = jnp.broadcast_to(
-        jnp.asarray(unit, pairs.centre.dtype)[..., None], (3, 3, pairs.a.shape[0])
-    )
-    return jnp.concatenate([pairs.centre[:, None], slope], axis=1)
+    """Components of the potentials x, y, z: (3, 4, B, n)."""
+    r = pairs.centre
+    unit = jnp.asarray(np.eye(3)[:, CARTESIAN_TO_E3NN].astype(r.dtype))
+    slope = jnp.broadcast_to(unit[..., None, None], (3, 3, *r.shape[1:]))
+    return jnp.concatenate([r[:, None], slope], axis=1)
 
 
-def _position(*molecule) -> Array:
-    lists = _pair_lists(*molecule)
-    return _matrix(molecule[0], [assemble(x, _position_potential(x), 1) for x in lists])
+def _position(*molecules) -> Array:
+    lists = _pair_lists(*molecules)
+    r = _matrix(molecules[0], [assemble(x, _position_potential(x), 1) for x in lists])
+    return jnp.moveaxis(r, 0, 1)
 
 
 @functools.cache
@@ -170,7 +183,6 @@ def _quadratic() -> np.ndarray:
     """``(3, 3, 6)``: S_2m(grad) and the Laplacian of the potentials x_i x_j."""
     x = np.eye(3)
     out = np.zeros((3, 3, 6))
-    from .harmonics import solid_harmonics
 
     def s2(v):
         return np.array(solid_harmonics(2, *v)[2])
@@ -183,34 +195,35 @@ def _quadratic() -> np.ndarray:
 
 
 def _second_potential(pairs: PairList) -> Array:
-    """Components of the potentials x_i x_j averaged over the pairs: (3, 3, 10, n)."""
-    dtype, n = pairs.centre.dtype, pairs.a.shape[0]
+    """Components of the potentials x_i x_j averaged over the pairs: (3, 3, 10, B, n)."""
     r = pairs.centre
-    unit = jnp.eye(3, dtype=dtype)
-    value = r[:, None] * r[None, :] + unit[..., None] * pairs.variance
-    slope = unit[:, None, :, None] * r[None, :, None] + unit[None, :, :, None] * r[:, None, None]
+    unit = jnp.eye(3, dtype=r.dtype)[..., None, None]
+    value = r[:, None] * r[None, :] + unit * pairs.variance
+    slope = unit[:, None] * r[None, :, None] + unit[None] * r[:, None, None]
     slope = slope[:, :, CARTESIAN_TO_E3NN, :]
-    second = jnp.broadcast_to(jnp.asarray(_quadratic(), dtype)[..., None], (3, 3, 6, n))
+    second = jnp.asarray(_quadratic().astype(r.dtype))[..., None, None]
+    second = jnp.broadcast_to(second, (3, 3, 6, *r.shape[1:]))
     return jnp.concatenate([value[:, :, None], slope, second], axis=2)
 
 
-def _second_moments(*molecule) -> Array:
-    lists = _pair_lists(*molecule)
-    return _matrix(molecule[0], [assemble(x, _second_potential(x), 2) for x in lists])
+def _second_moments(*molecules) -> Array:
+    lists = _pair_lists(*molecules)
+    rr = _matrix(molecules[0], [assemble(x, _second_potential(x), 2) for x in lists])
+    return jnp.moveaxis(rr, 2, 0)
 
 
 def _coulomb(topology, exponents, coefficients, positions, charges, centres, spreads) -> Array:
     blocks = []
     for pairs in _pair_lists(topology, exponents, coefficients, positions):
         potential = hermite.potential(
-            charges[None, None, :, None],
-            centres[None],
-            spreads[None],
-            pairs.centre[None],
-            pairs.variance[None],
+            charges.T[:, None, None],
+            jnp.moveaxis(centres, 0, -1),
+            spreads.T,
+            pairs.centre,
+            pairs.variance,
             order=pairs.order,
         )
-        blocks.append(assemble(pairs, potential[0, 0], pairs.order))
+        blocks.append(assemble(pairs, potential[:, 0], pairs.order))
     return _matrix(topology, blocks)
 
 
@@ -228,15 +241,13 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _of_molecule(operator: str, layout: AOLayout, table, *arrays) -> Array:
-    return _OPERATORS[operator](layout.primitives, *table, *arrays)
+    topology = jax.tree.map(lambda x: x[None], layout.primitives)
+    return _OPERATORS[operator](topology, *table, *(x[None] for x in arrays))[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _of_batch(operator: str, topology: Primitives, table, *arrays) -> Array:
-    def one(own, *rest):
-        return _OPERATORS[operator](own, *table, *rest)
-
-    return jax.vmap(one)(topology, *arrays)
+    return _OPERATORS[operator](topology, *table, *arrays)
 
 
 def _evaluate(operator: str, structure, basis: Basis, layout, *arrays) -> Array:

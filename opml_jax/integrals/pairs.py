@@ -97,18 +97,18 @@ class PairClass:
 
 @dataclasses.dataclass(frozen=True)
 class PairList:
-    """Primitive pairs of one molecule, of all classes with one sum of angular momenta.
+    """Primitive pairs of B molecules, of all classes with one sum of angular momenta.
 
     Attributes:
       order: la + lb.
       classes: where each class is.
-      a: ``(n,)`` exponents of the first primitives.
-      b: ``(n,)`` of the second.
-      scale: ``(n,)`` coefficients times ``(pi / p)^1.5 exp(-mu R^2)``.
-      centre: ``(3, n)`` P.
-      distance2: ``(n,)`` R^2.
-      target: ``(n,)`` pair of shells, counted within its class.
-      separation: ``(3, n_shell_pairs)`` R of the pairs of shells.
+      a: ``(B, n)`` exponents of the first primitives.
+      b: ``(B, n)`` of the second.
+      scale: ``(B, n)`` coefficients times ``(pi / p)^1.5 exp(-mu R^2)``.
+      centre: ``(3, B, n)`` P.
+      distance2: ``(B, n)`` R^2.
+      target: ``(B, n)`` pair of shells, counted within its class.
+      separation: ``(3, B, n_shell_pairs)`` R of the pairs of shells.
     """
 
     order: int
@@ -123,7 +123,7 @@ class PairList:
 
     @property
     def variance(self) -> Array:
-        """``(n,)`` variance 1 / 2p of the pair densities."""
+        """``(B, n)`` variance 1 / 2p of the pair densities."""
         return 0.5 / (self.a + self.b)
 
 
@@ -141,13 +141,13 @@ def assemble(
 
     Args:
       pairs: the primitive pairs.
-      potential: ``(..., n_rows, n)`` components of the operator's potential, rows of
+      potential: ``(..., n_rows, B, n)`` components of the operator's potential, rows of
         :func:`.hermite.components`; None for the unit operator.
       degree: highest degree of these components that does not vanish.
       laplacians: Laplacians in R applied to the result: 1 (and a factor -1/2) is kinetic energy.
 
     Returns:
-      For each class ``(..., (2 la + 1) (2 lb + 1), n_shell_pairs)``.
+      For each class ``(..., (2 la + 1) (2 lb + 1), B, n_shell_pairs)``.
     """
     order, v = pairs.order, pairs.variance
     mu = 2 * pairs.a * pairs.b * v
@@ -162,16 +162,22 @@ def assemble(
     in_a = _powers(0.5 / pairs.a, max(c.la for c in pairs.classes))
     in_b = _powers(0.5 / pairs.b, max(c.lb for c in pairs.classes))
     harmonics = jnp.concatenate(stacked_harmonics(order, *pairs.separation))
+    batch = pairs.distance2.shape[0]
     out = {}
     for own in pairs.classes:
         c = coupling(own.la, own.lb, min(degree, order))
         part = own.primitives
-        products = in_a[c.power_a, part] * in_b[c.power_b, part] * radial[c.radial, part]
+        products = in_a[c.power_a, :, part] * in_b[c.power_b, :, part]
+        products = products * radial[c.radial, :, part]
         if potential is not None:
-            products = products * potential[..., c.row, part]
+            products = products * potential[..., c.row, :, part]
         n_shell_pairs = own.shells.stop - own.shells.start
-        contracted = jnp.zeros((*products.shape[:-1], n_shell_pairs), products.dtype)
-        contracted = contracted.at[..., pairs.target[part]].add(products)
-        columns = contracted[..., c.product, :] * harmonics[c.harmonic, own.shells]
-        out[own.la, own.lb] = einsum("st,...tn->...sn", c.table.astype(columns.dtype), columns)
+        lead = products.shape[:-2]
+        target = pairs.target[:, part] + n_shell_pairs * np.arange(batch, dtype=np.int32)[:, None]
+        contracted = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
+        contracted = contracted.at[..., target.reshape(-1)].add(products.reshape(*lead, -1))
+        contracted = contracted.reshape(*lead, batch, n_shell_pairs)
+        columns = contracted[..., c.product, :, :] * harmonics[c.harmonic, :, own.shells]
+        table = c.table.astype(columns.dtype)
+        out[own.la, own.lb] = einsum("st,...tbn->...sbn", table, columns)
     return out
