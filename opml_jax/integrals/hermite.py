@@ -294,8 +294,8 @@ def _potential_jvp(primals, tangents, *, order: int, dipole: bool):
     table = _constant(shift(order), sources)
     terms = []
     if moved:
-        slopes = einsum("xij,jkbn->xikbn", table, full[: n_rows(order + 1)])
-        terms.append(jnp.sum(slopes * d_pairs[:, None, None], axis=0))
+        turned = full[: n_rows(order + 1)] * d_pairs[:, None, None]
+        terms.append(einsum("xij,xjkbn->ikbn", table, turned))
     if widened:
         terms.append(0.5 * full[laplacian(order)] * d_variances)
     if type(d_spreads) is not ad.Zero:

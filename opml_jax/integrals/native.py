@@ -80,7 +80,7 @@ def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array)
             p, q = _all_pairs(counts[la], counts[lb], same)
             s, t = _all_pairs(shell_counts[la], shell_counts[lb], same)
             own.append(
-                PairClass(la, lb, slice(n, n + len(p)), slice(n_shell_pairs, n_shell_pairs + len(s)))
+                PairClass(la, lb, (n, n + len(p)), (n_shell_pairs, n_shell_pairs + len(s)))
             )
             i.append(p + first[la])
             j.append(q + first[lb])
@@ -89,7 +89,7 @@ def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array)
             target.append(_shell_pair(shell[:, i[-1]], shell[:, j[-1]], shell_counts[lb], same))
             shells_i.append(s + first_shell[la])
             shells_j.append(t + first_shell[lb])
-            n, n_shell_pairs = own[-1].primitives.stop, own[-1].shells.stop
+            n, n_shell_pairs = own[-1].primitives[1], own[-1].shells[1]
         i, j, shells_i, shells_j = (np.concatenate(x) for x in (i, j, shells_i, shells_j))
         a, b = exponents[:, i], exponents[:, j]
         at_a, at_b = centres[..., i], centres[..., j]
@@ -156,12 +156,12 @@ def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) ->
 
 
 def _overlap(*molecules) -> Array:
-    return _matrix(molecules[0], [assemble(x, None, 0) for x in _pair_lists(*molecules)])
+    return _matrix(molecules[0], [assemble(x, None, 0, 0) for x in _pair_lists(*molecules)])
 
 
 def _kinetic(*molecules) -> Array:
     lists = _pair_lists(*molecules)
-    return -0.5 * _matrix(molecules[0], [assemble(x, None, 0, laplacians=1) for x in lists])
+    return -0.5 * _matrix(molecules[0], [assemble(x, None, 0, 1) for x in lists])
 
 
 def _position_potential(pairs: PairList) -> Array:
@@ -174,7 +174,7 @@ def _position_potential(pairs: PairList) -> Array:
 
 def _position(*molecules) -> Array:
     lists = _pair_lists(*molecules)
-    r = _matrix(molecules[0], [assemble(x, _position_potential(x), 1) for x in lists])
+    r = _matrix(molecules[0], [assemble(x, _position_potential(x), 1, 0) for x in lists])
     return jnp.moveaxis(r, 0, 1)
 
 
@@ -208,7 +208,7 @@ def _second_potential(pairs: PairList) -> Array:
 
 def _second_moments(*molecules) -> Array:
     lists = _pair_lists(*molecules)
-    rr = _matrix(molecules[0], [assemble(x, _second_potential(x), 2) for x in lists])
+    rr = _matrix(molecules[0], [assemble(x, _second_potential(x), 2, 0) for x in lists])
     return jnp.moveaxis(rr, 2, 0)
 
 
@@ -223,7 +223,7 @@ def _coulomb(topology, exponents, coefficients, positions, charges, centres, spr
             pairs.variance,
             order=pairs.order,
         )
-        blocks.append(assemble(pairs, potential[:, 0], pairs.order))
+        blocks.append(assemble(pairs, potential[:, 0], pairs.order, 0))
     return _matrix(topology, blocks)
 
 

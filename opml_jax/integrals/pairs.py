@@ -25,7 +25,7 @@ import math
 import jax.numpy as jnp
 import numpy as np
 
-from ..numerics import Array, einsum
+from ..numerics import Array, einsum, pytree, static
 from .harmonics import addition, product, stacked_harmonics
 from .hermite import components, gaussian_radial, starts
 
@@ -91,11 +91,11 @@ class PairClass:
 
     la: int
     lb: int
-    primitives: slice
-    shells: slice
+    primitives: tuple[int, int]
+    shells: tuple[int, int]
 
 
-@dataclasses.dataclass(frozen=True)
+@pytree
 class PairList:
     """Primitive pairs of B molecules, of all classes with one sum of angular momenta.
 
@@ -111,8 +111,8 @@ class PairList:
       separation: ``(3, B, n_shell_pairs)`` R of the pairs of shells.
     """
 
-    order: int
-    classes: tuple[PairClass, ...]
+    order: int = static()
+    classes: tuple[PairClass, ...] = static()
     a: Array
     b: Array
     scale: Array
@@ -166,18 +166,18 @@ def assemble(
     out = {}
     for own in pairs.classes:
         c = coupling(own.la, own.lb, min(degree, order))
-        part = own.primitives
+        part = slice(*own.primitives)
         products = in_a[c.power_a, :, part] * in_b[c.power_b, :, part]
         products = products * radial[c.radial, :, part]
         if potential is not None:
             products = products * potential[..., c.row, :, part]
-        n_shell_pairs = own.shells.stop - own.shells.start
+        n_shell_pairs = own.shells[1] - own.shells[0]
         lead = products.shape[:-2]
         target = pairs.target[:, part] + n_shell_pairs * np.arange(batch, dtype=np.int32)[:, None]
         contracted = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
         contracted = contracted.at[..., target.reshape(-1)].add(products.reshape(*lead, -1))
         contracted = contracted.reshape(*lead, batch, n_shell_pairs)
-        columns = contracted[..., c.product, :, :] * harmonics[c.harmonic, :, own.shells]
+        columns = contracted[..., c.product, :, :] * harmonics[c.harmonic, :, slice(*own.shells)]
         table = c.table.astype(columns.dtype)
         out[own.la, own.lb] = einsum("st,...tbn->...sbn", table, columns)
     return out
