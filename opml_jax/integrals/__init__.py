@@ -3,6 +3,10 @@
 from .one_electron import DRIVERS as DRIVERS
 from .one_electron import external_potential as external_potential
 from .one_electron import kinetic as kinetic
+from .one_electron import neutral_atom_potential as neutral_atom_potential
 from .one_electron import overlap as overlap
 from .one_electron import position as position
 from .one_electron import screened_potential as screened_potential
+from .one_electron import second_moments as second_moments
+from .screening import ScreenedPairs as ScreenedPairs
+from .screening import screen as screen

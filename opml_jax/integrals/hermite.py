@@ -378,7 +378,9 @@ def _batching_of(name: str, function):
         folded = []
         for a, d, own in zip(args, axes, inputs, strict=True):
             if d is None:
-                a = jnp.broadcast_to(jnp.expand_dims(a, own), (*a.shape[:own], size, *a.shape[own:]))
+                a = jnp.broadcast_to(
+                    jnp.expand_dims(a, own), (*a.shape[:own], size, *a.shape[own:])
+                )
             else:
                 a = jnp.moveaxis(a, d, own)
             folded.append(a.reshape(*a.shape[:own], size * a.shape[own + 1], *a.shape[own + 2 :]))

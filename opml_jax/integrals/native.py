@@ -21,44 +21,47 @@ from ..conventions import CARTESIAN_TO_E3NN
 from ..numerics import Array
 from . import hermite
 from .harmonics import solid_harmonics
-from .pairs import PairClass, PairList, assemble
+from .pairs import (
+    PairClass,
+    PairList,
+    all_pairs,
+    assemble,
+    classes_of,
+    contract,
+    couple,
+    coupling,
+    shell_pair,
+)
+from .screening import ScreenedPairs
 
-
-def _classes(counts: tuple[int, ...]) -> list[tuple[int, int]]:
-    """Pairs of angular momenta that occur, the larger one first."""
-    ls = [l for l, n in enumerate(counts) if n]
-    return [(la, lb) for la in ls for lb in ls if la >= lb]
-
-
-@functools.lru_cache(maxsize=256)
-def _all_pairs(n_a: int, n_b: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
-    """Every pair of primitives; the lower triangle when both are of one kind."""
-    if same:
-        return tuple(x.astype(np.int32) for x in np.tril_indices(n_a))
-    i, j = np.divmod(np.arange(n_a * n_b, dtype=np.int32), n_b)
-    return i, j
-
-
-def _shell_pair(i, j, n_b: int, same: bool):
-    """Number of a pair of shells; i >= j when both are of one kind."""
-    return i * (i + 1) // 2 + j if same else i * n_b + j
+PAIR_BYTES = 256 * 2**20
+"""Components of the potential beyond this many bytes are computed in chunks of pairs."""
 
 
 def _take(values, index):
     """``values[..., b, index[b]]`` for every molecule b: (..., B, n)."""
     if isinstance(values, np.ndarray) and isinstance(index, np.ndarray):
-        return np.take_along_axis(values, np.broadcast_to(index, values.shape[:-1] + index.shape[-1:]), -1)
+        return np.take_along_axis(
+            values, np.broadcast_to(index, values.shape[:-1] + index.shape[-1:]), -1
+        )
     values = jnp.asarray(values)
     index = jnp.broadcast_to(index, (*values.shape[:-1], index.shape[-1]))
     return jnp.take_along_axis(values, index, axis=-1, mode="promise_in_bounds")
 
 
-def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array) -> list[PairList]:
-    """All primitive pairs, one list for each sum of angular momenta."""
+def _pick(values, index):
+    """Entries for the same pairs in all molecules, (n,), or for each one's own, (B, n)."""
+    return values[..., index] if index.ndim == 1 else _take(values, index)
+
+
+def _pair_lists(
+    topology: Primitives, exponents, coefficients, positions: Array, chosen=None
+) -> list[PairList]:
+    """Primitive pairs, one list for each sum of angular momenta: all, or a screened choice."""
     dtype = positions.dtype
     counts, shell_counts = topology.counts, topology.shell_counts
-    first = np.cumsum([0, *counts])  # of each l, in all primitives of the molecule
-    first_shell = np.cumsum([0, *shell_counts])
+    first = np.cumsum([0, *counts]).astype(np.int32)  # of each l, in all primitives
+    first_shell = np.cumsum([0, *shell_counts]).astype(np.int32)
     xp = np if isinstance(topology.ao, np.ndarray) else jnp
     table = xp.concatenate(topology.table, axis=-1)
     shell = xp.concatenate(topology.shell, axis=-1)
@@ -71,43 +74,50 @@ def _pair_lists(topology: Primitives, exponents, coefficients, positions: Array)
     centres = _take(of_shell, all_shells)
 
     out = []
-    classes = _classes(counts)
+    classes = classes_of(counts)
     for order in sorted({la + lb for la, lb in classes}):
         own, i, j, weight, target, shells_i, shells_j = [], [], [], [], [], [], []
         n = n_shell_pairs = 0
-        for la, lb in (c for c in classes if sum(c) == order):
+        for k, (la, lb) in enumerate(classes):
+            if la + lb != order:
+                continue
             same = la == lb
-            p, q = _all_pairs(counts[la], counts[lb], same)
-            s, t = _all_pairs(shell_counts[la], shell_counts[lb], same)
-            own.append(
-                PairClass(la, lb, (n, n + len(p)), (n_shell_pairs, n_shell_pairs + len(s)))
-            )
+            if chosen is None:
+                p, q = all_pairs(counts[la], counts[lb], same)
+                used = np.ones(len(p), dtype)
+            else:
+                p, q, used = chosen.first[k], chosen.second[k], chosen.mask[k].astype(dtype)
+            s, t = all_pairs(shell_counts[la], shell_counts[lb], same)
+            stops = n + p.shape[-1], n_shell_pairs + len(s)
+            own.append(PairClass(la, lb, (n, stops[0]), (n_shell_pairs, stops[1])))
+            n, n_shell_pairs = stops
             i.append(p + first[la])
             j.append(q + first[lb])
             # For equal l the matrix is this plus its transpose.
-            weight.append(np.where(p == q, 0.5, 1.0) if same else np.ones(len(p)))
-            target.append(_shell_pair(shell[:, i[-1]], shell[:, j[-1]], shell_counts[lb], same))
+            weight.append(used * (1 - 0.5 * (p == q)).astype(dtype) if same else used)
+            targets = _pick(shell, i[-1]), _pick(shell, j[-1])
+            target.append(shell_pair(*targets, shell_counts[lb], same))
             shells_i.append(s + first_shell[la])
             shells_j.append(t + first_shell[lb])
-            n, n_shell_pairs = own[-1].primitives[1], own[-1].shells[1]
-        i, j, shells_i, shells_j = (np.concatenate(x) for x in (i, j, shells_i, shells_j))
-        a, b = exponents[:, i], exponents[:, j]
-        at_a, at_b = centres[..., i], centres[..., j]
+        joined = np if chosen is None else jnp
+        i, j, weight = (joined.concatenate(x, axis=-1) for x in (i, j, weight))
+        shells_i, shells_j = np.concatenate(shells_i), np.concatenate(shells_j)
+        a, b = _pick(exponents, i), _pick(exponents, j)
+        at_a, at_b = _pick(centres, i), _pick(centres, j)
         r = at_a - at_b
         r2 = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         inverse = 1 / (a + b)
         gaussian = (math.pi * inverse) ** 1.5 * jnp.exp(-a * b * inverse * r2)
-        weight = jnp.asarray(np.concatenate(weight).astype(dtype))
         out.append(
             PairList(
                 order,
                 tuple(own),
                 a=a,
                 b=b,
-                scale=weight * coefficients[:, i] * coefficients[:, j] * gaussian,
+                scale=weight * _pick(coefficients, i) * _pick(coefficients, j) * gaussian,
                 centre=at_a - (b * inverse) * r,
                 distance2=r2,
-                target=xp.concatenate(target, axis=-1),
+                target=(xp if chosen is None else jnp).concatenate(target, axis=-1),
                 separation=of_shell[..., shells_i] - of_shell[..., shells_j],
             )
         )
@@ -124,7 +134,7 @@ def _ao_index(topology: Primitives):
     start = np.zeros((n_l, n_l), np.int32)
     width = np.zeros((n_l, n_l), np.int32)
     total = 0
-    for la, lb in _classes(topology.counts):
+    for la, lb in classes_of(topology.counts):
         n_a, n_b = topology.shell_counts[la], topology.shell_counts[lb]
         width[la, lb] = n_a * (n_a + 1) // 2 if la == lb else n_a * n_b
         start[la, lb] = total
@@ -146,7 +156,7 @@ def _ao_index(topology: Primitives):
 def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) -> Array:
     """Blocks of all classes to the AO matrix, symmetric by construction: (..., B, nao, nao)."""
     every = {key: value for some in blocks for key, value in some.items()}
-    flat = [every[c].reshape(*every[c].shape[:-3], -1) for c in _classes(topology.counts)]
+    flat = [every[c].reshape(*every[c].shape[:-3], -1) for c in classes_of(topology.counts)]
     flat.append(jnp.zeros((*flat[0].shape[:-1], 1), flat[0].dtype))
     half = jnp.concatenate(flat, axis=-1)[..., _ao_index(topology)]
     return half + jnp.swapaxes(half, -1, -2)
@@ -212,19 +222,63 @@ def _second_moments(*molecules) -> Array:
     return jnp.moveaxis(rr, 2, 0)
 
 
-def _coulomb(topology, exponents, coefficients, positions, charges, centres, spreads) -> Array:
+def _contract_coulomb(pairs: PairList, charges, centres, spreads) -> list[Array]:
+    potential = hermite.potential(
+        charges, centres, spreads, pairs.centre, pairs.variance, order=pairs.order
+    )
+    return contract(pairs, potential[:, 0], pairs.order, 0)
+
+
+def _in_chunks(pairs: PairList, chunk: int, *sources) -> list[Array]:
+    """The same, a few pairs at a time, class by class; backward passes recompute each chunk."""
+    out = []
+    for own in pairs.classes:
+        start, stop = own.primitives
+        n = -(-(stop - start) // chunk)
+
+        def folded(x, filler, start=start, stop=stop, n=n):
+            x = x[..., start:stop]
+            room = [(0, 0)] * (x.ndim - 1) + [(0, n * chunk - x.shape[-1])]
+            x = jnp.pad(x, room, constant_values=filler)
+            return jnp.moveaxis(x.reshape(*x.shape[:-1], n, chunk), -2, 0)
+
+        shells = own.shells[1] - own.shells[0]
+        part = PairClass(own.la, own.lb, (0, chunk), (0, shells))
+        # Padding: exponent 1, scale 0.
+        varying = {"a": 1, "b": 1, "scale": 0, "centre": 0, "distance2": 0, "target": 0}
+        arrays = {k: folded(jnp.asarray(getattr(pairs, k)), v) for k, v in varying.items()}
+        separation = pairs.separation[..., slice(*own.shells)]
+
+        @jax.checkpoint
+        def step(total, piece, part=part, separation=separation):
+            own = PairList(pairs.order, (part,), separation=separation, **piece)
+            return total + _contract_coulomb(own, *sources)[0], None
+
+        n_products = len(coupling(own.la, own.lb, pairs.order).row)
+        zero = jnp.zeros((n_products, *separation.shape[1:]), pairs.centre.dtype)
+        out.append(jax.lax.scan(step, zero, arrays)[0])
+    return out
+
+
+def _coulomb(
+    topology, exponents, coefficients, positions, charges, centres, spreads, chosen=None
+) -> Array:
+    sources = charges.T[:, None, None], jnp.moveaxis(centres, 0, -1), spreads.T
     blocks = []
-    for pairs in _pair_lists(topology, exponents, coefficients, positions):
-        potential = hermite.potential(
-            charges.T[:, None, None],
-            jnp.moveaxis(centres, 0, -1),
-            spreads.T,
-            pairs.centre,
-            pairs.variance,
-            order=pairs.order,
-        )
-        blocks.append(assemble(pairs, potential[:, 0], pairs.order, 0))
-    return _matrix(topology, blocks)
+    for pairs in _pair_lists(topology, exponents, coefficients, positions, chosen):
+        batch, n = pairs.a.shape
+        width = hermite.n_rows(pairs.order + 1) * batch * positions.dtype.itemsize
+        chunk = max(64, PAIR_BYTES // width)
+        if n > chunk:
+            contracted = _in_chunks(pairs, chunk, *sources)
+        else:
+            contracted = _contract_coulomb(pairs, *sources)
+        blocks.append(couple(pairs, contracted, pairs.order))
+    v = _matrix(topology, blocks)
+    if chosen is not None:
+        moved = chosen.moved(jax.lax.stop_gradient(positions))
+        v = jnp.where(moved[:, None, None], jnp.nan, v)
+    return v
 
 
 _OPERATORS: dict[str, Callable[..., Array]] = {
@@ -242,7 +296,8 @@ _OPERATORS: dict[str, Callable[..., Array]] = {
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _of_molecule(operator: str, layout: AOLayout, table, *arrays) -> Array:
     topology = jax.tree.map(lambda x: x[None], layout.primitives)
-    return _OPERATORS[operator](topology, *table, *(x[None] for x in arrays))[0]
+    arrays = (x if isinstance(x, ScreenedPairs) else x[None] for x in arrays)
+    return _OPERATORS[operator](topology, *table, *arrays)[0]
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -253,7 +308,6 @@ def _of_batch(operator: str, topology: Primitives, table, *arrays) -> Array:
 def _evaluate(operator: str, structure, basis: Basis, layout, *arrays) -> Array:
     table = basis.flat()
     positions = jnp.asarray(structure.positions)
-    arrays = [x.astype(positions.dtype) for x in arrays]
     if isinstance(layout, AOLayout):
         return _of_molecule(operator, layout, table, positions, *arrays)
     return _of_batch(operator, layout.primitives, table, positions, *arrays)
@@ -264,7 +318,15 @@ def matrix(operator: str, structure, basis: Basis, layout) -> Array:
     return _evaluate(operator, structure, basis, layout)
 
 
-def coulomb(structure, basis: Basis, layout, charges: Array, centres: Array, widths: Array):
+def coulomb(
+    structure,
+    basis: Basis,
+    layout,
+    charges: Array,
+    centres: Array,
+    widths: Array,
+    pairs: ScreenedPairs | None = None,
+):
     r"""Sum over centres C of :math:`q_C \langle i| erf(|r-C|/\sqrt 2 \sigma_C)/|r-C| |j\rangle`.
 
     Args:
@@ -274,7 +336,8 @@ def coulomb(structure, basis: Basis, layout, charges: Array, centres: Array, wid
       charges: ``(n,)``, or ``(n_structures, n)``.
       centres: ``(n, 3)`` Bohr, or with a leading batch axis.
       widths: ``(n,)`` Bohr, 0 for points.
+      pairs: primitive pairs to use. Default: all.
     """
-    return _evaluate(
-        "coulomb", structure, basis, layout, charges, jnp.asarray(centres), widths * widths
-    )
+    extra = () if pairs is None else (pairs,)
+    arrays = (charges, jnp.asarray(centres), widths * widths, *extra)
+    return _evaluate("coulomb", structure, basis, layout, *arrays)

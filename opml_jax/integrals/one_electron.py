@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +18,8 @@ from ..basis import Basis, layout_of
 from ..errors import OpmlError, nearest, refusal
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch
+from .neutral_atoms import clouds_of
+from .screening import ScreenedPairs
 
 DRIVERS = ("native", "libcint")
 """Engines: ``"native"`` (JAX, any device), ``"libcint"`` (host, float64, through pyscfad)."""
@@ -40,13 +43,18 @@ def _engine(driver: str):
 
 
 def overlap(
-    structure: Structure | StructureBatch, basis: Basis, *, driver: str = DEFAULT_DRIVER
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    *,
+    padding: float = 0.0,
+    driver: str = DEFAULT_DRIVER,
 ) -> Array:
     r"""Overlap matrix :math:`S_{ij} = \langle i | j \rangle`. libcint: ``int1e_ovlp``.
 
     Args:
       structure: molecule, positions in Bohr, or a batch.
       basis: covers its elements.
+      padding: diagonal of padded rows of a batch; 1 makes it invertible, for a solver.
       driver: engine, one of :data:`DRIVERS`.
 
     Returns:
@@ -57,7 +65,12 @@ def overlap(
       PrecisionError: the driver needs float64 and x64 is off.
     """
     layout = layout_of(structure, basis)
-    return _engine(driver).matrix("ovlp", structure, basis, layout)
+    s = _engine(driver).matrix("ovlp", structure, basis, layout)
+    if padding and isinstance(structure, StructureBatch):
+        s = s + jnp.where(layout.ao_mask, 0.0, padding).astype(s.dtype)[..., None] * jnp.eye(
+            layout.nao, dtype=s.dtype
+        )
+    return s
 
 
 def kinetic(
@@ -99,11 +112,43 @@ def position(
     r = engine.matrix("r", structure, basis, layout)
     if origin is None:
         return r
-    origin = jnp.asarray(origin, float)
-    if origin.shape != (3,):
-        raise OpmlError(refusal("origin", got=f"shape {origin.shape}", expected="shape (3,)"))
+    origin = _vector("origin", origin, r.dtype)
     s = engine.matrix("ovlp", structure, basis, layout)
     return r - origin[:, None, None] * s[..., None, :, :]
+
+
+def second_moments(
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    *,
+    origin: Sequence[float] | Array | None = None,
+    driver: str = DEFAULT_DRIVER,
+) -> Array:
+    r"""Second moments :math:`\langle i | (r - O)_a (r - O)_b | j \rangle`.
+
+    libcint: ``int1e_rr``. Arguments and errors as :func:`position`.
+
+    Returns:
+      ``(3, 3, nao, nao)`` in Bohr^2, components x, y, z; a batch adds a leading axis.
+    """
+    layout = layout_of(structure, basis)
+    engine = _engine(driver)
+    rr = engine.matrix("rr", structure, basis, layout)
+    if origin is None:
+        return rr
+    r = engine.matrix("r", structure, basis, layout)
+    s = engine.matrix("ovlp", structure, basis, layout)
+    origin = _vector("origin", origin, r.dtype)
+    mixed = origin[:, None, None, None] * r[..., None, :, :, :]
+    square = (origin[:, None] * origin[None, :])[:, :, None, None]
+    return rr - mixed - jnp.swapaxes(mixed, -4, -3) + square * s[..., None, None, :, :]
+
+
+def _vector(name: str, value: Any, dtype: Any) -> Array:
+    value = jnp.asarray(value, dtype)
+    if value.shape != (3,):
+        raise OpmlError(refusal(name, got=f"shape {value.shape}", expected="shape (3,)"))
+    return value
 
 
 def external_potential(
@@ -114,6 +159,7 @@ def external_potential(
     widths: Array | float | None = None,
     point_charges: PointCharges | None = None,
     field: Array | None = None,
+    pairs: ScreenedPairs | None = None,
     driver: str = DEFAULT_DRIVER,
 ) -> Array:
     r"""Potential energy of an electron in the field of nuclei, charges and a uniform field.
@@ -131,15 +177,17 @@ def external_potential(
       charges: ``(n_atoms,)`` q_A in e, any real numbers, differentiable. Default: nuclear charges.
         For a batch ``(n_structures, n_atoms)``, 0 for padding.
       widths: Gaussian standard deviations sigma_A in Bohr, a number or ``(n_atoms,)``; 0 is a
-        point. Default: points. The libcint driver has no derivative with respect to widths and
-        says so.
+        point. Default: points.
       point_charges: ``(q, R)`` with ``q`` ``(n,)`` in e and ``R`` ``(n, 3)`` in Bohr, as in QM/MM.
       field: ``(3,)`` uniform electric field E in atomic units (x, y, z); the electron's energy in
         it is +E.r, about the coordinate origin.
-      driver: engine.
+      pairs: primitive pairs worth computing, from :func:`opml_jax.integrals.screen`. Default: all.
+      driver: engine. The libcint driver has no derivatives in widths, exponents and coefficients,
+        and says so.
 
     Returns:
-      ``(nao, nao)`` in Hartree; a batch adds a leading axis.
+      ``(nao, nao)`` in Hartree; a batch adds a leading axis. NaN where ``pairs`` were made for
+      another geometry, further away than their ``skin`` allows.
 
     Raises:
       OpmlError: an argument of the wrong shape, or an unknown driver.
@@ -147,13 +195,12 @@ def external_potential(
       PrecisionError: the driver needs float64 and x64 is off.
     """
     layout = layout_of(structure, basis)
-    engine = _engine(driver)
-    is_batch = isinstance(structure, StructureBatch)
-    shape = structure.numbers.shape if is_batch else (structure.n_atoms,)
-    q = jnp.asarray(structure.numbers if charges is None else charges, float)
+    shape = _atoms(structure)
+    dtype = _dtype(structure)
+    q = jnp.asarray(structure.numbers if charges is None else charges, dtype)
     if q.shape != shape:
         raise OpmlError(refusal("charges", got=f"shape {q.shape}", expected=f"shape {shape}"))
-    sigma = jnp.asarray(0.0 if widths is None else widths, float)
+    sigma = jnp.asarray(0.0 if widths is None else widths, dtype)
     fits = sigma.shape in ((), shape)
     if not fits or (is_concrete(sigma) and not (np.asarray(sigma) >= 0).all()):
         raise OpmlError(
@@ -163,10 +210,9 @@ def external_potential(
                 expected=f"zero or more, a number or of shape {shape}",
             )
         )
-    sigma = jnp.broadcast_to(sigma, shape)
-    v = -engine.coulomb(structure, basis, layout, q, structure.positions, sigma)
+    clouds = [(q, structure.positions, jnp.broadcast_to(sigma, shape))]
     if point_charges is not None:
-        q, centres = (jnp.asarray(x, float) for x in point_charges)
+        q, centres = (jnp.asarray(x, dtype) for x in point_charges)
         if q.ndim != 1 or centres.shape != (len(q), 3):
             raise OpmlError(
                 refusal(
@@ -175,16 +221,50 @@ def external_potential(
                     expected="charges (n,) and positions (n, 3)",
                 )
             )
-        if is_batch:
-            q, centres = (jnp.broadcast_to(x, (shape[0], *x.shape)) for x in (q, centres))
-        v = v - engine.coulomb(structure, basis, layout, q, centres, jnp.zeros(q.shape))
+        clouds.append((q, centres, jnp.zeros_like(q)))
+    v = _attraction(structure, basis, layout, clouds, pairs, driver)
     if field is not None:
-        field = jnp.asarray(field, float)
-        if field.shape != (3,):
-            raise OpmlError(refusal("field", got=f"shape {field.shape}", expected="shape (3,)"))
-        r = engine.matrix("r", structure, basis, layout)
-        v = v + einsum("x,...xij->...ij", field, r)
+        r = _engine(driver).matrix("r", structure, basis, layout)
+        v = v + einsum("x,...xij->...ij", _vector("field", field, r.dtype), r)
     return v
+
+
+def _atoms(structure: Structure | StructureBatch) -> tuple[int, ...]:
+    """Shape of one number for each atom."""
+    batch = isinstance(structure, StructureBatch)
+    return structure.numbers.shape if batch else (structure.n_atoms,)
+
+
+def _dtype(structure: Structure | StructureBatch) -> Any:
+    """Integrals are computed in the precision of the positions."""
+    return jnp.asarray(structure.positions).dtype
+
+
+def _attraction(structure, basis, layout, clouds, pairs, driver) -> Array:
+    """Minus the potential of several sets of (charges, centres, widths), in one pass."""
+    lead = _atoms(structure)[:-1]
+    parts = []
+    for q, centres, sigma in clouds:
+        n = q.shape[-1]
+        parts.append(
+            (
+                jnp.broadcast_to(q, (*lead, n)),
+                jnp.broadcast_to(jnp.asarray(centres), (*lead, n, 3)),
+                jnp.broadcast_to(sigma, (*lead, n)),
+            )
+        )
+    q, centres, sigma = (
+        jnp.concatenate(x, axis=len(lead)) if len(clouds) > 1 else x[0]
+        for x in zip(*parts, strict=True)
+    )
+    options = {}
+    if pairs is not None:
+        if driver != "native":
+            raise OpmlError(
+                refusal("pairs", got=f"with driver={driver!r}", expected="driver='native'")
+            )
+        options["pairs"] = pairs
+    return -_engine(driver).coulomb(structure, basis, layout, q, centres, sigma, **options)
 
 
 def screened_potential(
@@ -192,22 +272,72 @@ def screened_potential(
     basis: Basis,
     *,
     width: float = 1.2909944487358056,
+    pairs: ScreenedPairs | None = None,
     driver: str = DEFAULT_DRIVER,
 ) -> Array:
-    r"""Potential of the nuclei, each neutralised by a Gaussian electron cloud of its charge.
+    r"""Potential of the nuclei, each neutralised by one Gaussian electron cloud of its charge.
 
     :math:`-\sum_A Z_A \langle i | \mathrm{erfc}(|r-R_A|/\sqrt 2 \sigma)/|r-R_A| | j \rangle`.
-    Short-ranged, so whatever is built from it is size-extensive; the bare potential is not.
+    Short-ranged, so whatever is built from it is size-extensive; the bare potential is not. One
+    width for every element: see :func:`neutral_atom_potential` for clouds of atomic shape.
 
     Args:
       structure: molecule or batch.
       basis: covers its elements.
       width: sigma in Bohr. The default is exp(-0.3 r^2), 0.3 Bohr^-2 = 1 / (2 sigma^2).
+      pairs: as for :func:`external_potential`.
       driver: engine.
 
     Returns:
       ``(nao, nao)`` in Hartree; a batch adds a leading axis. Errors as :func:`external_potential`.
     """
-    return external_potential(structure, basis, driver=driver) - external_potential(
-        structure, basis, widths=width, driver=driver
-    )
+    layout = layout_of(structure, basis)
+    dtype, shape = _dtype(structure), _atoms(structure)
+    q = jnp.asarray(structure.numbers, dtype)
+    clouds = [
+        (q, structure.positions, jnp.zeros(shape, dtype)),
+        (-q, structure.positions, jnp.broadcast_to(jnp.asarray(width, dtype), shape)),
+    ]
+    return _attraction(structure, basis, layout, clouds, pairs, driver)
+
+
+def neutral_atom_potential(
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    *,
+    pairs: ScreenedPairs | None = None,
+    driver: str = DEFAULT_DRIVER,
+) -> Array:
+    r"""Potential of neutral atoms: nuclei and the spherical electron clouds of free atoms.
+
+    .. math::
+        V_{ij} = -\sum_A \langle i | \frac{Z_A - \sum_g c_{Ag}\,
+        \mathrm{erf}(|r-R_A|/\sqrt 2 \sigma_{Ag})}{|r-R_A|} | j \rangle, \qquad
+        \sum_g c_{Ag} = Z_A
+
+    The electrostatic potential of a superposition of atoms. Clouds are Gaussians fitted to
+    Hartree-Fock densities (:data:`opml_jax.integrals.neutral_atoms.CLOUDS`, H to Kr), so the
+    potential of an atom has the range of its density and no tail.
+
+    Args:
+      structure: molecule or batch.
+      basis: covers its elements.
+      pairs: as for :func:`external_potential`.
+      driver: engine.
+
+    Returns:
+      ``(nao, nao)`` in Hartree; a batch adds a leading axis.
+
+    Raises:
+      OpmlError: an element without a fitted cloud. Others as :func:`external_potential`.
+    """
+    layout = layout_of(structure, basis)
+    dtype, shape = _dtype(structure), _atoms(structure)
+    charge, width = clouds_of(basis.elements)
+    numbers = jnp.asarray(structure.numbers)
+    q = numbers.astype(dtype)
+    clouds = [(q, structure.positions, jnp.zeros(shape, dtype))]
+    for c, sigma in zip(charge.T, width.T, strict=True):  # g by g; an atom without it has charge 0
+        c, sigma = (jnp.asarray(x.astype(dtype))[numbers] for x in (c, sigma))
+        clouds.append((-c, structure.positions, sigma))
+    return _attraction(structure, basis, layout, clouds, pairs, driver)

@@ -95,6 +95,26 @@ class PairClass:
     shells: tuple[int, int]
 
 
+def classes_of(counts: tuple[int, ...]) -> list[tuple[int, int]]:
+    """Pairs of angular momenta that occur, the larger one first."""
+    ls = [l for l, n in enumerate(counts) if n]
+    return [(la, lb) for la in ls for lb in ls if la >= lb]
+
+
+@functools.lru_cache(maxsize=256)
+def all_pairs(n_a: int, n_b: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Every pair of primitives; the lower triangle when both are of one kind."""
+    if same:
+        return tuple(x.astype(np.int32) for x in np.tril_indices(n_a))
+    i, j = np.divmod(np.arange(n_a * n_b, dtype=np.int32), np.int32(n_b))
+    return i, j
+
+
+def shell_pair(i, j, n_b: int, same: bool):
+    """Number of a pair of shells; i >= j when both are of one kind."""
+    return i * (i + 1) // 2 + j if same else i * n_b + j
+
+
 @pytree
 class PairList:
     """Primitive pairs of B molecules, of all classes with one sum of angular momenta.
@@ -135,7 +155,7 @@ def _powers(x: Array, n: int) -> Array:
 
 
 def assemble(
-    pairs: PairList, potential: Array | None, degree: int, laplacians: int = 0
+    pairs: PairList, potential: Array | None, degree: int, laplacians: int
 ) -> dict[tuple[int, int], Array]:
     """Matrix elements of all pairs of shells.
 
@@ -149,6 +169,11 @@ def assemble(
     Returns:
       For each class ``(..., (2 la + 1) (2 lb + 1), B, n_shell_pairs)``.
     """
+    return couple(pairs, contract(pairs, potential, degree, laplacians), degree)
+
+
+def contract(pairs: PairList, potential: Array | None, degree: int, laplacians: int) -> list[Array]:
+    """Products summed over primitives: ``(..., n_products, B, n_shell_pairs)`` for each class."""
     order, v = pairs.order, pairs.variance
     mu = 2 * pairs.a * pairs.b * v
     radial = jnp.stack(
@@ -161,9 +186,8 @@ def assemble(
     )
     in_a = _powers(0.5 / pairs.a, max(c.la for c in pairs.classes))
     in_b = _powers(0.5 / pairs.b, max(c.lb for c in pairs.classes))
-    harmonics = jnp.concatenate(stacked_harmonics(order, *pairs.separation))
     batch = pairs.distance2.shape[0]
-    out = {}
+    out = []
     for own in pairs.classes:
         c = coupling(own.la, own.lb, min(degree, order))
         part = slice(*own.primitives)
@@ -174,10 +198,19 @@ def assemble(
         n_shell_pairs = own.shells[1] - own.shells[0]
         lead = products.shape[:-2]
         target = pairs.target[:, part] + n_shell_pairs * np.arange(batch, dtype=np.int32)[:, None]
-        contracted = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
-        contracted = contracted.at[..., target.reshape(-1)].add(products.reshape(*lead, -1))
-        contracted = contracted.reshape(*lead, batch, n_shell_pairs)
-        columns = contracted[..., c.product, :, :] * harmonics[c.harmonic, :, slice(*own.shells)]
+        total = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
+        total = total.at[..., target.reshape(-1)].add(products.reshape(*lead, -1))
+        out.append(total.reshape(*lead, batch, n_shell_pairs))
+    return out
+
+
+def couple(pairs: PairList, contracted: list[Array], degree: int) -> dict[tuple[int, int], Array]:
+    """Contracted products to matrix elements of spherical shells."""
+    harmonics = jnp.concatenate(stacked_harmonics(pairs.order, *pairs.separation))
+    out = {}
+    for own, total in zip(pairs.classes, contracted, strict=True):
+        c = coupling(own.la, own.lb, min(degree, pairs.order))
+        columns = total[..., c.product, :, :] * harmonics[c.harmonic, :, slice(*own.shells)]
         table = c.table.astype(columns.dtype)
         out[own.la, own.lb] = einsum("st,...tbn->...sbn", table, columns)
     return out
