@@ -1,5 +1,8 @@
 """Gaussian basis sets: shells, the AO layout they imply, and batches laid out for one basis."""
 
+from .buckets import Bucket as Bucket
+from .buckets import bucket_of as bucket_of
+from .buckets import buckets as buckets
 from .layout import AOLayout as AOLayout
 from .layout import BasisSpec as BasisSpec
 from .layout import BatchLayout as BatchLayout

@@ -16,7 +16,8 @@ from ..errors import ConventionError, StructureError, refusal
 from ..numerics import Array, pytree, static
 from ..structures import Structure, StructureBatch, pad_structures
 from ..structures.elements import symbol
-from .primitives import Bucket, Primitives, pad_primitives, primitives, smallest_bucket
+from .buckets import Bucket, bucket_of, pad_primitives, smallest_bucket
+from .primitives import Primitives, primitives
 from .shells import Basis
 from .spec import BasisSpec
 
@@ -198,14 +199,6 @@ def _layout(spec: BasisSpec, numbers: tuple[int, ...]) -> AOLayout:
     return AOLayout(spec, numbers)
 
 
-def capacity(n: int) -> int:
-    """Next bucket size at or above ``n``: 1, 2, 3, 4, 6, 8, 12, 16, 24, ... (steps of ~sqrt 2)."""
-    size = 1
-    while size < n:
-        size = size + size // 2 if size & (size - 1) == 0 and size > 1 else -(-size * 4 // 3)
-    return size
-
-
 def batch(
     structures: Sequence[Structure],
     basis: Basis,
@@ -232,13 +225,9 @@ def batch(
     """
     molecules = [s.numbers for s in structures]
     layouts = [layout_of(s, basis) for s in structures]
-    if not structures:
-        raise StructureError(
-            refusal("structures", got="an empty list", expected="at least one structure")
-        )
+    default = bucket_of(structures, basis)
     needed = smallest_bucket(basis.spec, molecules)
-    if bucket is None:
-        bucket = needed if len(set(molecules)) == 1 else _rounded(needed)
+    bucket = default if bucket is None else bucket
     given = {k: v for k, v in (("n_atoms", n_atoms), ("nao", nao)) if v is not None}
     for name, value in given.items():
         if value < getattr(needed, name):
@@ -263,20 +252,6 @@ def batch(
     topology = pad_primitives(basis.spec, molecules, bucket)
     layout = BatchLayout(basis.spec, nao, slots, ao_slot, element, ao_mask, topology)
     return padded.replace(layout=layout)
-
-
-def _rounded(bucket: Bucket) -> Bucket:
-    """The next round numbers: atoms 1, 2, 3, 4, 6, 8, ..., AOs by 8, shells and primitives by 4."""
-
-    def by(step: int, n: int) -> int:
-        return -(-n // step) * step
-
-    return Bucket(
-        capacity(bucket.n_atoms),
-        by(8, bucket.nao),
-        tuple(by(4, n) for n in bucket.n_primitives),
-        tuple(by(4, n) for n in bucket.n_shells),
-    )
 
 
 def _permute(matrix, structure: Structure, basis: Basis, index_name: str):

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import batch
+from ..basis.buckets import smallest_bucket
 from ..errors import OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..structures import Structure, StructureBatch
@@ -114,7 +115,11 @@ class Model:
         for start in range(0, len(order), chunk):
             part = [structures[i] for i in order[start : start + chunk]]
             full = part + [part[-1]] * (chunk - len(part))
-            result = _evaluate(self.definition, params, batch(full, self.definition.basis))
+            # Always round numbers: a list of many compositions must not compile for each.
+            basis = self.definition.basis
+            bucket = smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
+            padded = batch(full, basis, bucket=bucket)
+            result = _evaluate(self.definition, params, padded)
             for name, values in result.items():
                 out[name].extend(np.asarray(values)[: len(part)])
         back = np.argsort(order)

@@ -15,8 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import Basis, batch
-from ..basis.layout import capacity
+from ..basis import Bucket, batch, bucket_of
 from ..models import Op2Prop
 from ..structures import Structure, StructureBatch
 
@@ -70,18 +69,12 @@ def _chunk(definition: Op2Prop, structures: StructureBatch, derivatives: bool):
     return x, v, one_hot, dx
 
 
-def bucket_of(structures: Sequence[Structure], basis: Basis) -> tuple[int, int]:
-    """Padded numbers of atoms and AOs that fit every structure."""
-    widest = max(sum(basis.spec.nao(z) for z in s.numbers) for s in structures)
-    return capacity(max(s.n_atoms for s in structures)), -(-widest // 8) * 8
-
-
 def build_cache(
     definition: Op2Prop,
     structures: Sequence[Structure],
     *,
     derivatives: bool,
-    bucket: tuple[int, int] | None = None,
+    bucket: Bucket | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cache:
     """Descriptors (and derivatives) of structures, chunk by chunk through one compiled program.
@@ -90,17 +83,17 @@ def build_cache(
       definition: the model's functions.
       structures: molecules.
       derivatives: whether to differentiate the invariants in all coordinates.
-      bucket: padded numbers of atoms and AOs. Default: the smallest that fits.
+      bucket: shape to pad to. Default: the smallest that fits.
       on_progress: called with (done, total).
     """
     basis = definition.basis
-    n_atoms, nao = bucket or bucket_of(structures, basis)
+    bucket = bucket or bucket_of(structures, basis)
     chunk = min(CHUNK, len(structures))
     parts: list[list[np.ndarray]] = [[], [], [], []]
     for start in range(0, len(structures), chunk):
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
-        result = _chunk(definition, batch(full, basis, n_atoms=n_atoms, nao=nao), derivatives)
+        result = _chunk(definition, batch(full, basis, bucket=bucket), derivatives)
         for own, values in zip(parts, result, strict=True):
             if values is not None:
                 own.append(np.asarray(values)[: len(part)])

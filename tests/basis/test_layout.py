@@ -7,7 +7,7 @@ import pytest
 from pyscf import gto
 
 from opml_jax.basis import AOLayout, batch, from_pyscf, layout_of, load_basis, to_pyscf
-from opml_jax.basis.layout import capacity
+from opml_jax.basis.buckets import capacity
 from opml_jax.errors import BasisError, ConventionError, StructureError
 from opml_jax.integrals import overlap
 from opml_jax.structures import Structure
