@@ -1,8 +1,9 @@
 """What do free atoms look like as a few Gaussian clouds?
 
 Fits the clouds of ``opml_jax.integrals.neutral_atoms``: spherically averaged Hartree-Fock densities
-(PySCF, def2-QZVPP) as positive Gaussian charges that add up to Z. The fit minimises the electrostatic self-energy of the difference,
-1/2 int dQ(r)^2 / r^2 dr with dQ the difference in enclosed charge. Prints the table, and for each
+(PySCF, def2-QZVPP) as positive Gaussian charges that add up to Z. The fit minimises the
+electrostatic self-energy of the difference, 1/2 int dQ(r)^2 / r^2 dr with dQ the difference in
+enclosed charge. Prints the table, and for each
 element the self-energy left and the largest error of the potential beyond 0.5 Bohr.
 
     OMP_NUM_THREADS=1 python benchmarks/neutral_atoms.py [--json] [--quick]
