@@ -122,7 +122,7 @@ def test_derivatives_agree_with_differences_of_exact_values(t):
     np.testing.assert_allclose(
         jax.jacrev(lambda x: boys(4, x))(t), slope, rtol=0, atol=FINITE_DIFFERENCE
     )
-    bend = ((16 * (value(1) + value(-1)) - value(2) - value(-2) - 30 * value(0))) / (12 * h * h)
+    bend = (16 * (value(1) + value(-1)) - value(2) - value(-2) - 30 * value(0)) / (12 * h * h)
     np.testing.assert_allclose(
         jax.jacfwd(jax.grad(lambda x: boys(4, x)[2]))(t),
         float(bend[2]),
