@@ -107,7 +107,8 @@ def _pair_lists(
         r = at_a - at_b
         r2 = r[0] * r[0] + r[1] * r[1] + r[2] * r[2]
         inverse = 1 / (a + b)
-        gaussian = (math.pi * inverse) ** 1.5 * jnp.exp(-a * b * inverse * r2)
+        volume = math.pi**1.5 * inverse * jnp.sqrt(inverse)
+        gaussian = volume * jnp.exp(-a * b * inverse * r2)
         out.append(
             PairList(
                 order,

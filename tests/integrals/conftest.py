@@ -1,4 +1,4 @@
-"""What the tests of the integrals share: differences, clusters of many elements, a walk of jaxprs."""
+"""What tests of integrals share: differences, clusters of many elements, a walk of jaxprs."""
 
 import jax
 import numpy as np

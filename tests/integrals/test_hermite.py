@@ -16,8 +16,10 @@ ROUND_OFF = 1e-13
 # The reference differentiates erf(r) / r up to five times: each order divides by r and subtracts
 # nearly equal numbers, and r is 1 or more.
 AUTODIFF = 1e-10
-# Fourth-order central differences, h = 1e-3: truncation 1e-12 of a fifth derivative, which grows by
-# 1/sqrt(v) < 3 an order, against round-off 1e-13 of the function.
+# Fourth-order central differences. Components depend on the variance as v^-n, n up to 8 and v down
+# to 0.2, so that the truncation h^4 f^(5) / 30 needs a step of 2e-4 to be 1e-9 of the derivative;
+# round-off is 1e-16 / h = 1e-12 of the function.
+STEP = 2e-4
 FINITE_DIFFERENCE = 1e-8
 
 N_CHARGES, K, B, N_PAIRS = 3, 2, 2, 4
@@ -207,7 +209,7 @@ def test_first_derivatives_in_every_argument(rng, differences, name, dipole, ord
     g = jax.jit(f)
     for k, what in enumerate((*NAMES, "all")):
         d = _row(rows, k)
-        finite = differences(lambda t, d=d: np.asarray(g(*_along(x, d, t))))
+        finite = differences(lambda t, d=d: np.asarray(g(*_along(x, d, t))), STEP)
         assert np.abs(finite).max() > 1e-3, what
         _close(forward[k], finite, FINITE_DIFFERENCE)
         pulled = sum((b * m).sum() for b, m in zip(backward, d, strict=True))
@@ -240,7 +242,7 @@ def test_second_derivatives_in_every_argument(rng, differences, name, dipole, or
     ways = [way(g) for way in (jvp_of, vjp_of) for g in (pushed, pulled)]
     numbers = jax.jit(lambda rows: [way(rows) for way in ways])(rows)
     slope = jax.jit(jax.vmap(pushed, in_axes=(None, 0)))
-    finite = differences(lambda t: np.asarray(slope(_along(x, moves, t), rows)))
+    finite = differences(lambda t: np.asarray(slope(_along(x, moves, t), rows)), STEP)
     scale = np.maximum(np.abs(finite), 1.0)
     assert np.abs(finite).min() > 1e-3
     for ours in numbers:
@@ -331,7 +333,7 @@ def test_a_pair_on_top_of_a_charge_has_a_value_and_derivatives(rng, differences,
     forward = jax.jit(jax.vmap(lambda d: jax.jvp(f, x, d)[1]))(rows)
     for k in range(len(x) + 1):
         d = _row(rows, k)
-        finite = differences(lambda t, d=d: np.asarray(g(*_along(x, d, t))))
+        finite = differences(lambda t, d=d: np.asarray(g(*_along(x, d, t))), STEP)
         _close(forward[k], finite, FINITE_DIFFERENCE)
 
     def slope(a):
@@ -339,7 +341,7 @@ def test_a_pair_on_top_of_a_charge_has_a_value_and_derivatives(rng, differences,
 
     bend = jax.jit(lambda a: jax.grad(slope)(a))(x)
     ours = sum((b * m).sum() for b, m in zip(bend, moves, strict=True))
-    finite = differences(lambda t: np.asarray(jax.jit(slope)(_along(x, moves, t))))
+    finite = differences(lambda t: np.asarray(jax.jit(slope)(_along(x, moves, t))), STEP)
     _close(ours, finite, FINITE_DIFFERENCE)
 
 
