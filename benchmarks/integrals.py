@@ -288,24 +288,24 @@ def scaling(args) -> Iterator[dict[str, Any]]:
                 "tolerance": tolerance,
             }
 
-            def potential(r, s=s, basis=problem.basis, pairs=pairs):
+            def potential(r, w, s=s, basis=problem.basis, pairs=pairs):
                 return external_potential(s.replace(positions=r), basis, pairs=pairs)
 
             w = jnp.asarray(problem.weights)
             r = jnp.asarray(s.positions)
             for task, f in {
                 "value": potential,
-                "gradient": jax.grad(lambda r, v=potential, w=w: jnp.sum(v(r) * w)),
+                "gradient": jax.grad(lambda r, w, v=potential: jnp.sum(v(r, w) * w)),
             }.items():
                 start = time.perf_counter()
-                compiled = jax.jit(f).lower(r).compile()
+                compiled = jax.jit(f).lower(r, w).compile()
                 row[f"{task}_compile_seconds"] = time.perf_counter() - start
                 megabytes = compiled.memory_analysis().temp_size_in_bytes / 1e6
                 row[f"{task}_temporary_megabytes"] = megabytes
-                seconds = best_of(lambda c=compiled, r=r: c(r), repeats)
+                seconds = best_of(lambda c=compiled, r=r, w=w: c(r, w), repeats)
                 row[f"{task}_milliseconds"] = 1e3 * seconds
                 if task == "value":
-                    row["error"] = float(np.abs(np.asarray(compiled(r)) - exact).max())
+                    row["error"] = float(np.abs(np.asarray(compiled(r, w)) - exact).max())
                     row["ratio"] = libcint / seconds
                     row["peer"] = "libcint through PySCF"
                 key = f"{task} {tolerance}"

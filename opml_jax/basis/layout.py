@@ -210,7 +210,8 @@ def batch(
     """Pad molecules to one bucket and attach the AO topology of ``basis`` (host side).
 
     Functions compiled for a bucket serve every molecule that fits it. By default molecules of one
-    composition are not padded at all, and others to round numbers, so that shapes recur.
+    composition are not padded at all, and others to round numbers of atoms, AOs, shells and
+    primitives (:func:`opml_jax.basis.bucket_of`), so that shapes recur.
 
     Args:
       structures: molecules, of any mix of composition.

@@ -40,13 +40,12 @@ PAIR_BYTES = 256 * 2**20
 
 def _take(values, index):
     """``values[..., b, index[b]]`` for every molecule b: (..., B, n)."""
+    batch, n = values.shape[-2:]
+    index = index + n * np.arange(batch, dtype=np.int32)[:, None]
+    values = values.reshape(*values.shape[:-2], batch * n)
     if isinstance(values, np.ndarray) and isinstance(index, np.ndarray):
-        return np.take_along_axis(
-            values, np.broadcast_to(index, values.shape[:-1] + index.shape[-1:]), -1
-        )
-    values = jnp.asarray(values)
-    index = jnp.broadcast_to(index, (*values.shape[:-1], index.shape[-1]))
-    return jnp.take_along_axis(values, index, axis=-1, mode="promise_in_bounds")
+        return values[..., index]
+    return jnp.asarray(values).at[..., index].get(mode="promise_in_bounds")
 
 
 def _pick(values, index):
@@ -159,7 +158,8 @@ def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) ->
     every = {key: value for some in blocks for key, value in some.items()}
     flat = [every[c].reshape(*every[c].shape[:-3], -1) for c in classes_of(topology.counts)]
     flat.append(jnp.zeros((*flat[0].shape[:-1], 1), flat[0].dtype))
-    half = jnp.concatenate(flat, axis=-1)[..., _ao_index(topology)]
+    half = jnp.concatenate(flat, axis=-1)
+    half = half.at[..., _ao_index(topology)].get(mode="promise_in_bounds")
     return half + jnp.swapaxes(half, -1, -2)
 
 

@@ -144,10 +144,12 @@ def second_moments(
     return rr - mixed - jnp.swapaxes(mixed, -4, -3) + square * s[..., None, None, :, :]
 
 
-def _vector(name: str, value: Any, dtype: Any) -> Array:
+def _vector(name: str, value: Any, dtype: Any, lead: tuple[int, ...] = ()) -> Array:
+    """A vector, or one for each molecule of a batch."""
     value = jnp.asarray(value, dtype)
-    if value.shape != (3,):
-        raise OpmlError(refusal(name, got=f"shape {value.shape}", expected="shape (3,)"))
+    if value.shape not in ((3,), (*lead, 3)):
+        expected = f"shape (3,) or {(*lead, 3)}" if lead else "shape (3,)"
+        raise OpmlError(refusal(name, got=f"shape {value.shape}", expected=expected))
     return value
 
 
@@ -179,8 +181,9 @@ def external_potential(
       widths: Gaussian standard deviations sigma_A in Bohr, a number or ``(n_atoms,)``; 0 is a
         point. Default: points.
       point_charges: ``(q, R)`` with ``q`` ``(n,)`` in e and ``R`` ``(n, 3)`` in Bohr, as in QM/MM.
+        For a batch shared by all molecules, or with a leading axis (charges 0 for padding).
       field: ``(3,)`` uniform electric field E in atomic units (x, y, z); the electron's energy in
-        it is +E.r, about the coordinate origin.
+        it is +E.r, about the coordinate origin. For a batch also ``(n_structures, 3)``.
       pairs: primitive pairs worth computing, from :func:`opml_jax.integrals.screen`. Default: all.
       driver: engine. The libcint driver has no derivatives in widths, exponents and coefficients,
         and says so.
@@ -213,19 +216,22 @@ def external_potential(
     clouds = [(q, structure.positions, jnp.broadcast_to(sigma, shape))]
     if point_charges is not None:
         q, centres = (jnp.asarray(x, dtype) for x in point_charges)
-        if q.ndim != 1 or centres.shape != (len(q), 3):
+        shared = q.ndim == 1 and centres.shape == (*q.shape, 3)
+        own = q.shape[:-1] == shape[:-1] and centres.shape == (*q.shape, 3) and q.ndim > 0
+        if not (shared or own):
+            per_molecule = ", each with a leading axis for its molecules" if shape[:-1] else ""
             raise OpmlError(
                 refusal(
                     "point_charges",
                     got=f"shapes {q.shape} and {centres.shape}",
-                    expected="charges (n,) and positions (n, 3)",
+                    expected=f"charges (n,) and positions (n, 3){per_molecule}",
                 )
             )
         clouds.append((q, centres, jnp.zeros_like(q)))
     v = _attraction(structure, basis, layout, clouds, pairs, driver)
     if field is not None:
         r = _engine(driver).matrix("r", structure, basis, layout)
-        v = v + einsum("x,...xij->...ij", _vector("field", field, r.dtype), r)
+        v = v + einsum("...x,...xij->...ij", _vector("field", field, r.dtype, shape[:-1]), r)
     return v
 
 

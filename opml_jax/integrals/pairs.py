@@ -199,7 +199,8 @@ def contract(pairs: PairList, potential: Array | None, degree: int, laplacians: 
         lead = products.shape[:-2]
         target = pairs.target[:, part] + n_shell_pairs * np.arange(batch, dtype=np.int32)[:, None]
         total = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
-        total = total.at[..., target.reshape(-1)].add(products.reshape(*lead, -1))
+        products = products.reshape(*lead, -1)
+        total = total.at[..., target.reshape(-1)].add(products, mode="promise_in_bounds")
         out.append(total.reshape(*lead, batch, n_shell_pairs))
     return out
 

@@ -161,12 +161,13 @@ def _screen_one(
             distance,
         )
         target = shell_pair(shell_a, shell_b, topology.shell_counts[lb], same)
+        # Clipped, so that large bounds do not swamp the sum of small ones in rounding.
+        bound = np.minimum(bound, 2 * tolerance)
         order = np.lexsort((bound, target))
         running = np.cumsum(bound[order])
         first = np.searchsorted(target[order], target[order], side="left")
         before = np.where(first > 0, running[first - 1], 0.0)
-        # cumsum over all shells rounds: a part in 1e12 of the whole counts against the tolerance
-        keep = np.sort(order[running - before > tolerance - 1e-12 * tolerance])
+        keep = np.sort(order[running - before > tolerance])
         kept.append((i[keep], j[keep]))
     return kept
 

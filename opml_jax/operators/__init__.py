@@ -5,6 +5,7 @@ from .blocks import from_blocks as from_blocks
 from .blocks import slot_blocks as slot_blocks
 from .build import external_potential as external_potential
 from .build import kinetic as kinetic
+from .build import neutral_atom_potential as neutral_atom_potential
 from .build import overlap as overlap
 from .build import screened_potential as screened_potential
 from .functions import power as power

@@ -37,3 +37,11 @@ def screened_potential(
     """Screened potential, Hartree; see :func:`opml_jax.integrals.screened_potential`."""
     v = integrals.screened_potential(structure, basis, **options)
     return Operator(v, layout_of(structure, basis))
+
+
+def neutral_atom_potential(
+    structure: Structure | StructureBatch, basis: Basis, **options: Any
+) -> Operator:
+    """Potential of neutral atoms, Hartree; see :func:`opml_jax.integrals.neutral_atom_potential`."""
+    v = integrals.neutral_atom_potential(structure, basis, **options)
+    return Operator(v, layout_of(structure, basis))

@@ -23,14 +23,25 @@ STEP = 2e-4
 FINITE_DIFFERENCE = 1e-8
 
 N_CHARGES, K, B, N_PAIRS = 3, 2, 2, 4
+# A derivative calls orders one or two higher, so that those of 0 and 2 cross the switch.
 BELOW, ABOVE = 2, hermite._STACKED_FROM
 FUNCTIONS = {"potential": hermite.potential, "moments": hermite.moments}
-KINDS = list(itertools.product(FUNCTIONS, [False, True], [BELOW, ABOVE]))
-EVERY_KIND = pytest.mark.parametrize(
-    ("name", "dipole", "order"),
-    KINDS,
-    ids=[f"{n}-{'dipole' if d else 'charge'}-{o}" for n, d, o in KINDS],
-)
+KINDS = list(itertools.product(FUNCTIONS, [False, True]))
+
+
+def _every_kind(quick, long):
+    """All four functions: at one order by default, at higher ones in the slow tests."""
+    rows = [(*kind, quick, ()) for kind in KINDS]
+    rows += [(*kind, order, pytest.mark.slow) for order in long for kind in KINDS]
+    return pytest.mark.parametrize(
+        ("name", "dipole", "order"),
+        [
+            pytest.param(n, d, o, marks=m, id=f"{n}-{'dipole' if d else 'charge'}-{o}")
+            for n, d, o, m in rows
+        ],
+    )
+
+
 NAMES = ("first", "centres", "spreads", "pairs", "variances")
 
 
@@ -199,7 +210,7 @@ def _row(tree, k):
     return tuple(x[k] for x in tree)
 
 
-@EVERY_KIND
+@_every_kind(BELOW, [ABOVE])
 def test_first_derivatives_in_every_argument(rng, differences, name, dipole, order):
     f, x = _function(name, dipole, order), _arguments(rng, name, dipole, order)
     rows, _ = _directions(rng, x)
@@ -216,7 +227,7 @@ def test_first_derivatives_in_every_argument(rng, differences, name, dipole, ord
         _close(pulled, (weights * forward[k]).sum(), 1e2 * ROUND_OFF)  # a thousand terms
 
 
-@EVERY_KIND
+@_every_kind(0, [BELOW, ABOVE])
 def test_second_derivatives_in_every_argument(rng, differences, name, dipole, order):
     """All four ways to nest forward and reverse, each argument against everything."""
     f, x = _function(name, dipole, order), _arguments(rng, name, dipole, order)
@@ -239,9 +250,10 @@ def test_second_derivatives_in_every_argument(rng, differences, name, dipole, or
 
         return jax.vmap(one)
 
+    # Not jitted: the primitives compile once each, and all these derivatives share them.
     ways = [way(g) for way in (jvp_of, vjp_of) for g in (pushed, pulled)]
-    numbers = jax.jit(lambda rows: [way(rows) for way in ways])(rows)
-    slope = jax.jit(jax.vmap(pushed, in_axes=(None, 0)))
+    numbers = [way(rows) for way in ways]
+    slope = jax.vmap(pushed, in_axes=(None, 0))
     finite = differences(lambda t: np.asarray(slope(_along(x, moves, t), rows)), STEP)
     scale = np.maximum(np.abs(finite), 1.0)
     assert np.abs(finite).min() > 1e-3
@@ -319,8 +331,15 @@ def test_the_derivative_of_a_map_is_the_map_of_derivatives(rng):
 # --- coincidence ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("order", [BELOW, ABOVE])
-@pytest.mark.parametrize("dipole", [False, True], ids=["charge", "dipole"])
+@pytest.mark.parametrize(
+    ("dipole", "order"),
+    [
+        (False, 0),
+        (True, 1),
+        pytest.param(False, BELOW, marks=pytest.mark.slow),
+        pytest.param(True, ABOVE, marks=pytest.mark.slow),
+    ],
+)
 def test_a_pair_on_top_of_a_charge_has_a_value_and_derivatives(rng, differences, order, dipole):
     """Pairs of one atom are centred on its nucleus: r = 0 is the usual case, not a corner."""
     f = _function("potential", dipole, order)
@@ -346,7 +365,7 @@ def test_a_pair_on_top_of_a_charge_has_a_value_and_derivatives(rng, differences,
 
 
 def test_single_precision_stays_single(rng):
-    for name, dipole, order in KINDS:
+    for (name, dipole), order in itertools.product(KINDS, (BELOW, ABOVE)):
         x = tuple(a.astype(np.float32) for a in _arguments(rng, name, dipole, order))
         f = _function(name, dipole, order)
         _, tangent = jax.eval_shape(lambda *a, f=f: jax.jvp(f, a, a), *x)
