@@ -42,6 +42,6 @@ def screened_potential(
 def neutral_atom_potential(
     structure: Structure | StructureBatch, basis: Basis, **options: Any
 ) -> Operator:
-    """Potential of neutral atoms, Hartree; see :func:`opml_jax.integrals.neutral_atom_potential`."""
+    """Neutral atoms, Hartree; see :func:`opml_jax.integrals.neutral_atom_potential`."""
     v = integrals.neutral_atom_potential(structure, basis, **options)
     return Operator(v, layout_of(structure, basis))

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from opml_jax import integrals, operators
-from opml_jax.basis import batch, layout_of, load_basis
+from opml_jax.basis import batch, bucket_of, layout_of, load_basis
 from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import BasisError, OpmlError
 from opml_jax.features import AtomFeatures, atom_features, clebsch_gordan, invariants, n_invariants
@@ -280,8 +280,9 @@ def test_compile_once_for_a_bucket(molecules, rng):
 
     water, cyanide = molecules["water"], molecules["hydrogen_cyanide"]
     moved = water.replace(positions=water.positions + 0.1 * rng.normal(size=(3, 3)))
+    bucket = bucket_of([water, cyanide], basis)
     for s in (water, moved, cyanide):
-        ours = features(batch([s], basis, n_atoms=4, nao=16))[0, : s.n_atoms]
+        ours = features(batch([s], basis, bucket=bucket))[0, : s.n_atoms]
         _close(ours, atom_features(s, basis).array, REORDERING)
 
 

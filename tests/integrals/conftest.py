@@ -1,9 +1,12 @@
 """What tests of integrals share: differences, clusters of many elements, a walk of jaxprs."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
 
+from opml_jax.integrals import hermite
 from opml_jax.structures import Structure
 
 
@@ -20,7 +23,11 @@ def differences():
 
 @pytest.fixture(scope="session")
 def every_equation():
-    """``every_equation(f, *args)``: all equations of its jaxpr, nested ones included."""
+    """``every_equation(f, *args)``: all equations of its jaxpr, nested ones included.
+
+    Also those that the package's own primitives become.
+    """
+    own = {"opml_potential": hermite._potential, "opml_moments": hermite._moments}
 
     def inside(value):
         if isinstance(value, jax.extend.core.ClosedJaxpr):
@@ -34,9 +41,13 @@ def every_equation():
     def walk(jaxpr):
         for eqn in jaxpr.eqns:
             yield eqn
+            if eqn.primitive.name in own:
+                function = functools.partial(own[eqn.primitive.name], **eqn.params)
+                shapes = [jax.ShapeDtypeStruct(v.aval.shape, v.aval.dtype) for v in eqn.invars]
+                yield from walk(jax.make_jaxpr(function)(*shapes).jaxpr)
             for value in eqn.params.values():
-                for own in inside(value):
-                    yield from walk(own)
+                for nested in inside(value):
+                    yield from walk(nested)
 
     return lambda f, *args: list(walk(jax.make_jaxpr(f)(*args).jaxpr))
 

@@ -46,9 +46,10 @@ def test_both_ways_to_make_them_agree(points, lmax):
 def test_they_are_e3nns_with_racahs_normalisation(points, l):
     """e3nn's "norm" harmonics have unit length on the sphere: sqrt(4 pi / (2l+1)) Y."""
     vectors = cartesian_to_e3nn(points)
-    theirs = e3nn.spherical_harmonics([l], vectors, normalize=False, normalization="norm").array
+    irreps = e3nn.Irreps([(1, (l, (-1) ** l))])
+    theirs = e3nn.spherical_harmonics(irreps, vectors, False, normalization="norm").array
     np.testing.assert_allclose(_stacked(l, points), theirs.T, rtol=0, atol=THEIRS)
-    whole = e3nn.spherical_harmonics([l], vectors, normalize=False, normalization="integral").array
+    whole = e3nn.spherical_harmonics(irreps, vectors, False, normalization="integral").array
     scale = np.sqrt(4 * np.pi / (2 * l + 1))
     np.testing.assert_allclose(_stacked(l, points), scale * whole.T, rtol=0, atol=THEIRS)
 

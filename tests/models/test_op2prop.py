@@ -105,9 +105,11 @@ def test_one_bucket_compiles_once(random_model, water, molecules):
     def energies(batch):
         return definition.apply(random_model.params, batch)["energy"]
 
-    first = energies(opml.batch([water, molecules["methane"]], basis, n_atoms=6, nao=16))
+    methane, dioxide = molecules["methane"], molecules["carbon_dioxide"]
+    bucket = opml.basis.bucket_of([water, methane, dioxide], basis)
+    first = energies(opml.batch([water, methane], basis, bucket=bucket))
     moved = water.replace(positions=water.positions * 1.01)
-    second = energies(opml.batch([moved, molecules["carbon_dioxide"]], basis, n_atoms=6, nao=16))
+    second = energies(opml.batch([moved, dioxide], basis, bucket=bucket))
     assert first.shape == second.shape == (2,)
 
 
