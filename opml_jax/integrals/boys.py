@@ -4,7 +4,7 @@ r"""The Boys function, tabulated, and the radial derivatives of the potential of
 
 Near the origin: a Taylor series about the nearest point of a grid. Of the terms it needs only the
 highest order is stored; the others follow by the downward recursion, which adds positive numbers
-only. Beyond ``36 + 2 m`` the asymptotic form is exact to the last bit.
+only. Beyond ``36 + 2 m`` (18 + 2 m in float32) the asymptotic form is exact to the last bit.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ def _terms(dtype: Any) -> int:
     return 7 if jnp.dtype(dtype).itemsize > 4 else 4
 
 
-def _limit(order: int) -> int:
-    """T from which the asymptotic form of F_order holds to double precision."""
-    return 36 + 2 * order
+def _limit(order: int, dtype: Any) -> int:
+    """T from which the asymptotic form of F_order holds to the precision of ``dtype``."""
+    return (36 if jnp.dtype(dtype).itemsize > 4 else 18) + 2 * order
 
 
 def _series(order: int, t: np.ndarray) -> np.ndarray:
@@ -48,7 +48,7 @@ def _series(order: int, t: np.ndarray) -> np.ndarray:
 @functools.cache
 def _table(order: int, terms: int) -> np.ndarray:
     """``(2, n)``: F_{order + terms - 1} and exp(-T) on the grid up to the limit of ``order``."""
-    grid = np.arange(int(_limit(order) / _STEP) + 2) * _STEP
+    grid = np.arange(int(_limit(order, np.float64) / _STEP) + 2) * _STEP
     return np.stack([_series(order + terms - 1, grid), np.exp(-grid)]).astype(np.float64)
 
 
@@ -57,7 +57,7 @@ def _near(order: int, t: Array) -> tuple[Array, Array]:
     n_terms = _terms(t.dtype)
     top, decay = _table(order, n_terms).astype(t.dtype)
     top, decay = jnp.asarray(top), jnp.asarray(decay)
-    t = jnp.minimum(t, _limit(order))
+    t = jnp.minimum(t, _limit(order, t.dtype))
     k = (t * (1 / _STEP) + 0.5).astype(jnp.int32)
     centre = k.astype(t.dtype) * _STEP
     step = centre - t
@@ -93,11 +93,10 @@ def boys(order: int, t: Array) -> Array:
     near = [value]
     for m in range(order, 0, -1):
         near.append((2 * t * near[-1] + e) * (1 / (2 * m - 1)))
-    is_near = t < _limit(order)
-    away = jnp.where(is_near, 1.0, t)
+    away = jnp.maximum(t, 1.0)
     far, out = math.sqrt(math.pi / 4) / jnp.sqrt(away), []
     for m, value in enumerate(reversed(near)):
-        out.append(jnp.where(is_near, value, far))
+        out.append(jnp.where(t < _limit(m, t.dtype), value, far))
         far = far * (m + 0.5) / away
     return jnp.stack(out)
 
@@ -130,7 +129,7 @@ def radial_top(order: int, r2: Array, inverse_variance: Array) -> tuple[Array, A
     """
     t = 0.5 * r2 * inverse_variance
     value, _ = _near(order, t)
-    near = t < _limit(order)
+    near = t < _limit(order, t.dtype)
     odd = math.prod(range(1, 2 * order, 2))
     away = jnp.where(near, 1.0, r2)
     numerator = jnp.where(

@@ -334,7 +334,7 @@ def _moments_jvp(primals, tangents, *, order: int, dipole: bool):
     lap, rows = laplacian(order), n_rows(order + 2)
 
     def embedded(w):
-        return jnp.zeros((rows, *w.shape[1:]), w.dtype).at[lap].set(w)
+        return jnp.zeros((rows, *w.shape[1:]), w.dtype).at[lap].set(w, unique_indices=True)
 
     if type(d_variances) is not ad.Zero:
         terms.append(call(embedded(0.5 * weights * d_variances), *rest, order=order + 2))

@@ -62,10 +62,15 @@ class _Member:
         """True when the operator sits at given centres."""
         return self.operator == "rinv"
 
+    @property
+    def n_components(self) -> int:
+        """Number of Cartesian indices of the operator."""
+        return {"r": 1, "rr": 2}.get(self.operator, 0)
+
     def shape(self, n_centres: int) -> tuple[int, ...]:
         """(centre,) bra derivatives, (component,) ket derivatives, row, column."""
         lead = (n_centres,) if self.has_centres else ()
-        component = (3,) if self.operator == "r" else ()
+        component = (3,) * self.n_components
         return (*lead, *(3,) * self.bra, *component, *(3,) * self.ket, self.nao, self.nao)
 
 
@@ -165,7 +170,7 @@ def _exchange(tensor: Array, member: _Member) -> Array:
     """Bra and ket of a member exchanged, derivative axes included."""
     lead = 1 if member.has_centres else 0
     bra = list(range(lead, lead + member.bra))
-    component = [lead + member.bra] if member.operator == "r" else []
+    component = [lead + member.bra + k for k in range(member.n_components)]
     first = lead + member.bra + len(component)
     ket = list(range(first, first + member.ket))
     i, j = tensor.ndim - 2, tensor.ndim - 1
@@ -203,7 +208,7 @@ def _tensor_jvp(member: _Member, primals, tangents):
     else:
         raised = member.swapped().raised()
         ket = _exchange(_tensor(raised, *primals), raised)
-    new = lead + member.bra + (1 if member.operator == "r" else 0)
+    new = lead + member.bra + member.n_components
     ket = jnp.moveaxis(ket, new, 0)
     tangent = jnp.zeros_like(value)
     if not _zero(d_positions):
