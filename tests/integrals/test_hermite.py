@@ -228,6 +228,7 @@ def test_first_derivatives_in_every_argument(rng, differences, name, dipole, ord
         _close(pulled, (weights * forward[k]).sum(), 1e2 * ROUND_OFF)  # a thousand terms
 
 
+@pytest.mark.slow
 @_every_kind(0, [BELOW, ABOVE])
 def test_second_derivatives_in_every_argument(rng, differences, name, dipole, order):
     """All four ways to nest forward and reverse, each argument against everything."""

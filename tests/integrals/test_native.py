@@ -119,7 +119,10 @@ def _native(structure, basis, weights):
 
 @pytest.mark.parametrize(
     ("basis_name", "whole"),
-    [("sto-3g", False), pytest.param("def2-svp", True, marks=pytest.mark.slow)],
+    [
+        pytest.param("sto-3g", False, marks=pytest.mark.slow),
+        pytest.param("def2-svp", True, marks=pytest.mark.slow),
+    ],
 )
 def test_three_orders_of_derivatives_are_pyscfads(water, rng, basis_name, whole):
     """The Hessian as a whole, or along the line on which the third order is taken."""

@@ -49,7 +49,18 @@ def random_model():
     return _random_model((1, 6, 8))
 
 
-@pytest.mark.parametrize("name", ["water", "carbon_dioxide", "methane", "apart"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "water",
+        "carbon_dioxide",
+        pytest.param("methane", marks=SLOW),
+        pytest.param("apart", marks=SLOW),
+    ],
+)
 def test_forces_are_minus_the_energy_gradient(name, random_model, water, molecules):
     s = _apart(water, 10 / opml.units.ANGSTROM_PER_BOHR) if name == "apart" else molecules[name]
     energy = random_model.energy_fn()
@@ -113,6 +124,7 @@ def test_one_bucket_compiles_once(random_model, water, molecules):
     assert first.shape == second.shape == (2,)
 
 
+@pytest.mark.slow
 def test_energy_composes_with_transformations(random_model, water):
     """grad outside jit, vmap over geometries, and grad through a scan: all the same numbers."""
     energy = random_model.energy_fn()
