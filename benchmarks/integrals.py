@@ -17,12 +17,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
-import subprocess
 import time
 from collections.abc import Callable, Iterator
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +29,7 @@ import numpy as np
 jax.config.update("jax_enable_x64", True)
 
 from ase.build import molecule
+from environment import environment
 from pyscf import gto
 
 import opml_jax as opml
@@ -54,25 +51,6 @@ def best_of(function: Callable[[], object], repeats: int) -> float:
         jax.block_until_ready(function())
         runs.append(time.perf_counter() - start)
     return min(runs)
-
-
-def environment() -> dict[str, str]:
-    """Where this ran, at which commit."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    device = jax.devices()[0]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    name = device.platform if device.platform == "cpu" else device.device_kind
-    return {
-        "device": f"{name}, {cores} core(s), {platform.machine()}",
-        "commit": commit,
-        **{package: version(package) for package in ("jax", "pyscf", "pyscfad")},
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
-    }
 
 
 def alkane(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,19 +12,17 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 jax.config.update("jax_enable_x64", True)
+
+from environment import environment
 
 import opml_jax as opml
 from opml_jax.data.reference import Method, calculate, molecule
@@ -43,26 +41,6 @@ def timed(function: Callable[[], object], repeats: int) -> tuple[float, float]:
         jax.block_until_ready(function())
         runs.append(time.perf_counter() - start)
     return first, statistics.median(runs)
-
-
-def environment() -> dict[str, str]:
-    """Where this ran, at which commit."""
-    try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = "unknown"
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "device": f"{jax.devices()[0].platform}, {cores} core(s), {platform.machine()}",
-        "dtype": "float64",
-        "commit": commit,
-        "jax": version("jax"),
-        "pyscf": version("pyscf"),
-        "pyscfad": version("pyscfad"),
-        "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
-    }
 
 
 def main() -> None:
@@ -133,6 +111,7 @@ def main() -> None:
             "batch": n,
             "nao": 24,
             "compile_seconds": first - run,
+            "dtype": "float64",
             **environment(),
         }
         if name == "energy_and_forces":

@@ -402,9 +402,7 @@ def _moments_shape(weights, centres, spreads, pairs, variances, *, order, dipole
 
 
 def _register(primitive, implementation, shape, jvp, function, transpose_to) -> None:
-    primitive.def_impl(
-        functools.partial(jax.jit(implementation, static_argnames=("order", "dipole")))
-    )
+    primitive.def_impl(jax.jit(implementation, static_argnames=("order", "dipole")))
     primitive.def_abstract_eval(shape)
     mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
     ad.primitive_jvps[primitive] = jvp

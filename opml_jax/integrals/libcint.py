@@ -21,7 +21,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, Basis, BasisSpec
-from ..basis.shells import normalised_coefficients
 from ..conventions import pyscf_permutation
 from ..errors import OpmlError
 from ..numerics import Array, einsum, require_x64
@@ -43,7 +42,6 @@ class _Member:
     ket: int
     nao: int
     spec: BasisSpec
-    sizes: tuple[tuple[int, ...], ...]
 
     def raised(self) -> _Member:
         """The member with one more derivative of the bra."""
@@ -78,12 +76,12 @@ class _Member:
 
 
 @functools.lru_cache(maxsize=256)
-def _tables(spec: BasisSpec, sizes: tuple[tuple[int, ...], ...], numbers: tuple[int, ...]):
+def _tables(spec: BasisSpec, numbers: tuple[int, ...]):
     """Integer tables atm and bas, and the AO permutation, for atoms without padding."""
-    n_table = sum(sum(s) for s in sizes)
+    n_table = sum(sum(s) for s in spec.sizes) + 1  # Basis.flat closes with an empty primitive
     start = _ENV_START + 3 * len(numbers)
     offsets, used = [], 0
-    for own in sizes:
+    for own in spec.sizes:
         offsets.append(used)
         used += sum(own)
     atm = np.zeros((len(numbers), _ATM_SLOTS), np.int32)
@@ -93,7 +91,7 @@ def _tables(spec: BasisSpec, sizes: tuple[tuple[int, ...], ...], numbers: tuple[
     for a, z in enumerate(numbers):
         e = spec.element_index(z)
         pointer = start + offsets[e]
-        for l, n in zip(spec.ls[e], sizes[e], strict=True):
+        for l, n in zip(spec.ls[e], spec.sizes[e], strict=True):
             bas.append([a, l, n, 1, 0, pointer, pointer + n_table, 0])
             pointer += n
             ls.append(l)
@@ -105,7 +103,7 @@ def _one(member: _Member, numbers, positions, table, centres, zetas, charges) ->
     from pyscfad.gto._pyscf_moleintor import getints
 
     real = numbers > 0
-    atm, bas, permutation = _tables(member.spec, member.sizes, tuple(int(z) for z in numbers[real]))
+    atm, bas, permutation = _tables(member.spec, tuple(int(z) for z in numbers[real]))
     env = np.concatenate([np.zeros(_ENV_START), positions[real].ravel(), table.ravel()])
     name = f"int1e_{member.operator}"
     order = member.bra + member.ket
@@ -257,15 +255,8 @@ _potential.defjvp(_potential_jvp, symbolic_zeros=True)
 def _evaluate(operator: str, structure, basis: Basis, layout, centres=None, zetas=None, q=None):
     """One operator of a molecule or of each of a batch."""
     require_x64("driver='libcint'")
-    sizes = tuple(tuple(len(s.exponents) for s in own) for own in basis.shells)
-    member = _Member(operator, 0, 0, layout.nao, basis.spec, sizes)
-    shells = [s for own in basis.shells for s in own]
-    exponents = [jnp.asarray(s.exponents, float) for s in shells]
-    coefficients = [
-        normalised_coefficients(s.l, a, jnp.asarray(s.coefficients, float))
-        for s, a in zip(shells, exponents, strict=True)
-    ]
-    table = jnp.concatenate([*exponents, *coefficients])
+    member = _Member(operator, 0, 0, layout.nao, basis.spec)
+    table = jnp.concatenate(basis.flat())
     single = isinstance(structure, Structure)
     if isinstance(layout, AOLayout):
         ao_atom = layout.atom
@@ -293,7 +284,7 @@ def _evaluate(operator: str, structure, basis: Basis, layout, centres=None, zeta
 
 
 def matrix(operator: str, structure, basis: Basis, layout) -> Array:
-    """``"ovlp"``, ``"kin"`` (..., nao, nao) or ``"r"`` (..., 3, nao, nao)."""
+    """``"ovlp"``, ``"kin"`` (..., nao, nao) ``"r"`` (..., 3, nao, nao), ``"rr"`` (3, 3)."""
     return _evaluate(operator, structure, basis, layout)
 
 

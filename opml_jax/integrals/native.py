@@ -1,4 +1,4 @@
-"""The native driver: every integral in JAX, for any device and any derivative.
+"""The native driver: every integral in JAX, to any derivative, without a host callback.
 
 Topology (which primitives a molecule has) is index arrays: constants for one molecule, data for a
 batch, so that a bucket of mixed molecules shares one program. :mod:`.pairs` holds the formulas,
@@ -277,8 +277,8 @@ def _coulomb(
         blocks.append(couple(pairs, contracted, pairs.order))
     v = _matrix(topology, blocks)
     if chosen is not None:
-        moved = chosen.moved(jax.lax.stop_gradient(positions))
-        v = jnp.where(moved[:, None, None], jnp.nan, v)
+        beyond = chosen.moved(jax.lax.stop_gradient(positions)) | chosen.exceeded(charges)
+        v = jnp.where(beyond[:, None, None], jnp.nan, v)
     return v
 
 

@@ -22,7 +22,7 @@ from .neutral_atoms import clouds_of
 from .screening import ScreenedPairs
 
 DRIVERS = ("native", "libcint")
-"""Engines: ``"native"`` (JAX, any device), ``"libcint"`` (host, float64, through pyscfad)."""
+"""Engines: ``"native"`` (JAX, no host callback), ``"libcint"`` (host, float64, by pyscfad)."""
 
 DEFAULT_DRIVER = "native"
 
@@ -190,7 +190,7 @@ def external_potential(
 
     Returns:
       ``(nao, nao)`` in Hartree; a batch adds a leading axis. NaN where ``pairs`` were made for
-      another geometry, further away than their ``skin`` allows.
+      another geometry, further away than their ``skin`` allows, or for less ``charge``.
 
     Raises:
       OpmlError: an argument of the wrong shape, or an unknown driver.
@@ -213,7 +213,7 @@ def external_potential(
                 expected=f"zero or more, a number or of shape {shape}",
             )
         )
-    clouds = [(q, structure.positions, jnp.broadcast_to(sigma, shape))]
+    clouds = [(q, structure.positions, sigma)]
     if point_charges is not None:
         q, centres = (jnp.asarray(x, dtype) for x in point_charges)
         shared = q.ndim == 1 and centres.shape == (*q.shape, 3)
@@ -227,7 +227,7 @@ def external_potential(
                     expected=f"charges (n,) and positions (n, 3){per_molecule}",
                 )
             )
-        clouds.append((q, centres, jnp.zeros_like(q)))
+        clouds.append((q, centres, 0.0))
     v = _attraction(structure, basis, layout, clouds, pairs, driver)
     if field is not None:
         r = _engine(driver).matrix("r", structure, basis, layout)
@@ -256,7 +256,7 @@ def _attraction(structure, basis, layout, clouds, pairs, driver) -> Array:
             (
                 jnp.broadcast_to(q, (*lead, n)),
                 jnp.broadcast_to(jnp.asarray(centres), (*lead, n, 3)),
-                jnp.broadcast_to(sigma, (*lead, n)),
+                jnp.broadcast_to(jnp.asarray(sigma, q.dtype), (*lead, n)),
             )
         )
     q, centres, sigma = (
@@ -298,11 +298,10 @@ def screened_potential(
       ``(nao, nao)`` in Hartree; a batch adds a leading axis. Errors as :func:`external_potential`.
     """
     layout = layout_of(structure, basis)
-    dtype, shape = _dtype(structure), _atoms(structure)
-    q = jnp.asarray(structure.numbers, dtype)
+    q = jnp.asarray(structure.numbers, _dtype(structure))
     clouds = [
-        (q, structure.positions, jnp.zeros(shape, dtype)),
-        (-q, structure.positions, jnp.broadcast_to(jnp.asarray(width, dtype), shape)),
+        (q, structure.positions, 0.0),
+        (-q, structure.positions, width),
     ]
     return _attraction(structure, basis, layout, clouds, pairs, driver)
 
@@ -338,11 +337,11 @@ def neutral_atom_potential(
       OpmlError: an element without a fitted cloud. Others as :func:`external_potential`.
     """
     layout = layout_of(structure, basis)
-    dtype, shape = _dtype(structure), _atoms(structure)
+    dtype = _dtype(structure)
     charge, width = clouds_of(basis.elements)
     numbers = jnp.asarray(structure.numbers)
     q = numbers.astype(dtype)
-    clouds = [(q, structure.positions, jnp.zeros(shape, dtype))]
+    clouds = [(q, structure.positions, 0.0)]
     for c, sigma in zip(charge.T, width.T, strict=True):  # g by g; an atom without it has charge 0
         c, sigma = (jnp.asarray(x.astype(dtype))[numbers] for x in (c, sigma))
         clouds.append((-c, structure.positions, sigma))

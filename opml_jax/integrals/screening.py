@@ -14,6 +14,7 @@ import itertools
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -60,6 +61,10 @@ class ScreenedPairs:
     def count(self) -> int:
         """Pairs kept, of all molecules."""
         return sum(int(np.asarray(m).sum()) for m in self.mask)
+
+    def exceeded(self, charges: Array) -> Array:
+        """True for molecules with more charge than the bound was made for: (B,)."""
+        return jnp.sum(jnp.abs(charges), axis=-1) > self.charge * (1 + 1e-5)
 
     def moved(self, positions: Array) -> Array:
         """True for molecules in which an atom left the region where the bound holds: (B,)."""
@@ -220,7 +225,9 @@ def screen(
         charge = 2.0 * float(numbers.sum(axis=1).max())
     kept = []
     for k, own in enumerate(positions):
-        topology = layout.primitives if single else _nth(layout.primitives, k)
+        topology = layout.primitives
+        if not single:
+            topology = jax.tree.map(lambda x, k=k: np.asarray(x[k]), topology)
         kept.append(_screen_one(topology, table, own, tolerance / max(charge, 1e-300), skin))
     n_classes = len(kept[0])
     first, second, mask = [], [], []
@@ -244,14 +251,4 @@ def screen(
         tuple(second),
         tuple(mask),
         positions,
-    )
-
-
-def _nth(topology: Primitives, k: int) -> Primitives:
-    """Topology of one molecule of a batch, padding included."""
-    return Primitives(
-        tuple(np.asarray(x[k]) for x in topology.table),
-        tuple(np.asarray(x[k]) for x in topology.shell),
-        tuple(np.asarray(x[k]) for x in topology.shell_atom),
-        np.asarray(topology.ao[k]),
     )

@@ -633,6 +633,15 @@ def test_charges_beyond_the_default_can_be_announced(octane):
     assert np.abs(plain - exact(s)).max() > 1.0
 
 
+def test_more_charge_than_announced_is_not_silent(water):
+    basis = load_basis("sto-3g", water.numbers)
+    pairs = integrals.screen(water, basis, tolerance=1e-9)  # holds for twice the nuclei: 20
+    point = np.array([30.0]), np.array([[0.0, 0.0, 9.0]])
+    beyond = integrals.external_potential(water, basis, point_charges=point, pairs=pairs)
+    assert np.isnan(beyond).all()
+    assert not np.isnan(integrals.neutral_atom_potential(water, basis, pairs=pairs)).any()
+
+
 def test_screening_refuses_what_makes_no_sense(water):
     basis = load_basis("sto-3g", water.numbers)
     for tolerance in (0.0, -1e-9, float("nan")):
