@@ -15,12 +15,14 @@ from .operator import Operator
 
 def overlap(structure: Structure | StructureBatch, basis: Basis, **options: Any) -> Operator:
     """Overlap operator; see :func:`opml_jax.integrals.overlap`."""
-    return Operator(integrals.overlap(structure, basis, **options), layout_of(structure, basis))
+    s = integrals.overlap(structure, basis, **options)
+    return Operator(s, layout_of(structure, basis), symmetric=True)
 
 
 def kinetic(structure: Structure | StructureBatch, basis: Basis, **options: Any) -> Operator:
     """Kinetic energy, Hartree; see :func:`opml_jax.integrals.kinetic`."""
-    return Operator(integrals.kinetic(structure, basis, **options), layout_of(structure, basis))
+    t = integrals.kinetic(structure, basis, **options)
+    return Operator(t, layout_of(structure, basis), symmetric=True)
 
 
 def external_potential(
@@ -28,7 +30,7 @@ def external_potential(
 ) -> Operator:
     """External potential, Hartree; see :func:`opml_jax.integrals.external_potential`."""
     v = integrals.external_potential(structure, basis, **options)
-    return Operator(v, layout_of(structure, basis))
+    return Operator(v, layout_of(structure, basis), symmetric=True)
 
 
 def screened_potential(
@@ -36,7 +38,7 @@ def screened_potential(
 ) -> Operator:
     """Screened potential, Hartree; see :func:`opml_jax.integrals.screened_potential`."""
     v = integrals.screened_potential(structure, basis, **options)
-    return Operator(v, layout_of(structure, basis))
+    return Operator(v, layout_of(structure, basis), symmetric=True)
 
 
 def neutral_atom_potential(
@@ -44,4 +46,4 @@ def neutral_atom_potential(
 ) -> Operator:
     """Neutral atoms, Hartree; see :func:`opml_jax.integrals.neutral_atom_potential`."""
     v = integrals.neutral_atom_potential(structure, basis, **options)
-    return Operator(v, layout_of(structure, basis))
+    return Operator(v, layout_of(structure, basis), symmetric=True)

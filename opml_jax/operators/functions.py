@@ -1,18 +1,58 @@
-"""Functions of operators."""
+r"""Functions of operators: powers in three metrics, Chebyshev polynomials, resolvents.
+
+The matrix of an operator in a non-orthogonal basis can be multiplied in three ways, which give
+three families of powers (Nigam, Smidt, Dusson, arXiv:2602.15345, use the first):
+
+=============  ==========================================  ======================================
+metric         power k                                     is the matrix of
+=============  ==========================================  ======================================
+``"plain"``    :math:`V^k`                                 no power, but equivariant, and cheapest
+``"overlap"``  :math:`V S^{-1} V \cdots V`                 the k-th power, in the same basis
+``"lowdin"``   :math:`(S^{-1/2} V S^{-1/2})^k`             the k-th power, in Löwdin's basis
+=============  ==========================================  ======================================
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
-from ..errors import OpmlError, refusal
-from ..numerics import Array, einsum
+from ..errors import OpmlError, nearest, refusal
+from ..numerics import Array, einsum, is_concrete
+from . import product
+from .eigen import inverse_sqrt
 from .operator import Operator
 
+METRICS = ("plain", "overlap", "lowdin")
 
-def powers(operator: Operator, exponents: Sequence[int]) -> tuple[Operator, ...]:
-    """Matrix powers ``V^k`` (plain products), each computed once.
+
+def _positive(name: str, exponents: Sequence[int]) -> tuple[int, ...]:
+    if not len(exponents) or any(int(k) != k or k < 1 for k in exponents):
+        raise OpmlError(refusal(name, got=tuple(exponents), expected="positive integers"))
+    return tuple(int(k) for k in exponents)
+
+
+def _metric(metric: str, overlap: Operator | None) -> None:
+    if metric not in METRICS:
+        hint = nearest(metric, METRICS)
+        raise OpmlError(
+            refusal("metric", got=repr(metric), expected=f"one of {[*METRICS]}", hint=hint)
+        )
+    if metric != "plain" and overlap is None:
+        raise OpmlError(refusal("overlap", got=None, expected=f"S, for the metric {metric!r}"))
+
+
+def powers(
+    operator: Operator,
+    exponents: Sequence[int],
+    *,
+    metric: str = "plain",
+    overlap: Operator | None = None,
+) -> tuple[Operator, ...]:
+    """Powers of an operator, each computed once; even ones as squares.
 
     Powers raise body order: ``V_ii`` holds two centres, ``(V^k)_ii`` up to 2k (Nigam, Smidt,
     Dusson, arXiv:2602.15345).
@@ -20,31 +60,195 @@ def powers(operator: Operator, exponents: Sequence[int]) -> tuple[Operator, ...]
     Args:
       operator: the operator V.
       exponents: positive integers, in any order.
+      metric: ``"plain"``, ``"overlap"`` or ``"lowdin"``, see the module.
+      overlap: S, for the last two (of a batch: with ``padding=1``).
 
     Raises:
-      OpmlError: an exponent that is not a positive integer.
+      OpmlError: an exponent that is not a positive integer, an unknown metric, a metric without
+        overlap or with operators restricted to a cutoff.
     """
-    if not exponents or any(int(k) != k or k < 1 for k in exponents):
-        raise OpmlError(refusal("powers", got=tuple(exponents), expected="positive integers"))
-    found = {1: operator}
-    for k in range(2, max(exponents) + 1):
-        found[k] = found[k - 1] @ operator
-    return tuple(found[int(k)] for k in exponents)
+    exponents = _positive("powers", exponents)
+    _metric(metric, overlap)
+    if metric == "lowdin":
+        return powers(lowdin(operator, overlap), exponents)
+    if metric == "plain":
+        found = _chain(operator, exponents)
+    else:
+        factor, inner = cholesky(operator, overlap)
+        found = {k: _outside(factor, w) for k, w in _chain(inner, exponents).items()}
+    return tuple(found[k] for k in exponents)
+
+
+def _chain(first: Operator, exponents: Sequence[int]) -> dict[int, Operator]:
+    """Powers by exponent, those needed on the way included.
+
+    Restricted products do not commute, so restricted odd powers are symmetrised.
+    """
+    found = {1: first}
+
+    def make(k: int) -> Operator:
+        if k not in found:
+            found[k] = _commuting(make(k // 2), make(k - k // 2))
+        return found[k]
+
+    for k in sorted(exponents):
+        make(k)
+    return found
+
+
+def _commuting(a: Operator, b: Operator) -> Operator:
+    """Product of two polynomials of one operator."""
+    symmetric = a.symmetric and b.symmetric
+    if symmetric and a is not b and a.plan is not None:
+        return a.multiply(b).symmetrised()
+    return a.multiply(b, symmetric=symmetric)
+
+
+def _unrestricted(what: str, *operators: Operator) -> None:
+    for o in operators:
+        if o.plan is not None:
+            raise OpmlError(
+                refusal(what, got=f"{o!r}", expected="unrestricted operators",
+                        hint="Inverses are not sparse: restrict(None) first.")
+            )
+
+
+def cholesky(operator: Operator, overlap: Operator) -> tuple[Array, Operator]:
+    r"""``(L, W)`` with :math:`S = L L^T` and :math:`W = L^{-1} V L^{-T}`.
+
+    Then :math:`V (S^{-1} V)^{k - 1} = L W^k L^T`.
+
+    Raises:
+      OpmlError: restricted operators, or an overlap that is not positive definite.
+    """
+    _unrestricted("operands of the overlap metric", operator, overlap)
+    operator._same(overlap, "the overlap metric")
+    factor = jnp.linalg.cholesky(overlap.values)
+    if is_concrete(factor) and not np.isfinite(factor).all():
+        raise OpmlError(
+            refusal("overlap", got="a matrix without Cholesky factor",
+                    expected="a positive definite one",
+                    hint="For a batch, make it with overlap(batch, basis, padding=1).")
+        )
+    half = jax.scipy.linalg.solve_triangular(factor, operator.values, lower=True)
+    w = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(half, -1, -2), lower=True)
+    w = 0.5 * (w + jnp.swapaxes(w, -1, -2)) if operator.symmetric else jnp.swapaxes(w, -1, -2)
+    return factor, Operator(w, operator.layout, symmetric=operator.symmetric)
+
+
+def _outside(factor: Array, w: Operator) -> Operator:
+    values = einsum("...ij,...jk,...lk->...il", factor, w.values, factor)
+    return Operator(values, w.layout, symmetric=w.symmetric)
+
+
+def lowdin(operator: Operator, overlap: Operator) -> Operator:
+    r"""The operator in Löwdin's orthogonal basis, :math:`S^{-1/2} V S^{-1/2}`.
+
+    Löwdin, J. Chem. Phys. 18, 365 (1950). Orthogonalised AOs keep their atoms and transform as
+    the AOs do, so the layout is the same.
+
+    Raises:
+      OpmlError: restricted operators, or nearly linearly dependent AOs
+        (:func:`~opml_jax.operators.inverse_sqrt`).
+    """
+    _unrestricted("operands of lowdin", operator, overlap)
+    operator._same(overlap, "lowdin")
+    x = inverse_sqrt(overlap.values)
+    values = einsum("...ij,...jk,...kl->...il", x, operator.values, x)
+    if operator.symmetric:
+        values = 0.5 * (values + jnp.swapaxes(values, -1, -2))
+    return Operator(values, operator.layout, symmetric=operator.symmetric)
 
 
 def power(operator: Operator, exponent: int) -> Operator:
     """One matrix power ``V^k``, by repeated squaring."""
-    if int(exponent) != exponent or exponent < 1:
-        raise OpmlError(refusal("exponent", got=exponent, expected="a positive integer"))
-    if exponent == 1:
-        return operator
-    half = power(operator, exponent // 2)
-    square = half @ half
-    return square @ operator if exponent % 2 else square
+    return powers(operator, (exponent,))[0]
+
+
+def chebyshev(
+    operator: Operator, degrees: Sequence[int], bounds: tuple[float, float]
+) -> tuple[Operator, ...]:
+    r"""Chebyshev polynomials :math:`T_n(X)` of the operator scaled to [-1, 1].
+
+    :math:`X = (2 V - (a + b)) / (b - a)`. As features they are far better conditioned than powers
+    (`condition_number`), and span the same space. Each is a product of two of about half its
+    degree: :math:`T_{m+n} = 2 T_m T_n - T_{|m-n|}`.
+
+    Args:
+      operator: V, best in an orthogonal basis (:func:`lowdin`).
+      degrees: not negative, in any order; 0 is the identity.
+      bounds: a and b, Hartree: numbers chosen once for a basis (:func:`spectral_bounds`), not
+        eigenvalues of this molecule, so that polynomials are smooth in the geometry and those of
+        two distant molecules are those of each.
+
+    Raises:
+      OpmlError: negative degrees, or bounds that are not ascending.
+    """
+    if not len(degrees) or any(int(n) != n or n < 0 for n in degrees):
+        raise OpmlError(refusal("degrees", got=tuple(degrees), expected="integers from 0 up"))
+    low, high = bounds
+    if not low < high:
+        raise OpmlError(refusal("bounds", got=bounds, expected="two ascending numbers"))
+    one = identity(operator)
+    found = {0: one, 1: (operator * 2.0 - one * (low + high)) / (high - low)}
+
+    def make(n: int) -> Operator:
+        if n not in found:
+            a, b = make(n // 2), make(n - n // 2)
+            found[n] = 2.0 * _commuting(a, b) - make(n % 2)
+        return found[n]
+
+    return tuple(make(int(n)) for n in degrees)
+
+
+def identity(like: Operator) -> Operator:
+    """Unit matrix in the layout and storage of another operator (zero for padding of a batch)."""
+    eye = jnp.broadcast_to(jnp.eye(like.nao, dtype=like.values.dtype), (like.nao, like.nao))
+    mask = getattr(like.layout, "ao_mask", None)
+    if mask is not None:
+        eye = eye * jnp.asarray(mask)[..., None]
+    return Operator(eye, like.layout, symmetric=True).restrict(like.plan)
+
+
+def resolvent(
+    operator: Operator, z: complex | float, *, overlap: Operator | None = None
+) -> Operator:
+    r"""Resolvent :math:`(z S - V)^{-1}`, or :math:`(z - V)^{-1}` without an overlap.
+
+    A rational function of V that mixes all powers: each pole z sees the spectrum around it, as
+    the filters of matrix function networks do (Batatia et al., arXiv:2310.10434).
+
+    Args:
+      operator: V.
+      z: pole: complex, or real outside the spectrum (above 0 for a potential of nuclei).
+      overlap: S (of a batch: with ``padding=1``).
+
+    Raises:
+      OpmlError: operators restricted to a cutoff: the resolvent is not sparse.
+    """
+    _unrestricted("operands of resolvent", operator, *([] if overlap is None else [overlap]))
+    unit = jnp.eye(operator.nao, dtype=operator.values.dtype)
+    s = unit if overlap is None else operator._same(overlap, "resolvent") * 0 + overlap.values
+    inverse = jnp.linalg.inv(z * s - operator.values)
+    return Operator(inverse, operator.layout, symmetric=operator.symmetric)
+
+
+def commutator(a: Operator, b: Operator) -> Operator:
+    """``A B - B A``."""
+    if a.symmetric and b.symmetric:
+        forward = a @ b
+        return forward - forward.T
+    return a @ b - b @ a
 
 
 def trace(a: Operator, b: Operator | None = None) -> Array:
     """``Tr A``, or ``Tr A B`` without forming the product."""
-    if b is None:
-        return jnp.trace(a.matrix, axis1=-2, axis2=-1)
-    return einsum("...ij,...ji->...", a.matrix, a._same(b, "trace"))
+    if b is not None:
+        y = a._same(b, "trace")
+        if a.storage == "tiled":
+            return jnp.sum(a.values * product.transpose(y, a.plan))
+        return einsum("...ij,...ji->...", a.values, y)
+    if a.storage == "tiled":
+        rows = jnp.arange(len(a.plan.ao))
+        return jnp.trace(a.values[a.plan.lookup[rows, rows]], axis1=-2, axis2=-1).sum()
+    return jnp.trace(a.values, axis1=-2, axis2=-1)

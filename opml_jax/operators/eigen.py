@@ -1,0 +1,131 @@
+r"""Square roots of overlap matrices whose derivatives are right at degeneracies, to any order.
+
+``jnp.linalg.eigh`` divides by differences of eigenvalues when it is differentiated, and symmetric
+molecules have equal ones. Here the root R of S obeys R R = S, so dR solves the Lyapunov equation
+R dR + dR R = dS, whose solution divides by *sums* of eigenvalues; it is posed as a linear solve,
+which JAX differentiates again by itself (Higham, Functions of Matrices, SIAM 2008, section 6.1).
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import OpmlError, refusal
+from ..numerics import Array, is_concrete, matmul
+
+LINEAR_DEPENDENCE = 1e-10
+"""Smallest eigenvalue of an overlap matrix whose inverse root is computed, in float64.
+
+An inverse root amplifies rounding by the condition number, which this bounds to about 1e10.
+"""
+
+
+def _apart(x: Array) -> tuple[Array, Array]:
+    return jnp.linalg.eigh(jax.lax.stop_gradient(x))
+
+
+def _transpose(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+def lyapunov(r: Array, q: Array) -> Array:
+    """Solution Y of ``R Y + Y R = Q`` for a symmetric positive definite R.
+
+    Args:
+      r: ``(..., n, n)``.
+      q: ``(..., n, n)``.
+
+    Returns:
+      ``(..., n, n)``; differentiable in both, to any order.
+    """
+    w, u = _apart(r)
+    sums = w[..., :, None] + w[..., None, :]
+
+    def solve(_, b):
+        inner = matmul(matmul(_transpose(u), b), u) / sums
+        return matmul(matmul(u, inner), _transpose(u))
+
+    def both(y):
+        return matmul(r, y) + matmul(y, r)
+
+    return jax.lax.custom_linear_solve(both, q, solve, symmetric=True)
+
+
+@jax.custom_jvp
+def sqrtm(s: Array) -> Array:
+    """Square root of a symmetric positive definite matrix, ``(..., n, n)``.
+
+    The derivative is exact at equal eigenvalues, to any order, forward and reverse.
+    """
+    w, u = _apart(s)
+    return matmul(u * jnp.sqrt(w)[..., None, :], _transpose(u))
+
+
+@sqrtm.defjvp
+def _sqrtm_jvp(primals, tangents):
+    root = sqrtm(primals[0])
+    return root, lyapunov(root, tangents[0])
+
+
+@jax.custom_jvp
+def _inverse_sqrtm(s: Array) -> Array:
+    w, u = _apart(s)
+    return matmul(u * w[..., None, :] ** -0.5, _transpose(u))
+
+
+@_inverse_sqrtm.defjvp
+def _inverse_sqrtm_jvp(primals, tangents):
+    y = _inverse_sqrtm(primals[0])
+    change = lyapunov(sqrtm(primals[0]), tangents[0])
+    return y, -matmul(matmul(y, change), y)
+
+
+def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
+    """Inverse square root of an overlap matrix (Löwdin's orthogonalisation).
+
+    Args:
+      s: ``(..., n, n)`` symmetric positive definite.
+      threshold: smallest eigenvalue accepted. Default: ``LINEAR_DEPENDENCE``, in float32 1e-5.
+
+    Returns:
+      ``(..., n, n)``, differentiable to any order. Under ``jit``, where nothing can be raised, NaN
+      if an eigenvalue is below the threshold.
+
+    Raises:
+      OpmlError: nearly linearly dependent functions: an eigenvalue below the threshold.
+    """
+    if threshold is None:
+        threshold = LINEAR_DEPENDENCE if s.dtype == jnp.float64 else 1e-5
+    lowest = _apart(s)[0][..., 0]
+    if is_concrete(lowest) and np.min(lowest) < threshold:
+        raise OpmlError(
+            refusal(
+                "overlap",
+                got=f"smallest eigenvalue {np.min(lowest):.1e}",
+                expected=f"at least {threshold:.0e}: the basis is nearly linearly dependent",
+                hint="Use a less diffuse basis, or canonical_orthogonalisation.",
+            )
+        )
+    fit = (lowest >= threshold)[..., None, None]
+    return jnp.where(fit, _inverse_sqrtm(s), jnp.nan)
+
+
+def canonical_orthogonalisation(s: Array, cut: float = 1e-7) -> Array:
+    r"""Eigenvectors of S over the roots of their eigenvalues, those below ``cut`` set to zero.
+
+    :math:`X X^T = S^{-1}` on the space kept (Szabo and Ostlund, Modern Quantum Chemistry, 3.4.5).
+    The number of columns kept depends on the geometry, so this is for analysis, not for features
+    that are to be differentiated: its derivative is stopped.
+
+    Args:
+      s: ``(..., n, n)`` symmetric.
+      cut: smallest eigenvalue kept.
+
+    Returns:
+      ``(..., n, n)``; columns in ascending order of eigenvalue, dropped ones zero.
+    """
+    w, u = _apart(s)
+    keep = w > cut
+    return u * jnp.where(keep, jnp.where(keep, w, 1.0) ** -0.5, 0.0)[..., None, :]

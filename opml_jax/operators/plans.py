@@ -1,0 +1,437 @@
+"""Plans: which atom pairs an operator keeps, and how products over them are computed.
+
+A plan is made on the host, in NumPy, for one geometry: pairs of atoms within ``cutoff``, the storage
+(dense or tiled), and for tiles every index a product needs. Its shapes are static and its
+contents are data, so the next geometry (:meth:`Plan.update`) does not recompile.
+
+Tiled storage: atoms in spatial order are packed into groups of at most ``tile`` AOs; a matrix is
+the list of its (tile, tile) squares that hold at least one pair of atoms within ``cutoff``. A
+product is computed output by output, :math:`C_{ij} = \\sum_k (A^T)_{ki}^T B_{kj}`: both operands
+are gathered along k and contracted in one matrix product. Outputs are sorted by the number of
+terms into a few classes, so that little of it is padding.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..basis import AOLayout, Basis, BatchLayout, layout_of
+from ..errors import OpmlError, StructureError, refusal
+from ..numerics import Array, is_concrete, pytree, static
+from ..structures import Structure, StructureBatch
+
+N_CLASSES = 8
+SLACK = 1.08
+# Speed of a product over tiles of this many AOs, in units of that of one large dense product: one
+# core of Zen 5 in float32 and float64 (benchmarks/products.py)
+TILE_SPEED = {24: 0.33, 48: 0.55}
+TILES_FROM = 200  # AOs; below, a dense product always won
+
+
+@pytree
+class Plan:
+    """Pattern of an operator and the indices of products over it; see :func:`plan`.
+
+    Attributes:
+      layout: AO layout it was made for.
+      cutoff: distance of the atom pairs kept, Bohr.
+      storage: ``"dense"`` or ``"tiled"``.
+      mask: dense: ``(..., nao, nao)``; tiled: ``(n_tiles, tile, tile)``; True where kept.
+      ao: tiled: ``(n_rows, tile)`` AO at each place of a group of atoms, ``nao`` where none.
+      tiles: tiled: ``(n_tiles, 2)`` groups of each stored square; the last one is always empty.
+      lookup: tiled: ``(n_rows, n_rows)`` position of a square, that of the empty one where none.
+      transpose: tiled: ``(n_tiles,)`` position of the transposed square.
+      place: tiled: ``(nao, 2)`` group and place of each AO.
+      left: tiled: per class ``(n_outputs, n_terms)`` positions of the terms of A^T.
+      right: tiled: the same of B.
+      output: tiled: ``(n_tiles,)`` where each square stands among upper, then lower outputs.
+      diagonal: tiled: ``(n_rows, n_terms)`` positions of the squares of each column of groups.
+    """
+
+    layout: AOLayout | BatchLayout
+    cutoff: float = static()
+    storage: str = static()
+    mask: Array
+    ao: Array | None = None
+    tiles: Array | None = None
+    lookup: Array | None = None
+    transpose: Array | None = None
+    place: Array | None = None
+    left: tuple[Array, ...] = ()
+    right: tuple[Array, ...] = ()
+    output: Array | None = None
+    diagonal: Array | None = None
+
+    @property
+    def tile(self) -> int:
+        """AOs of a group; 0 if dense."""
+        return 0 if self.ao is None else self.ao.shape[-1]
+
+    @property
+    def n_tiles(self) -> int:
+        """Squares stored, padding included; 0 if dense."""
+        return 0 if self.tiles is None else len(self.tiles)
+
+    @property
+    def shapes(self) -> tuple:
+        """Everything a compiled program depends on."""
+        return self.cutoff, *jax.tree.leaves(jax.tree.map(np.shape, (self.left, self.mask)))
+
+    @property
+    def occupation(self) -> float:
+        """Fraction of the matrix that is kept (of all matrices, for a batch)."""
+        whole = self.mask.size if self.storage == "dense" else self.layout.nao**2
+        return float(np.sum(self.mask) / whole)
+
+    @property
+    def flops(self) -> float:
+        """Floating point operations of one symmetric product, padding included."""
+        if self.storage == "dense":
+            return 2.0 * self.layout.nao**3
+        return 2.0 * self.tile**3 * sum(x.size for x in self.left)
+
+    def update(self, structure: Structure) -> Plan:
+        """Plan of a new geometry, in the shapes of this one where they suffice (host side).
+
+        Nothing compiled for the old plan is compiled again then; else shapes grow.
+        """
+        if self.storage == "dense":
+            return _dense(self.layout, structure, self.cutoff)
+        positions = np.asarray(structure.positions, float)
+        pairs = _close_pairs(positions, self.cutoff)
+        pattern = _pattern(self.layout, positions, pairs, self.tile)
+        return _tiled(self.layout, pairs, *pattern, self.cutoff, self.tile, like=self)
+
+    def __repr__(self) -> str:
+        tiles = f", {self.n_tiles} tiles of {self.tile}" if self.tile else ""
+        return f"Plan(cutoff={self.cutoff:g} Bohr, {self.storage}{tiles}, {self.layout!r})"
+
+
+def same_plan(a: Plan | None, b: Plan | None) -> bool:
+    """Whether two operators can meet: the same pattern, stored in the same way."""
+    if a is b:
+        return True
+    if a is None or b is None:
+        return False
+    if (a.storage, a.shapes) != (b.storage, b.shapes):
+        return False
+    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        if is_concrete(x) and is_concrete(y) and not (x is y or np.array_equal(x, y)):
+            return False
+    return True
+
+
+def plan(
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    cutoff: float,
+    *,
+    storage: str | None = None,
+    tile: int | None = None,
+) -> Plan:
+    """Which blocks of an operator to keep, and how to multiply them (host side, cached).
+
+    Args:
+      structure: molecule or batch, with concrete positions. A batch is stored dense.
+      basis: covers its elements.
+      cutoff: pairs of atoms at most this far apart are kept, Bohr.
+      storage: ``"dense"`` or ``"tiled"``. Default: whichever is predicted to multiply faster.
+      tile: AOs of a group of atoms. Default: predicted likewise.
+
+    Raises:
+      OpmlError: a cutoff that is not positive, an unknown storage, tiles for a batch.
+      StructureError: positions that are being traced.
+    """
+    layout = layout_of(structure, basis)
+    return plan_of(structure, layout, cutoff, storage=storage, tile=tile)
+
+
+def plan_of(
+    structure: Structure | StructureBatch,
+    layout: AOLayout | BatchLayout,
+    cutoff: float,
+    *,
+    storage: str | None = None,
+    tile: int | None = None,
+) -> Plan:
+    """As :func:`plan`, for a layout at hand."""
+    if not cutoff > 0:
+        raise OpmlError(refusal("cutoff", got=cutoff, expected="a positive length in Bohr"))
+    if storage not in (None, "dense", "tiled"):
+        raise OpmlError(refusal("storage", got=repr(storage), expected="'dense' or 'tiled'"))
+    if not is_concrete(structure.positions):
+        raise StructureError(
+            refusal(
+                "positions",
+                got="a traced array",
+                expected="numbers: plans are made outside jit",
+                hint="Make the plan first and close over it, or pass it as an argument.",
+            )
+        )
+    if isinstance(structure, StructureBatch):
+        if storage == "tiled":
+            got = f"a batch of {structure.n_structures}"
+            raise OpmlError(refusal("structure", got=got, expected="one molecule for tiles"))
+        return _dense(layout, structure, float(cutoff))
+    key = (layout, float(cutoff), storage, tile)
+    return _cached(key, np.ascontiguousarray(structure.positions, float).tobytes(), _Hold(structure))
+
+
+class _Hold:
+    """An argument that takes no part in caching."""
+
+    def __init__(self, value: Any):
+        self.value = value
+
+    def __hash__(self) -> int:
+        return 0
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hold)
+
+
+@functools.lru_cache(maxsize=16)
+def _cached(key: tuple, _: bytes, hold: _Hold) -> Plan:
+    layout, cutoff, storage, tile = key
+    structure = hold.value
+    if storage == "dense" or (storage is None and layout.nao < TILES_FROM):
+        return _dense(layout, structure, cutoff)
+    positions = np.asarray(structure.positions, float)
+    pairs = _close_pairs(positions, cutoff)
+    widest = max(np.diff(layout.offsets))
+    sizes = [tile] if tile else sorted({max(t, -(-widest // 8) * 8) for t in TILE_SPEED})
+    patterns = {t: _pattern(layout, positions, pairs, t) for t in sizes}
+    cost = {t: t**3 * _n_terms(stored) / _speed(t) for t, (_, stored) in patterns.items()}
+    best = min(cost, key=cost.get)
+    # a symmetric dense product of this size does three quarters of the work
+    if storage is None and 0.75 * layout.nao**3 <= cost[best]:
+        return _dense(layout, structure, cutoff)
+    return _tiled(layout, pairs, *patterns[best], cutoff, best)
+
+
+def _speed(tile: int) -> float:
+    return float(np.interp(tile, list(TILE_SPEED), list(TILE_SPEED.values())))
+
+
+def _close_pairs(positions: np.ndarray, cutoff: float) -> np.ndarray:
+    """``(n, 2)`` atom pairs i < j at most ``cutoff`` apart."""
+    from scipy.spatial import cKDTree
+
+    return cKDTree(positions).query_pairs(cutoff, output_type="ndarray")
+
+
+def _dense(layout: AOLayout | BatchLayout, structure: Any, cutoff: float) -> Plan:
+    positions = np.asarray(structure.positions, float)
+    distance = np.linalg.norm(positions[..., :, None, :] - positions[..., None, :, :], axis=-1)
+    close = distance <= cutoff
+    if isinstance(layout, AOLayout):
+        return Plan(layout, cutoff, "dense", close[np.ix_(layout.atom, layout.atom)])
+    # padded AOs belong to no atom: they get a row and a column of False
+    atom = np.asarray(layout.ao_slot) // layout.spec.n_slots
+    close = np.pad(close, ((0, 0), (0, 1), (0, 1)))
+    b = np.arange(len(atom))[:, None, None]
+    return Plan(layout, cutoff, "dense", close[b, atom[:, :, None], atom[:, None, :]])
+
+
+def _units(layout: AOLayout, positions: np.ndarray) -> np.ndarray:
+    """Unit of each atom: a heavy atom and the hydrogens nearest to it belong together."""
+    from scipy.spatial import cKDTree
+
+    numbers = np.array(layout.numbers)
+    heavy = np.flatnonzero(numbers > 1)
+    unit = np.arange(len(numbers))
+    if 0 < len(heavy) < len(numbers):
+        light = np.flatnonzero(numbers == 1)
+        _, nearest = cKDTree(positions[heavy]).query(positions[light])
+        unit[light] = heavy[nearest]
+    return unit
+
+
+def _spatial_order(centres: np.ndarray) -> np.ndarray:
+    """Order in which neighbours in a list are neighbours in space: recursive bisection.
+
+    Every level halves each segment along its longest axis, all segments at once.
+    """
+    n = len(centres)
+    order = np.arange(n)
+    bounds = np.array([0, n])
+    while np.diff(bounds).max() > 1:
+        segment = np.repeat(np.arange(len(bounds) - 1), np.diff(bounds))
+        x = centres[order]
+        spread = np.maximum.reduceat(x, bounds[:-1]) - np.minimum.reduceat(x, bounds[:-1])
+        axis = spread.argmax(axis=1)
+        order = order[np.lexsort((x[np.arange(n), axis[segment]], segment))]
+        middle = (bounds[:-1] + bounds[1:]) // 2
+        bounds = np.unique(np.concatenate([bounds, middle]))
+    return order
+
+
+def _groups(layout: AOLayout, positions: np.ndarray, tile: int) -> np.ndarray:
+    """Group of each atom; groups hold at most ``tile`` AOs."""
+    unit = _units(layout, positions)
+    members, unit = np.unique(unit, return_inverse=True)
+    rank = np.empty(len(members), int)
+    rank[_spatial_order(positions[members])] = np.arange(len(members))
+    atoms = np.argsort(rank[unit], kind="stable")
+    width = np.diff(layout.offsets)
+    whole = np.bincount(rank[unit], weights=width).astype(int)
+    group = np.empty(len(atoms), int)
+    current, used, last = 0, 0, -1
+    for a, u, w in zip(
+        atoms.tolist(), rank[unit][atoms].tolist(), width[atoms].tolist(), strict=True
+    ):
+        # a unit that fits into a group is not divided between two
+        needed = whole[u] if u != last and whole[u] <= tile else w
+        if used + needed > tile and used:
+            current, used = current + 1, 0
+        group[a], used, last = current, used + w, u
+    return group
+
+
+def _pattern(
+    layout: AOLayout, positions: np.ndarray, pairs: np.ndarray, tile: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Group of each atom, and ``(n_rows, n_rows)`` True where a pair of groups is stored."""
+    widest = max(np.diff(layout.offsets))
+    if widest > tile:
+        raise OpmlError(refusal("tile", got=tile, expected=f"at least {widest}: one atom"))
+    group = _groups(layout, positions, tile)
+    stored = np.eye(int(group.max()) + 1, dtype=bool)
+    stored[group[pairs[:, 0]], group[pairs[:, 1]]] = True
+    return group, stored | stored.T
+
+
+def _n_terms(stored: np.ndarray) -> float:
+    """Products of squares in the upper half of a product."""
+    count = stored.astype(np.float32)
+    return float(((count @ count) * np.triu(stored)).sum())
+
+
+def _tiled(
+    layout: AOLayout,
+    pairs: np.ndarray,
+    group: np.ndarray,
+    stored: np.ndarray,
+    cutoff: float,
+    tile: int,
+    like: Plan | None = None,
+) -> Plan:
+    nao, width = layout.nao, np.diff(layout.offsets)
+    n_rows = max(len(stored), 0 if like is None else len(like.ao))
+    if n_rows > len(stored):  # empty groups, to keep a shape: not even a diagonal
+        stored = np.pad(stored, (0, n_rows - len(stored)))
+
+    # AOs of each group, and where each AO stands
+    ao = np.full((n_rows, tile), nao, np.int32)
+    by_group = np.argsort(np.repeat(group, width), kind="stable")
+    row = np.repeat(group, width)[by_group]
+    column = np.arange(nao) - np.searchsorted(row, np.arange(n_rows))[row]
+    ao[row, column] = by_group
+    place = np.empty((nao, 2), np.int32)
+    place[by_group] = np.stack([row, column], axis=1)
+
+    first, second = np.nonzero(stored)
+    count = len(first)
+    n_tiles = _capacity(count + 1, like.n_tiles if like else 0)
+    lookup = np.full((n_rows, n_rows), n_tiles - 1, np.int32)
+    lookup[first, second] = np.arange(count)
+    tiles = np.full((n_tiles, 2), n_rows, np.int32)
+    tiles[:count, 0], tiles[:count, 1] = first, second
+    transpose = np.full(n_tiles, n_tiles - 1, np.int32)
+    transpose[:count] = lookup[second, first]
+
+    mask = _mask(layout, group, pairs, first, second, lookup, place, n_tiles, tile)
+    left, right, output = _terms(stored, first, second, lookup, n_tiles, like)
+    widest = max(stored.sum(axis=0).max(), 0 if like is None else like.diagonal.shape[1])
+    diagonal = np.full((n_rows, widest), n_tiles - 1, np.int32)
+    diagonal[first, np.arange(count) - np.searchsorted(first, first)] = lookup[second, first]
+    return Plan(
+        layout,
+        cutoff,
+        "tiled",
+        mask,
+        ao,
+        tiles,
+        lookup,
+        transpose,
+        place,
+        left,
+        right,
+        output,
+        diagonal,
+    )
+
+
+def _capacity(needed: int, before: int) -> int:
+    """Room for ``needed``: what there was, if enough, else some more than needed."""
+    return before if needed <= before else int(needed * SLACK) + 1
+
+
+def _mask(
+    layout, group, pairs, first, second, lookup, place, n_tiles: int, tile: int
+) -> np.ndarray:
+    """``(n_tiles, tile, tile)`` True for AOs of one atom, or of atoms closer than the cutoff."""
+    # rank of each atom in its group, and of the atom at each place of a group
+    order = np.argsort(group, kind="stable")
+    rank = np.empty(len(group), int)
+    rank[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
+    members = int(rank.max()) + 1
+    near = np.zeros((n_tiles, members + 1, members + 1), bool)
+    a, b = pairs.T
+    every = np.arange(len(group))
+    i, j = np.concatenate([a, b, every]), np.concatenate([b, a, every])
+    near[lookup[group[i], group[j]], rank[i], rank[j]] = True
+    at = np.full((len(lookup), tile), members)
+    at[place[:, 0], place[:, 1]] = rank[layout.atom]
+    # groups of equal composition share their columns
+    kinds, kind = np.unique(at, axis=0, return_inverse=True)
+    empty = n_tiles - len(first)
+    rows = near[np.arange(n_tiles)[:, None], np.pad(at[first], ((0, empty), (0, 0)))]
+    if len(kinds) == 1:
+        return np.take(rows, kinds[0], axis=-1)
+    mask = np.zeros((n_tiles, tile, tile), bool)
+    for k, columns in enumerate(kinds):
+        own = np.flatnonzero(kind[second] == k)
+        mask[own] = np.take(rows[own], columns, axis=-1)
+    return mask
+
+
+def _terms(stored, first, second, lookup, n_tiles: int, like: Plan | None):
+    """``(left, right, output)``: for each class of upper outputs the terms, and where they go."""
+    upper = np.flatnonzero(first <= second)
+    i, j = first[upper], second[upper]
+    shared = stored[i] & stored[j]
+    n_terms = shared.sum(axis=1)
+    order = np.argsort(n_terms, kind="stable")
+    if like is None:
+        cuts = np.linspace(0, len(order), min(N_CLASSES, len(order)) + 1).astype(int)
+        caps = [(int((b - a) * SLACK) + 1, int(n_terms[order[b - 1]]))
+                for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    else:
+        caps = [x.shape for x in like.left]
+    left, right, output = [], [], np.zeros(n_tiles, np.int32)
+    total, begin, done = sum(n for n, _ in caps), 0, 0
+    for at, (n, width) in enumerate(caps):
+        # what has too many terms, or finds no room, goes to a later class; the last one grows
+        own = order[done : done + n]
+        own = own[n_terms[own] <= width]
+        if at == len(caps) - 1 and done + len(own) < len(order):
+            return _terms(stored, first, second, lookup, n_tiles, None)
+        done += len(own)
+        r, k = np.divmod(np.flatnonzero(shared[own]), len(stored))
+        c = np.arange(len(r)) - np.searchsorted(r, r)
+        for out, ends in ((left, i), (right, j)):
+            table = np.full((n, width), n_tiles - 1, np.int32)
+            table[r, c] = lookup[k, ends[own][r]]
+            out.append(table)
+        where = begin + np.arange(len(own))
+        output[lookup[i[own], j[own]]] = where
+        lower = i[own] != j[own]
+        output[lookup[j[own], i[own]][lower]] = total + where[lower]
+        begin += n
+    return tuple(left), tuple(right), output

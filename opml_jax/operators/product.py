@@ -1,0 +1,273 @@
+r"""The product kernel: dense, or over tiles, in the precision given, at full precision of dots.
+
+Both are bilinear maps restricted to a pattern, and their derivatives are the same maps with other
+arguments. A square of a symmetric matrix is special: only half of it is computed, and by
+:math:`d(X^2) = M + M^T, M = dX\,X` its derivative costs one product forward and one backward.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir
+
+from ..numerics import Array, matmul
+from .plans import Plan
+
+PANELS = 4
+PANELS_FROM = 512
+"""From this nao on, symmetric dense products are computed in panels of the upper triangle."""
+
+
+def _swap(x: Array) -> Array:
+    return jnp.swapaxes(x, -1, -2)
+
+
+# dense
+
+
+def _upper(x: Array, y: Array) -> Array:
+    """Upper triangle of ``x @ y``, zero below, by panels of rows."""
+    n = x.shape[-1]
+    edges = [n * p // PANELS for p in range(PANELS + 1)]
+    rows = []
+    for a, b in zip(edges[:-1], edges[1:], strict=True):
+        panel = matmul(x[..., a:b, :], y[..., :, a:])
+        rows.append(jnp.pad(panel, [(0, 0)] * (x.ndim - 1) + [(a, 0)]))
+    return jnp.triu(jnp.concatenate(rows, axis=-2))
+
+
+def _mirror(upper: Array) -> Array:
+    return upper + _swap(jnp.triu(upper, 1))
+
+
+def _symmetric_dense(x: Array, y: Array) -> Array:
+    """``x @ y``, known to be symmetric."""
+    if x.shape[-1] < PANELS_FROM:
+        return matmul(x, y)
+    return _mirror(_upper(x, y))
+
+
+@jax.custom_jvp
+def _square_dense(x: Array) -> Array:
+    return _symmetric_dense(x, x)
+
+
+@_square_dense.defjvp
+def _square_dense_jvp(primals, tangents):
+    (x,), (dx,) = primals, tangents
+    m = matmul(dx, x)
+    return _square_dense(x), m + _swap(m)
+
+
+# tiled: the bilinear primitive X, Y -> X^T Y on the squares of the plan, closed under transposition
+
+CHUNK = 8
+"""Outputs at a time on a CPU: their operands stay in cache. An accelerator takes a class at once."""
+
+_product_p = Primitive("opml_tile_product")
+_transpose_p = Primitive("opml_tile_transpose")
+
+
+def _outputs(x: Array, y: Array, left: tuple, right: tuple, chunk: int | None) -> Array:
+    """Outputs of all classes in turn, ``(n_outputs, tile, tile)``."""
+    tile = x.shape[-1]
+
+    def one(terms):
+        a, b = (m[t].reshape(-1, tile) for m, t in zip((x, y), terms, strict=True))
+        return matmul(a.T, b)
+
+    parts = [
+        jax.lax.map(one, terms, batch_size=min(chunk or len(terms[0]), len(terms[0])))
+        for terms in zip(left, right, strict=True)
+    ]
+    return jnp.concatenate(parts)
+
+
+def _product_of(chunk: int | None):
+    def implementation(x, y, _, output, *tables, symmetric):
+        left, right = tables[: len(tables) // 2], tables[len(tables) // 2 :]
+        upper = _outputs(x, y, left, right, chunk)
+        lower = _swap(upper) if symmetric else _outputs(x, y, right, left, chunk)
+        return jnp.concatenate([upper, lower])[output]
+
+    return implementation
+
+
+def _bind(x: Array, y: Array, indices: tuple, symmetric: bool = False) -> Array:
+    return _product_p.bind(x, y, *indices, symmetric=symmetric)
+
+
+def _product_jvp(primals, tangents, *, symmetric):
+    x, y, *indices = primals
+    dx, dy, *_ = tangents
+    out = _bind(x, y, indices, symmetric)
+    terms = []
+    if type(dx) is not ad.Zero:
+        terms.append(_bind(dx, y, indices))
+    if type(dy) is not ad.Zero:
+        terms.append(_bind(x, dy, indices))
+    return out, sum(terms[1:], terms[0]) if terms else ad.Zero.from_primal_value(out)
+
+
+def _product_transpose(cotangent, x, y, *indices, symmetric):
+    del symmetric  # an operand that is a tangent differs from the other one
+    nothing = [None] * len(indices)
+    flip = indices[0]
+    if ad.is_undefined_primal(x):
+        if type(cotangent) is ad.Zero:
+            return [ad.Zero(x.aval), None, *nothing]
+        back = _bind(_flip(y, flip), _flip(cotangent, flip), indices)
+        return [back, None, *nothing]
+    if type(cotangent) is ad.Zero:
+        return [None, ad.Zero(y.aval), *nothing]
+    return [None, _bind(_flip(x, flip), cotangent, indices), *nothing]
+
+
+def _product_batch(operands, axes, *, symmetric):
+    moved = [
+        x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, axes, strict=True)
+    ]
+    batched = [d is not None for d in axes]
+
+    def one(part):
+        part = iter(part)
+        x, y, *indices = (next(part) if b else m for m, b in zip(moved, batched, strict=True))
+        return _bind(x, y, indices, symmetric)
+
+    return jax.lax.map(one, [m for m, b in zip(moved, batched, strict=True) if b]), 0
+
+
+def _flip(x: Array, transpose: Array) -> Array:
+    """The transposed matrix; an involution and its own adjoint."""
+    return _transpose_p.bind(x, transpose)
+
+
+def _flip_batch(operands, axes):
+    x, transpose = operands
+    if axes[1] is None:
+        return _flip(jnp.moveaxis(x, axes[0], 0), transpose), 0
+    x = jnp.moveaxis(x, axes[0], 0) if axes[0] is not None else x[None]
+    transpose = jnp.moveaxis(transpose, axes[1], 0)
+    each = jax.vmap(lambda m, t: _swap(m[t]), (0 if axes[0] is not None else None, 0))
+    return each(x if axes[0] is not None else x[0], transpose), 0
+
+
+def _flip_of(x, transpose):
+    return _swap(jnp.take(x, transpose, axis=-3))
+
+
+def _register(primitive: Primitive, implementation, shape, **platforms) -> None:
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=tuple(platforms.pop("static", ()))))
+    primitive.def_abstract_eval(shape)
+    mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
+    for platform, own in platforms.items():
+        mlir.register_lowering(
+            primitive, mlir.lower_fun(own, multiple_results=False), platform=platform
+        )
+
+
+_register(
+    _product_p, _product_of(None), lambda x, *_, symmetric: x, cpu=_product_of(CHUNK),
+    static=("symmetric",),
+)
+_register(_transpose_p, _flip_of, lambda x, _: x)
+ad.primitive_jvps[_product_p] = _product_jvp
+ad.primitive_transposes[_product_p] = _product_transpose
+batching.primitive_batchers[_product_p] = _product_batch
+ad.defjvp(_transpose_p, lambda dx, _, transpose: _flip(dx, transpose), None)
+ad.primitive_transposes[_transpose_p] = lambda ct, x, transpose: [
+    ad.Zero(x.aval) if type(ct) is ad.Zero else _flip(ct, transpose), None
+]
+batching.primitive_batchers[_transpose_p] = _flip_batch
+
+
+def _indices(plan: Plan) -> tuple:
+    return (plan.transpose, plan.output, *plan.left, *plan.right)
+
+
+@jax.custom_jvp
+def _square_tiled(x: Array, plan: Plan) -> Array:
+    return _bind(x, x, _indices(plan), symmetric=True)
+
+
+@_square_tiled.defjvp
+def _square_tiled_jvp(primals, tangents):
+    (x, plan), (dx, _) = primals, tangents
+    m = _bind(dx, x, _indices(plan))  # dX^T X: tangents of a symmetric operator are symmetric
+    return _square_tiled(x, plan), m + _flip(m, plan.transpose)
+
+
+def transpose(x: Array, plan: Plan | None) -> Array:
+    """Values of the transposed operator."""
+    return _flip(x, plan.transpose) if plan is not None and plan.storage == "tiled" else _swap(x)
+
+
+def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: bool) -> Array:
+    """Product of the values of two operators, restricted to the pattern of their plan.
+
+    Args:
+      x: dense ``(..., n, n)`` or tiles.
+      y: likewise.
+      plan: their plan, or None.
+      square: ``x`` and ``y`` are one symmetric operator.
+      symmetric: the product is known to be symmetric.
+    """
+    if plan is None or plan.storage == "dense":
+        if square:
+            out = _square_dense(x)
+        else:
+            out = _symmetric_dense(x, y) if symmetric else matmul(x, y)
+    elif square:
+        out = _square_tiled(x, plan)
+    else:
+        out = _bind(_flip(x, plan.transpose), y, _indices(plan), symmetric)
+    return out if plan is None else jnp.where(plan.mask, out, 0)
+
+
+def multiply_upper(x: Array, y: Array, plan: Plan | None) -> Array:
+    """The upper triangle of the product in the order of the storage, zero below."""
+    if plan is None or plan.storage == "dense":
+        out = _upper(x, y) if x.shape[-1] >= PANELS_FROM else jnp.triu(matmul(x, y))
+        return out if plan is None else jnp.where(plan.mask, out, 0)
+    out = _bind(_flip(x, plan.transpose), y, _indices(plan), symmetric=True)
+    upper = plan.tiles[:, :1] < plan.tiles[:, 1:]
+    within = jnp.triu(jnp.ones(out.shape[-2:], bool))
+    keep = upper[..., None] | ((plan.tiles[:, :1] == plan.tiles[:, 1:])[..., None] & within)
+    return jnp.where(plan.mask & keep, out, 0)
+
+
+def on_site(x: Array, y: Array, slots: Array, plan: Plan | None) -> Array:
+    """On-site blocks of the product ``x @ y`` in slots, without the product.
+
+    Args:
+      x: dense ``(n, n)`` or tiles.
+      y: likewise.
+      slots: ``(n_atoms, n_slots)`` AO of each slot of each atom, n where none.
+      plan: their plan, or None.
+
+    Returns:
+      ``(n_atoms, n_slots, n_slots)``, zero where an element has no such shell.
+    """
+    if plan is None or plan.storage == "dense":
+        rows = jnp.pad(x, ((0, 1), (0, 0)))[slots]
+        columns = jnp.pad(_swap(y), ((0, 1), (0, 0)))[slots]
+        return matmul(rows, _swap(columns))
+    x = _flip(x, plan.transpose)
+
+    def one(terms):
+        a, b = (m[terms].reshape(-1, plan.tile) for m in (x, y))
+        return matmul(a.T, b)
+
+    squares = jax.lax.map(one, plan.diagonal, batch_size=min(CHUNK, len(plan.diagonal)))
+    return on_site_of_tiles(squares, slots, plan)
+
+
+def on_site_of_tiles(squares: Array, slots: Array, plan: Plan) -> Array:
+    """On-site blocks in slots from the diagonal squares ``(n_rows, tile, tile)``."""
+    place = jnp.pad(plan.place, ((0, 1), (0, 0)), constant_values=plan.tile)[slots]
+    row = jnp.min(jnp.where(slots < plan.layout.nao, place[..., 0], len(squares)), axis=-1)
+    t = jnp.where(slots < plan.layout.nao, place[..., 1], plan.tile)
+    padded = jnp.pad(squares, ((0, 0), (0, 1), (0, 1)))
+    return padded[row[:, None, None], t[:, :, None], t[:, None, :]]
