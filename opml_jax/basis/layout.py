@@ -121,6 +121,14 @@ class AOLayout:
         return np.array(rows, dtype=np.int32)
 
     @functools.cached_property
+    def ao_slot(self) -> np.ndarray:
+        """``(nao,)`` flat slot (atom * n_slots + slot) of each AO."""
+        atom, slot = np.nonzero(self.slots < self.nao)
+        out = np.empty(self.nao, np.int32)
+        out[self.slots[atom, slot]] = atom * self.spec.n_slots + slot
+        return out
+
+    @functools.cached_property
     def element(self) -> np.ndarray:
         """``(n_atoms,)`` index of each atom's element in ``spec.elements``."""
         return np.array([self.spec.element_index(z) for z in self.numbers], np.int32)
@@ -247,8 +255,7 @@ def batch(
         n = len(l.numbers)
         slots[b, :n] = np.where(l.slots < l.nao, l.slots, nao)
         element[b, :n] = l.element
-        atom, slot = np.nonzero(l.slots < l.nao)
-        ao_slot[b, l.slots[atom, slot]] = atom * width + slot
+        ao_slot[b, : l.nao] = l.ao_slot
     ao_mask = np.arange(nao)[None] < np.array([l.nao for l in layouts])[:, None]
     topology = pad_primitives(basis.spec, molecules, bucket)
     layout = BatchLayout(basis.spec, nao, slots, ao_slot, element, ao_mask, topology)

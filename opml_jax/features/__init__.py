@@ -5,6 +5,8 @@ from .couple import couple as couple
 from .couple import uncouple as uncouple
 from .hierarchy import AtomFeatures as AtomFeatures
 from .hierarchy import Channel as Channel
+from .hierarchy import PairFeatures as PairFeatures
 from .hierarchy import atom_features as atom_features
+from .hierarchy import structure_features as structure_features
 from .invariants import invariants as invariants
 from .invariants import n_invariants as n_invariants

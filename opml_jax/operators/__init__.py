@@ -2,6 +2,9 @@
 
 from .blocks import blocks as blocks
 from .blocks import from_blocks as from_blocks
+from .blocks import on_site_blocks as on_site_blocks
+from .blocks import pair_blocks as pair_blocks
+from .blocks import pooled_blocks as pooled_blocks
 from .blocks import slot_blocks as slot_blocks
 from .build import external_potential as external_potential
 from .build import kinetic as kinetic

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
-from ..basis import AOLayout, BatchLayout
+from ..basis import AOLayout
 from ..errors import ConventionError, refusal
 from ..numerics import Array
 from .operator import Operator
+from .product import apply, on_site_of_tiles
 
 BlockKey = tuple[int, int, int, int]
 
@@ -77,6 +79,59 @@ def slot_blocks(matrix: Array, slots: Array) -> Array:
     return padded[slots[:, :, None, None], slots[None, None]]
 
 
-def topology(layout: AOLayout | BatchLayout) -> tuple[Array, Array]:
-    """``(slots, element)`` of a layout: ``(..., n_atoms, n_slots)`` and ``(..., n_atoms)``."""
-    return jnp.asarray(layout.slots), jnp.asarray(layout.element)
+def on_site_blocks(operator: Operator) -> Array:
+    """On-site blocks in slots, ``(n_atoms, n_slots, n_slots)``; a batch adds a leading axis.
+
+    Zero where an element has no such shell.
+    """
+    slots = jnp.asarray(operator.layout.slots)
+    if operator.storage == "tiled":
+        plan = operator.plan
+        rows = jnp.arange(len(plan.ao))
+        return on_site_of_tiles(operator.values[plan.lookup[rows, rows]], slots, plan)
+    if operator.values.ndim == 3:
+        return jax.vmap(_on_site)(operator.values, slots)
+    return _on_site(operator.values, slots)
+
+
+def _on_site(matrix: Array, slots: Array) -> Array:
+    padded = jnp.pad(matrix, ((0, 1), (0, 1)))
+    return padded[slots[:, :, None], slots[:, None, :]]
+
+
+def pair_blocks(operator: Operator, pairs: Array) -> Array:
+    """Blocks of atom pairs in slots, ``(n_pairs, n_slots, n_slots)``, of one molecule.
+
+    Args:
+      operator: of one molecule.
+      pairs: ``(n_pairs, 2)`` row and column atoms.
+    """
+    slots = jnp.asarray(operator.layout.slots)
+    padded = jnp.pad(operator.to_dense(), ((0, 1), (0, 1)))
+    return padded[slots[pairs[:, 0]][:, :, None], slots[pairs[:, 1]][:, None, :]]
+
+
+def pooled_blocks(operator: Operator) -> Array:
+    """Off-site blocks summed over the column atoms of each element, in slots, of one molecule.
+
+    Returns:
+      ``(n_atoms, n_elements, n_slots, n_slots)``.
+    """
+    layout = operator.layout
+    width, n_elements = layout.spec.n_slots, len(layout.spec.elements)
+    slots, ao_slot = jnp.asarray(layout.slots), jnp.asarray(layout.ao_slot)
+    atom, slot = ao_slot // width, ao_slot % width
+    element = jnp.append(jnp.asarray(layout.element), n_elements)[atom]  # padding pools to nothing
+    columns = jax.nn.one_hot(
+        element * width + slot, n_elements * width, dtype=operator.values.dtype
+    )
+    if operator.storage == "tiled":
+        owner = jnp.append(atom, len(slots))[operator.plan.ao]
+        rows, others = jnp.pad(owner, ((0, 1), (0, 0)), constant_values=-1)[operator.plan.tiles.T]
+        same = rows[:, :, None] == others[:, None, :]
+    else:
+        same = atom[:, None] == atom[None, :]
+    off_site = jnp.where(same, 0, operator.values)
+    pooled = apply(off_site, columns, operator.plan)
+    pooled = jnp.pad(pooled, ((0, 1), (0, 0)))[slots]
+    return pooled.reshape(*slots.shape, n_elements, width).transpose(0, 2, 1, 3)

@@ -108,8 +108,12 @@ def _unrestricted(what: str, *operators: Operator) -> None:
     for o in operators:
         if o.plan is not None:
             raise OpmlError(
-                refusal(what, got=f"{o!r}", expected="unrestricted operators",
-                        hint="Inverses are not sparse: restrict(None) first.")
+                refusal(
+                    what,
+                    got=f"{o!r}",
+                    expected="unrestricted operators",
+                    hint="Inverses are not sparse: restrict(None) first.",
+                )
             )
 
 
@@ -126,9 +130,12 @@ def cholesky(operator: Operator, overlap: Operator) -> tuple[Array, Operator]:
     factor = jnp.linalg.cholesky(overlap.values)
     if is_concrete(factor) and not np.isfinite(factor).all():
         raise OpmlError(
-            refusal("overlap", got="a matrix without Cholesky factor",
-                    expected="a positive definite one",
-                    hint="For a batch, make it with overlap(batch, basis, padding=1).")
+            refusal(
+                "overlap",
+                got="a matrix without Cholesky factor",
+                expected="a positive definite one",
+                hint="For a batch, make it with overlap(batch, basis, padding=1).",
+            )
         )
     half = jax.scipy.linalg.solve_triangular(factor, operator.values, lower=True)
     w = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(half, -1, -2), lower=True)

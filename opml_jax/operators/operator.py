@@ -163,8 +163,12 @@ class Operator:
         """
         if out not in OUTPUTS:
             raise OpmlError(
-                refusal("out", got=repr(out), expected=f"one of {[*OUTPUTS]}",
-                        hint=nearest(out, OUTPUTS))
+                refusal(
+                    "out",
+                    got=repr(out),
+                    expected=f"one of {[*OUTPUTS]}",
+                    hint=nearest(out, OUTPUTS),
+                )
             )
         y = self._same(other, "@")
         square = self.symmetric and other.symmetric and self.values is other.values

@@ -179,7 +179,9 @@ def plan_of(
             raise OpmlError(refusal("structure", got=got, expected="one molecule for tiles"))
         return _dense(layout, structure, float(cutoff))
     key = (layout, float(cutoff), storage, tile)
-    return _cached(key, np.ascontiguousarray(structure.positions, float).tobytes(), _Hold(structure))
+    return _cached(
+        key, np.ascontiguousarray(structure.positions, float).tobytes(), _Hold(structure)
+    )
 
 
 class _Hold:
@@ -410,8 +412,10 @@ def _terms(stored, first, second, lookup, n_tiles: int, like: Plan | None):
     order = np.argsort(n_terms, kind="stable")
     if like is None:
         cuts = np.linspace(0, len(order), min(N_CLASSES, len(order)) + 1).astype(int)
-        caps = [(int((b - a) * SLACK) + 1, int(n_terms[order[b - 1]]))
-                for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+        caps = [
+            (int((b - a) * SLACK) + 1, int(n_terms[order[b - 1]]))
+            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+        ]
     else:
         caps = [x.shape for x in like.left]
     left, right, output = [], [], np.zeros(n_tiles, np.int32)

@@ -126,9 +126,7 @@ def _product_transpose(cotangent, x, y, *indices, symmetric):
 
 
 def _product_batch(operands, axes, *, symmetric):
-    moved = [
-        x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, axes, strict=True)
-    ]
+    moved = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, axes, strict=True)]
     batched = [d is not None for d in axes]
 
     def one(part):
@@ -169,7 +167,10 @@ def _register(primitive: Primitive, implementation, shape, **platforms) -> None:
 
 
 _register(
-    _product_p, _product_of(None), lambda x, *_, symmetric: x, cpu=_product_of(CHUNK),
+    _product_p,
+    _product_of(None),
+    lambda x, *_, symmetric: x,
+    cpu=_product_of(CHUNK),
     static=("symmetric",),
 )
 _register(_transpose_p, _flip_of, lambda x, _: x)
@@ -178,7 +179,8 @@ ad.primitive_transposes[_product_p] = _product_transpose
 batching.primitive_batchers[_product_p] = _product_batch
 ad.defjvp(_transpose_p, lambda dx, _, transpose: _flip(dx, transpose), None)
 ad.primitive_transposes[_transpose_p] = lambda ct, x, transpose: [
-    ad.Zero(x.aval) if type(ct) is ad.Zero else _flip(ct, transpose), None
+    ad.Zero(x.aval) if type(ct) is ad.Zero else _flip(ct, transpose),
+    None,
 ]
 batching.primitive_batchers[_transpose_p] = _flip_batch
 
@@ -271,3 +273,16 @@ def on_site_of_tiles(squares: Array, slots: Array, plan: Plan) -> Array:
     t = jnp.where(slots < plan.layout.nao, place[..., 1], plan.tile)
     padded = jnp.pad(squares, ((0, 0), (0, 1), (0, 1)))
     return padded[row[:, None, None], t[:, :, None], t[:, None, :]]
+
+
+def apply(values: Array, vectors: Array, plan: Plan | None) -> Array:
+    """An operator times a few vectors ``(n, k)``, ``(n, k)``."""
+    if plan is None or plan.storage == "dense":
+        return matmul(values, vectors)
+    n_rows = len(plan.ao)
+    parts = jnp.pad(vectors, ((0, 1), (0, 0)))[plan.ao]
+    parts = jnp.pad(parts, ((0, 1), (0, 0), (0, 0)))[plan.tiles[:, 1]]
+    sums = jax.ops.segment_sum(
+        matmul(values, parts), plan.tiles[:, 0], n_rows + 1, indices_are_sorted=True
+    )
+    return sums[plan.place[:, 0], plan.place[:, 1]]
