@@ -1,20 +1,20 @@
-"""Plans: which atom pairs an operator keeps, and how products over them are computed.
+r"""Plans: which atom pairs an operator keeps, and how products over them are computed.
 
-A plan is made on the host, in NumPy, for one geometry: pairs of atoms within ``cutoff``, the storage
-(dense or tiled), and for tiles every index a product needs. Its shapes are static and its
-contents are data, so the next geometry (:meth:`Plan.update`) does not recompile.
+A plan is made on the host, in NumPy, for one geometry: pairs of atoms within ``cutoff``, the
+storage (dense or tiled), and for tiles every index a product needs. Its shapes are static and
+its contents are data, so the next geometry (:meth:`Plan.update`) does not recompile.
 
 Tiled storage: atoms in spatial order are packed into groups of at most ``tile`` AOs; a matrix is
 the list of its (tile, tile) squares that hold at least one pair of atoms within ``cutoff``. A
-product is computed output by output, :math:`C_{ij} = \\sum_k (A^T)_{ki}^T B_{kj}`: both operands
+product is computed output by output, :math:`C_{ij} = \sum_k (A^T)_{ki}^T B_{kj}`: both operands
 are gathered along k and contracted in one matrix product. Outputs are sorted by the number of
 terms into a few classes, so that little of it is padding.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -414,7 +414,7 @@ def _terms(stored, first, second, lookup, n_tiles: int, like: Plan | None):
         cuts = np.linspace(0, len(order), min(N_CLASSES, len(order)) + 1).astype(int)
         caps = [
             (int((b - a) * SLACK) + 1, int(n_terms[order[b - 1]]))
-            for a, b in zip(cuts[:-1], cuts[1:], strict=True)
+            for a, b in itertools.pairwise(cuts)
         ]
     else:
         caps = [x.shape for x in like.left]

@@ -7,6 +7,8 @@ arguments. A square of a symmetric matrix is special: only half of it is compute
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
@@ -32,7 +34,7 @@ def _upper(x: Array, y: Array) -> Array:
     n = x.shape[-1]
     edges = [n * p // PANELS for p in range(PANELS + 1)]
     rows = []
-    for a, b in zip(edges[:-1], edges[1:], strict=True):
+    for a, b in itertools.pairwise(edges):
         panel = matmul(x[..., a:b, :], y[..., :, a:])
         rows.append(jnp.pad(panel, [(0, 0)] * (x.ndim - 1) + [(a, 0)]))
     return jnp.triu(jnp.concatenate(rows, axis=-2))
@@ -47,6 +49,12 @@ def _symmetric_dense(x: Array, y: Array) -> Array:
     if x.shape[-1] < PANELS_FROM:
         return matmul(x, y)
     return _mirror(_upper(x, y))
+
+
+def _dense(x: Array, y: Array, square: bool, symmetric: bool) -> Array:
+    if square:
+        return _square_dense(x)
+    return _symmetric_dense(x, y) if symmetric else matmul(x, y)
 
 
 @jax.custom_jvp
@@ -64,7 +72,7 @@ def _square_dense_jvp(primals, tangents):
 # tiled: the bilinear primitive X, Y -> X^T Y on the squares of the plan, closed under transposition
 
 CHUNK = 8
-"""Outputs at a time on a CPU: their operands stay in cache. An accelerator takes a class at once."""
+"""Outputs at a time on a CPU: their operands stay in cache. Elsewhere a class at once."""
 
 _product_p = Primitive("opml_tile_product")
 _transpose_p = Primitive("opml_tile_transpose")
@@ -217,10 +225,7 @@ def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: 
       symmetric: the product is known to be symmetric.
     """
     if plan is None or plan.storage == "dense":
-        if square:
-            out = _square_dense(x)
-        else:
-            out = _symmetric_dense(x, y) if symmetric else matmul(x, y)
+        out = _dense(x, y, square, symmetric)
     elif square:
         out = _square_tiled(x, plan)
     else:
