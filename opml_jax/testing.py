@@ -1,4 +1,4 @@
-"""Public test helpers: random molecules, symmetry checks, derivative checks.
+"""Public test helpers: random molecules, symmetry and derivative checks, a plain product.
 
 For whoever writes a function of molecules and wants to know that it respects physics.
 """
@@ -10,9 +10,13 @@ from typing import Any
 
 import e3nn_jax as e3nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 
+from .basis import AOLayout
 from .conventions import rotation_to_e3nn
+from .errors import OpmlError, refusal
+from .numerics import Array, matmul
 from .structures import Structure
 from .units import ANGSTROM_PER_BOHR
 
@@ -159,3 +163,69 @@ def assert_grad_matches_fd(
     error = np.abs(gradient - finite).max(initial=0.0)
     allowed = atol + rtol * np.abs(finite).max(initial=0.0)
     assert error <= allowed, f"gradient off by {error:.2e}, over {allowed:.2e}"
+
+
+def reference_product(
+    a: Array,
+    b: Array,
+    layout: AOLayout,
+    cutoff: float | None = None,
+    positions: Any = None,
+    out: str = "pattern",
+) -> Array:
+    r"""Product of two operators of one molecule, the plain way.
+
+    :math:`C_{ij} = \sum_k A_{ik} B_{kj}` by loops over atoms i, j and k in Python,
+    without a plan, tiles or a rule of differentiation: what
+    :meth:`opml_jax.operators.Operator.multiply` is held against. Blocks of atoms further apart than
+    ``cutoff`` count as zero, whatever ``a`` and ``b`` hold there.
+
+    Args:
+      a: ``(nao, nao)``.
+      b: ``(nao, nao)``.
+      layout: of the molecule.
+      cutoff: largest distance of the atoms of a block, Bohr. Default: every block is kept.
+      positions: ``(n_atoms, 3)``, Bohr; where the atoms are, if a cutoff is given.
+      out: ``"pattern"``: blocks within the cutoff; ``"full"``: every block of the product of the
+        restricted operands; ``"upper"``: of the blocks within the cutoff, the elements on and above
+        the diagonal of the matrix; ``"diagonal"``: on-site blocks in the slots of the basis.
+
+    Returns:
+      ``(nao, nao)``; for ``"diagonal"`` ``(n_atoms, n_slots, n_slots)``, zero where an element has
+      no such shell. Differentiable in ``a`` and ``b``.
+
+    Raises:
+      OpmlError: an unknown ``out``, or a cutoff without positions.
+    """
+    outs = ("pattern", "full", "upper", "diagonal")
+    if out not in outs:
+        raise OpmlError(refusal("out", got=repr(out), expected=f"one of {[*outs]}"))
+    n, starts = len(layout.numbers), layout.offsets.tolist()
+    near = np.ones((n, n), bool)
+    if cutoff is not None:
+        if positions is None:
+            raise OpmlError(refusal("positions", got=None, expected="given with a cutoff"))
+        x = np.asarray(positions, float)
+        near = np.array([[np.linalg.norm(p - q) <= cutoff for q in x] for p in x])
+
+    def block(m: Array, i: int, j: int) -> Array:
+        return m[starts[i] : starts[i + 1], starts[j] : starts[j + 1]]
+
+    def entry(i: int, j: int) -> Array:
+        total = jnp.zeros_like(block(a, i, j))
+        if near[i, j] or out == "full":
+            for k in range(n):
+                if near[i, k] and near[k, j]:
+                    total = total + matmul(block(a, i, k), block(b, k, j))
+        return total
+
+    a, b = jnp.asarray(a), jnp.asarray(b)
+    if out == "diagonal":
+        sites = []
+        for i in range(n):
+            local = layout.slots[i] - starts[i]  # beyond the block where there is no such shell
+            local = np.where(layout.slots[i] < layout.nao, local, starts[i + 1] - starts[i])
+            sites.append(jnp.pad(entry(i, i), ((0, 1), (0, 1)))[np.ix_(local, local)])
+        return jnp.stack(sites)
+    product = jnp.block([[entry(i, j) for j in range(n)] for i in range(n)])
+    return jnp.triu(product) if out == "upper" else product

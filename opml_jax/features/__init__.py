@@ -2,7 +2,12 @@
 
 from .couple import clebsch_gordan as clebsch_gordan
 from .couple import couple as couple
+from .couple import couple_species as couple_species
+from .couple import species_channels as species_channels
+from .couple import species_coupling as species_coupling
+from .couple import species_irreps_norm as species_irreps_norm
 from .couple import uncouple as uncouple
+from .couple import uncouple_species as uncouple_species
 from .hierarchy import AtomFeatures as AtomFeatures
 from .hierarchy import Channel as Channel
 from .hierarchy import PairFeatures as PairFeatures

@@ -14,7 +14,9 @@ import e3nn_jax as e3nn
 import jax.numpy as jnp
 import numpy as np
 
+from ..basis import BasisSpec
 from ..numerics import Array, einsum
+from ..operators.species import SpeciesKey
 
 
 @functools.cache
@@ -53,3 +55,118 @@ def uncouple(irreps: dict[int, Array], l1: int, l2: int) -> Array:
     """Inverse of :func:`couple`: blocks ``(..., 2 l1 + 1, 2 l2 + 1)``."""
     flat = jnp.concatenate([irreps[l] for l in range(abs(l1 - l2), l1 + l2 + 1)], axis=-1)
     return einsum("...k,mnk->...mn", flat, coupling_matrix(l1, l2))
+
+
+# blocks by species: one orthogonal matrix per pair of elements
+
+IrrepKey = tuple[int, int, int, int, int]
+"""Kind, atomic numbers of row and column atom, L, and sigma = (-1)^(l1 + l2 + L)."""
+
+
+@functools.lru_cache(maxsize=256)
+def species_coupling(spec: BasisSpec, z1: int, z2: int):
+    r"""The orthogonal matrix from the block of two atoms to its irreps, and what they are.
+
+    Args:
+      spec: the basis.
+      z1: atomic number of the row atom.
+      z2: atomic number of the column atom.
+
+    Returns:
+      ``(Q, irreps)``: Q is ``(nao_1 nao_2, nao_1 nao_2)``, columns sorted by (L, sigma), then shell
+      a, shell b, M; irreps is ``((L, sigma, a, b), ...)`` in that order, 2 L + 1 columns each.
+    """
+    shells = [spec.ls[spec.element_index(z)] for z in (z1, z2)]
+    starts = [np.cumsum([0] + [2 * l + 1 for l in ls]) for ls in shells]
+    n2 = int(starts[1][-1])
+    irreps = sorted(
+        (l, -((-1) ** (l1 + l2 + l)), a, b)
+        for a, l1 in enumerate(shells[0])
+        for b, l2 in enumerate(shells[1])
+        for l in range(abs(l1 - l2), l1 + l2 + 1)
+    )
+    columns = []
+    for l, _, a, b in irreps:
+        l1, l2 = shells[0][a], shells[1][b]
+        rows = starts[0][a] + np.arange(2 * l1 + 1)
+        own = (rows[:, None] * n2 + starts[1][b] + np.arange(2 * l2 + 1)).ravel()
+        column = np.zeros((int(starts[0][-1]) * n2, 2 * l + 1))
+        column[own] = clebsch_gordan(l1, l2, l).reshape(-1, 2 * l + 1)
+        columns.append(column)
+    matrix = np.concatenate(columns, axis=1)
+    matrix.setflags(write=False)
+    return matrix, tuple((l, -sign, a, b) for l, sign, a, b in irreps)
+
+
+@functools.lru_cache(maxsize=256)
+def species_channels(spec: BasisSpec, key: SpeciesKey) -> dict[tuple[int, int], tuple]:
+    """``{(L, sigma): ((a, b), ...)}`` shell pairs that the blocks of one kind have irreps of.
+
+    Symmetric blocks (kinds 0 and 1) and antisymmetric ones (-1) are given by a <= b, and a shell
+    with itself couples to sigma = 1 or -1 only.
+    """
+    kind, z1, z2 = key
+    out: dict[tuple[int, int], list] = {}
+    for l, sigma, a, b in species_coupling(spec, z1, z2)[1]:
+        if kind != 2 and (a > b or (a == b and sigma != (-1 if kind == -1 else 1))):
+            continue
+        out.setdefault((l, sigma), []).append((a, b))
+    return {k: tuple(v) for k, v in out.items()}
+
+
+def couple_species(blocks: dict[SpeciesKey, Array], spec: BasisSpec) -> dict[IrrepKey, Array]:
+    """Irreps of blocks by species (:func:`opml_jax.operators.species_blocks`).
+
+    Returns:
+      ``{(kind, Z_i, Z_j, L, sigma): (n_pairs, 2 L + 1, n_channels)}``; channels are the shell pairs
+      of :func:`species_channels`. sigma = 1: proper tensors; -1: pseudotensors.
+    """
+    out = {}
+    for key, block in blocks.items():
+        matrix, irreps = species_coupling(spec, *key[1:])
+        flat = einsum("nk,kc->nc", block.reshape(len(block), -1), matrix)
+        start = dict(
+            zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True)
+        )
+        for (l, sigma), pairs in species_channels(spec, key).items():
+            columns = np.array([start[l, sigma, a, b] for a, b in pairs])
+            out[(*key, l, sigma)] = flat[:, columns[None, :] + np.arange(2 * l + 1)[:, None]]
+    return out
+
+
+def uncouple_species(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> dict[SpeciesKey, Array]:
+    """Inverse of :func:`couple_species`; absent irreps are zero."""
+    out: dict[SpeciesKey, Array] = {}
+    for key in dict.fromkeys(k[:3] for k in irreps):
+        kind, z1, z2 = key
+        matrix, order = species_coupling(spec, z1, z2)
+        first = dict(zip(order, np.cumsum([0] + [2 * l + 1 for l, *_ in order])[:-1], strict=True))
+        values, columns, diagonal = [], [], []
+        for (l, sigma), pairs in species_channels(spec, key).items():
+            if (*key, l, sigma) in irreps:
+                x = irreps[*key, l, sigma]
+                values.append(x.swapaxes(1, 2).reshape(len(x), -1))
+                for a, b in pairs:
+                    start = first[l, sigma, a, b]
+                    columns.extend(range(start, start + 2 * l + 1))
+                    diagonal.extend([a == b] * (2 * l + 1))
+        flat, columns = jnp.concatenate(values, axis=1), np.array(columns)
+        shape = (-1, spec.nao(z1), spec.nao(z2))
+        if kind == 2:
+            out[key] = einsum("nc,kc->nk", flat, matrix[:, columns]).reshape(shape)
+            continue
+        # half of what is on the diagonal of shells, so that adding the mirror image completes both
+        half = flat * np.where(np.array(diagonal), 0.5, 1.0)
+        upper = einsum("nc,kc->nk", half, matrix[:, columns]).reshape(shape)
+        out[key] = upper + (-1 if kind == -1 else 1) * upper.swapaxes(1, 2)
+    return out
+
+
+def species_irreps_norm(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> Array:
+    """Frobenius norm of the matrix of these reduced irreps: weight 1 for a = b, else 2."""
+    total = 0.0
+    for (*key, l, sigma), x in irreps.items():
+        pairs = species_channels(spec, tuple(key))[l, sigma]
+        weight = np.array([1.0 if key[0] != 2 and a == b else 2.0 for a, b in pairs])
+        total += jnp.sum(x * x * weight)
+    return jnp.sqrt(total)

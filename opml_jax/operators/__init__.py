@@ -25,3 +25,7 @@ from .functions import trace as trace
 from .operator import Operator as Operator
 from .plans import Plan as Plan
 from .plans import plan as plan
+from .species import from_species_blocks as from_species_blocks
+from .species import species_blocks as species_blocks
+from .species import species_norm as species_norm
+from .species import species_pairs as species_pairs
