@@ -32,8 +32,8 @@ __version__ = _version("opml_jax")
 
 
 def __getattr__(name: str):
-    """``opml_jax.testing`` and ``opml_jax.training`` load on first use."""
-    if name in ("testing", "training"):
+    """``opml_jax.analysis``, ``.testing`` and ``.training`` load on first use."""
+    if name in ("analysis", "testing", "training"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

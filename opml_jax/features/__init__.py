@@ -15,3 +15,5 @@ from .hierarchy import atom_features as atom_features
 from .hierarchy import structure_features as structure_features
 from .invariants import invariants as invariants
 from .invariants import n_invariants as n_invariants
+from .normalise import Normalisation as Normalisation
+from .normalise import fit_normalisation as fit_normalisation

@@ -11,6 +11,7 @@ from .build import kinetic as kinetic
 from .build import neutral_atom_potential as neutral_atom_potential
 from .build import overlap as overlap
 from .build import screened_potential as screened_potential
+from .build import spectral_bounds as spectral_bounds
 from .eigen import canonical_orthogonalisation as canonical_orthogonalisation
 from .eigen import inverse_sqrt as inverse_sqrt
 from .eigen import sqrtm as sqrtm
