@@ -26,6 +26,9 @@ from .functions import trace as trace
 from .operator import Operator as Operator
 from .plans import Plan as Plan
 from .plans import plan as plan
+from .sharding import ShardedOperator as ShardedOperator
+from .sharding import shard_batch as shard_batch
+from .sharding import shard_operator as shard_operator
 from .species import from_species_blocks as from_species_blocks
 from .species import species_blocks as species_blocks
 from .species import species_norm as species_norm
