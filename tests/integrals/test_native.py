@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import chex
+import exact
 import jax
 import jax.flatten_util
 import jax.numpy as jnp
@@ -13,7 +14,7 @@ import pytest
 from pyscf import gto
 
 from opml_jax import integrals
-from opml_jax.basis import batch, from_pyscf, layout_of, load_basis
+from opml_jax.basis import batch, from_pyscf, layout_of, load_basis, to_pyscf
 from opml_jax.basis.buckets import smallest_bucket
 from opml_jax.basis.shells import normalised_coefficients
 from opml_jax.errors import OpmlError
@@ -53,6 +54,21 @@ def _mol(structure, name):
     )
 
 
+def _corrected(mol, key, theirs, ours):
+    """PySCF's moments with those shell pairs that ours differ from computed without its rounding.
+
+    For sodium's d and f functions in cc-pVQZ libcint is off by 1.2e-13 of the largest element.
+    """
+    first = mol.ao_loc_nr()
+    shell = np.repeat(np.arange(mol.nbas), np.diff(first))
+    apart = (np.abs(theirs - ours) > 0.3 * ROUND_OFF * np.abs(theirs).max()).any(axis=0)
+    theirs = theirs.copy()
+    for i, j in {(shell[a], shell[b]) for a, b in np.argwhere(apart)}:
+        rows, columns = slice(first[i], first[i + 1]), slice(first[j], first[j + 1])
+        theirs[:, rows, columns] = exact.moments(mol, key, i, j)
+    return theirs
+
+
 def _relative(ours, theirs):
     """Largest difference over the largest element."""
     return float(np.abs(np.asarray(ours) - theirs).max() / np.abs(theirs).max())
@@ -86,8 +102,12 @@ def test_elements_from_hydrogen_to_chlorine_agree_with_pyscf(clusters, basis_nam
         for b, s in enumerate(structures):
             nao = layout_of(s, basis).nao
             own = np.asarray(ours[b])[..., :nao, :nao]
-            raw = _mol(s, basis_name).intor(key)
-            theirs = from_pyscf(raw.reshape(*own.shape[:-2], nao, nao), s, basis)
+            mol = _mol(s, basis_name)
+            theirs = mol.intor(key)
+            if key in exact.MOMENTS:
+                flat = to_pyscf(own, s, basis).reshape(theirs.shape)
+                theirs = _corrected(mol, key, theirs, flat)
+            theirs = from_pyscf(theirs.reshape(*own.shape[:-2], nao, nao), s, basis)
             if key == "int1e_nuc":
                 np.testing.assert_allclose(own, theirs, rtol=0, atol=POTENTIAL)
             else:
