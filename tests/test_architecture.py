@@ -32,6 +32,7 @@ FLOORS = {
     "dynamics": 8,
     "interfaces": 9,
     "report": 9,
+    "analysis": 9,
     "cli": 10,  # stands beside interfaces, and may use the report
 }
 FACE = ""  # the room of opml_jax/__init__.py

@@ -120,7 +120,7 @@ def same_plan(a: Plan | None, b: Plan | None) -> bool:
         return False
     if (a.storage, a.shapes) != (b.storage, b.shapes):
         return False
-    for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+    for x, y in ((a.ao, b.ao), (a.tiles, b.tiles), (a.mask, b.mask)):  # the rest follows
         if is_concrete(x) and is_concrete(y) and not (x is y or np.array_equal(x, y)):
             return False
     return True
