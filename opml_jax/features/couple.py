@@ -45,7 +45,7 @@ def couple(block: Array, l1: int, l2: int) -> dict[int, Array]:
     Returns:
       ``{L: (..., 2 L + 1)}``, parity (-1)^(l1 + l2).
     """
-    flat = einsum("...mn,mnk->...k", block, coupling_matrix(l1, l2))
+    flat = einsum("...mn,mnk->...k", block, coupling_matrix(l1, l2).astype(block.dtype))
     ls = range(abs(l1 - l2), l1 + l2 + 1)
     cuts = np.cumsum([2 * l + 1 for l in ls])[:-1]
     return dict(zip(ls, jnp.split(flat, cuts, axis=-1), strict=True))
@@ -54,7 +54,7 @@ def couple(block: Array, l1: int, l2: int) -> dict[int, Array]:
 def uncouple(irreps: dict[int, Array], l1: int, l2: int) -> Array:
     """Inverse of :func:`couple`: blocks ``(..., 2 l1 + 1, 2 l2 + 1)``."""
     flat = jnp.concatenate([irreps[l] for l in range(abs(l1 - l2), l1 + l2 + 1)], axis=-1)
-    return einsum("...k,mnk->...mn", flat, coupling_matrix(l1, l2))
+    return einsum("...k,mnk->...mn", flat, coupling_matrix(l1, l2).astype(flat.dtype))
 
 
 # blocks by species: one orthogonal matrix per pair of elements
@@ -124,7 +124,7 @@ def couple_species(blocks: dict[SpeciesKey, Array], spec: BasisSpec) -> dict[Irr
     out = {}
     for key, block in blocks.items():
         matrix, irreps = species_coupling(spec, *key[1:])
-        flat = einsum("nk,kc->nc", block.reshape(len(block), -1), matrix)
+        flat = einsum("nk,kc->nc", block.reshape(len(block), -1), matrix.astype(block.dtype))
         start = dict(
             zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True)
         )
@@ -153,11 +153,13 @@ def uncouple_species(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> dict[Spe
         flat, columns = jnp.concatenate(values, axis=1), np.array(columns)
         shape = (-1, spec.nao(z1), spec.nao(z2))
         if kind == 2:
-            out[key] = einsum("nc,kc->nk", flat, matrix[:, columns]).reshape(shape)
+            out[key] = einsum("nc,kc->nk", flat, matrix[:, columns].astype(flat.dtype)).reshape(
+                shape
+            )
             continue
         # half of what is on the diagonal of shells, so that adding the mirror image completes both
-        half = flat * np.where(np.array(diagonal), 0.5, 1.0)
-        upper = einsum("nc,kc->nk", half, matrix[:, columns]).reshape(shape)
+        half = flat * np.where(np.array(diagonal), 0.5, 1.0).astype(flat.dtype)
+        upper = einsum("nc,kc->nk", half, matrix[:, columns].astype(flat.dtype)).reshape(shape)
         out[key] = upper + (-1 if kind == -1 else 1) * upper.swapaxes(1, 2)
     return out
 

@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import e3nn_jax as e3nn
 import jax
@@ -188,7 +189,8 @@ def _couple(blocks: Array, spec: BasisSpec, kept: Kept) -> dict[Key, Array]:
         i, j = spec.slot_start(l1), spec.slot_start(l2)
         n1, n2, m1, m2 = counts[l1], counts[l2], 2 * l1 + 1, 2 * l2 + 1
         cut = blocks[..., i : i + n1 * m1, j : j + n2 * m2].reshape(*lead, n1, m1, n2, m2)
-        coupled = einsum("...ambn,mnk->...abk", cut, coupling_matrix(l1, l2))
+        coefficients = coupling_matrix(l1, l2).astype(blocks.dtype)
+        coupled = einsum("...ambn,mnk->...abk", cut, coefficients)
         coupled = coupled.reshape(*lead, n1 * n2, m1 * m2)
         for l in range(abs(l1 - l2), l1 + l2 + 1):
             rows = kept.get((l, -((-1) ** (l1 + l2))), ())
@@ -212,7 +214,7 @@ def _assembled(parts: list[dict[Key, Array]]) -> Array:
     return jnp.concatenate(chunks, axis=-1)
 
 
-def _by_molecule(function: Callable, *arguments) -> Array:
+def _by_molecule(function: Callable, *arguments: Any) -> Any:
     """``vmap`` over molecules; on a CPU a few at a time, recomputed in the backward pass."""
     n = len(jax.tree.leaves(arguments)[0])
     if jax.default_backend() != "cpu" or n <= CHUNK:
@@ -248,15 +250,23 @@ class AtomFeatures(_Recipe):
         pooled = _kept(self.spec, self.lmax, False)
         return (on_site, *((z, pooled) for z in self.spec.elements if self.pair))
 
-    def __call__(self, operators: Operator | Mapping[str, Operator]) -> e3nn.IrrepsArray:
+    def __call__(
+        self,
+        operators: Operator | Mapping[str, Operator],
+        *,
+        then: Callable[[e3nn.IrrepsArray], Any] | None = None,
+    ) -> Any:
         """Features of operators.
 
         Args:
           operators: one, or one for each name of the recipe; of one molecule or of a batch.
+          then: what to make of the features ``(n_atoms, irreps.dim)`` of each molecule, such as an
+            energy; those of a whole batch then never exist at once, nor in the backward pass.
 
         Returns:
           ``IrrepsArray`` of shape ``(n_atoms, irreps.dim)``, zero for padding; a batch adds a
-          leading axis. Transform it with :func:`opml_jax.conventions.rotation_to_e3nn`.
+          leading axis. Transform it with :func:`opml_jax.conventions.rotation_to_e3nn`. With
+          ``then`` its results, a batch stacked.
 
         Raises:
           ConventionError: operators in another basis, or in different layouts or plans.
@@ -273,9 +283,14 @@ class AtomFeatures(_Recipe):
                         hint="Use its .symmetrised(), or a recipe with symmetric=False.",
                     )
                 )
-        if isinstance(given[0].layout, AOLayout):
-            return e3nn.IrrepsArray(self.irreps, self._molecule(given))
-        return e3nn.IrrepsArray(self.irreps, _by_molecule(self._molecule, given))
+
+        def molecule(operators):
+            features = self._molecule(operators)
+            return features if then is None else then(e3nn.IrrepsArray(self.irreps, features))
+
+        single = isinstance(given[0].layout, AOLayout)
+        found = molecule(given) if single else _by_molecule(molecule, given)
+        return e3nn.IrrepsArray(self.irreps, found) if then is None else found
 
     def _molecule(self, operators: list[Operator]) -> Array:
         blocks = _pooled_too if self.pair else _on_site_alone

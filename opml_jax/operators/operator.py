@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -174,8 +176,7 @@ class Operator:
         square = self.symmetric and other.symmetric and self.values is other.values
         symmetric = square if symmetric is None else symmetric
         if out == "diagonal":
-            values = product.on_site(self.values, y, jnp.asarray(self.layout.slots), self.plan)
-            return values
+            return self._on_site(y, square)
         if out == "upper":
             return self._with(product.multiply_upper(self.values, y, self.plan), symmetric=False)
         if out == "full" and self.plan is not None:
@@ -186,6 +187,15 @@ class Operator:
             self.values, y, self.plan, square=square, symmetric=bool(symmetric)
         )
         return self._with(values, symmetric=bool(symmetric))
+
+    def _on_site(self, y: Array, square: bool) -> Array:
+        slots = jnp.asarray(self.layout.slots)
+        function = functools.partial(product.on_site, plan=self.plan, square=square)
+        return (
+            jax.vmap(function)(self.values, y, slots)
+            if slots.ndim == 3
+            else function(self.values, y, slots)
+        )
 
     def _with(self, values: Array, *, symmetric: bool) -> Operator:
         return Operator(values, self.layout, self.plan, symmetric)

@@ -8,7 +8,8 @@ Tiled storage: atoms in spatial order are packed into groups of at most ``tile``
 the list of its (tile, tile) squares that hold at least one pair of atoms within ``cutoff``. A
 product is computed output by output, :math:`C_{ij} = \sum_k (A^T)_{ki}^T B_{kj}`: both operands
 are gathered along k and contracted in one matrix product. Outputs are sorted by the number of
-terms into a few classes, so that little of it is padding.
+terms into a few classes, so that little of it is padding; squares are stored in that order, so
+that what a product writes is its result.
 """
 
 from __future__ import annotations
@@ -43,13 +44,14 @@ class Plan:
       storage: ``"dense"`` or ``"tiled"``.
       mask: dense: ``(..., nao, nao)``; tiled: ``(n_tiles, tile, tile)``; True where kept.
       ao: tiled: ``(n_rows, tile)`` AO at each place of a group of atoms, ``nao`` where none.
-      tiles: tiled: ``(n_tiles, 2)`` groups of each stored square; the last one is always empty.
+      tiles: tiled: ``(n_tiles, 2)`` groups of each stored square: the upper half by class, then
+        the lower half in the same order, then an empty one.
       lookup: tiled: ``(n_rows, n_rows)`` position of a square, that of the empty one where none.
-      transpose: tiled: ``(n_tiles,)`` position of the transposed square.
+      on_diagonal: tiled: ``(n_upper,)`` True for the squares that are their own mirror image; their
+        places in the lower half are empty.
       place: tiled: ``(nao, 2)`` group and place of each AO.
-      left: tiled: per class ``(n_outputs, n_terms)`` positions of the terms of A^T.
+      left: tiled: per class of upper squares ``(n_outputs, n_terms)`` positions of terms of A^T.
       right: tiled: the same of B.
-      output: tiled: ``(n_tiles,)`` where each square stands among upper, then lower outputs.
       diagonal: tiled: ``(n_rows, n_terms)`` positions of the squares of each column of groups.
     """
 
@@ -60,11 +62,10 @@ class Plan:
     ao: Array | None = None
     tiles: Array | None = None
     lookup: Array | None = None
-    transpose: Array | None = None
+    on_diagonal: Array | None = None
     place: Array | None = None
     left: tuple[Array, ...] = ()
     right: tuple[Array, ...] = ()
-    output: Array | None = None
     diagonal: Array | None = None
 
     @property
@@ -337,21 +338,41 @@ def _tiled(
     place = np.empty((nao, 2), np.int32)
     place[by_group] = np.stack([row, column], axis=1)
 
-    first, second = np.nonzero(stored)
-    count = len(first)
-    n_tiles = _capacity(count + 1, like.n_tiles if like else 0)
-    lookup = np.full((n_rows, n_rows), n_tiles - 1, np.int32)
-    lookup[first, second] = np.arange(count)
+    # upper squares by class, then their mirror images, then an empty one
+    first, second = np.nonzero(np.triu(stored))
+    shared = stored[first] & stored[second]
+    n_terms = shared.sum(axis=1)
+    classes = None if like is None else _classes(n_terms, [x.shape for x in like.left])
+    if classes is None:
+        classes = _classes(n_terms, _capacities(n_terms))
+    half = sum(n for (n, _), _ in classes)
+    n_tiles = 2 * half + 1
     tiles = np.full((n_tiles, 2), n_rows, np.int32)
-    tiles[:count, 0], tiles[:count, 1] = first, second
-    transpose = np.full(n_tiles, n_tiles - 1, np.int32)
-    transpose[:count] = lookup[second, first]
+    lookup = np.full((n_rows, n_rows), n_tiles - 1, np.int32)
+    begin = 0
+    for (n, _), own in classes:
+        tiles[begin : begin + len(own)] = np.stack([first[own], second[own]], axis=1)
+        begin += n
+    on_diagonal = (tiles[:half, 0] == tiles[:half, 1]) & (tiles[:half, 0] < n_rows)
+    tiles[half : 2 * half] = np.where(on_diagonal[:, None], n_rows, tiles[:half, ::-1])
+    real = np.flatnonzero(tiles[:, 0] < n_rows)
+    lookup[tiles[real, 0], tiles[real, 1]] = real
 
-    mask = _mask(layout, group, pairs, first, second, lookup, place, n_tiles, tile)
-    left, right, output = _terms(stored, first, second, lookup, n_tiles, like)
+    left, right = [], []
+    for (n, width), own in classes:
+        r, k = np.divmod(np.flatnonzero(shared[own]), n_rows)
+        c = np.arange(len(r)) - np.searchsorted(r, r)
+        for tables, ends in ((left, first), (right, second)):
+            table = np.full((n, width), n_tiles - 1, np.int32)
+            table[r, c] = lookup[k, ends[own][r]]
+            tables.append(table)
     widest = max(stored.sum(axis=0).max(), 0 if like is None else like.diagonal.shape[1])
     diagonal = np.full((n_rows, widest), n_tiles - 1, np.int32)
-    diagonal[first, np.arange(count) - np.searchsorted(first, first)] = lookup[second, first]
+    r, k = np.nonzero(stored)
+    diagonal[r, np.arange(len(r)) - np.searchsorted(r, r)] = lookup[k, r]
+    upper = _mask(layout, group, pairs, tiles[:half], lookup, place)
+    mirrored = np.swapaxes(upper, 1, 2) & ~on_diagonal[:, None, None]
+    mask = np.concatenate([upper, mirrored, np.zeros((1, tile, tile), bool)])
     return Plan(
         layout,
         cutoff,
@@ -360,82 +381,58 @@ def _tiled(
         ao,
         tiles,
         lookup,
-        transpose,
+        on_diagonal,
         place,
-        left,
-        right,
-        output,
+        tuple(left),
+        tuple(right),
         diagonal,
     )
 
 
-def _capacity(needed: int, before: int) -> int:
-    """Room for ``needed``: what there was, if enough, else some more than needed."""
-    return before if needed <= before else int(needed * SLACK) + 1
+def _capacities(n_terms: np.ndarray) -> list[tuple[int, int]]:
+    """Outputs and terms of each class: equal numbers of outputs, and some room."""
+    ordered = np.sort(n_terms)
+    cuts = np.linspace(0, len(ordered), min(N_CLASSES, len(ordered)) + 1).astype(int)
+    return [(int((b - a) * SLACK) + 1, int(ordered[b - 1])) for a, b in itertools.pairwise(cuts)]
 
 
-def _mask(
-    layout, group, pairs, first, second, lookup, place, n_tiles: int, tile: int
-) -> np.ndarray:
-    """``(n_tiles, tile, tile)`` True for AOs of one atom, or of atoms closer than the cutoff."""
+def _classes(
+    n_terms: np.ndarray, capacities: list[tuple[int, int]]
+) -> list[tuple[tuple[int, int], np.ndarray]] | None:
+    """``[(capacity, outputs)]``: outputs sorted into classes; None if there is no room for one.
+
+    What has too many terms for its class, or finds it full, goes to the next. Within a class
+    outputs are in order of rows, so that neighbours share operands in cache.
+    """
+    order, done, out = np.argsort(n_terms, kind="stable"), 0, []
+    for n, width in capacities:
+        own = order[done : done + n]
+        own = own[n_terms[own] <= width]
+        done += len(own)
+        out.append(((n, width), np.sort(own)))
+    return out if done == len(order) else None
+
+
+def _mask(layout, group, pairs, tiles, lookup, place) -> np.ndarray:
+    """``(len(tiles), tile, tile)`` True for AOs of one atom, or of atoms closer than the cutoff."""
     # rank of each atom in its group, and of the atom at each place of a group
     order = np.argsort(group, kind="stable")
     rank = np.empty(len(group), int)
     rank[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
-    members = int(rank.max()) + 1
-    near = np.zeros((n_tiles, members + 1, members + 1), bool)
+    members, n_rows = int(rank.max()) + 1, len(lookup)
+    near = np.zeros((int(lookup.max()) + 1, members + 1, members + 1), bool)
     a, b = pairs.T
     every = np.arange(len(group))
     i, j = np.concatenate([a, b, every]), np.concatenate([b, a, every])
     near[lookup[group[i], group[j]], rank[i], rank[j]] = True
-    at = np.full((len(lookup), tile), members)
+    at = np.full((n_rows + 1, place[:, 1].max() + 1), members)
     at[place[:, 0], place[:, 1]] = rank[layout.atom]
+    rows = near[np.arange(len(tiles))[:, None], at[tiles[:, 0]]]
     # groups of equal composition share their columns
     kinds, kind = np.unique(at, axis=0, return_inverse=True)
-    empty = n_tiles - len(first)
-    rows = near[np.arange(n_tiles)[:, None], np.pad(at[first], ((0, empty), (0, 0)))]
-    if len(kinds) == 1:
-        return np.take(rows, kinds[0], axis=-1)
-    mask = np.zeros((n_tiles, tile, tile), bool)
-    for k, columns in enumerate(kinds):
-        own = np.flatnonzero(kind[second] == k)
-        mask[own] = np.take(rows[own], columns, axis=-1)
+    kind = kind[tiles[:, 1]]
+    mask = np.zeros((len(tiles), at.shape[1], at.shape[1]), bool)
+    for k in np.unique(kind):
+        own = slice(None) if (kind == k).all() else np.flatnonzero(kind == k)
+        mask[own] = np.take(rows[own], kinds[k], axis=-1)
     return mask
-
-
-def _terms(stored, first, second, lookup, n_tiles: int, like: Plan | None):
-    """``(left, right, output)``: for each class of upper outputs the terms, and where they go."""
-    upper = np.flatnonzero(first <= second)
-    i, j = first[upper], second[upper]
-    shared = stored[i] & stored[j]
-    n_terms = shared.sum(axis=1)
-    order = np.argsort(n_terms, kind="stable")
-    if like is None:
-        cuts = np.linspace(0, len(order), min(N_CLASSES, len(order)) + 1).astype(int)
-        caps = [
-            (int((b - a) * SLACK) + 1, int(n_terms[order[b - 1]]))
-            for a, b in itertools.pairwise(cuts)
-        ]
-    else:
-        caps = [x.shape for x in like.left]
-    left, right, output = [], [], np.zeros(n_tiles, np.int32)
-    total, begin, done = sum(n for n, _ in caps), 0, 0
-    for at, (n, width) in enumerate(caps):
-        # what has too many terms, or finds no room, goes to a later class; the last one grows
-        own = order[done : done + n]
-        own = own[n_terms[own] <= width]
-        if at == len(caps) - 1 and done + len(own) < len(order):
-            return _terms(stored, first, second, lookup, n_tiles, None)
-        done += len(own)
-        r, k = np.divmod(np.flatnonzero(shared[own]), len(stored))
-        c = np.arange(len(r)) - np.searchsorted(r, r)
-        for out, ends in ((left, i), (right, j)):
-            table = np.full((n, width), n_tiles - 1, np.int32)
-            table[r, c] = lookup[k, ends[own][r]]
-            out.append(table)
-        where = begin + np.arange(len(own))
-        output[lookup[i[own], j[own]]] = where
-        lower = i[own] != j[own]
-        output[lookup[j[own], i[own]][lower]] = total + where[lower]
-        begin += n
-    return tuple(left), tuple(right), output

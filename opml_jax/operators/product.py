@@ -21,6 +21,9 @@ PANELS = 4
 PANELS_FROM = 512
 """From this nao on, symmetric dense products are computed in panels of the upper triangle."""
 
+ON_SITE_FROM = 160
+"""Below this nao, one product and its on-site blocks are faster than a small product per atom."""
+
 
 def _swap(x: Array) -> Array:
     return jnp.swapaxes(x, -1, -2)
@@ -78,140 +81,153 @@ _product_p = Primitive("opml_tile_product")
 _transpose_p = Primitive("opml_tile_transpose")
 
 
-def _outputs(x: Array, y: Array, left: tuple, right: tuple, chunk: int | None) -> Array:
-    """Outputs of all classes in turn, ``(n_outputs, tile, tile)``."""
+def _outputs(x: Array, y: Array, left: tuple, right: tuple, chunk: int | None) -> list[Array]:
+    """Outputs of each class, ``(n_outputs, tile, tile)``."""
     tile = x.shape[-1]
 
     def one(terms):
         a, b = (m[t].reshape(-1, tile) for m, t in zip((x, y), terms, strict=True))
         return matmul(a.T, b)
 
-    parts = [
+    return [
         jax.lax.map(one, terms, batch_size=min(chunk or len(terms[0]), len(terms[0])))
         for terms in zip(left, right, strict=True)
     ]
-    return jnp.concatenate(parts)
 
 
 def _product_of(chunk: int | None):
-    def implementation(x, y, _, output, *tables, symmetric):
+    def implementation(x, y, _, *tables, symmetric, known):
+        del known
         left, right = tables[: len(tables) // 2], tables[len(tables) // 2 :]
         upper = _outputs(x, y, left, right, chunk)
-        lower = _swap(upper) if symmetric else _outputs(x, y, right, left, chunk)
-        return jnp.concatenate([upper, lower])[output]
+        lower = [_swap(u) for u in upper] if symmetric else _outputs(x, y, right, left, chunk)
+        return jnp.concatenate([*upper, *lower, jnp.zeros_like(x[:1])])
 
     return implementation
 
 
-def _bind(x: Array, y: Array, indices: tuple, symmetric: bool = False) -> Array:
-    return _product_p.bind(x, y, *indices, symmetric=symmetric)
+def _bind(
+    x: Array, y: Array, indices: tuple, symmetric: bool = False, known: bool = False
+) -> Array:
+    """``X^T Y`` in the pattern; what is outside the mask of the plan is not to be used.
+
+    Args:
+      x: tiles.
+      y: tiles.
+      indices: of the plan.
+      symmetric: the product is symmetric: only its upper half is computed.
+      known: X is symmetric, so its derivative rules need not transpose it.
+    """
+    return _product_p.bind(x, y, *indices, symmetric=symmetric, known=known)
 
 
-def _product_jvp(primals, tangents, *, symmetric):
+def _product_jvp(primals, tangents, *, symmetric, known):
     x, y, *indices = primals
     dx, dy, *_ = tangents
-    out = _bind(x, y, indices, symmetric)
+    out = _bind(x, y, indices, symmetric, known)
     terms = []
     if type(dx) is not ad.Zero:
         terms.append(_bind(dx, y, indices))
     if type(dy) is not ad.Zero:
-        terms.append(_bind(x, dy, indices))
+        terms.append(_bind(x, dy, indices, known=known))
     return out, sum(terms[1:], terms[0]) if terms else ad.Zero.from_primal_value(out)
 
 
-def _product_transpose(cotangent, x, y, *indices, symmetric):
+def _product_transpose(cotangent, x, y, *indices, symmetric, known):
     del symmetric  # an operand that is a tangent differs from the other one
     nothing = [None] * len(indices)
     flip = indices[0]
     if ad.is_undefined_primal(x):
         if type(cotangent) is ad.Zero:
             return [ad.Zero(x.aval), None, *nothing]
-        back = _bind(_flip(y, flip), _flip(cotangent, flip), indices)
-        return [back, None, *nothing]
+        return [_bind(_flip(y, flip), _flip(cotangent, flip), indices), None, *nothing]
     if type(cotangent) is ad.Zero:
         return [None, ad.Zero(y.aval), *nothing]
-    return [None, _bind(_flip(x, flip), cotangent, indices), *nothing]
+    mirrored = x if known else _flip(x, flip)
+    return [None, _bind(mirrored, cotangent, indices, known=known), *nothing]
 
 
-def _product_batch(operands, axes, *, symmetric):
-    moved = [x if d is None else jnp.moveaxis(x, d, 0) for x, d in zip(operands, axes, strict=True)]
+def _product_batch(operands, axes, **parameters):
     batched = [d is not None for d in axes]
+    moved = [
+        jnp.moveaxis(x, d, 0) if d is not None else x for x, d in zip(operands, axes, strict=True)
+    ]
 
     def one(part):
         part = iter(part)
-        x, y, *indices = (next(part) if b else m for m, b in zip(moved, batched, strict=True))
-        return _bind(x, y, indices, symmetric)
+        own = (next(part) if b else m for m, b in zip(moved, batched, strict=True))
+        return _product_p.bind(*own, **parameters)
 
     return jax.lax.map(one, [m for m, b in zip(moved, batched, strict=True) if b]), 0
 
 
-def _flip(x: Array, transpose: Array) -> Array:
+def _flip(x: Array, on_diagonal: Array) -> Array:
     """The transposed matrix; an involution and its own adjoint."""
-    return _transpose_p.bind(x, transpose)
+    return _transpose_p.bind(x, on_diagonal)
+
+
+def _flip_of(x, on_diagonal):
+    n, own = len(on_diagonal), on_diagonal[:, None, None]
+    upper, lower = x[:n], x[n : 2 * n]
+    mirrored = _swap(jnp.where(own, upper, lower)), jnp.where(own, 0, _swap(upper))
+    return jnp.concatenate([*mirrored, jnp.zeros_like(x[:1])])
 
 
 def _flip_batch(operands, axes):
-    x, transpose = operands
-    if axes[1] is None:
-        return _flip(jnp.moveaxis(x, axes[0], 0), transpose), 0
-    x = jnp.moveaxis(x, axes[0], 0) if axes[0] is not None else x[None]
-    transpose = jnp.moveaxis(transpose, axes[1], 0)
-    each = jax.vmap(lambda m, t: _swap(m[t]), (0 if axes[0] is not None else None, 0))
-    return each(x if axes[0] is not None else x[0], transpose), 0
+    batched = jax.vmap(_flip_of, tuple(0 if d is not None else None for d in axes))
+    moved = (
+        jnp.moveaxis(x, d, 0) if d is not None else x for x, d in zip(operands, axes, strict=True)
+    )
+    return batched(*moved), 0
 
 
-def _flip_of(x, transpose):
-    return _swap(jnp.take(x, transpose, axis=-3))
-
-
-def _register(primitive: Primitive, implementation, shape, **platforms) -> None:
-    primitive.def_impl(jax.jit(primitive.bind, static_argnames=tuple(platforms.pop("static", ()))))
+def _register(primitive: Primitive, implementation, shape, static=(), **platforms) -> None:
+    primitive.def_impl(jax.jit(primitive.bind, static_argnames=static))
     primitive.def_abstract_eval(shape)
     mlir.register_lowering(primitive, mlir.lower_fun(implementation, multiple_results=False))
     for platform, own in platforms.items():
-        mlir.register_lowering(
-            primitive, mlir.lower_fun(own, multiple_results=False), platform=platform
-        )
+        lowering = mlir.lower_fun(own, multiple_results=False)
+        mlir.register_lowering(primitive, lowering, platform=platform)
 
 
 _register(
     _product_p,
     _product_of(None),
-    lambda x, *_, symmetric: x,
+    lambda x, *_, symmetric, known: x,
+    static=("symmetric", "known"),
     cpu=_product_of(CHUNK),
-    static=("symmetric",),
 )
 _register(_transpose_p, _flip_of, lambda x, _: x)
 ad.primitive_jvps[_product_p] = _product_jvp
 ad.primitive_transposes[_product_p] = _product_transpose
 batching.primitive_batchers[_product_p] = _product_batch
-ad.defjvp(_transpose_p, lambda dx, _, transpose: _flip(dx, transpose), None)
-ad.primitive_transposes[_transpose_p] = lambda ct, x, transpose: [
-    ad.Zero(x.aval) if type(ct) is ad.Zero else _flip(ct, transpose),
+ad.defjvp(_transpose_p, lambda dx, _, own: _flip(dx, own), None)
+ad.primitive_transposes[_transpose_p] = lambda ct, x, own: [
+    ad.Zero(x.aval) if type(ct) is ad.Zero else _flip(ct, own),
     None,
 ]
 batching.primitive_batchers[_transpose_p] = _flip_batch
 
 
 def _indices(plan: Plan) -> tuple:
-    return (plan.transpose, plan.output, *plan.left, *plan.right)
+    return (plan.on_diagonal, *plan.left, *plan.right)
 
 
 @jax.custom_jvp
 def _square_tiled(x: Array, plan: Plan) -> Array:
-    return _bind(x, x, _indices(plan), symmetric=True)
+    return _bind(x, x, _indices(plan), symmetric=True, known=True)
 
 
 @_square_tiled.defjvp
 def _square_tiled_jvp(primals, tangents):
     (x, plan), (dx, _) = primals, tangents
-    m = _bind(dx, x, _indices(plan))  # dX^T X: tangents of a symmetric operator are symmetric
-    return _square_tiled(x, plan), m + _flip(m, plan.transpose)
+    m = _bind(x, dx, _indices(plan), known=True)
+    return _square_tiled(x, plan), m + _flip(m, plan.on_diagonal)
 
 
 def transpose(x: Array, plan: Plan | None) -> Array:
     """Values of the transposed operator."""
-    return _flip(x, plan.transpose) if plan is not None and plan.storage == "tiled" else _swap(x)
+    return _flip(x, plan.on_diagonal) if plan is not None and plan.storage == "tiled" else _swap(x)
 
 
 def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: bool) -> Array:
@@ -229,7 +245,7 @@ def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: 
     elif square:
         out = _square_tiled(x, plan)
     else:
-        out = _bind(_flip(x, plan.transpose), y, _indices(plan), symmetric)
+        out = _bind(_flip(x, plan.on_diagonal), y, _indices(plan), symmetric)
     return out if plan is None else jnp.where(plan.mask, out, 0)
 
 
@@ -238,30 +254,33 @@ def multiply_upper(x: Array, y: Array, plan: Plan | None) -> Array:
     if plan is None or plan.storage == "dense":
         out = _upper(x, y) if x.shape[-1] >= PANELS_FROM else jnp.triu(matmul(x, y))
         return out if plan is None else jnp.where(plan.mask, out, 0)
-    out = _bind(_flip(x, plan.transpose), y, _indices(plan), symmetric=True)
-    upper = plan.tiles[:, :1] < plan.tiles[:, 1:]
+    out = _bind(_flip(x, plan.on_diagonal), y, _indices(plan), symmetric=True)
+    first, second = (plan.tiles[:, e, None, None] for e in (0, 1))
     within = jnp.triu(jnp.ones(out.shape[-2:], bool))
-    keep = upper[..., None] | ((plan.tiles[:, :1] == plan.tiles[:, 1:])[..., None] & within)
-    return jnp.where(plan.mask & keep, out, 0)
+    return jnp.where(plan.mask & ((first < second) | ((first == second) & within)), out, 0)
 
 
-def on_site(x: Array, y: Array, slots: Array, plan: Plan | None) -> Array:
-    """On-site blocks of the product ``x @ y`` in slots, without the product.
+def on_site(x: Array, y: Array, slots: Array, plan: Plan | None, *, square: bool = False) -> Array:
+    """On-site blocks of the product ``x @ y`` in slots, of a large one without the rest of it.
 
     Args:
       x: dense ``(n, n)`` or tiles.
       y: likewise.
       slots: ``(n_atoms, n_slots)`` AO of each slot of each atom, n where none.
       plan: their plan, or None.
+      square: ``x`` and ``y`` are one symmetric operator.
 
     Returns:
       ``(n_atoms, n_slots, n_slots)``, zero where an element has no such shell.
     """
     if plan is None or plan.storage == "dense":
+        if x.shape[-1] < ON_SITE_FROM:
+            matrix = jnp.pad(_square_dense(x) if square else matmul(x, y), ((0, 1), (0, 1)))
+            return matrix[slots[:, :, None], slots[:, None, :]]
         rows = jnp.pad(x, ((0, 1), (0, 0)))[slots]
         columns = jnp.pad(_swap(y), ((0, 1), (0, 0)))[slots]
         return matmul(rows, _swap(columns))
-    x = _flip(x, plan.transpose)
+    x = _flip(x, plan.on_diagonal)
 
     def one(terms):
         a, b = (m[terms].reshape(-1, plan.tile) for m in (x, y))
@@ -287,7 +306,5 @@ def apply(values: Array, vectors: Array, plan: Plan | None) -> Array:
     n_rows = len(plan.ao)
     parts = jnp.pad(vectors, ((0, 1), (0, 0)))[plan.ao]
     parts = jnp.pad(parts, ((0, 1), (0, 0), (0, 0)))[plan.tiles[:, 1]]
-    sums = jax.ops.segment_sum(
-        matmul(values, parts), plan.tiles[:, 0], n_rows + 1, indices_are_sorted=True
-    )
+    sums = jax.ops.segment_sum(matmul(values, parts), plan.tiles[:, 0], n_rows + 1)
     return sums[plan.place[:, 0], plan.place[:, 1]]

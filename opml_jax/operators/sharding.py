@@ -182,6 +182,7 @@ def _rows(plan: Plan, mesh: Mesh) -> ShardedRows:
     first, second = (np.asarray(x) for x in plan.tiles[:].T)
     lookup = np.asarray(plan.lookup)
     real = np.flatnonzero(first < n_rows)
+    real = real[np.argsort(first[real], kind="stable")]
     # runs of rows with about equal numbers of squares
     load = np.searchsorted(first[real], np.arange(1, n_rows + 1))
     device_of_row = np.minimum((load - 1) * n_devices // len(real), n_devices - 1)
