@@ -10,6 +10,7 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.cli import main
+from opml_jax.testing import assert_equivariant
 from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 
@@ -82,8 +83,8 @@ def test_evaluate(run, capsys, tmp_path):
 
 
 def test_predict_writes_both_formats(run, tmp_path):
-    xyz = tmp_path / "water.xyz"
-    xyz.write_text("3\n\nO 0 0 0.117\nH 0 0.757 -0.469\nH 0 -0.757 -0.469\n" * 2)
+    xyz, n = tmp_path / "water.xyz", 9  # in one chunk of 32, which test_evaluate compiles
+    xyz.write_text("3\n\nO 0 0 0.117\nH 0 0.757 -0.469\nH 0 -0.757 -0.469\n" * n)
     for name in ("out.extxyz", "out.h5"):
         assert main(["predict", str(run[0]), str(xyz), "-o", str(tmp_path / name)]) == 0
     stored = opml.read_dataset(tmp_path / "out.h5")
@@ -92,10 +93,27 @@ def test_predict_writes_both_formats(run, tmp_path):
     from ase.io import read
 
     frames = read(tmp_path / "out.extxyz", ":")
-    assert len(frames) == 2
+    assert len(frames) == n
     assert frames[0].info["opml_energy"] == pytest.approx(direct["energy"][0] * EV_PER_HARTREE)
     forces = direct["forces"][0] * EV_PER_HARTREE / ANGSTROM_PER_BOHR
     np.testing.assert_allclose(frames[0].arrays["opml_forces"], forces, atol=1e-7)
+
+
+def test_forces_and_symmetry_of_the_quickstart_model(run):
+    """With d functions, which models of other tests lack for the sake of compile time."""
+    model = opml.load_model(run[0])
+    water = opml.read_structures(opml.bundled("water"))[0]
+
+    def predict(s):
+        found = model.predict([s] * 9)  # also in a chunk of 32
+        return {k: found[k][0] for k in ("energy", "forces", "dipole")}
+
+    assert_equivariant(predict, water, rtol=1e-10)
+    h, x = 1e-3, np.asarray(water.positions)
+    shifts = [k * h * e.reshape(3, 3) for e in np.eye(9) for k in (2, -2, 1, -1)]
+    energies = model.predict([water.replace(positions=x + d) for d in shifts])["energy"]
+    finite = np.array([(8 * (c - d) - (a - b)) / (12 * h) for a, b, c, d in energies.reshape(9, 4)])
+    np.testing.assert_allclose(predict(water)["forces"].ravel(), -finite, rtol=0, atol=1e-6)
 
 
 def test_train_from_a_configuration(tmp_path, capsys):
@@ -103,14 +121,16 @@ def test_train_from_a_configuration(tmp_path, capsys):
     assert main(["config", "template"]) == 0
     config.write_text(capsys.readouterr().out)
     assert main(["config", "validate", str(config)]) == 0
-    settings = ["data.n_train=20", "data.n_validation=5", "data.n_test=5", "optim.epochs=3"]
+    # More than 8 of each, so that one program predicts them all; the quickstart has d functions.
+    settings = ["data.n_train=20", "data.n_validation=10", "data.n_test=10", "optim.epochs=3"]
+    settings.append("model.basis=sto-3g")
     arguments = [x for s in settings for x in ("--set", s)]
     assert main(["train", str(config), "-o", str(tmp_path / "run"), *arguments]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["energy_mae_mev"] < 5.0
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 3
     splits = json.loads((tmp_path / "run" / "splits.json").read_text())
-    assert [len(splits[k]) for k in ("train", "validation", "test")] == [20, 5, 5]
+    assert [len(splits[k]) for k in ("train", "validation", "test")] == [20, 10, 10]
 
 
 def test_doctor(capsys):
