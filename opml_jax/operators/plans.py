@@ -340,7 +340,8 @@ def _tiled(
 
     # upper squares by class, then their mirror images, then an empty one
     first, second = np.nonzero(np.triu(stored))
-    shared = stored[first] & stored[second]
+    shared = stored[first]
+    shared &= stored[second]
     n_terms = shared.sum(axis=1)
     classes = None if like is None else _classes(n_terms, [x.shape for x in like.left])
     if classes is None:
@@ -370,9 +371,11 @@ def _tiled(
     diagonal = np.full((n_rows, widest), n_tiles - 1, np.int32)
     r, k = np.nonzero(stored)
     diagonal[r, np.arange(len(r)) - np.searchsorted(r, r)] = lookup[k, r]
-    upper = _mask(layout, group, pairs, tiles[:half], lookup, place)
-    mirrored = np.swapaxes(upper, 1, 2) & ~on_diagonal[:, None, None]
-    mask = np.concatenate([upper, mirrored, np.zeros((1, tile, tile), bool)])
+    mask = np.zeros((n_tiles, tile, tile), bool)
+    upper, lower = mask[:half], mask[half : 2 * half]
+    _fill_mask(upper, layout, group, pairs, tiles[:half], lookup, place)
+    lower[:] = np.swapaxes(upper, 1, 2)
+    lower[on_diagonal] = False
     return Plan(
         layout,
         cutoff,
@@ -413,8 +416,8 @@ def _classes(
     return out if done == len(order) else None
 
 
-def _mask(layout, group, pairs, tiles, lookup, place) -> np.ndarray:
-    """``(len(tiles), tile, tile)`` True for AOs of one atom, or of atoms closer than the cutoff."""
+def _fill_mask(mask, layout, group, pairs, tiles, lookup, place) -> None:
+    """Set ``(len(tiles), tile, tile)`` True for AOs of one atom, or of atoms within the cutoff."""
     # rank of each atom in its group, and of the atom at each place of a group
     order = np.argsort(group, kind="stable")
     rank = np.empty(len(group), int)
@@ -425,14 +428,15 @@ def _mask(layout, group, pairs, tiles, lookup, place) -> np.ndarray:
     every = np.arange(len(group))
     i, j = np.concatenate([a, b, every]), np.concatenate([b, a, every])
     near[lookup[group[i], group[j]], rank[i], rank[j]] = True
-    at = np.full((n_rows + 1, place[:, 1].max() + 1), members)
+    at = np.full((n_rows + 1, mask.shape[-1]), members)
     at[place[:, 0], place[:, 1]] = rank[layout.atom]
     rows = near[np.arange(len(tiles))[:, None], at[tiles[:, 0]]]
     # groups of equal composition share their columns
     kinds, kind = np.unique(at, axis=0, return_inverse=True)
     kind = kind[tiles[:, 1]]
-    mask = np.zeros((len(tiles), at.shape[1], at.shape[1]), bool)
     for k in np.unique(kind):
-        own = slice(None) if (kind == k).all() else np.flatnonzero(kind == k)
-        mask[own] = np.take(rows[own], kinds[k], axis=-1)
-    return mask
+        own = np.flatnonzero(kind == k)
+        if len(own) == len(tiles):
+            np.take(rows, kinds[k], axis=-1, out=mask, mode="clip")
+        else:
+            mask[own] = np.take(rows[own], kinds[k], axis=-1)
