@@ -19,8 +19,11 @@ from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 from .op2prop import Op2Prop, Params
 
-CHUNKS = (1, 8, 32)
-"""Numbers of structures evaluated at once; the last chunk of a list is filled up by repeats."""
+CHUNKS = (1, 16)
+"""Numbers of structures evaluated at once; the last chunk of a list is filled up by repeats.
+
+Few, because compiling for another number costs more than filling up.
+"""
 
 
 @dataclasses.dataclass(frozen=True)

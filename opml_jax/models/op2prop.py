@@ -141,7 +141,8 @@ class Op2Prop:
         chunk = {
             (ir.l, ir.p): c for (_, ir), c in zip(features.irreps, features.chunks, strict=True)
         }
-        vectors = e3nn_to_cartesian(chunk[1, -1])
+        none = jnp.zeros((*features.shape[:-1], 0, 3), features.array.dtype)  # s functions alone
+        vectors = e3nn_to_cartesian(chunk.get((1, -1), none))
         return invariants(features, self.recipe, self.config.gram_powers), vectors
 
     def one_hot(self, structure: Structure | StructureBatch) -> Array:
