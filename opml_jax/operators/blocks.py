@@ -87,8 +87,7 @@ def on_site_blocks(operator: Operator) -> Array:
     slots = jnp.asarray(operator.layout.slots)
     if operator.storage == "tiled":
         plan = operator.plan
-        rows = jnp.arange(len(plan.ao))
-        return on_site_of_tiles(operator.values[plan.lookup[rows, rows]], slots, plan)
+        return on_site_of_tiles(operator.values[plan.lookup.diagonal()], slots, plan)
     if operator.values.ndim == 3:
         return jax.vmap(_on_site)(operator.values, slots)
     return _on_site(operator.values, slots)

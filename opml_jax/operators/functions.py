@@ -237,6 +237,9 @@ def resolvent(
     unit = jnp.eye(operator.nao, dtype=operator.values.dtype)
     s = unit if overlap is None else operator._same(overlap, "resolvent") * 0 + overlap.values
     inverse = jnp.linalg.inv(z * s - operator.values)
+    mask = getattr(operator.layout, "ao_mask", None)
+    if mask is not None:  # padding has no resolvent
+        inverse = jnp.where(jnp.asarray(mask)[..., :, None], inverse, 0)
     return Operator(inverse, operator.layout, symmetric=operator.symmetric)
 
 
@@ -256,6 +259,5 @@ def trace(a: Operator, b: Operator | None = None) -> Array:
             return jnp.sum(a.values * product.transpose(y, a.plan))
         return einsum("...ij,...ji->...", a.values, y)
     if a.storage == "tiled":
-        rows = jnp.arange(len(a.plan.ao))
-        return jnp.trace(a.values[a.plan.lookup[rows, rows]], axis1=-2, axis2=-1).sum()
+        return jnp.trace(a.values[a.plan.lookup.diagonal()], axis1=-2, axis2=-1).sum()
     return jnp.trace(a.values, axis1=-2, axis2=-1)

@@ -81,7 +81,8 @@ class Plan:
     @property
     def shapes(self) -> tuple:
         """Everything a compiled program depends on."""
-        return self.cutoff, *jax.tree.leaves(jax.tree.map(np.shape, (self.left, self.mask)))
+        arrays = (self.mask, self.ao, self.left, self.diagonal)
+        return self.cutoff, *jax.tree.leaves(jax.tree.map(np.shape, arrays))
 
     @property
     def occupation(self) -> float:
@@ -367,7 +368,9 @@ def _tiled(
             table = np.full((n, width), n_tiles - 1, np.int32)
             table[r, c] = lookup[k, ends[own][r]]
             tables.append(table)
-    widest = max(stored.sum(axis=0).max(), 0 if like is None else like.diagonal.shape[1])
+    widest = int(stored.sum(axis=0).max())
+    kept = 0 if like is None else like.diagonal.shape[1]
+    widest = kept if widest <= kept else _room(widest)
     diagonal = np.full((n_rows, widest), n_tiles - 1, np.int32)
     r, k = np.nonzero(stored)
     diagonal[r, np.arange(len(r)) - np.searchsorted(r, r)] = lookup[k, r]
@@ -396,7 +399,13 @@ def _capacities(n_terms: np.ndarray) -> list[tuple[int, int]]:
     """Outputs and terms of each class: equal numbers of outputs, and some room."""
     ordered = np.sort(n_terms)
     cuts = np.linspace(0, len(ordered), min(N_CLASSES, len(ordered)) + 1).astype(int)
-    return [(int((b - a) * SLACK) + 1, int(ordered[b - 1])) for a, b in itertools.pairwise(cuts)]
+    out = [(_room(b - a), int(ordered[b - 1])) for a, b in itertools.pairwise(cuts)]
+    return [*out[:-1], (out[-1][0], _room(out[-1][1]))]
+
+
+def _room(n: int) -> int:
+    """A few more than needed now, for the next geometry."""
+    return int(n * SLACK) + 1
 
 
 def _classes(
@@ -423,7 +432,7 @@ def _fill_mask(mask, layout, group, pairs, tiles, lookup, place) -> None:
     rank = np.empty(len(group), int)
     rank[order] = np.arange(len(group)) - np.searchsorted(group[order], group[order])
     members, n_rows = int(rank.max()) + 1, len(lookup)
-    near = np.zeros((int(lookup.max()) + 1, members + 1, members + 1), bool)
+    near = np.zeros((2 * len(tiles) + 1, members + 1, members + 1), bool)
     a, b = pairs.T
     every = np.arange(len(group))
     i, j = np.concatenate([a, b, every]), np.concatenate([b, a, every])
