@@ -13,6 +13,7 @@ import numpy as np
 
 from ..errors import OpmlError, refusal
 from ..numerics import Array, einsum, pytree, static
+from .hierarchy import AtomFeatures
 
 FORMAT = "opml-normalisation-1"
 
@@ -47,6 +48,8 @@ class Normalisation:
         if features.irreps != self.irreps:
             raise OpmlError(refusal("features", got=features.irreps, expected=str(self.irreps)))
         hot = jax.nn.one_hot(element, len(self.mean), dtype=features.array.dtype)
+        # an atom that is nothing but zeros is padding, and stays so
+        hot = hot * jnp.any(features.array != 0, axis=-1, keepdims=True)
         mean, scale = (einsum("...e,ec->...c", hot, x) for x in (self.mean, self.inverse_scale))
         chunks, start = [], 0
         for (n, ir), x in zip(features.irreps, features.chunks, strict=True):
@@ -93,8 +96,9 @@ def fit_normalisation(
     element: Array,
     n_elements: int,
     *,
+    recipe: AtomFeatures | None = None,
     mask: Array | None = None,
-    floor: float = 1e-10,
+    floor: float = 1e-12,
 ) -> Normalisation:
     """Fit a normalisation (host side).
 
@@ -102,25 +106,33 @@ def fit_normalisation(
       features: ``(..., n_atoms, irreps.dim)`` of many atoms.
       element: ``(..., n_atoms)`` index of the element of each.
       n_elements: number of elements.
+      recipe: what made them. Powers of very different size are then told apart by the floor.
       mask: ``(..., n_atoms)`` True for real atoms. Default: all.
-      floor: a spread below this fraction of the largest value of its irrep is rounding.
+      floor: a spread below this fraction of the largest feature of an atom of that element (and,
+        with a recipe, of that operator and power) is rounding.
     """
     flat = np.asarray(features.array, float).reshape(-1, features.irreps.dim)
     element = np.asarray(element).ravel()
     real = np.ones(len(element), bool) if mask is None else np.asarray(mask).ravel()
     n_irreps = features.irreps.num_irreps
+    first = np.cumsum([0] + [ir.dim for n, ir in features.irreps for _ in range(n)])[:-1]
+    kinds = [(c.operator, c.power) for c in recipe.channels] if recipe else [()] * n_irreps
+    group = np.array([kinds.index(k) for k in kinds])
     mean, inverse = np.zeros((n_elements, n_irreps)), np.zeros((n_elements, n_irreps))
     for e in range(n_elements):
         x = flat[real & (element == e)]
+        if not len(x):
+            continue
+        size = np.maximum.reduceat(np.abs(x).max(axis=0), first)
+        size = np.array([size[group == g].max() for g in group])
         start, at = 0, 0
-        for n, ir in features.irreps if len(x) else ():
+        for n, ir in features.irreps:
             part = x[:, start : start + n * ir.dim].reshape(len(x), n, ir.dim)
-            largest = np.abs(part).max(axis=(0, 2))
             if ir == "0e":
                 mean[e, at : at + n] = part[..., 0].mean(axis=0)
                 part = part - part.mean(axis=0)
             spread = np.sqrt((part**2).sum(axis=2).mean(axis=0))
-            varies = spread > floor * largest
+            varies = spread > floor * size[at : at + n]
             inverse[e, at : at + n] = np.where(varies, 1 / np.where(varies, spread, 1.0), 0.0)
             start, at = start + n * ir.dim, at + n
     return Normalisation(features.irreps, jnp.asarray(mean), jnp.asarray(inverse))

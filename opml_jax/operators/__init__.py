@@ -27,6 +27,7 @@ from .operator import Operator as Operator
 from .plans import Plan as Plan
 from .plans import plan as plan
 from .sharding import ShardedOperator as ShardedOperator
+from .sharding import map_molecules as map_molecules
 from .sharding import shard_batch as shard_batch
 from .sharding import shard_operator as shard_operator
 from .species import from_species_blocks as from_species_blocks

@@ -1,7 +1,7 @@
 r"""Many devices: a batch by molecules, or one large system by rows of tiles.
 
-Molecules do not talk to each other, so a batch is sharded by placing its arrays
-(:func:`shard_batch`); every function of the library then runs where they are. A large system in
+Molecules do not talk to each other: place the arrays of a batch on the devices
+(:func:`shard_batch`) and let each compute its own (:func:`map_molecules`). A large system in
 tiled storage is cut into runs of tile rows (:func:`shard_operator`). Spatial order makes the
 neighbours of a run live on few other devices: before a product each device sends exactly those
 squares that another needs, one ``ppermute`` per distance between devices.
@@ -10,6 +10,8 @@ squares that another needs, one ``ppermute`` per distance between devices.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +41,9 @@ def _spread(mesh: Mesh) -> NamedSharding:
 def shard_batch(batch: StructureBatch, mesh: Mesh) -> StructureBatch:
     """The batch with its molecules spread over the devices of a mesh.
 
+    Every function of the library takes it and gives the same numbers as on one device. Left to
+    itself the compiler may still move molecules between devices; :func:`map_molecules` does not.
+
     Args:
       batch: of as many molecules as a multiple of the devices.
       mesh: of one axis.
@@ -48,7 +53,8 @@ def shard_batch(batch: StructureBatch, mesh: Mesh) -> StructureBatch:
 
     Example:
       >>> mesh = jax.make_mesh((8,), ("molecules",))      # doctest: +SKIP
-      >>> features(shard_batch(batch, mesh))              # doctest: +SKIP
+      >>> spread = shard_batch(batch, mesh)               # doctest: +SKIP
+      >>> map_molecules(features, mesh)(spread)           # doctest: +SKIP
     """
     n = batch.n_structures
     if n % mesh.size:
@@ -61,6 +67,22 @@ def shard_batch(batch: StructureBatch, mesh: Mesh) -> StructureBatch:
             )
         )
     return jax.device_put(batch, _spread(mesh))
+
+
+def map_molecules(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
+    """A function of batches, run by each device on its own molecules, without communication.
+
+    Args:
+      function: of arrays or pytrees whose leaves have the molecules first, to the same.
+      mesh: of one axis.
+
+    Returns:
+      The function of sharded batches (:func:`shard_batch`); also under ``jit`` and ``grad``.
+    """
+    spread = _spread(mesh)
+    return jax.shard_map(
+        function, mesh=spread.mesh, in_specs=spread.spec, out_specs=spread.spec, check_vma=False
+    )
 
 
 @pytree
