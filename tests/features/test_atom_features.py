@@ -34,9 +34,26 @@ NAMES = [
     "formamide",
 ]
 # d functions only where compiling them is worth its time: every element, symmetric and not
-RICH = ["water", "methane", "hydrogen_sulfide", "fluoromethane", "formamide"]
+RICH = [
+    "water",
+    "formamide",
+    *(
+        pytest.param(name, marks=pytest.mark.slow)
+        for name in ("methane", "hydrogen_sulfide", "fluoromethane")
+    ),
+]
 in_rich_basis = pytest.mark.parametrize("name", RICH)
-CASES = [*((name, "sto-3g") for name in NAMES), *((name, "def2-svp") for name in RICH)]
+
+
+def _with_basis(case, basis_name):
+    name, marks = getattr(case, "values", (case,))[0], getattr(case, "marks", ())
+    return pytest.param(name, basis_name, marks=marks)
+
+
+CASES = [
+    *(_with_basis(name, "sto-3g") for name in NAMES),
+    *(_with_basis(name, "def2-svp") for name in RICH),
+]
 every_case = pytest.mark.parametrize(("name", "basis_name"), CASES)
 
 

@@ -51,12 +51,11 @@ def _check(structure, basis_name, rng, random_rotation, n, driver="native"):
 
 
 def _quick(name, basis_name):
-    """What is compiled by default: every basis, molecules with and without symmetry."""
+    """What is compiled by default: s to f functions, molecules with and without symmetry."""
     return (name, basis_name) in [
         ("methane", "sto-3g"),
         ("carbon_dioxide", "sto-3g"),
         ("formamide", "def2-svp"),
-        ("hydrogen_sulfide", "def2-tzvp"),
         ("water", "cc-pvtz"),
     ]
 

@@ -75,7 +75,7 @@ SLOW = pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
-        "water",
+        pytest.param("water", marks=SLOW),
         "carbon_dioxide",
         pytest.param("methane", marks=SLOW),
         pytest.param("apart", marks=SLOW),
@@ -100,7 +100,7 @@ def test_trained_forces_against_finite_differences(trained_energy_and_gradient, 
     _assert_differences(trained_energy_and_gradient, x, atol=FORCE_FD)
 
 
-@pytest.mark.parametrize("name", ["water", "carbon_dioxide", "methane"])
+@pytest.mark.parametrize("name", ["water", "carbon_dioxide", pytest.param("methane", marks=SLOW)])
 def test_equivariance(name, random_model, molecules):
     assert_equivariant(random_model.predict, molecules[name], n=2, rtol=INVARIANCE)
 
@@ -183,6 +183,7 @@ def test_energy_fn_is_pure_in_its_parameters(model, water, trained_energy_and_gr
     np.testing.assert_allclose(gradient["linear"]["offsets"], [2.0, 1.0], rtol=1e-12)
 
 
+@SLOW
 def test_hessian_is_symmetric_and_has_rigid_null_space(random_model, water):
     energy = random_model.energy_fn()
     hessian = jax.jit(jax.hessian(lambda x: energy(water.replace(positions=x))))

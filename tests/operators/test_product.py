@@ -408,6 +408,7 @@ def test_vmap_over_values(small, rng):
         _close(jax.vmap(f, axes)(*x)[0], one(a[0], b[0])[1])
 
 
+@pytest.mark.slow
 def test_vmap_over_plans(molecules, rng):
     """Geometries of one trajectory at once: plans of one shape are stacked like any data."""
     s = molecules["formamide"]
