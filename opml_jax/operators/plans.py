@@ -29,7 +29,7 @@ from ..structures import Structure, StructureBatch
 N_CLASSES = 8
 SLACK = 1.08
 # Speed of a product over tiles of this many AOs, in units of that of one large dense product: one
-# core of Zen 5 in float32 and float64 (benchmarks/products.py)
+# core of Zen 5, float32 (benchmarks/products.py); not measured on accelerators
 TILE_SPEED = {24: 0.33, 48: 0.55}
 TILES_FROM = 200  # AOs; below, a dense product always won
 
