@@ -7,8 +7,9 @@ linear, so blocks are pooled first. Atoms of different elements share one set of
 of the slots of the basis, zero where an element lacks the shell.
 
 Nothing is computed that is not asked for: on-site blocks of :math:`V^{a + b}` come from rows of
-V^a and columns of V^b, so those of V^4 cost one full product. Batches are taken a few molecules at
-a time on a CPU, so that powers stay in cache, and recomputed in the backward pass.
+V^a and columns of V^b, so no power above V^2 is needed for those of V^4 (of small molecules a
+whole product is faster, and taken). Batches are taken a few molecules at a time on a CPU, so that
+powers stay in cache, and recomputed in the backward pass.
 """
 
 from __future__ import annotations
