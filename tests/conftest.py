@@ -64,6 +64,14 @@ def _structure(symbols, angstrom) -> Structure:
 MOLECULES = {name: _structure(*geometry) for name, geometry in _GEOMETRIES.items()}
 
 
+LONGEST = ("test_docs.py", "test_commands.py")
+
+
+def pytest_collection_modifyitems(items):
+    """The files of the longest single tests first: what starts last is waited for."""
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def molecules() -> dict[str, Structure]:
     return MOLECULES
