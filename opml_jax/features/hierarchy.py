@@ -92,7 +92,11 @@ Kept = dict[Key, tuple[tuple[int, int, int, int], ...]]
 
 @dataclasses.dataclass(frozen=True)
 class _Recipe:
-    """What recipes share: which operators, which powers, which channels."""
+    """What recipes share: which operators, which powers, which channels.
+
+    A recipe has ``_places``: ``(neighbour, what the blocks there give)`` for each kind of block,
+    with ``neighbour`` as in :class:`Channel`.
+    """
 
     spec: BasisSpec
     powers: tuple[int, ...] | Mapping[str, Sequence[int]] = (1, 2, 3)
@@ -113,11 +117,6 @@ class _Recipe:
         """``((operator name, powers), ...)``; one unnamed operator is V."""
         named = self.powers and isinstance(self.powers[0], tuple)
         return self.powers if named else (("V", self.powers),)
-
-    @property
-    def _places(self) -> tuple[tuple[int, Kept], ...]:
-        """Where blocks are taken, as in :attr:`Channel.neighbour`, and what they give."""
-        raise NotImplementedError
 
     @functools.cached_property
     def channels(self) -> tuple[Channel, ...]:
