@@ -43,7 +43,7 @@ OPERATORS = {
 
 ON_SITE, PAIR = 0, -1
 CHUNK = 16
-"""Molecules at a time on a CPU; measured (benchmarks/features.py)."""
+"""Molecules at a time on a CPU, so that a few powers of 72 AOs fit in its cache."""
 
 Key = tuple[int, int]
 

@@ -5,7 +5,6 @@ from .blocks import from_blocks as from_blocks
 from .blocks import on_site_blocks as on_site_blocks
 from .blocks import pair_blocks as pair_blocks
 from .blocks import pooled_blocks as pooled_blocks
-from .blocks import slot_blocks as slot_blocks
 from .build import external_potential as external_potential
 from .build import kinetic as kinetic
 from .build import neutral_atom_potential as neutral_atom_potential

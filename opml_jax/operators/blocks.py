@@ -9,7 +9,7 @@ from ..basis import AOLayout
 from ..errors import ConventionError, refusal
 from ..numerics import Array
 from .operator import Operator
-from .product import apply, on_site_of_tiles
+from .product import apply, in_slots, on_site_of_tiles
 
 BlockKey = tuple[int, int, int, int]
 
@@ -65,20 +65,6 @@ def from_blocks(parts: dict[BlockKey, Array], layout: AOLayout) -> Operator:
     return Operator(m, layout)
 
 
-def slot_blocks(matrix: Array, slots: Array) -> Array:
-    """Atom-pair blocks of equal shape for any element, zero where an element has no such shell.
-
-    Args:
-      matrix: ``(nao, nao)``.
-      slots: ``(n_atoms, n_slots)`` from the layout.
-
-    Returns:
-      ``(n_atoms, n_slots, n_atoms, n_slots)``.
-    """
-    padded = jnp.pad(matrix, ((0, 1), (0, 1)))
-    return padded[slots[:, :, None, None], slots[None, None]]
-
-
 def on_site_blocks(operator: Operator) -> Array:
     """On-site blocks in slots, ``(n_atoms, n_slots, n_slots)``; a batch adds a leading axis.
 
@@ -88,14 +74,8 @@ def on_site_blocks(operator: Operator) -> Array:
     if operator.storage == "tiled":
         plan = operator.plan
         return on_site_of_tiles(operator.values[plan.lookup.diagonal()], slots, plan)
-    if operator.values.ndim == 3:
-        return jax.vmap(_on_site)(operator.values, slots)
-    return _on_site(operator.values, slots)
-
-
-def _on_site(matrix: Array, slots: Array) -> Array:
-    padded = jnp.pad(matrix, ((0, 1), (0, 1)))
-    return padded[slots[:, :, None], slots[:, None, :]]
+    function = jax.vmap(in_slots) if operator.values.ndim == 3 else in_slots
+    return function(operator.values, slots, slots)
 
 
 def pair_blocks(operator: Operator, pairs: Array) -> Array:
@@ -106,8 +86,7 @@ def pair_blocks(operator: Operator, pairs: Array) -> Array:
       pairs: ``(n_pairs, 2)`` row and column atoms.
     """
     slots = jnp.asarray(operator.layout.slots)
-    padded = jnp.pad(operator.to_dense(), ((0, 1), (0, 1)))
-    return padded[slots[pairs[:, 0]][:, :, None], slots[pairs[:, 1]][:, None, :]]
+    return in_slots(operator.to_dense(), slots[pairs[:, 0]], slots[pairs[:, 1]])
 
 
 def pooled_blocks(operator: Operator) -> Array:

@@ -26,10 +26,6 @@ def _apart(x: Array) -> tuple[Array, Array]:
     return jnp.linalg.eigh(jax.lax.stop_gradient(x))
 
 
-def _transpose(x: Array) -> Array:
-    return jnp.swapaxes(x, -1, -2)
-
-
 def lyapunov(r: Array, q: Array) -> Array:
     """Solution Y of ``R Y + Y R = Q`` for a symmetric positive definite R.
 
@@ -44,8 +40,8 @@ def lyapunov(r: Array, q: Array) -> Array:
     sums = w[..., :, None] + w[..., None, :]
 
     def solve(_, b):
-        inner = matmul(matmul(_transpose(u), b), u) / sums
-        return matmul(matmul(u, inner), _transpose(u))
+        inner = matmul(matmul(jnp.matrix_transpose(u), b), u) / sums
+        return matmul(matmul(u, inner), jnp.matrix_transpose(u))
 
     def both(y):
         return matmul(r, y) + matmul(y, r)
@@ -60,7 +56,7 @@ def sqrtm(s: Array) -> Array:
     The derivative is exact at equal eigenvalues, to any order, forward and reverse.
     """
     w, u = _apart(s)
-    return matmul(u * jnp.sqrt(w)[..., None, :], _transpose(u))
+    return matmul(u * jnp.sqrt(w)[..., None, :], jnp.matrix_transpose(u))
 
 
 @sqrtm.defjvp
@@ -72,7 +68,7 @@ def _sqrtm_jvp(primals, tangents):
 @jax.custom_jvp
 def _inverse_sqrtm(s: Array) -> Array:
     w, u = _apart(s)
-    return matmul(u * w[..., None, :] ** -0.5, _transpose(u))
+    return matmul(u * w[..., None, :] ** -0.5, jnp.matrix_transpose(u))
 
 
 @_inverse_sqrtm.defjvp

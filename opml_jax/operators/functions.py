@@ -235,7 +235,7 @@ def resolvent(
     """
     _unrestricted("operands of resolvent", operator, *([] if overlap is None else [overlap]))
     unit = jnp.eye(operator.nao, dtype=operator.values.dtype)
-    s = unit if overlap is None else operator._same(overlap, "resolvent") * 0 + overlap.values
+    s = unit if overlap is None else operator._same(overlap, "resolvent")
     inverse = jnp.linalg.inv(z * s - operator.values)
     mask = getattr(operator.layout, "ao_mask", None)
     if mask is not None:  # padding has no resolvent

@@ -180,9 +180,8 @@ class Operator:
         if out == "upper":
             return self._with(product.multiply_upper(self.values, y, self.plan), symmetric=False)
         if out == "full" and self.plan is not None:
-            return self.restrict(None).multiply(
-                self.restrict(None) if square else other.restrict(None), symmetric=symmetric
-            )
+            whole = self.restrict(None)
+            return whole.multiply(whole if square else other.restrict(None), symmetric=symmetric)
         values = product.multiply(
             self.values, y, self.plan, square=square, symmetric=bool(symmetric)
         )
@@ -191,11 +190,9 @@ class Operator:
     def _on_site(self, y: Array, square: bool) -> Array:
         slots = jnp.asarray(self.layout.slots)
         function = functools.partial(product.on_site, plan=self.plan, square=square)
-        return (
-            jax.vmap(function)(self.values, y, slots)
-            if slots.ndim == 3
-            else function(self.values, y, slots)
-        )
+        if slots.ndim == 3:  # a batch, dense
+            function = jax.vmap(function)
+        return function(self.values, y, slots)
 
     def _with(self, values: Array, *, symmetric: bool) -> Operator:
         return Operator(values, self.layout, self.plan, symmetric)

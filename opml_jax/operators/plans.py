@@ -31,7 +31,7 @@ SLACK = 1.08
 # Speed of a product over tiles of this many AOs, in units of that of one large dense product: one
 # core of Zen 5, float32 (benchmarks/products.py); not measured on accelerators
 TILE_SPEED = {24: 0.33, 48: 0.55}
-TILES_FROM = 200  # AOs; below, a dense product always won
+TILES_FROM = 200  # AOs; below, not worth trying (a water cluster of 288 is faster dense)
 
 
 @pytree

@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..errors import ConventionError, OpmlError, refusal
-from ..numerics import Array, matmul, pytree, static
+from ..numerics import Array, pytree, static
 from ..structures import StructureBatch
 from .operator import Operator
 from .plans import N_CLASSES, Plan
-from .product import CHUNK
+from .product import CHUNK, outputs
 
 
 def _spread(mesh: Mesh) -> NamedSharding:
@@ -289,17 +289,8 @@ def _product(x: Array, y: Array, rows: ShardedRows) -> Array:
         for hop, table in zip(rows.hops, send, strict=True):
             to = [(d, d + hop) for d in range(n) if 0 <= d + hop < n]
             buffer.append(jax.lax.ppermute(y[table[0]], axis, to))
-        y, tile = jnp.concatenate(buffer), x.shape[-1]
-        x = jnp.swapaxes(x, -1, -2)
-
-        def one(terms):
-            a, b = (m[t].reshape(-1, tile) for m, t in zip((x, y), terms, strict=True))
-            return matmul(a.T, b)
-
-        parts = [
-            jax.lax.map(one, (a[0], b[0]), batch_size=min(CHUNK, a.shape[1]))
-            for a, b in zip(left, right, strict=True)
-        ]
+        left, right = ([table[0] for table in tables] for tables in (left, right))
+        parts = outputs(jnp.swapaxes(x, -1, -2), jnp.concatenate(buffer), left, right, CHUNK)
         return jnp.where(mask, jnp.concatenate(parts)[output], 0)[None]
 
     spread = PartitionSpec(axis)

@@ -7,7 +7,7 @@ import pytest
 from opml_jax import integrals, operators
 from opml_jax.basis import batch, layout_of, load_basis
 from opml_jax.errors import ConventionError, OpmlError
-from opml_jax.operators import Operator, blocks, from_blocks, power, powers, slot_blocks, trace
+from opml_jax.operators import Operator, blocks, from_blocks, pair_blocks, power, powers, trace
 
 # A product of n x n matrices in another order of summation: n * 1e-16 of the largest element
 ROUND_OFF = 1e-13
@@ -145,10 +145,11 @@ def test_blocks_of_a_batch_are_refused(water):
         blocks(operators.overlap(batch([water], basis), basis))
 
 
-def test_slot_blocks(pair, layout):
+def test_blocks_in_slots(pair, layout):
     a, _, A, _ = pair
-    cut = np.asarray(slot_blocks(A.matrix, layout.slots))
     n, width = layout.slots.shape
+    every = np.indices((n, n)).reshape(2, -1).T
+    cut = np.asarray(pair_blocks(A, every)).reshape(n, n, width, width).swapaxes(1, 2)
     assert cut.shape == (n, width, n, width)
     np.testing.assert_array_equal(cut[0, :, 0, :], a[:14, :14])  # oxygen fills every slot
     real = layout.slots < layout.nao
