@@ -50,6 +50,10 @@ class UnitWarning(UserWarning):
     """Numbers that are plausible only in another unit."""
 
 
+class DataWarning(UserWarning):
+    """Labels of a file that are left unread."""
+
+
 def refusal(argument: str, *, got: object, expected: str, hint: str = "") -> str:
     """The sentence of a refusal: ``argument must be expected; got got. hint``."""
     return f"{argument} must be {expected}; got {got}." + (f" {hint}" if hint else "")

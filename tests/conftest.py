@@ -3,7 +3,7 @@
 import os
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
-# Small problems: compiling costs more than running. Set XLA_FLAGS (to anything) to test optimised code.
+# Small problems: compiling costs more than running. Set XLA_FLAGS to test optimised code.
 os.environ.setdefault("XLA_FLAGS", "--xla_backend_optimization_level=0")
 
 import jax

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import argparse
 
+from .options import add_reading_options
+
 
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = sub.add_parser("check", help="how many structures, which labels, and what is wrong")
     check.add_argument("file")
-    check.add_argument("--length-unit", choices=("angstrom", "bohr"))
-    check.add_argument("--energy-unit", choices=("hartree", "ev", "kcal/mol"))
-    pack = sub.add_parser("pack", help="copy an HDF5 data set, keeping some labels")
+    check.add_argument("--splits", metavar="FILE", help="also: does validation or test leak?")
+    check.add_argument("--against", metavar="FILE", help="also: is this training file found there?")
+    check.add_argument(
+        "--tolerance",
+        type=float,
+        default=1e-4,
+        metavar="ANGSTROM",
+        help="interatomic distances of equal geometries agree to this (default 1e-4)",
+    )
+    add_reading_options(check)
+    pack = sub.add_parser("pack", help="store a data set as HDF5, keeping some labels")
     pack.add_argument("file")
     pack.add_argument("-o", "--output", required=True)
     pack.add_argument("--fields", default="energy,forces,dipole", help="comma-separated")
+    add_reading_options(pack)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -26,11 +37,11 @@ def run(args: argparse.Namespace) -> int:
 def _pack(args: argparse.Namespace) -> int:
     from pathlib import Path
 
-    from ..data.readers import read_dataset
     from ..data.store import write_hdf5
+    from .options import read_labelled
 
     names = [n.strip() for n in args.fields.split(",") if n.strip()]
-    dataset = read_dataset(args.file)
+    dataset = read_labelled(args.file, args)
     for name in names:
         dataset[name]  # names what is missing before anything is written
     write_hdf5(args.output, dataset, names)
@@ -40,43 +51,102 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
-    import numpy as np
-
-    from ..data.readers import read_dataset
+    from ..data.duplicates import duplicates
+    from ..data.splits import check_splits, read_splits
+    from ..errors import OpmlError, refusal
     from ..structures.elements import symbol
+    from ..units import ANGSTROM_PER_BOHR
+    from .options import read_labelled
 
-    dataset = read_dataset(args.file, length_unit=args.length_unit, energy_unit=args.energy_unit)
+    if not args.tolerance > 0:
+        raise OpmlError(refusal("--tolerance", got=args.tolerance, expected="positive, Angstrom"))
+    tolerance = args.tolerance / ANGSTROM_PER_BOHR
+    dataset = read_labelled(args.file, args)
     elements = " ".join(symbol(z) for z in dataset.elements)
     sizes = [s.n_atoms for s in dataset.structures]
     print(
         f"{args.file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of "
         f"{elements}; labels: {', '.join(dataset.labels) or 'none'}"
     )
-    problems = _duplicates(dataset) + _convention(dataset)
-    if "forces" in dataset:
-        net = max(np.abs(f.sum(axis=0)).max() for f in dataset.labels["forces"])
-        if net > 1e-3:
-            problems.append(f"forces do not sum to zero (up to {net:.1e} Hartree/Bohr)")
+    problems = _convention(dataset) + _forces(dataset)
+    pairs = duplicates(dataset.structures, tolerance=tolerance)
+    if len(pairs):
+        repeats = len(set(pairs[:, 1]))
+        problems.append(
+            f"{repeats} geometries repeat an earlier one up to rotation, reflection and order "
+            f"({_identical(dataset, pairs, tolerance)} of {len(pairs)} pairs as written): "
+            f"{_some(f'{i} = {j}' for i, j in pairs)}"
+        )
+    if args.splits:
+        splits = read_splits(args.splits)
+        check_splits(dataset, splits)
+        print(f"{args.splits}: " + ", ".join(f"{k} {len(v)}" for k, v in splits.items()))
+        train = splits["train"]
+        for name in (k for k in splits if k != "train"):
+            problems += _leaks(name, dataset, train, dataset, splits[name], tolerance)
+    if args.against:
+        other = read_labelled(args.against, args)
+        every, there = range(len(dataset)), range(len(other))
+        problems += _leaks(args.against, dataset, every, other, there, tolerance)
     for line in problems:
         print(f"problem: {line}")
     print("no problems found" if not problems else f"{len(problems)} problem(s)")
     return 0
 
 
-def _duplicates(dataset) -> list[str]:
-    """Geometries that repeat up to rotation: equal sorted interatomic distances to 1e-5 Bohr."""
+def _some(items, most: int = 5) -> str:
+    """The first few, and that there are more."""
+    items = list(items)
+    return ", ".join(items[:most]) + (", ..." if len(items) > most else "")
+
+
+def _forces(dataset) -> list[str]:
+    """Net forces, and single structures with forces no molecule has."""
     import numpy as np
 
-    seen: dict[tuple, int] = {}
-    repeats = 0
-    for s in dataset.structures:
-        order = np.argsort(s.numbers, kind="stable")
-        x = np.asarray(s.positions)[order]
-        d = np.linalg.norm(x[:, None] - x[None], axis=-1)[np.triu_indices(len(x), 1)]
-        key = (tuple(np.array(s.numbers)[order]), s.charge, tuple(np.round(np.sort(d), 5)))
-        repeats += key in seen
-        seen[key] = 1
-    return [f"{repeats} geometries repeat another up to rotation"] if repeats else []
+    from ..data.plausibility import MAX_FORCE
+    from ..units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+
+    if "forces" not in dataset:
+        return []
+    problems = []
+    net = max(np.abs(f.sum(axis=0)).max() for f in dataset.labels["forces"])
+    if net > 1e-3:
+        problems.append(f"forces do not sum to zero (up to {net:.1e} Hartree/Bohr)")
+    largest = np.array([np.abs(f).max() for f in dataset.labels["forces"]])
+    wild = np.flatnonzero(largest * EV_PER_ANGSTROM_PER_ATOMIC_FORCE > MAX_FORCE)
+    if len(wild):
+        which = _some(map(str, wild))
+        problems.append(f"forces above {MAX_FORCE:.0f} eV/Angstrom in {len(wild)}: {which}")
+    return problems
+
+
+def _identical(dataset, pairs, tolerance: float) -> int:
+    """How many pairs have the same atoms at the same places, as written."""
+    import numpy as np
+
+    def same(a, b):
+        return a.numbers == b.numbers and np.abs(a.positions - b.positions).max() < tolerance
+
+    return sum(same(dataset.structures[i], dataset.structures[j]) for i, j in pairs)
+
+
+def _leaks(name: str, dataset, train, other, held_out, tolerance: float) -> list[str]:
+    """What of the structures ``train`` of one set is among ``held_out`` of another, or the same."""
+    from ..data.duplicates import FRAMES, leakage
+
+    found = leakage(dataset.subset(train), other.subset(held_out), tolerance=tolerance)
+    problems = []
+    if len(found.duplicates):
+        again = len(set(found.duplicates[:, 1]))
+        which = _some(f"{held_out[j]} = {train[i]}" for i, j in found.duplicates)
+        problems.append(f"{name}: {again} of {len(held_out)} are training geometries: {which}")
+    if found.neighbours is not None and len(found.neighbours):
+        problems.append(
+            f"{name}: {len(found.neighbours)} of {len(held_out)} are within {FRAMES} frames of a "
+            f"training geometry: {_some(str(held_out[j]) for j in found.neighbours)}"
+        )
+    return problems
 
 
 def _convention(dataset) -> list[str]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .options import add_reading_options
+
 
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -12,8 +14,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--split", help="judge only this split of --splits")
     p.add_argument("--splits", default="", help="split file (default: splits.json of the run)")
     p.add_argument("--json", metavar="FILE", help="also write the metrics here")
-    p.add_argument("--length-unit", default="", choices=("", "angstrom", "bohr"))
-    p.add_argument("--energy-unit", default="", choices=("", "hartree", "ev", "kcal/mol"))
+    add_reading_options(p)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -21,12 +22,13 @@ def run(args: argparse.Namespace) -> int:
     import json
     from pathlib import Path
 
-    from ..data import bundled, read_dataset, read_splits
+    from ..data import bundled, read_splits
     from ..data.files import write_text
     from ..errors import DataError, refusal
     from ..models import load_model
     from ..training import check_compatible
     from ..training.metrics import errors
+    from .options import read_labelled
     from .runs import enable_x64, table
 
     enable_x64()
@@ -34,9 +36,7 @@ def run(args: argparse.Namespace) -> int:
     path = args.data
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
-    dataset = read_dataset(
-        path, length_unit=args.length_unit or None, energy_unit=args.energy_unit or None
-    )
+    dataset = read_labelled(path, args)
     name = "data"
     if args.split:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")

@@ -28,8 +28,8 @@ def enable_x64() -> None:
 
 def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
     """Data set and splits of a configuration; ``bundled:NAME`` stands for bundled files."""
-    from ..data import bundled, random_split, read_dataset, read_splits
-    from ..errors import DataError, refusal
+    from ..data import bundled, check_splits, random_split, read_dataset, read_splits
+    from ..data.labels import parse_labels
 
     def path(text: str, suffix: str) -> Path:
         name = text.removeprefix("bundled:")
@@ -37,6 +37,7 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
 
     dataset = read_dataset(
         path(config.path, ".h5"),
+        labels=parse_labels(config.labels),
         length_unit=config.length_unit or None,
         energy_unit=config.energy_unit or None,
     )
@@ -48,11 +49,7 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
         splits = random_split(
             len(dataset), config.n_train, config.n_validation, n_test, seed=config.seed
         )
-    indices = [i for part in splits.values() for i in part]
-    if max(indices) >= len(dataset):
-        raise DataError(
-            refusal("splits", got=f"index {max(indices)}", expected=f"indices below {len(dataset)}")
-        )
+    check_splits(dataset, splits)
     return dataset, splits
 
 

@@ -31,6 +31,13 @@ FIELDS: dict[str, Field] = {
     "energy": Field((), "Hartree", "total energy"),
     "forces": Field(("atom", 3), "Hartree/Bohr", "minus the energy gradient"),
     "dipole": Field((3,), "e Bohr", "dipole moment (x, y, z) about the coordinate origin"),
+    "dipole_norm": Field((), "e Bohr", "length of the dipole moment"),
+    "polarizability": Field((3, 3), "Bohr^3", "static dipole polarizability (x, y, z)"),
+    "isotropic_polarizability": Field((), "Bohr^3", "a third of the polarizability's trace"),
+    "quadrupole": Field(
+        (3, 3), "e Bohr^2", "traceless quadrupole moment, sum q (3 r r - r^2) / 2 about the origin"
+    ),
+    "frame": Field((), "1", "index of the geometry in the trajectory it was taken from"),
     "mo_energy": Field(("ao",), "Hartree", "orbital energies"),
     "mo_occ": Field(("ao",), "1", "orbital occupations"),
     "fock": Field(("ao", "ao"), "Hartree", "converged Fock (Kohn-Sham) matrix"),

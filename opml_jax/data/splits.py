@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError, refusal
+from ..structures.elements import symbol
+from .dataset import Dataset
 from .files import write_text
 
 SPLITS = ("train", "validation", "test")
@@ -76,3 +78,36 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
             refusal(str(path), got="an index in two splits", expected="disjoint splits")
         )
     return splits
+
+
+def check_splits(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> None:
+    """Raise unless the splits fit the data set and its training split knows every element.
+
+    Raises:
+      DataError: an index beyond the set, no training structures, or an element of the validation
+        or test split that no training structure has.
+    """
+    highest = max((i for part in splits.values() for i in part), default=-1)
+    if highest >= len(dataset):
+        raise DataError(
+            refusal(
+                "splits",
+                got=f"index {highest}",
+                expected=f"indices below {len(dataset)}",
+                hint="Does this split file belong to this data set?",
+            )
+        )
+    if not splits.get("train"):
+        raise DataError(refusal("train split", got="an empty split", expected="structures"))
+    elements = {k: {z for i in v for z in dataset.structures[i].numbers} for k, v in splits.items()}
+    for name, found in elements.items():
+        unseen = [symbol(z) for z in sorted(found - elements["train"])]
+        if unseen:
+            raise DataError(
+                refusal(
+                    f"{name} split",
+                    got=", ".join(unseen),
+                    expected="only elements of the training split",
+                    hint="Split again, or leave these molecules out.",
+                )
+            )

@@ -79,9 +79,23 @@ def read_hdf5(path: str | os.PathLike, *, fields: Iterable[str] | None = None) -
       ConventionError: matrices in another component convention.
     """
     path = Path(path)
+    return _open(path, lambda f: _read(f, path, fields))
+
+
+def label_names(path: str | os.PathLike) -> list[str]:
+    """Names of the labels a file holds.
+
+    Raises:
+      DataError: not an HDF5 data set.
+    """
+    return _open(Path(path), lambda f: sorted(f["labels"]))
+
+
+def _open(path: Path, read):
+    """``read(file)``, any failure of HDF5 in one line."""
     try:
         with h5py.File(path, "r") as f:
-            return _read(f, path, fields)
+            return read(f)
     except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as err:
         reason = str(err).splitlines()[0]
         raise DataError(

@@ -29,6 +29,8 @@ class DataConfig:
       seed: of the random split.
       length_unit: of xyz and npz files; empty: the format's own.
       energy_unit: of xyz and npz files; empty: the format's own.
+      labels: labels to read instead of the format's, each FIELD=NAME:UNIT, for example
+        energy=U0:hartree.
     """
 
     path: str = "bundled:water"
@@ -39,6 +41,7 @@ class DataConfig:
     seed: int = 0
     length_unit: str = ""
     energy_unit: str = ""
+    labels: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

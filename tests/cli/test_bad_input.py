@@ -20,6 +20,18 @@ def _npz(**arrays):
     return lambda path: np.savez(path, **arrays)
 
 
+def _labelled_npz(**changes):
+    """Two waters as in rMD17, in kcal/mol and Angstrom, with something changed."""
+    water = np.array([[0, 0, 0.117], [0, 0.757, -0.469], [0, -0.757, -0.469]])
+    arrays = {
+        "nuclear_charges": np.array([8, 1, 1]),
+        "coords": np.array([water, 1.01 * water]),
+        "energies": np.array([-47900.0, -47901.0]),
+        "forces": np.ones((2, 3, 3)),
+    }
+    return _npz(**(arrays | changes))
+
+
 def _truncated(path):
     s = Structure([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
     write_hdf5(path, Dataset([s] * 50, {"energy": [-1.1] * 50}))
@@ -49,6 +61,34 @@ FILES = {
     "half an xyz": ("w.xyz", _text(WATER[:-25]), ["xyz"]),
     "unknown suffix": ("w.pdb", _text(WATER), ["w.pdb", ".xyz"]),
     "missing file": ("w.xyz", lambda path: None, ["not a file"]),
+}
+
+
+LABELS = {
+    "energies in another unit": (
+        _labelled_npz(energies=np.array([-2.0e8, -2.0e8])),
+        ["energies of w.npz", "kcal/mol", "energy_unit"],
+    ),
+    "forces in another unit": (
+        _labelled_npz(forces=2000 * np.ones((2, 3, 3))),
+        ["forces of w.npz", "below 50", "87 eV/Angstrom", "energy_unit"],
+    ),
+    "NaN label": (
+        _labelled_npz(energies=np.array([-47900.0, np.nan])),
+        ["energy of w.npz", "NaN in structure 1"],
+    ),
+    "labels of another shape": (
+        _labelled_npz(forces=np.ones((2, 24, 24))),
+        ["forces of w.npz", "(2, 3, 3)", "(2, 24, 24)", "labels"],
+    ),
+}
+SPLITS = {
+    "empty split": ('{"train": [0], "validation": []}', ["s.json", "empty split"]),
+    "beyond the data": ('{"train": [0], "validation": [9]}', ["index 9", "below 3"]),
+    "unseen element": (
+        '{"train": [0], "validation": [1], "test": [2]}',
+        ["test split", "elements of the training split", "got S"],
+    ),
 }
 
 
@@ -93,6 +133,70 @@ def test_bad_files(run, tmp_path, command, name, make, says):
     before = sorted(tmp_path.iterdir())
     _is_one_clear_line(run(*command, name), says)
     assert sorted(tmp_path.iterdir()) == before
+
+
+@pytest.mark.parametrize(("make", "says"), LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize(
+    "command", [("data", "check"), ("data", "pack", "-o", "out.h5")], ids=["check", "pack"]
+)
+def test_bad_labels(run, tmp_path, command, make, says):
+    make(tmp_path / "w.npz")
+    _is_one_clear_line(run(*command, "w.npz"), says)
+    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+
+
+@pytest.mark.parametrize(("text", "says"), SPLITS.values(), ids=SPLITS)
+def test_bad_splits(run, tmp_path, text, says):
+    (tmp_path / "w.xyz").write_text(2 * WATER + WATER.replace("O", "S"))
+    (tmp_path / "s.json").write_text(text)
+    (tmp_path / "c.yaml").write_text("data: {path: w.xyz, splits: s.json}")
+    code, _, err = run("data", "check", "w.xyz", "--splits", "s.json")
+    for words in says:
+        assert words in err
+    assert (code, err.count("\n")) == (2, 1)
+    _is_one_clear_line(run("train", "c.yaml", "-o", "run"), says)
+
+
+def test_labels_by_name(run, tmp_path):
+    text = WATER.replace("\n\n", "\nProperties=species:S:1:pos:R:3 U0=-76.4\n")
+    (tmp_path / "w.xyz").write_text(text)
+    (tmp_path / "c.yaml").write_text("data: {path: w.xyz, labels: ['energy=U:hartree']}")
+    code, out, err = run("data", "check", "w.xyz", "--label", "energy=U0:hartree")
+    assert (code, err) == (0, "")
+    assert "labels: energy" in out
+    bad = run("data", "check", "w.xyz", "--label", "energy=U0:hartre")
+    _is_one_clear_line(bad, ["hartre", "Did you mean 'hartree'"])
+    _is_one_clear_line(run("train", "c.yaml", "-o", "run"), ["'U' of w.xyz", "U0"])
+    bad = run("data", "check", "w.xyz", "--label", "U0")
+    _is_one_clear_line(bad, ["FIELD=NAME:UNIT", "'U0'"])
+
+
+def test_duplicates_and_leaks_are_reported(run, tmp_path):
+    shifted = WATER.replace("0.117", "0.217").replace("-0.469", "-0.369")
+    stretched = [WATER.replace("0.757", x) for x in ("0.70", "0.72", "0.74")]
+    (tmp_path / "w.xyz").write_text("".join([WATER, *stretched, shifted, WATER]))
+    (tmp_path / "s.json").write_text('{"train": [0, 1], "validation": [2, 5], "test": [3, 4]}')
+    code, out, err = run("data", "check", "w.xyz", "--splits", "s.json")
+    assert (code, err) == (0, "")
+    assert "s.json: train 2, validation 2, test 2" in out
+    assert "2 geometries repeat an earlier one" in out
+    assert "(1 of 3 pairs as written): 0 = 4, 0 = 5, 4 = 5" in out
+    assert "validation: 1 of 2 are training geometries: 5 = 0" in out
+    assert "test: 1 of 2 are training geometries: 4 = 0" in out
+    assert "3 problem(s)" in out
+    (tmp_path / "v.xyz").write_text(stretched[0] + stretched[1])
+    out = run("data", "check", "w.xyz", "--against", "v.xyz")[1]
+    assert "v.xyz: 2 of 2 are training geometries: 0 = 1, 1 = 2" in out
+    out = run("data", "check", "v.xyz", "--tolerance", "0.1")[1]
+    assert "1 geometries repeat" in out
+    _is_one_clear_line(run("data", "check", "v.xyz", "--tolerance", "0"), ["--tolerance", "0"])
+
+
+def test_neighbouring_frames_are_reported(run, tmp_path):
+    _labelled_npz(old_indices=np.array([10, 500]))(tmp_path / "a.npz")
+    _labelled_npz(old_indices=np.array([505, 900]))(tmp_path / "b.npz")
+    out = run("data", "check", "a.npz", "--against", "b.npz")[1]
+    assert "b.npz: 1 of 2 are within 10 frames of a training geometry: 0" in out
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from opml_jax.data import read_dataset, read_structures
-from opml_jax.errors import DataError, OpmlError, StructureError, UnitWarning
+from opml_jax.errors import DataError, DataWarning, OpmlError, StructureError, UnitWarning
 
 # The factors below carry ten digits or more
 UNITS = 1e-9
@@ -98,15 +98,17 @@ def test_extxyz_labels(write, prefix):
 
 
 def test_extxyz_units_can_be_named(write):
-    text = EXTENDED.replace("0.74", "1.40").replace("2.0", "0.02")
+    text = EXTENDED.replace("0.74", "1.40").replace("2.0", "0.02").replace("-31.0", "-1.25")
     ds = read_dataset(write("h.extxyz", text), energy_unit="Hartree", length_unit="bohr")
-    assert ds["energy"][0] == -31.0
+    assert ds["energy"][0] == -1.25
     np.testing.assert_array_equal(ds["forces"][0, :, 2], [0.02, -0.02])
     assert ds.structures[0].positions[1, 2] == 1.4
 
 
 def test_labels_that_not_all_structures_have_are_dropped(write):
-    ds = read_dataset(write("h.extxyz", EXTENDED + EXTENDED.replace("energy=-31.0 ", "")))
+    path = write("h.extxyz", EXTENDED + EXTENDED.replace("energy=-31.0 ", ""))
+    with pytest.warns(DataWarning, match=r"energy of .*1 of 2 structures lack it, first.* 1\."):
+        ds = read_dataset(path)
     assert len(ds) == 2
     assert "forces" in ds
     assert "energy" not in ds
@@ -121,6 +123,9 @@ def test_rmd17(tmp_path):
     # 1 kcal/mol/Angstrom = 0.00159360 / 1.88972612 = 0.000843297 Hartree/Bohr
     np.testing.assert_allclose(ds["forces"], arrays["forces"] * 0.000843297, rtol=1e-5)
     assert len(read_structures(tmp_path / "r.npz")) == 2
+    assert "frame" not in ds
+    _npz(tmp_path / "r.npz", **arrays, old_indices=np.array([7, 400000]))
+    assert read_dataset(tmp_path / "r.npz")["frame"].tolist() == [7, 400000]
 
 
 def test_md17(tmp_path):
@@ -269,7 +274,7 @@ def test_labels_that_are_something_else(write, change):
     [
         ({"coords": _rmd17()["coords"].transpose(0, 2, 1)[:, :, :2]}, "(n_structures, n_atoms, 3)"),
         ({"coords": POSITIONS}, "(n_structures, n_atoms, 3)"),
-        ({"energies": np.zeros(3)}, "3 values"),
+        ({"energies": np.zeros(3)}, "shape (3,)"),
         ({"forces": np.zeros((2, 2, 3))}, "(2, 3, 3)"),
         ({"forces": np.zeros((1, 3, 3))}, "(2, 3, 3)"),
         ({"nuclear_charges": np.array([8, 1, 1, 1])}, "n.npz"),
