@@ -14,7 +14,7 @@ import numpy as np
 from .basis import layout_of
 from .data import Dataset
 from .data.files import write_text
-from .features.hierarchy import OPERATORS
+from .features.inputs import OPERATORS
 from .models import Model
 from .units import (
     ANGSTROM_PER_BOHR,

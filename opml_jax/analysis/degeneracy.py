@@ -18,7 +18,7 @@ import numpy as np
 from ..basis import load_basis
 from ..errors import OpmlError, refusal
 from ..features import AtomFeatures, couple_species, invariants
-from ..features.hierarchy import OPERATORS
+from ..features.inputs import OPERATORS
 from ..operators import Operator, powers, species_blocks
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
@@ -129,7 +129,7 @@ def degeneracy_table(
 
     Args:
       basis: name of the basis set.
-      operator: one of ``features.hierarchy.OPERATORS``.
+      operator: one of ``features.inputs.OPERATORS``.
       exponents: powers V^k.
 
     Returns:

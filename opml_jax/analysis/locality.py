@@ -11,7 +11,7 @@ import numpy as np
 from ..basis import AOLayout, Basis
 from ..errors import ConventionError, refusal
 from ..features import AtomFeatures
-from ..features.hierarchy import OPERATORS
+from ..features.inputs import OPERATORS
 from ..operators import Operator, lowdin, overlap, plan
 from ..structures import Structure
 
@@ -72,7 +72,7 @@ def cutoff_study(
       basis: covers its elements.
       cutoffs: Bohr.
       powers: of the features compared.
-      operator: one of ``features.hierarchy.OPERATORS``.
+      operator: one of ``features.inputs.OPERATORS``.
       quantities: further functions of the operator, by name. Default: its eigenvalues in Löwdin's
         basis, Hartree.
 

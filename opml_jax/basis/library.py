@@ -25,6 +25,15 @@ _ALL_ELECTRON = 1.5
 STO-3G has 2.15; the steepest valence function beside a core potential stays far below."""
 
 
+EVEN_TEMPERED = ((0, (2.5, 0.7, 0.2)), (1, (0.9, 0.25)), (2, (0.4,)))
+"""Angular momenta and exponents (Bohr^-2) of ``"even-tempered"``, the same for every element.
+
+14 AOs an atom, near-geometric series that span valence and bonds. Uncontracted functions that do
+not depend on the element resolve what potentials of different nuclei look like, and every block
+has the same channels.
+"""
+
+
 def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     """Load a spherical all-electron basis from PySCF's library.
 
@@ -32,7 +41,8 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     unchanged.
 
     Args:
-      name: any name PySCF knows, e.g. ``"sto-3g"``, ``"def2-svp"``, ``"cc-pvtz"``.
+      name: any name PySCF knows, e.g. ``"sto-3g"``, ``"def2-svp"``, ``"cc-pvtz"``; or
+        ``"even-tempered"`` (:data:`EVEN_TEMPERED`).
       numbers: atomic numbers (or symbols) to cover; repeats are fine.
 
     Returns:
@@ -49,6 +59,9 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     elements = sorted({atomic_number(z) for z in numbers})
     if not elements:
         raise BasisError(refusal("numbers", got="no elements", expected="at least one element"))
+    if name == "even-tempered":
+        shells = [Shell(l, np.array([a]), np.ones(1)) for l, row in EVEN_TEMPERED for a in row]
+        return Basis.from_shells(name, dict.fromkeys(elements, shells))
     return Basis.from_shells(name, {z: _element(name, z) for z in elements})
 
 

@@ -13,6 +13,7 @@ from .hierarchy import Channel as Channel
 from .hierarchy import PairFeatures as PairFeatures
 from .hierarchy import atom_features as atom_features
 from .hierarchy import structure_features as structure_features
+from .inputs import Inputs as Inputs
 from .invariants import invariants as invariants
 from .invariants import n_invariants as n_invariants
 from .normalise import Normalisation as Normalisation

@@ -25,21 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, Basis, BasisSpec, layout_of
-from ..errors import ConventionError, OpmlError, nearest, refusal
+from ..errors import ConventionError, OpmlError, refusal
 from ..numerics import Array, einsum
-from ..operators import Operator, build, on_site_blocks, pair_blocks, pooled_blocks, powers
+from ..operators import Operator, on_site_blocks, pair_blocks, pooled_blocks, powers
 from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 from .couple import coupling_matrix
-
-OPERATORS = {
-    "external_potential": build.external_potential,
-    "screened_potential": build.screened_potential,
-    "neutral_atom_potential": build.neutral_atom_potential,
-    "overlap": build.overlap,
-    "kinetic": build.kinetic,
-}
-"""Physical operators by name."""
+from .inputs import OPERATORS, one_of
 
 ON_SITE, PAIR = 0, -1
 CHUNK = 16
@@ -426,20 +418,13 @@ def atom_features(
       ``IrrepsArray`` of shape ``(n_atoms, irreps.dim)``; a batch adds a leading axis.
 
     Raises:
-      OpmlError: an unknown operator name, or powers that are not positive integers.
+      ConfigError: an unknown operator name.
+      OpmlError: powers that are not positive integers.
       BasisError: an element the basis lacks.
     """
     named = dict(powers) if isinstance(powers, Mapping) else {operator: tuple(powers)}
     for name in named:
-        if name not in OPERATORS:
-            raise OpmlError(
-                refusal(
-                    "operator",
-                    got=repr(name),
-                    expected=f"one of {[*OPERATORS]}",
-                    hint=nearest(name, OPERATORS),
-                )
-            )
+        one_of("operator", name, [*OPERATORS])
     options = {} if driver is None else {"driver": driver}
     found = {name: OPERATORS[name](structure, basis, **options) for name in named}
     if not isinstance(powers, Mapping):

@@ -200,9 +200,7 @@ def external_potential(
     layout = layout_of(structure, basis)
     shape = _atoms(structure)
     dtype = _dtype(structure)
-    q = jnp.asarray(structure.numbers if charges is None else charges, dtype)
-    if q.shape != shape:
-        raise OpmlError(refusal("charges", got=f"shape {q.shape}", expected=f"shape {shape}"))
+    q = _charges(structure, charges)
     sigma = jnp.asarray(0.0 if widths is None else widths, dtype)
     fits = sigma.shape in ((), shape)
     if not fits or (is_concrete(sigma) and not (np.asarray(sigma) >= 0).all()):
@@ -229,10 +227,25 @@ def external_potential(
             )
         clouds.append((q, centres, 0.0))
     v = _attraction(structure, basis, layout, clouds, pairs, driver)
-    if field is not None:
-        r = _engine(driver).matrix("r", structure, basis, layout)
-        v = v + einsum("...x,...xij->...ij", _vector("field", field, r.dtype, shape[:-1]), r)
-    return v
+    return _with_field(v, field, structure, basis, layout, driver)
+
+
+def _charges(structure: Structure | StructureBatch, charges: Array | None) -> Array:
+    """Charges of the nuclei, checked."""
+    q = jnp.asarray(structure.numbers if charges is None else charges, _dtype(structure))
+    shape = _atoms(structure)
+    if q.shape != shape:
+        raise OpmlError(refusal("charges", got=f"shape {q.shape}", expected=f"shape {shape}"))
+    return q
+
+
+def _with_field(v: Array, field: Array | None, structure, basis, layout, driver) -> Array:
+    """The potential with that of a uniform field added."""
+    if field is None:
+        return v
+    r = _engine(driver).matrix("r", structure, basis, layout)
+    field = _vector("field", field, r.dtype, _atoms(structure)[:-1])
+    return v + einsum("...x,...xij->...ij", field, r)
 
 
 def _atoms(structure: Structure | StructureBatch) -> tuple[int, ...]:
@@ -277,7 +290,9 @@ def screened_potential(
     structure: Structure | StructureBatch,
     basis: Basis,
     *,
+    charges: Array | None = None,
     width: float = 1.2909944487358056,
+    field: Array | None = None,
     pairs: ScreenedPairs | None = None,
     driver: str = DEFAULT_DRIVER,
 ) -> Array:
@@ -290,7 +305,9 @@ def screened_potential(
     Args:
       structure: molecule or batch.
       basis: covers its elements.
+      charges: as for :func:`external_potential`; clouds carry the opposite charge.
       width: sigma in Bohr. The default is exp(-0.3 r^2), 0.3 Bohr^-2 = 1 / (2 sigma^2).
+      field: as for :func:`external_potential`; not screened.
       pairs: as for :func:`external_potential`.
       driver: engine.
 
@@ -298,12 +315,13 @@ def screened_potential(
       ``(nao, nao)`` in Hartree; a batch adds a leading axis. Errors as :func:`external_potential`.
     """
     layout = layout_of(structure, basis)
-    q = jnp.asarray(structure.numbers, _dtype(structure))
+    q = _charges(structure, charges)
     clouds = [
         (q, structure.positions, 0.0),
         (-q, structure.positions, width),
     ]
-    return _attraction(structure, basis, layout, clouds, pairs, driver)
+    v = _attraction(structure, basis, layout, clouds, pairs, driver)
+    return _with_field(v, field, structure, basis, layout, driver)
 
 
 def neutral_atom_potential(

@@ -22,7 +22,8 @@ from ..errors import ConventionError, ModelFileError, refusal
 from .model import Model
 from .op2prop import Op2Prop, Op2PropConfig
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""2: networks are stacked over the members of an ensemble."""
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
@@ -115,6 +116,8 @@ def load_model(path: str | os.PathLike) -> Model:
             for key in keys[:-1]:
                 node = node.setdefault(key, {})
             node[keys[-1]] = value
+    if version == 1 and "residual" in params:
+        params["residual"] = jax.tree.map(lambda w: w[None], params["residual"])
     ordered = {z: [own[i] for i in sorted(own)] for z, own in shells.items()}
     basis = Basis.from_shells(header["basis_name"], ordered)
     if basis.spec.fingerprint != header["basis_fingerprint"]:

@@ -84,13 +84,19 @@ class Model:
         return lambda structure: self.definition.apply(own, structure)["dipole"]
 
     def predict(
-        self, structures: Structure | Sequence[Structure], *, linear: bool = False
+        self,
+        structures: Structure | Sequence[Structure],
+        *,
+        linear: bool = False,
+        uncertainty: bool = False,
     ) -> dict[str, np.ndarray]:
         """Energies, forces and dipoles.
 
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
           linear: use the closed-form part alone.
+          uncertainty: also standard deviations over the members of an ensemble,
+            ``energy_uncertainty`` and ``forces_uncertainty``; forces then cost a gradient each.
 
         Returns:
           ``energy`` (Hartree), ``forces`` (Hartree/Bohr), ``dipole`` (e Bohr, if trained). For one
@@ -98,21 +104,31 @@ class Model:
           padded with zeros to the largest molecule, and ``n_atoms``.
 
         Raises:
-          OpmlError: an empty list, or an element the model has not seen.
+          OpmlError: an empty list, an element the model has not seen, or an uncertainty of a model
+            without an ensemble.
           PrecisionError: x64 is off.
         """
         require_x64("a float64 model")
         if isinstance(structures, Structure):
-            out = self.predict([structures], linear=linear)
+            out = self.predict([structures], linear=linear, uncertainty=uncertainty)
             out.pop("n_atoms")
             return {k: v[0] for k, v in out.items()}
         structures = list(structures)
         if not structures:
             raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
         self.check_elements(structures)
+        if uncertainty and self.definition.config.members < 2:
+            raise OpmlError(
+                refusal(
+                    "uncertainty",
+                    got="a model with one network",
+                    expected="an ensemble",
+                    hint="Train with model.members=4.",
+                )
+            )
         params = self.closed_form.params if linear else self.params
         n_atoms = [s.n_atoms for s in structures]
-        out: dict[str, list[np.ndarray]] = {"energy": [], "forces": [], "dipole": []}
+        out: dict[str, list[np.ndarray]] = {}
         chunk = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
         order = np.argsort(n_atoms, kind="stable")
         for start in range(0, len(order), chunk):
@@ -122,17 +138,19 @@ class Model:
             basis = self.definition.basis
             bucket = smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
             padded = batch(full, basis, bucket=bucket)
-            result = _evaluate(self.definition, params, padded)
+            result = _evaluate(self.definition, params, padded, uncertainty)
             for name, values in result.items():
-                out[name].extend(np.asarray(values)[: len(part)])
+                out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
         back = np.argsort(order)
         largest = max(n_atoms)
-        forces = np.zeros((len(structures), largest, 3))
-        for k, i in enumerate(back):
-            forces[k, : n_atoms[k]] = out["forces"][i][: n_atoms[k]]
-        final = {"energy": np.array(out["energy"])[back], "forces": forces}
-        if out["dipole"]:
-            final["dipole"] = np.array(out["dipole"])[back]
+        final = {}
+        for name, values in out.items():
+            if name.startswith("forces"):
+                final[name] = np.zeros((len(structures), largest, 3))
+                for k, i in enumerate(back):
+                    final[name][k, : n_atoms[k]] = values[i][: n_atoms[k]]
+            else:
+                final[name] = np.array(values)[back]
         return {**final, "n_atoms": np.array(n_atoms)}
 
     def check_elements(self, structures: Sequence[Structure]) -> None:
@@ -153,11 +171,23 @@ class Model:
         return f"Model(op2prop, {self.definition.config.basis}, elements {names})"
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _evaluate(definition: Op2Prop, params: Params, structures: StructureBatch) -> dict[str, Array]:
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _evaluate(
+    definition: Op2Prop, params: Params, structures: StructureBatch, uncertainty: bool
+) -> dict[str, Array]:
     def total(positions):
         out = definition.apply(params, structures.replace(positions=positions))
-        return jnp.sum(out["energy"]), out
+        members = out.pop("energy_members", None)
+        return (out["energy"], members if uncertainty else None), out
 
-    gradient, out = jax.grad(total, has_aux=True)(jnp.asarray(structures.positions))
-    return {**out, "forces": -gradient}
+    (energy, members), back, out = jax.vjp(total, jnp.asarray(structures.positions), has_aux=True)
+    nothing = jax.tree.map(jnp.zeros_like, members)
+    out["forces"] = -back((jnp.ones_like(energy), nothing))[0]
+    if members is not None:
+        one = jnp.eye(members.shape[-1], dtype=members.dtype)
+        each = jax.vmap(
+            lambda m: -back((jnp.zeros_like(energy), jnp.broadcast_to(m, members.shape)))[0]
+        )(one)
+        out["energy_uncertainty"] = jnp.std(members, axis=-1)
+        out["forces_uncertainty"] = jnp.std(each, axis=0)
+    return out

@@ -1,13 +1,15 @@
 r"""Op2Prop: energy and dipole of a molecule from its external potential.
 
 .. math::
-    E = \sum_i e_{Z_i} + w_{Z_i} \cdot \hat x_i + g_{Z_i}(P_{Z_i} \hat x_i), \qquad
+    E = \sum_i e_{Z_i} + w_{Z_i} \cdot \hat x_i + \sum_m a_m k_{Z_i}(y_i, y_m)
+        + g_{Z_i}(P_{Z_i} \hat x_i), \qquad
     \mu = \sum_i \sum_c u_{Z_i c} v_{ic} + \sum_k \phi_{Z_i k}(P_{Z_i} \hat x_i) (Q_{Z_i} v_i)_k
 
 with standardised invariants :math:`\hat x_i` of powers of the (screened) potential and its 1o
-irreps :math:`v_i` (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Prop). e, w and u are solved in
-closed form, the networks g and phi learn what is left. Everything is a pure function of parameters
-and structure; forces are ``-jax.grad`` of it, through the integrals.
+irreps :math:`v_i` (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Prop). e, w, a and u are solved in
+closed form; k compares atoms with reference atoms (a sparse Gaussian kernel, optional); the
+networks g and phi, one or an ensemble, learn what is left. Everything is a pure function of
+parameters and structure; forces are ``-jax.grad`` of it, through the integrals.
 """
 
 from __future__ import annotations
@@ -21,9 +23,8 @@ import jax.numpy as jnp
 
 from ..basis import AOLayout, Basis, layout_of
 from ..conventions import e3nn_to_cartesian
-from ..errors import ConfigError, nearest, refusal
-from ..features import AtomFeatures, invariants, n_invariants
-from ..features.hierarchy import OPERATORS
+from ..errors import ConfigError, refusal
+from ..features import AtomFeatures, Inputs, invariants, n_invariants
 from ..numerics import Array, einsum
 from ..structures import Structure, StructureBatch
 from .nn import Residual
@@ -37,32 +38,35 @@ class Op2PropConfig:
 
     Attributes:
       basis: basis set of the input operator (need not be that of the labels).
-      operator: ``"screened_potential"`` (size-extensive) or ``"external_potential"``.
+      operator: ``"screened_potential"`` (size-extensive), ``"external_potential"`` or
+        ``"neutral_atom_potential"``.
       powers: powers of the operator that give features.
       gram_powers: powers whose on-site irreps enter scalar products.
+      metric: ``"plain"``, ``"lowdin"`` or ``"overlap"``; see :class:`opml_jax.features.Inputs`.
+      resolve: ``"none"``, ``"charges"`` or ``"intermediates"``: V or V^2 by element.
+      others: operators beside it, such as ``overlap`` and ``kinetic``.
+      references: reference atoms of each element for the kernel; 0 for none.
       components: principal components of the invariants fed to the networks.
       hidden: hidden widths of the networks.
       vectors: principal dipole vectors gated by the network; 0 turns the gate off.
+      members: networks in the ensemble; more than one also gives an uncertainty.
     """
 
     basis: str = "def2-svp"
     operator: str = "screened_potential"
     powers: tuple[int, ...] = (1, 2, 3, 4)
     gram_powers: tuple[int, ...] = (1, 2)
+    metric: str = "plain"
+    resolve: str = "none"
+    others: tuple[str, ...] = ()
+    references: int = 0
     components: int = 48
     hidden: tuple[int, ...] = (64, 64)
     vectors: int = 12
+    members: int = 1
 
     def __post_init__(self):
-        if self.operator not in OPERATORS:
-            raise ConfigError(
-                refusal(
-                    "model.operator",
-                    got=repr(self.operator),
-                    expected=f"one of {[*OPERATORS]}",
-                    hint=nearest(self.operator, OPERATORS),
-                )
-            )
+        Inputs(self.operator, self.metric, self.resolve, self.others)  # refuses what it must
         for name in ("powers", "gram_powers"):
             if not getattr(self, name) or min(getattr(self, name)) < 1:
                 raise ConfigError(
@@ -76,13 +80,14 @@ class Op2PropConfig:
                     expected=f"a part of powers {self.powers}",
                 )
             )
-        if self.components < 1 or self.vectors < 0 or min(self.hidden, default=0) < 1:
+        sizes = {k: getattr(self, k) for k in ("components", "members", "vectors", "references")}
+        least = {"components": 1, "members": 1, "vectors": 0, "references": 0}
+        if any(sizes[k] < least[k] for k in sizes) or min(self.hidden, default=0) < 1:
             raise ConfigError(
                 refusal(
                     "model",
-                    got=f"components {self.components}, vectors "
-                    f"{self.vectors}, hidden {self.hidden}",
-                    expected="positive sizes",
+                    got=", ".join(f"{k} {v}" for k, v in {**sizes, "hidden": self.hidden}.items()),
+                    expected="positive sizes (vectors and references may be 0)",
                 )
             )
 
@@ -109,41 +114,53 @@ class Op2Prop:
     def _key(self):
         return self.config, self.basis.spec
 
+    @property
+    def inputs(self) -> Inputs:
+        """The operators this model reads."""
+        c = self.config
+        return Inputs(c.operator, c.metric, c.resolve, c.others)
+
     @functools.cached_property
     def recipe(self) -> AtomFeatures:
         """The atom features this model reads."""
-        return AtomFeatures(self.basis.spec, self.config.powers)
+        spec = self.basis.spec
+        return AtomFeatures(spec, self.inputs.sources(spec, self.config.powers))
+
+    @functools.cached_property
+    def _gram(self) -> dict[str, tuple[int, ...]]:
+        return self.inputs.gram(self.basis.spec, self.config.gram_powers)
 
     @property
     def n_invariants(self) -> int:
         """Invariants of one atom."""
-        return n_invariants(self.recipe, self.config.gram_powers)
+        return n_invariants(self.recipe, self._gram)
 
     @functools.cached_property
     def n_vectors(self) -> int:
         """1o irreps of one atom."""
         return sum(c.l == 1 and c.parity == -1 for c in self.recipe.channels)
 
-    @property
-    def residual(self) -> Residual:
-        """The Linen module of the networks."""
-        return Residual(len(self.basis.elements), self.config.hidden, self.config.vectors)
+    def descriptors(
+        self, structure: Structure | StructureBatch, *, field: Array | None = None
+    ) -> tuple[Array, Array]:
+        """Invariants and vectors of every atom, differentiable in positions and field.
 
-    def descriptors(self, structure: Structure | StructureBatch) -> tuple[Array, Array]:
-        """Invariants and vectors of every atom, differentiable in positions.
+        Args:
+          structure: molecule or batch.
+          field: ``(3,)`` uniform electric field, atomic units. Default: none.
 
         Returns:
           ``(n_atoms, n_invariants)`` and ``(n_atoms, n_vectors, 3)`` in x, y, z; a batch adds a
           leading axis. No parameter enters them.
         """
-        operator = OPERATORS[self.config.operator](structure, self.basis)
-        features = self.recipe(operator)
+        operators = self.inputs(structure, self.basis, self.config.powers, field=field)
+        features = self.recipe(operators)
         chunk = {
             (ir.l, ir.p): c for (_, ir), c in zip(features.irreps, features.chunks, strict=True)
         }
         none = jnp.zeros((*features.shape[:-1], 0, 3), features.array.dtype)  # s functions alone
         vectors = e3nn_to_cartesian(chunk.get((1, -1), none))
-        return invariants(features, self.recipe, self.config.gram_powers), vectors
+        return invariants(features, self.recipe, self._gram), vectors
 
     def one_hot(self, structure: Structure | StructureBatch) -> Array:
         """``(..., n_atoms, n_elements)``, zero for padding."""
@@ -160,7 +177,8 @@ class Op2Prop:
 
         Returns:
           ``energy`` in Hartree, shape ``()``; ``dipole`` in e Bohr (x, y, z), shape ``(3,)``, if
-          the model was trained on dipoles. A batch adds a leading axis.
+          the model was trained on dipoles; ``energy_members`` ``(members,)`` of an ensemble. A
+          batch adds a leading axis.
         """
         x, v = self.descriptors(structure)
         return self.readout(params, x, v, self.one_hot(structure))
@@ -169,27 +187,37 @@ class Op2Prop:
         """Properties from descriptors (see :meth:`descriptors`, :meth:`one_hot`)."""
         x = standardise(params["scaler"], x, one_hot)
         energy = linear_energy(params["linear"], x, one_hot)
+        if "kernel" in params:
+            energy = energy + kernel_energy(params["kernel"], x, one_hot)
+        out = {}
         use_dipole = "dipole" in params
-        gates = None
-        if "residual" in params:
-            z = project(params["components"], x, one_hot)
-            network = self._network(params)
-            local, gates = network(z, one_hot)
-            energy = energy + params["scale"]["energy"] * jnp.sum(
-                local * one_hot.sum(axis=-1), axis=-1
-            )
-        out = {"energy": energy}
         if use_dipole:
             out["dipole"] = linear_dipole(params["dipole"], v, one_hot)
-            if gates is not None and gates.shape[-1]:
+        if "residual" in params:
+            z = project(params["components"], x, one_hot)
+            local, gates = self.networks(params["residual"], z, one_hot, dipole=use_dipole)
+            members = params["scale"]["energy"] * jnp.sum(local * one_hot.sum(axis=-1), axis=-1)
+            energy = energy + jnp.mean(members, axis=0)
+            if len(members) > 1:
+                out["energy_members"] = jnp.moveaxis(members, 0, -1)
+            if use_dipole and gates.shape[-1]:
                 w = gated_vectors(params["dipole"], v, one_hot)
-                out["dipole"] += params["scale"]["dipole"] * einsum("...ik,...ikx->...x", gates, w)
-        return out
+                out["dipole"] += params["scale"]["dipole"] * einsum(
+                    "...ik,...ikx->...x", jnp.mean(gates, axis=0), w
+                )
+        return {"energy": energy, **out}
 
-    def _network(self, params: Params):
-        n = self.config.vectors if "dipole" in params else 0
-        module = Residual(len(self.basis.elements), self.config.hidden, n)
-        return functools.partial(module.apply, {"params": params["residual"]})
+    def network(self, *, dipole: bool) -> Residual:
+        """The Linen module of one network."""
+        n = self.config.vectors if dipole else 0
+        return Residual(len(self.basis.elements), self.config.hidden, n)
+
+    def networks(
+        self, weights: Params, z: Array, one_hot: Array, *, dipole: bool
+    ) -> tuple[Array, Array]:
+        """Energies ``(members, ..., n_atoms)`` and gates of all networks; weights stacked."""
+        module = self.network(dipole=dipole)
+        return jax.vmap(lambda w: module.apply({"params": w}, z, one_hot))(weights)
 
 
 def standardise(scaler: Params, x: Array, one_hot: Array) -> Array:
@@ -203,6 +231,33 @@ def linear_energy(linear: Params, x: Array, one_hot: Array) -> Array:
     """Sum over atoms of the element's offset and weights times standardised invariants."""
     weights = einsum("...e,ek->...k", one_hot, linear["weights"])
     return jnp.sum(weights * x, axis=(-1, -2)) + einsum("...ie,e->...", one_hot, linear["offsets"])
+
+
+def kernel_features(kernel: Params, x: Array, one_hot: Array) -> Array:
+    r"""Sums over atoms of Gaussians of the distance to each reference atom of its element.
+
+    :math:`\sum_i \exp(-|y_i - y_m|^2 / 2)` with :math:`y = C_Z \hat x`, sparse kernel regression
+    (Bartok, Csanyi, Int. J. Quantum Chem. 115, 1051 (2015)).
+
+    Args:
+      kernel: ``components`` ``(n_elements, n_invariants, k)`` and ``references``
+        ``(n_elements, m, k)``.
+      x: standardised invariants ``(..., n_atoms, n_invariants)``.
+      one_hot: ``(..., n_atoms, n_elements)``.
+
+    Returns:
+      ``(..., n_elements, m)``.
+    """
+    y = project(kernel["components"], x, one_hot)
+    y2, m2 = jnp.sum(y**2, axis=-1), jnp.sum(kernel["references"] ** 2, axis=-1)
+    cross = einsum("...ik,emk->...iem", y, kernel["references"])
+    value = jnp.exp(cross - 0.5 * (y2[..., None, None] + m2))
+    return einsum("...ie,...iem->...em", one_hot, value)
+
+
+def kernel_energy(kernel: Params, x: Array, one_hot: Array) -> Array:
+    """Energy of the kernel part: :func:`kernel_features` times ``weights`` ``(n_elements, m)``."""
+    return einsum("...em,em->...", kernel_features(kernel, x, one_hot), kernel["weights"])
 
 
 def project(components: Array, x: Array, one_hot: Array) -> Array:

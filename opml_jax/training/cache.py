@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import tempfile
 from collections.abc import Callable, Sequence
 
 import jax
@@ -20,6 +21,10 @@ from ..models import Op2Prop
 from ..structures import Structure, StructureBatch
 
 CHUNK = 16
+MAX_DOUBLE = 2**30
+"""Bytes of derivatives kept in double precision."""
+MAX_MEMORY = 2**32
+"""Bytes of derivatives kept in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +33,8 @@ class Cache:
 
     Attributes:
       x: ``(n, n_atoms, n_invariants)``.
-      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, or None.
+      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, or None. In
+        single precision, and then in a temporary file, when they are many.
       v: ``(n, n_atoms, n_vectors, 3)``.
       one_hot: ``(n, n_atoms, n_elements)``.
     """
@@ -42,8 +48,10 @@ class Cache:
         return len(self.x)
 
     def subset(self, index: Sequence[int]) -> Cache:
-        """Rows at ``index``."""
+        """Rows at ``index``; a view if they follow each other."""
         i = np.asarray(index, dtype=np.int64)
+        if len(i) and (np.diff(i) == 1).all():
+            i = slice(int(i[0]), int(i[-1]) + 1)
         return Cache(self.x[i], None if self.dx is None else self.dx[i], self.v[i], self.one_hot[i])
 
 
@@ -89,17 +97,34 @@ def build_cache(
     basis = definition.basis
     bucket = bucket or bucket_of(structures, basis)
     chunk = min(CHUNK, len(structures))
-    parts: list[list[np.ndarray]] = [[], [], [], []]
+    parts: list[list[np.ndarray]] = [[], [], []]
+    dx = None
     for start in range(0, len(structures), chunk):
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
         result = _chunk(definition, batch(full, basis, bucket=bucket), derivatives)
-        for own, values in zip(parts, result, strict=True):
-            if values is not None:
-                own.append(np.asarray(values)[: len(part)])
+        *found, slopes = result
+        for own, values in zip(parts, found, strict=True):
+            own.append(np.asarray(values)[: len(part)])
+        if slopes is not None:
+            if dx is None:
+                dx = _storage((len(structures), *slopes.shape[1:]))
+            dx[start : start + len(part)] = np.asarray(slopes)[: len(part)]
         on_progress(min(start + chunk, len(structures)), len(structures))
-    x, v, one_hot, dx = (np.concatenate(p) if p else None for p in parts)
+    x, v, one_hot = (np.concatenate(p) for p in parts)
     return Cache(x, dx, v, one_hot)
+
+
+def _storage(shape: tuple[int, ...]) -> np.ndarray:
+    """Room for derivatives: float64 while they are few, then float32, then on disk."""
+    size = int(np.prod(shape))
+    if 8 * size <= MAX_DOUBLE:
+        return np.empty(shape)
+    if 4 * size <= MAX_MEMORY:
+        return np.empty(shape, np.float32)
+    # unnamed: it vanishes with the last reference to the array
+    file = tempfile.TemporaryFile(prefix="opml_descriptors_")  # noqa: SIM115
+    return np.memmap(file, np.float32, "w+", shape=shape)
 
 
 def rounding_noise(

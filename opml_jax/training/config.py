@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, nearest, refusal
+from ..features.inputs import one_of
 from ..models import Op2PropConfig
 
 TARGETS = ("energy", "forces", "dipole")
@@ -55,7 +56,8 @@ class OptimConfig:
       weight_decay: of AdamW.
       clip: global gradient norm.
       ema: decay of the exponential moving average of the weights that is kept.
-      energy_weight: weight of squared energy errors over their closed-form value.
+      loss: ``"mse"``, or ``"mae"`` (smooth within a tenth of what the closed form leaves).
+      energy_weight: weight of energy errors in units of what the closed form leaves.
       forces_weight: likewise for forces.
       dipole_weight: likewise for dipoles.
       force_sigma: error of a force component, in eV/Angstrom, that counts as much in the
@@ -72,6 +74,7 @@ class OptimConfig:
     weight_decay: float = 1e-4
     clip: float = 10.0
     ema: float = 0.99
+    loss: str = "mse"
     energy_weight: float = 1.0
     forces_weight: float = 1.0
     dipole_weight: float = 1.0
@@ -100,6 +103,7 @@ class OptimConfig:
                 raise ConfigError(
                     refusal(f"optim.{name}", got=getattr(self, name), expected="zero or more")
                 )
+        one_of("optim.loss", self.loss, ("mse", "mae"))
         if not 0 <= self.ema < 1:
             raise ConfigError(refusal("optim.ema", got=self.ema, expected="between 0 and 1"))
 

@@ -1,4 +1,9 @@
-"""Training of the residual networks on cached descriptors with optax."""
+"""Training of the residual networks on cached descriptors with optax.
+
+All members of an ensemble train at once, in one compiled program: they differ in their initial
+weights and in the order of their batches. Networks train in single precision: they correct what
+the closed form, solved in double precision, leaves.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +18,20 @@ import optax
 
 from ..errors import OpmlError
 from ..models import Op2Prop
-from ..models.op2prop import Params, gated_vectors, linear_dipole, linear_energy, project
+from ..models.op2prop import (
+    Params,
+    gated_vectors,
+    kernel_energy,
+    linear_dipole,
+    linear_energy,
+    project,
+)
 from ..numerics import Array, einsum
 from .cache import Cache
 from .closed_form import scaled
 from .config import OptimConfig
+
+CHUNK = 64
 
 Arrays = dict[str, Any]
 """Named arrays, structures first."""
@@ -31,21 +45,37 @@ def make_inputs(params: Params, cache: Cache, labels: Arrays) -> Arrays:
       dipoles are), ``one_hot``, and under ``energy``, ``forces``, ``dipole`` what the closed form
       leaves of the labels.
     """
-    s = scaled(cache, params["scaler"])
+    chunks = [
+        _inputs(params, scaled(cache.subset(index), params["scaler"]), labels, index)
+        for index in np.array_split(np.arange(len(cache)), max(1, len(cache) // CHUNK))
+    ]
+    return {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
+
+
+def _inputs(params: Params, s: Cache, labels: Arrays, index: np.ndarray) -> Arrays:
     arrays = {"one_hot": s.one_hot}
     arrays["z"] = np.asarray(project(params["components"], s.x, s.one_hot))
-    arrays["energy"] = labels["energy"] - np.asarray(
-        linear_energy(params["linear"], s.x, s.one_hot)
-    )
+
+    def energy(x):
+        found = linear_energy(params["linear"], x, s.one_hot)
+        if "kernel" in params:
+            found = found + kernel_energy(params["kernel"], x, s.one_hot)
+        return jnp.sum(found), found
+
+    gradient, found = jax.grad(energy, has_aux=True)(jnp.asarray(s.x))
+    arrays["energy"] = labels["energy"][index] - np.asarray(found)
     if "forces" in labels:
-        arrays["dz"] = np.asarray(project(params["components"], s.dx, s.one_hot[:, None]))
-        weights = s.one_hot @ params["linear"]["weights"]
-        linear = -np.einsum("ndik,nik->nd", s.dx, weights, optimize=True)
-        arrays["forces"] = labels["forces"].reshape(linear.shape) - linear
+        dz = np.zeros((*s.dx.shape[:3], arrays["z"].shape[-1]), s.dx.dtype)
+        for e, components in enumerate(params["components"]):
+            own = s.one_hot[:, None, :, e, None].astype(s.dx.dtype)
+            dz += own * (s.dx @ components.astype(s.dx.dtype))
+        arrays["dz"] = dz
+        closed = -np.einsum("ndik,nik->nd", s.dx, np.asarray(gradient), optimize=True)
+        arrays["forces"] = labels["forces"][index].reshape(closed.shape) - closed
     if "dipole" in labels:
         arrays["w"] = np.asarray(gated_vectors(params["dipole"], s.v, s.one_hot))
         predicted = np.asarray(linear_dipole(params["dipole"], s.v, s.one_hot))
-        arrays["dipole"] = labels["dipole"] - predicted
+        arrays["dipole"] = labels["dipole"][index] - predicted
     return arrays
 
 
@@ -77,6 +107,11 @@ def predict_residual(network: Callable, scale: Params, batch: dict[str, Array]) 
     return out
 
 
+def _float32(arrays: Arrays) -> Arrays:
+    """Single precision, except for labels: their scale is chosen in float64 first."""
+    return {k: np.asarray(v, np.float32) for k, v in arrays.items()}
+
+
 def train_residual(
     definition: Op2Prop,
     closed_form: Params,
@@ -86,9 +121,9 @@ def train_residual(
     seed: int,
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, row: None,
 ) -> tuple[Params, list[dict[str, float]]]:
-    """Fit the networks; keeps the averaged weights of the epoch with the least validation loss.
+    """Fit the networks; keeps, for each member, the averaged weights of its best epoch.
 
-    Epoch 0 is the closed form itself, so the result is never worse than it on validation.
+    Epoch 0 is the closed form itself, so a member is never worse than it on validation.
 
     Args:
       definition: the model's functions.
@@ -100,20 +135,39 @@ def train_residual(
       on_epoch: called with the epoch and its row of the history.
 
     Returns:
-      Parameters with ``residual`` and ``scale`` added, and one row per epoch with training loss,
-      validation loss and root mean square validation errors (atomic units).
+      Parameters with ``residual`` (stacked over members) and ``scale`` added, and one row per
+      epoch with training loss, validation loss (means over members) and root mean square
+      validation errors of the ensemble (atomic units).
 
     Raises:
       OpmlError: the loss became NaN.
     """
     use_dipole = "dipole" in closed_form
-    n_vectors = definition.config.vectors if use_dipole else 0
-    module = definition.residual.clone(n_vectors=n_vectors)
+    members = definition.config.members
+    module = definition.network(dipole=use_dipole)
     scale = residual_scales(train)
     n_train = len(train["z"])
-    key = jax.random.key(seed)
-    start = {k: jnp.asarray(v[:1]) for k, v in train.items()}
-    weights = module.init(key, start["z"], start["one_hot"])["params"]
+    # in units of the scales, so that single precision holds them
+    weight = {
+        "energy": optim.energy_weight,
+        "forces": optim.forces_weight,
+        "dipole": optim.dipole_weight,
+    }
+    relative = {k: float(v / scale["energy"]) for k, v in scale.items()}
+
+    def prepared(arrays: Arrays) -> Arrays:
+        divided = {k: arrays[k] / scale[k] for k in scale}
+        return _float32({**arrays, **divided})
+
+    arrays, held_out = prepared(train), prepared(validation)
+    start = {k: jnp.asarray(v[:1]) for k, v in arrays.items()}
+    keys = jax.random.split(jax.random.key(seed), members)
+
+    def initial(key):
+        found = module.init(key, start["z"], start["one_hot"])["params"]
+        return jax.tree.map(lambda w: w.astype(jnp.float32), found)
+
+    weights = jax.vmap(initial)(keys)
     size = min(optim.batch_size, n_train)
     steps = max(1, n_train // size)
     schedule = optax.cosine_decay_schedule(optim.learning_rate, max(1, optim.epochs * steps), 0.01)
@@ -121,24 +175,28 @@ def train_residual(
         optax.clip_by_global_norm(optim.clip),
         optax.adamw(schedule, weight_decay=optim.weight_decay),
     )
-    factor = {
-        "energy": optim.energy_weight,
-        "forces": optim.forces_weight,
-        "dipole": optim.dipole_weight,
-    }
 
-    def squares(weights, batch):
+    def predict(weights, batch):
         network = functools.partial(module.apply, {"params": weights})
-        found = predict_residual(network, scale, batch)
+        found = predict_residual(network, {"energy": 1.0, "dipole": 1.0}, batch)
+        if "forces" in found:
+            found["forces"] = found["forces"] / relative["forces"]
+        return found
+
+    def errors(found, batch):
         mask = jnp.repeat(batch["one_hot"].sum(axis=-1), 3, axis=-1)
         out = {}
         for name, value in found.items():
-            d2 = (value - batch[name]) ** 2
-            out[name] = jnp.sum(d2 * mask) / jnp.sum(mask) if name == "forces" else jnp.mean(d2)
+            error = jnp.abs(value - batch[name])
+            error = error**2 if optim.loss == "mse" else jnp.sqrt(error**2 + 0.01) - 0.1
+            if name == "forces":
+                out[name] = jnp.sum(error * mask) / jnp.sum(mask)
+            else:
+                out[name] = jnp.mean(error)
         return out
 
     def loss(weights, batch):
-        return sum(factor[k] * v / scale[k] ** 2 for k, v in squares(weights, batch).items())
+        return sum(weight[k] * v for k, v in errors(predict(weights, batch), batch).items())
 
     def step(state, index):
         weights, average, optimizer_state, arrays = state
@@ -150,40 +208,64 @@ def train_residual(
         return (weights, average, optimizer_state, arrays), value
 
     @jax.jit
+    @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
     def epoch(weights, average, optimizer_state, order, arrays):
         state = (weights, average, optimizer_state, arrays)
         (weights, average, optimizer_state, _), values = jax.lax.scan(step, state, order)
         return weights, average, optimizer_state, jnp.mean(values)
 
-    judge = jax.jit(lambda weights, batch: (loss(weights, batch), squares(weights, batch)))
-    arrays = {k: jnp.asarray(v) for k, v in train.items()}
-    held_out = {k: jnp.asarray(v) for k, v in validation.items()}
-    average, optimizer_state = weights, optimizer.init(weights)
+    @jax.jit
+    def judge(weights, batch):
+        found = jax.vmap(predict, (0, None))(weights, batch)
+        losses = jax.vmap(lambda f: sum(weight[k] * v for k, v in errors(f, batch).items()))(found)
+        mask = jnp.repeat(batch["one_hot"].sum(axis=-1), 3, axis=-1)
+        squares = {}
+        for name, value in found.items():
+            square = (jnp.mean(value, axis=0) - batch[name]) ** 2
+            masked = jnp.sum(square * mask) / jnp.sum(mask) if name == "forces" else None
+            squares[name] = jnp.mean(square) if masked is None else masked
+        return losses, squares
+
+    arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
+    held_out = {k: jnp.asarray(v) for k, v in held_out.items()}
+    average, optimizer_state = weights, jax.vmap(optimizer.init)(weights)
     rng = np.random.default_rng(seed)
     silent = jax.tree.map(lambda w: w * 0.0, weights)  # zero networks: the closed form alone
-    best, kept = float(judge(silent, held_out)[0]), silent
+    best, kept = np.asarray(judge(silent, held_out)[0]), silent
     history = []
     for number in range(1, optim.epochs + 1):
-        order = rng.permutation(n_train)[: steps * size].reshape(steps, size)
+        order = [
+            rng.permutation(n_train)[: steps * size].reshape(steps, size) for _ in range(members)
+        ]
         weights, average, optimizer_state, value = epoch(
-            weights, average, optimizer_state, jnp.asarray(order), arrays
+            weights, average, optimizer_state, jnp.asarray(np.array(order)), arrays
         )
-        validation_loss, parts = judge(average, held_out)
-        row = {"epoch": number, "loss": float(value), "validation_loss": float(validation_loss)}
-        row |= {f"validation_{k}_rmse": float(v) ** 0.5 for k, v in parts.items()}
+        losses, parts = judge(average, held_out)
+        losses = np.asarray(losses)
+        row = {
+            "epoch": number,
+            "loss": float(jnp.mean(value)),
+            "validation_loss": float(losses.mean()),
+        }
+        row |= {f"validation_{k}_rmse": float(scale[k]) * float(v) ** 0.5 for k, v in parts.items()}
         if not np.isfinite(row["loss"]) or not np.isfinite(row["validation_loss"]):
             raise OpmlError(
                 f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
                 f"(now {optim.learning_rate})."
             )
-        if row["validation_loss"] < best:
-            best, kept = row["validation_loss"], average
-        row["best_validation_loss"] = best
+        better = losses < best
+        best = np.where(better, losses, best)
+        kept = jax.tree.map(
+            lambda new, old, b=better: jnp.where(b.reshape(-1, *[1] * (new.ndim - 1)), new, old),
+            average,
+            kept,
+        )
+        row["best_validation_loss"] = float(best.mean())
         history.append(row)
         on_epoch(number, row)
     params = {
         **closed_form,
-        "residual": jax.tree.map(np.asarray, kept),
+        "residual": jax.tree.map(lambda w: np.asarray(w, np.float64), kept),
         "scale": {k: np.asarray(scale[k]) for k in scale if k != "forces"},
     }
     return params, history

@@ -22,8 +22,9 @@ def _random_model(elements, seed=0) -> Model:
     definition = Op2Prop(config, opml.load_basis("sto-3g", elements))
     rng = np.random.default_rng(seed)
     e, f, c = len(elements), definition.n_invariants, definition.n_vectors
-    network = definition.residual.init(jax.random.key(seed), jnp.zeros((1, 6)), jnp.zeros((1, e)))
-    lively = jax.tree.map(lambda w: np.asarray(rng.normal(size=w.shape)), network["params"])
+    module = definition.network(dipole=True)
+    network = module.init(jax.random.key(seed), jnp.zeros((1, 6)), jnp.zeros((1, e)))
+    lively = jax.tree.map(lambda w: rng.normal(size=(1, *w.shape)), network["params"])
     params: Params = {
         "scaler": {"mean": rng.normal(size=(e, f)), "inverse_std": rng.uniform(0, 0.1, (e, f))},
         "linear": {"offsets": rng.normal(size=e), "weights": 0.01 * rng.normal(size=(e, f))},

@@ -38,9 +38,13 @@ def test_cached_forces_equal_gradients_through_the_integrals(small, dataset):
     definition, params = trained.model.definition, trained.model.params
     labels = padded_labels(part, ("energy", "forces", "dipole"), 3)
     inputs = make_inputs(params, trained.caches["validation"], labels)
-    module = definition.residual
+
+    def network(z, one_hot):
+        local, gates = definition.networks(params["residual"], z, one_hot, dipole=True)
+        return local[0], gates[0]
+
     found = predict_residual(
-        lambda z, e: module.apply({"params": params["residual"]}, z, e),
+        network,
         params["scale"],
         inputs,
     )
