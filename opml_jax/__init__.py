@@ -32,8 +32,8 @@ __version__ = _version("opml_jax")
 
 
 def __getattr__(name: str):
-    """``opml_jax.analysis``, ``.testing`` and ``.training`` load on first use."""
-    if name in ("analysis", "testing", "training"):
+    """``opml_jax.analysis``, ``.interfaces``, ``.testing`` and ``.training`` load on first use."""
+    if name in ("analysis", "interfaces", "testing", "training"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -56,16 +56,15 @@ def run(args: argparse.Namespace) -> int:
 
 def write_extxyz(path, structures, predicted) -> None:
     """Structures and predictions in ASE's units, under ``opml_`` names."""
-    import numpy as np
-    from ase import Atoms
     from ase.io import write
 
     from ..data.files import atomic_path
+    from ..interfaces.ase import structure_to_ase
     from ..units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 
     frames = []
     for i, s in enumerate(structures):
-        atoms = Atoms(s.numbers, np.asarray(s.positions) * ANGSTROM_PER_BOHR)
+        atoms = structure_to_ase(s)
         atoms.info["opml_energy"] = float(predicted["energy"][i] * EV_PER_HARTREE)
         atoms.arrays["opml_forces"] = (
             predicted["forces"][i, : s.n_atoms] * EV_PER_ANGSTROM_PER_ATOMIC_FORCE

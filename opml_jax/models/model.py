@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import batch
-from ..basis.buckets import smallest_bucket
+from ..basis.buckets import Bucket, smallest_bucket
 from ..errors import OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..structures import Structure, StructureBatch
@@ -89,6 +89,7 @@ class Model:
         *,
         linear: bool = False,
         uncertainty: bool = False,
+        bucket: Bucket | None = None,
     ) -> dict[str, np.ndarray]:
         """Energies, forces and dipoles.
 
@@ -97,6 +98,7 @@ class Model:
           linear: use the closed-form part alone.
           uncertainty: also standard deviations over the members of an ensemble,
             ``energy_uncertainty`` and ``forces_uncertainty``; forces then cost a gradient each.
+          bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
           ``energy`` (Hartree), ``forces`` (Hartree/Bohr), ``dipole`` (e Bohr, if trained). For one
@@ -110,7 +112,7 @@ class Model:
         """
         require_x64("a float64 model")
         if isinstance(structures, Structure):
-            out = self.predict([structures], linear=linear, uncertainty=uncertainty)
+            out = self.predict([structures], linear=linear, uncertainty=uncertainty, bucket=bucket)
             out.pop("n_atoms")
             return {k: v[0] for k, v in out.items()}
         structures = list(structures)
@@ -136,8 +138,8 @@ class Model:
             full = part + [part[-1]] * (chunk - len(part))
             # Always round numbers: a list of many compositions must not compile for each.
             basis = self.definition.basis
-            bucket = smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
-            padded = batch(full, basis, bucket=bucket)
+            shape = bucket or smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
+            padded = batch(full, basis, bucket=shape)
             result = _evaluate(self.definition, params, padded, uncertainty)
             for name, values in result.items():
                 out.setdefault(name, []).extend(np.asarray(values)[: len(part)])

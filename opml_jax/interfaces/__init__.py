@@ -1,0 +1,12 @@
+"""Doors to other programs: :mod:`~opml_jax.interfaces.ase` and :mod:`~opml_jax.interfaces.jax_md`.
+
+Each is imported on first use, so that only those who walk through a door load what is behind it.
+"""
+
+
+def __getattr__(name: str):
+    if name in ("ase", "jax_md"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,172 @@
+"""ASE: a calculator, and structures to and from ``Atoms``.
+
+In ASE's units: Angstrom, eV, e. Molecular dynamics, optimisers, vibrations and everything else
+that takes a calculator work as they are.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator, all_changes
+
+from ..basis.buckets import Bucket, smallest_bucket
+from ..errors import OpmlError, StructureError, refusal
+from ..models import Model, load_model
+from ..structures import Structure
+from ..units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+
+_RESULTS = {
+    "energy": ("energy", EV_PER_HARTREE),
+    "free_energy": ("energy", EV_PER_HARTREE),
+    "forces": ("forces", EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
+    "dipole": ("dipole", ANGSTROM_PER_BOHR),
+    "energy_std": ("energy_uncertainty", EV_PER_HARTREE),
+    "forces_std": ("forces_uncertainty", EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
+}
+"""Name here, name in :meth:`opml_jax.Model.predict`, factor from atomic units."""
+
+
+class OPMLCalculator(Calculator):
+    """ASE calculator of a trained model.
+
+    Shapes are padded to a capacity, which grows in round steps: a run of one composition compiles
+    once, and a molecule that fits what came before compiles nothing.
+
+    Args:
+      model: a :class:`opml_jax.Model`, or the path of a model file or run directory.
+      uncertainty: also predict standard deviations over the members of an ensemble, at the price
+        of a gradient for each.
+      capacity: formula of the largest molecule to come (``"C9H20"``); everything up to it shares
+        one program. Default: the capacity starts with the first molecule.
+      kwargs: ASE's own (``atoms``, ``label``, ``directory``).
+
+    Attributes:
+      results: ``energy`` and ``free_energy`` (the same number, eV), ``forces`` ``(n_atoms, 3)``
+        (eV/Angstrom), ``dipole`` ``(3,)`` (e Angstrom) of models trained on it; with
+        ``uncertainty`` also ``energy_std`` (eV) and ``forces_std`` ``(n_atoms, 3)`` (eV/Angstrom).
+
+    Raises:
+      ModelFileError: a path without a readable model.
+      OpmlError: a capacity that is no formula.
+      StructureError: when calculating: periodic, charged or open-shell atoms, or positions that
+        cannot be meant.
+      OpmlError: when calculating: an element the model has not seen, or an uncertainty of a model
+        without an ensemble.
+      PrecisionError: when calculating: x64 is off.
+    """
+
+    implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012
+    ignored_changes = {"cell"}  # noqa: RUF012  (a box around a molecule; pbc is refused)
+
+    def __init__(
+        self,
+        model: Model | str | os.PathLike,
+        *,
+        uncertainty: bool = False,
+        capacity: str | None = None,
+        **kwargs: Any,
+    ):
+        self.model = model if isinstance(model, Model) else load_model(model)
+        self.uncertainty = uncertainty
+        self._largest: list[tuple[int, ...]] = []  # compositions that made the capacity grow
+        if capacity is not None:
+            self._largest.append(_composition(capacity))
+        if "dipole" not in self.model.params:
+            self.implemented_properties = ["energy", "free_energy", "forces"]
+        super().__init__(**kwargs)
+
+    def calculate(
+        self,
+        atoms: Atoms | None = None,
+        properties: Sequence[str] = ("energy",),
+        system_changes: Sequence[str] = all_changes,
+    ) -> None:
+        """Fill ``results``; every property comes from one evaluation, whichever is asked for."""
+        super().calculate(atoms, properties, system_changes)
+        if not system_changes and self.results:
+            return
+        self.results = {}
+        charge, spin = _charge_and_spin(self.atoms)
+        if charge or spin:
+            raise StructureError(
+                refusal(
+                    "atoms",
+                    got=f"charge {charge:g}, spin {spin:g}",
+                    expected="neutral and closed shell, as in training",
+                    hint="See initial charges, initial magnetic moments and info['charge'].",
+                )
+            )
+        structure = structure_from_ase(self.atoms)
+        self.model.check_elements([structure])
+        bucket = self._grow(structure.numbers)
+        predicted = self.model.predict(structure, uncertainty=self.uncertainty, bucket=bucket)
+        self.results = {
+            name: predicted[key] * unit
+            for name, (key, unit) in _RESULTS.items()
+            if key in predicted
+        }
+
+    def _grow(self, numbers: tuple[int, ...]) -> Bucket:
+        """The capacity, grown if a molecule does not fit."""
+        spec = self.model.definition.basis.spec
+        if self._largest:
+            bucket = smallest_bucket(spec, self._largest).rounded()
+            if bucket.covers(smallest_bucket(spec, [numbers])):
+                return bucket
+        self._largest.append(numbers)
+        return smallest_bucket(spec, self._largest).rounded()
+
+
+def _composition(formula: str) -> tuple[int, ...]:
+    try:
+        return tuple(Atoms(formula).numbers.tolist())
+    except (KeyError, ValueError) as err:
+        raise OpmlError(
+            refusal("capacity", got=repr(formula), expected="a formula such as 'C9H20'")
+        ) from err
+
+
+def structure_from_ase(atoms: Atoms) -> Structure:
+    """A molecule from ``ase.Atoms``.
+
+    The charge is ``atoms.info["charge"]`` or else the sum of the initial charges; spin = 2S is the
+    sum of the initial magnetic moments. A cell without periodicity is only a box, and dropped.
+
+    Raises:
+      StructureError: periodic atoms, or a geometry or electron count that cannot be meant.
+    """
+    if atoms.pbc.any():
+        raise StructureError(
+            refusal(
+                "atoms",
+                got=f"pbc {atoms.pbc.tolist()}",
+                expected="a molecule",
+                hint="Set atoms.pbc = False if the cell is only a box.",
+            )
+        )
+    charge, spin = _charge_and_spin(atoms)
+    return Structure(atoms.numbers, atoms.positions / ANGSTROM_PER_BOHR, charge, spin)
+
+
+def _charge_and_spin(atoms: Atoms) -> tuple[float, float]:
+    charge = atoms.info.get("charge", atoms.get_initial_charges().sum())
+    spin = atoms.get_initial_magnetic_moments().sum()
+    return round(charge, 6), round(spin, 6)  # partial charges add up to an integer only so far
+
+
+def structure_to_ase(structure: Structure) -> Atoms:
+    """``ase.Atoms`` of a molecule, positions in Angstrom; a charge goes to ``info["charge"]``.
+
+    The inverse of :func:`structure_from_ase`; spin becomes a moment on the first atom.
+    """
+    atoms = Atoms(structure.numbers, np.asarray(structure.positions) * ANGSTROM_PER_BOHR)
+    if structure.charge:
+        atoms.info["charge"] = structure.charge
+    if structure.spin:
+        atoms.set_initial_magnetic_moments([structure.spin] + [0] * (structure.n_atoms - 1))
+    return atoms
