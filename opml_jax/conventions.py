@@ -35,6 +35,26 @@ def e3nn_to_cartesian(vectors):
     return vectors[..., E3NN_TO_CARTESIAN]
 
 
+_QUADRATIC = np.zeros((5, 3, 3))
+for _m, (_i, _j) in {0: (0, 1), 1: (1, 2), 3: (0, 2)}.items():  # xy, yz, xz
+    _QUADRATIC[_m, _i, _j] = _QUADRATIC[_m, _j, _i] = 0.5**0.5
+_QUADRATIC[2] = np.diag([-1.0, -1.0, 2.0]) / 6**0.5  # z2
+_QUADRATIC[4] = np.diag([1.0, -1.0, 0.0]) / 2**0.5  # x2-y2
+
+
+def matrix_to_e3nn(matrices):
+    """Symmetric traceless part of matrices ``(..., 3, 3)`` in x, y, z as irreps 2e ``(..., 5)``.
+
+    The five components are orthonormal: their sum of squares is that of the nine elements.
+    """
+    return (matrices[..., None, :, :] * _QUADRATIC.astype(matrices.dtype)).sum(axis=(-1, -2))
+
+
+def e3nn_to_matrix(components):
+    """Inverse of :func:`matrix_to_e3nn`: a symmetric traceless matrix ``(..., 3, 3)``."""
+    return (components[..., None, None] * _QUADRATIC.astype(components.dtype)).sum(axis=-3)
+
+
 def rotation_to_e3nn(rotation):
     """Orthogonal matrix ``(3, 3)`` acting on (x, y, z) as e3nn wants it, acting on (y, z, x).
 

@@ -59,6 +59,22 @@ def refusal(argument: str, *, got: object, expected: str, hint: str = "") -> str
     return f"{argument} must be {expected}; got {got}." + (f" {hint}" if hint else "")
 
 
+def one_of(
+    argument: str, value: object, known: Iterable[str], error: type[OpmlError] = ConfigError
+) -> None:
+    """Refuse a name that is not known, and say which one may be meant.
+
+    Raises:
+      OpmlError: of the class ``error``, if ``value`` is not among ``known``.
+    """
+    known = [*known]
+    if value not in known:
+        hint = nearest(str(value), known)
+        raise error(
+            refusal(argument, got=repr(value), expected=f"one of {', '.join(known)}", hint=hint)
+        )
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``"Did you mean 'x'?"`` for the closest known word, or an empty string."""
     words = {str(k).lower(): str(k) for k in known}

@@ -1,4 +1,4 @@
-"""A self-contained HTML report of a model: errors, parity, curves, matrices, forces."""
+"""A self-contained HTML report of a model: errors, parity, curves, worst structures, matrices."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import dataclasses
 import html
 import io
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -38,11 +39,19 @@ img { max-width: 100%; } .note { color: #555; font-size: .92rem; }
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """One evaluated set: its name, references and predictions (as ``Model.predict`` returns)."""
+    """One evaluated set.
+
+    Attributes:
+      name: of the set.
+      dataset: structures and references.
+      predicted: as ``Model.predict`` returns.
+      indices: of the structures in the file they are from.
+    """
 
     name: str
     dataset: Dataset
     predicted: Mapping[str, np.ndarray]
+    indices: Sequence[int]
 
 
 def write_report(
@@ -82,13 +91,17 @@ def write_report(
         ]
     if history:
         parts += [
-            "<h2>Training of the residual networks</h2>",
+            "<h2>Training of the networks</h2>",
             _image(_history(history)),
-            "<p class=note>Squared errors over those of the closed form; epoch 0 is the "
-            "closed form. The weights kept are those of the lowest validation loss, or none."
-            "</p>",
+            "<p class=note>Loss, and root mean square errors on the validation set, by epoch.</p>",
         ]
+    worst = [s for s in shown if s.name == "test"] or shown[-1:]
     parts += [
+        f"<h2>Worst structures of {html.escape(worst[0].name)}</h2>",
+        _image(_worst(worst[0])),
+        "<p class=note>Largest errors first, a row each for energies and forces where both are "
+        "known: index in the data file, composition, error of the energy (predicted minus "
+        "reference), largest error of the force on an atom.</p>",
         "<h2>The operator the model reads</h2>",
         _image(_matrices(model, example)),
         "<p class=note>The input operator and its square for one molecule, AO by AO. The square "
@@ -107,11 +120,18 @@ def _summary(model: Model) -> str:
     card, config = model.card, model.definition.config
     reference = card.get("reference", {})
     level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference)
+    names = ", ".join(_operators(model)).replace("_", " ")
+    powers = f", powers {', '.join(map(str, config.powers))}" if hasattr(config, "powers") else ""
     return (
-        f"Input: {config.operator.replace('_', ' ')} in {config.basis}, powers "
-        f"{', '.join(map(str, config.powers))}. Labels: {level or 'level not stated'}. "
+        f"Input: {names} in {config.basis}{powers}. Labels: {level or 'level not stated'}. "
         f"{card.get('n_train', '?')} training structures."
     )
+
+
+def _operators(model: Model) -> tuple[str, ...]:
+    """Names of the operators a model reads, the potential first."""
+    config = model.definition.config
+    return getattr(config, "operators", None) or (config.operator, *config.others)
 
 
 def _metrics_table(metrics) -> str:
@@ -130,13 +150,13 @@ def _metrics_table(metrics) -> str:
     return f"<table><tr><th>set</th><th>structures</th>{head}</tr>{''.join(rows)}</table>"
 
 
-def _figure(columns: int, *, height: float = 3.4, **options):
+def _figure(columns: int, rows: int = 1, *, width: float = 4.0, height: float = 3.4):
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(4.0 * columns, height), layout="constrained", dpi=110)
+    figure = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=110)
     FigureCanvasAgg(figure)  # no global state, no display
-    return figure, figure.subplots(1, columns, squeeze=False, **options)[0]
+    return figure, figure.subplots(rows, columns, squeeze=False).ravel()
 
 
 def _image(figure) -> str:
@@ -216,20 +236,93 @@ def _learning_curve(rows):
 
 
 def _history(history):
-    figure, (axis,) = _figure(1)
+    errors = [
+        (k, t)
+        for k, t in (
+            ("validation_energy_rmse_mev", "energy, meV"),
+            ("validation_forces_rmse_mev_per_angstrom", "forces, meV/Å"),
+            ("validation_dipole_rmse_debye", "dipole, D"),
+        )
+        if k in history[0]
+    ]
+    figure, (first, *axes) = _figure(1 + len(errors), width=3.4)
     epochs = [r["epoch"] for r in history]
-    axis.semilogy(epochs, [r["loss"] for r in history], color=GREY, label="training")
-    axis.semilogy(epochs, [r["validation_loss"] for r in history], color=BLUE, label="validation")
-    axis.set(xlabel="epoch", ylabel="loss")
-    axis.legend(frameon=False)
+    for key, colour in (("loss", GREY), ("validation_loss", BLUE)):
+        if key in history[0]:
+            name = "validation" if "_" in key else "training"
+            first.semilogy(epochs, [r[key] for r in history], color=colour, label=name)
+    first.set(xlabel="epoch", ylabel="loss")
+    first.legend(frameon=False)
+    for axis, (key, text) in zip(axes, errors, strict=True):
+        axis.semilogy(epochs, [r[key] for r in history], color=BLUE)
+        axis.set(xlabel="epoch", ylabel=f"validation RMSE, {text}")
     return figure
+
+
+def _worst(section: Section, columns: int = 5):
+    """The structures with the largest errors, drawn: a row by energy, a row by forces."""
+    ds, p = section.dataset, section.predicted
+    found = {}
+    if "energy" in ds:
+        found["energy"] = 1e3 * EV_PER_HARTREE * (p["energy"] - np.array(ds.labels["energy"]))
+    if "forces" in ds:
+        found["forces"] = (1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE) * np.array(
+            [
+                np.linalg.norm(p["forces"][i, : s.n_atoms] - ds.labels["forces"][i], axis=1).max()
+                for i, s in enumerate(ds.structures)
+            ]
+        )
+    chosen = [
+        i
+        for errors in found.values()
+        for i in np.argsort(-np.abs(errors))[: columns * (3 - len(found))]
+    ]
+    rows = -(-len(chosen) // columns)
+    figure, axes = _figure(columns, rows, width=2.2, height=2.4)
+    units = {"energy": "{:+.3g} meV", "forces": "{:.3g} meV/Å"}
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, i in zip(axes, chosen, strict=False):
+        errors = ", ".join(units[k].format(v[i]) for k, v in found.items())
+        title = f"{section.indices[i]}: {_formula(ds.structures[i])}\n{errors}"
+        _draw(axis, ds.structures[i])
+        axis.set_title(title, fontsize=8)
+    return figure
+
+
+def _formula(structure) -> str:
+    """Sum formula, carbon and hydrogen first."""
+    count = Counter(structure.symbols)
+    order = sorted(count, key=lambda x: ("CH".find(x) % 3, x))
+    return "".join(x + (str(count[x]) if count[x] > 1 else "") for x in order)
+
+
+def _draw(axis, structure) -> None:
+    """Balls and sticks, seen along the direction in which the molecule is thinnest."""
+    from ase.data import covalent_radii
+    from ase.data.colors import jmol_colors
+    from matplotlib.patches import Circle
+
+    x = np.asarray(structure.positions) * ANGSTROM_PER_BOHR
+    centred = x - x.mean(axis=0)
+    x = centred @ np.linalg.svd(centred)[2].T
+    radii = covalent_radii[list(structure.numbers)]
+    for i, z in enumerate(structure.numbers):
+        options = {"facecolor": jmol_colors[z], "edgecolor": "#333333", "lw": 0.6}
+        axis.add_patch(Circle(x[i, :2], 0.25 + 0.3 * radii[i], zorder=10 + x[i, 2], **options))
+        for j in range(i):
+            if np.linalg.norm(x[i] - x[j]) < 1.25 * (radii[i] + radii[j]):
+                depth = 10 + min(x[i, 2], x[j, 2]) - 0.01
+                axis.plot(*x[[i, j], :2].T, color="#777777", lw=2.5, zorder=depth)
+    span = np.abs(x[:, :2]).max() + 0.7
+    axis.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")
 
 
 def _matrices(model: Model, section: Section):
     from matplotlib.colors import SymLogNorm
 
     structure = section.dataset.structures[0]
-    operator = OPERATORS[model.definition.config.operator](structure, model.definition.basis)
+    operator = OPERATORS[_operators(model)[0]](structure, model.definition.basis)
     layout = layout_of(structure, model.definition.basis)
     figure, axes = _figure(2, height=4.2)
     for axis, matrix, name in ((axes[0], operator, "V"), (axes[1], operator @ operator, "V²")):

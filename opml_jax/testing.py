@@ -15,7 +15,7 @@ import numpy as np
 
 from .basis import AOLayout
 from .conventions import rotation_to_e3nn
-from .errors import OpmlError, refusal
+from .errors import OpmlError, one_of, refusal
 from .numerics import Array, matmul
 from .structures import Structure
 from .units import ANGSTROM_PER_BOHR
@@ -53,6 +53,7 @@ def assert_equivariant(
     structure: Structure,
     *,
     vectors: Sequence[str] = ("forces", "dipole"),
+    tensors: Sequence[str] = ("quadrupole", "polarizability"),
     atomic: Sequence[str] = ("forces",),
     n: int = 4,
     seed: int = 0,
@@ -64,13 +65,15 @@ def assert_equivariant(
     Checks rotations, reflections, translations and permutations of atoms. The output may be a
     number or array (taken as invariant), an ``e3nn_jax.IrrepsArray`` with atoms in front
     (equivariant; follows the permutation), or a dict of these, in which names in ``vectors`` are
-    Cartesian vectors ``(..., 3)`` and names in ``atomic`` have atoms in front. Translation is
-    only meaningful for what does not depend on the origin.
+    Cartesian vectors ``(..., 3)``, names in ``tensors`` are matrices ``(..., 3, 3)``, and names in
+    ``atomic`` have atoms in front. Translation is only meaningful for what does not depend on the
+    origin.
 
     Args:
       fn: takes a :class:`~opml_jax.structures.Structure`.
       structure: where to check.
       vectors: names of Cartesian vectors in a dict output.
+      tensors: names of Cartesian tensors of rank 2.
       atomic: names of per-atom arrays in a dict output.
       n: number of random operations; every second one is improper.
       seed: of the random operations.
@@ -116,6 +119,8 @@ def assert_equivariant(
                 expected[k] = np.asarray(v.transform_by_matrix(rotation_to_e3nn(r)).array)
             elif k in vectors:
                 expected[k] = plain[k] @ r.T
+            elif k in tensors:
+                expected[k] = r @ plain[k] @ r.T
         compare(f"{'improper' if i % 2 else 'proper'} rotation {i}", got, expected)
         shift = rng.normal(size=3)
         compare(
@@ -198,8 +203,7 @@ def reference_product(
       OpmlError: an unknown ``out``, or a cutoff without positions.
     """
     outs = ("pattern", "full", "upper", "diagonal")
-    if out not in outs:
-        raise OpmlError(refusal("out", got=repr(out), expected=f"one of {[*outs]}"))
+    one_of("out", out, outs, OpmlError)
     n, starts = len(layout.numbers), layout.offsets.tolist()
     near = np.ones((n, n), bool)
     if cutoff is not None:

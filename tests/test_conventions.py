@@ -11,6 +11,8 @@ from opml_jax.conventions import (
     check_convention,
     diagnose,
     e3nn_to_cartesian,
+    e3nn_to_matrix,
+    matrix_to_e3nn,
     pyscf_order,
     pyscf_permutation,
     rotation_to_e3nn,
@@ -107,3 +109,24 @@ def test_check_convention(known, water):
         check_convention(to_pyscf(s, water, basis), s, ls, where="overlap of file.h5")
     for words in ("overlap of file.h5", "(x, y, z)", "y, z, x", "from_pyscf"):
         assert words in str(caught.value)
+
+
+def test_matrices_are_second_harmonics(rng):
+    """r r^T holds the harmonics of L = 2 in e3nn's order, one factor for all of them."""
+    r = rng.normal(size=(20, 3))
+    ours = matrix_to_e3nn(r[:, :, None] * r[:, None, :])
+    vectors = e3nn.IrrepsArray("1o", cartesian_to_e3nn(r))
+    theirs = np.asarray(e3nn.spherical_harmonics(2, vectors, normalize=False).array)
+    factor = (ours * theirs).sum() / (theirs * theirs).sum()
+    assert factor > 0
+    np.testing.assert_allclose(ours, factor * theirs, atol=ROUND_OFF * np.abs(ours).max())
+
+
+def test_matrices_go_there_and_back(rng):
+    m = rng.normal(size=(4, 3, 3))
+    m = m + np.swapaxes(m, 1, 2)
+    traceless = m - np.trace(m, axis1=1, axis2=2)[:, None, None] / 3 * np.eye(3)
+    components = matrix_to_e3nn(m)
+    np.testing.assert_allclose(e3nn_to_matrix(components), traceless, atol=ROUND_OFF)
+    norms = (traceless**2).sum(axis=(1, 2))
+    np.testing.assert_allclose((components**2).sum(axis=1), norms, rtol=ROUND_OFF)

@@ -8,7 +8,9 @@ import argparse
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION")
-    sub.add_parser("template", help="print the default configuration, every key explained")
+    show = sub.add_parser("template", help="print a configuration, every key explained")
+    show.add_argument("name", nargs="?", default="water", help="of --list (default: water)")
+    show.add_argument("--list", action="store_true", help="names of the templates")
     validate = sub.add_parser("validate", help="check a configuration file")
     validate.add_argument("file")
     validate.add_argument(
@@ -18,10 +20,14 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..training.config import load_config, template
+    from ..errors import one_of
+    from ..training.config import load_config
+    from ..training.templates import TEMPLATES, template
 
     if args.action == "template":
-        print(template(), end="")
+        one_of("template", args.name, TEMPLATES)
+        listed = "".join(f"{name:<15} {about}\n" for name, (about, _) in TEMPLATES.items())
+        print(listed if args.list else template(args.name), end="")
         return 0
     load_config(args.file, args.overrides)
     print(f"{args.file}: valid")

@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import bundled, read_splits
     from ..data.files import write_text
-    from ..errors import DataError, refusal
+    from ..errors import DataError, one_of
     from ..models import load_model
     from ..training import check_compatible
     from ..training.metrics import errors
@@ -40,10 +40,7 @@ def run(args: argparse.Namespace) -> int:
     name = "data"
     if args.split:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")
-        if args.split not in splits:
-            raise DataError(
-                refusal("--split", got=repr(args.split), expected=f"one of {sorted(splits)}")
-            )
+        one_of("--split", args.split, splits, DataError)
         name, dataset = args.split, dataset.subset(splits[args.split])
     check_compatible(model, dataset)
     metrics = {}

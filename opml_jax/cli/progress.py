@@ -46,12 +46,14 @@ class Progress:
     def update(self, done: int, total: int, failed: int = 0, note: str = "") -> None:
         """Report ``done`` of ``total``; ``failed`` and ``note`` are shown beside it."""
         note = note or (f"{failed} failed" if failed else "")
+        now, begins = time.monotonic(), self.first is None
+        if begins:  # what an earlier process did says nothing about the time left
+            self.first = done
         if self.bar is not None:
+            if begins:
+                self.bar.reset(self.task, completed=done)
             self.bar.update(self.task, completed=done, total=total, note=note)
             return
-        now = time.monotonic()
-        if self.first is None:
-            self.first = done
         if done < total and now - self.last < self.every:
             return
         self.last = now

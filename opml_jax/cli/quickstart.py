@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
         seconds[stage], clock = now - clock, now
 
     config = TrainConfig(data=DataConfig(path="bundled:water", splits="bundled:water"))
-    trained, dataset, splits = train_run(config, args.out)
+    trained, dataset, splits = train_run(config, args.out, restart=True)
     lap("training")
     fresh = _fresh(dataset, Path(args.out), args.workers)
     lap("fresh PySCF labels")

@@ -16,6 +16,9 @@ HEADINGS = (
     ("energy_mae_mev", "energy", "meV"),
     ("forces_mae_mev_per_angstrom", "forces", "meV/A"),
     ("dipole_mae_debye", "dipole", "D"),
+    ("quadrupole_mae_ebohr2", "quadrupole", "e Bohr^2"),
+    ("polarizability_mae_bohr3", "polarizability", "Bohr^3"),
+    ("isotropic_polarizability_mae_bohr3", "isotropic", "Bohr^3"),
 )
 
 
@@ -79,8 +82,51 @@ def check_writable(folder: Path) -> None:
         raise OpmlError(refusal("output", got=str(folder), expected="a directory one may write to"))
 
 
-def train_run(config: TrainConfig, output: str) -> tuple[Trained, Dataset, dict[str, list[int]]]:
-    """Train, and write configuration, splits, history and model into a run directory."""
+def check_same(folder: Path, config: TrainConfig) -> None:
+    """Refuse a run directory of another configuration, and say what differs."""
+    from ..errors import ConfigError, refusal
+    from ..training.config import load_config, to_mapping
+
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    try:
+        earlier = load_config(path)
+    except ConfigError as err:
+        raise ConfigError(f"{path}: {err} --restart replaces it.") from err
+
+    def flat(tree: dict, prefix: str = "") -> dict:
+        found = {}
+        for key, value in tree.items():
+            name = prefix + key
+            found |= flat(value, name + ".") if isinstance(value, dict) else {name: value}
+        return found
+
+    old, new = flat(to_mapping(earlier)), flat(to_mapping(config))
+    other = [k for k in {**old, **new} if old.get(k) != new.get(k)]
+    if other:
+        raise ConfigError(
+            refusal(
+                str(folder),
+                got="one with " + ", ".join(f"{k} {old.get(k)} (not {new.get(k)})" for k in other),
+                expected="a new run directory or one of this configuration",
+                hint="Choose another, or train it anew with --restart.",
+            )
+        )
+
+
+def train_run(
+    config: TrainConfig, output: str, *, restart: bool = False
+) -> tuple[Trained, Dataset, dict[str, list[int]]]:
+    """Train, and write configuration, splits, history and model into a run directory.
+
+    A run that was killed goes on where it was.
+
+    Args:
+      config: the configuration.
+      output: run directory.
+      restart: forget what the directory holds, of whichever configuration.
+    """
     enable_x64()
     import yaml
 
@@ -88,17 +134,24 @@ def train_run(config: TrainConfig, output: str) -> tuple[Trained, Dataset, dict[
     from ..data.splits import write_splits
     from ..models import save_model
     from ..training import train
+    from ..training.checkpoint import forget, write_history
     from ..training.config import to_mapping
+    from ..training.trainer import check_trainable
 
     folder = Path(output)
     check_writable(folder)
+    if not restart:
+        check_same(folder, config)
     dataset, splits = load_data(config.data)
-    with stages() as report:
-        trained = train(dataset, splits, config, on_progress=report)
+    check_trainable(dataset, splits, config)
     folder.mkdir(parents=True, exist_ok=True)
+    if restart:
+        forget(folder)
     write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
     write_splits(folder / "splits.json", splits)
-    write_text(folder / "history.jsonl", "".join(json.dumps(r) + "\n" for r in trained.history))
+    with stages() as report:
+        trained = train(dataset, splits, config, folder=folder, on_progress=report)
+    write_history(folder / "history.jsonl", trained.history)
     save_model(folder / "model.safetensors", trained.model)
     return trained, dataset, splits
 
@@ -115,6 +168,8 @@ def evaluate_run(
 ) -> dict[str, dict[str, float]]:
     """Errors per split, model and closed form alone, and a report; saved with the model's card.
 
+    This completes the run: what a killed one would have gone on from is deleted.
+
     Args:
       output: run directory.
       trained: result of training.
@@ -127,6 +182,7 @@ def evaluate_run(
     from ..data.files import write_text
     from ..models import Model, save_model
     from ..report import Section, write_report
+    from ..training.checkpoint import forget, write_history
     from ..training.metrics import check_compatible, errors
 
     sets = {k: dataset.subset(i) for k, i in splits.items() if i}
@@ -139,14 +195,18 @@ def evaluate_run(
         linear = trained.model.predict(part.structures, linear=True)
         metrics[name] = errors(predicted, part)
         metrics[f"{name}_linear"] = errors(linear, part)
-        sections.append(Section(name, part, predicted))
+        sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
     folder = Path(output)
-    card = {**trained.model.card, "metrics": metrics, "seconds": trained.seconds}
+    sizes = {name: len(part) for name, part in sets.items()}
+    card = {**trained.model.card, "splits": sizes, "metrics": metrics, "seconds": trained.seconds}
     model = Model(trained.model.definition, trained.model.params, card)
     save_model(folder / "model.safetensors", model)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_text(folder / "card.md", card_text(card))
+    if curve:
+        write_history(folder / "learning_curve.jsonl", curve)
     write_report(folder / "report.html", model, sections, trained.history, metrics, curve)
+    forget(folder)
     if not quiet:
         print(table(metrics))
     return metrics
@@ -155,15 +215,17 @@ def evaluate_run(
 def table(metrics: dict[str, dict[str, float]]) -> str:
     """Mean absolute errors, one row per set, the closed form alone beside the model."""
     columns = [h for h in HEADINGS if any(h[0] in m for m in metrics.values())]
-    head = f"{'mean absolute error':<22}" + "".join(
-        f"{name + ' ' + unit:>16}" for _, name, unit in columns
-    )
+    titles = [f"  {name} {unit}".rjust(16) for _, name, unit in columns]
+    head = f"{'mean absolute error':<22}" + "".join(titles)
     lines = [head, "-" * len(head)]
     for name, row in metrics.items():
         label = (
             f"{name.removesuffix('_linear')} ({'linear' if name.endswith('_linear') else 'model'})"
         )
-        cells = (f"{row[key]:>16.3g}" if key in row else f"{'-':>16}" for key, _, _ in columns)
+        cells = (
+            f"{row[key]:>{len(title)}.3g}" if key in row else "-".rjust(len(title))
+            for (key, _, _), title in zip(columns, titles, strict=True)
+        )
         lines.append(f"{label:<22}" + "".join(cells))
     return "\n".join(lines)
 
@@ -178,8 +240,10 @@ def card_text(card: dict) -> str:
         f"- **Model**: {card['model']}",
         f"- **Elements**: {', '.join(card['elements'])}",
         f"- **Targets**: {', '.join(card['targets'])}",
-        f"- **Labels**: {level}; {card['n_train']} training and {card['n_validation']} validation "
-        f"structures from {card['source'] or 'an unnamed source'}",
+        f"- **Labels**: {level}, from {card['source'] or 'an unnamed source'}",
+        f"- **Structures**: {', '.join(f'{k} {n}' for k, n in card['splits'].items())}",
+        f"- **Seeds**: training {card['config']['seed']}, random split "
+        f"{card['config']['data']['seed']}",
         f"- **Versions**: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
         "",
         "## Errors",
@@ -193,7 +257,20 @@ def card_text(card: dict) -> str:
         "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
         "on. Outside them errors are unknown and nothing warns.",
         "",
+        *_spread(card),
         "Units inside the file: Hartree, Bohr, e.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _spread(card: dict) -> list[str]:
+    """What a card says about an ensemble."""
+    members = card["config"]["model"]["members"]
+    if members == 1 or card["config"]["network"] is not None:
+        return []
+    return [
+        f"An ensemble of {members} networks: `opml predict --uncertainty` gives the standard "
+        "deviation over them, which is a hint and no bound.",
+        "",
+    ]

@@ -17,14 +17,36 @@ def configure(p: argparse.ArgumentParser) -> None:
         metavar="KEY=VALUE",
         help="override a setting, e.g. model.components=64",
     )
+    p.add_argument(
+        "--curve",
+        action="store_true",
+        help="also solve the closed form for ever fewer structures: a learning curve",
+    )
+    p.add_argument(
+        "--restart",
+        action="store_true",
+        help="forget what RUN holds; without it, a killed run goes on and a directory of another "
+        "configuration is refused",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from ..errors import ConfigError, refusal
     from ..training.config import load_config
+    from ..training.learning_curve import closed_form_learning_curve
     from .runs import evaluate_run, train_run
 
-    trained, dataset, splits = train_run(load_config(args.config, args.overrides), args.output)
-    evaluate_run(args.output, trained, dataset, splits)
-    print(f"{args.output}: model.safetensors, metrics.json, report.html")
+    config = load_config(args.config, args.overrides)
+    if args.curve and config.network is not None:
+        raise ConfigError(
+            refusal("--curve", got="an operator network", expected="a model with a closed form")
+        )
+    trained, dataset, splits = train_run(config, args.output, restart=args.restart)
+    curve = []
+    if args.curve:
+        test = dataset.subset(splits.get("test") or splits["validation"])
+        curve = closed_form_learning_curve(trained, test, config)
+    evaluate_run(args.output, trained, dataset, splits, curve=curve)
+    print(f"{args.output}: report.html, model.safetensors, card.md, metrics.json, history.jsonl")
     return 0

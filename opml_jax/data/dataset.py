@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..basis import Basis, layout_of
-from ..errors import ConventionError, DataError, nearest, refusal
+from ..errors import ConventionError, DataError, one_of, refusal
 from ..structures import Structure
 
 
@@ -29,7 +29,9 @@ class Field:
 
 FIELDS: dict[str, Field] = {
     "energy": Field((), "Hartree", "total energy"),
+    "energy_uncertainty": Field((), "Hartree", "standard deviation over an ensemble"),
     "forces": Field(("atom", 3), "Hartree/Bohr", "minus the energy gradient"),
+    "forces_uncertainty": Field(("atom", 3), "Hartree/Bohr", "standard deviation, likewise"),
     "dipole": Field((3,), "e Bohr", "dipole moment (x, y, z) about the coordinate origin"),
     "dipole_norm": Field((), "e Bohr", "length of the dipole moment"),
     "polarizability": Field((3, 3), "Bohr^3", "static dipole polarizability (x, y, z)"),
@@ -86,15 +88,7 @@ class Dataset(Sequence):
                 )
             )
         for name, values in (labels or {}).items():
-            if name not in FIELDS:
-                raise DataError(
-                    refusal(
-                        "label",
-                        got=repr(name),
-                        expected="a known field",
-                        hint=nearest(name, FIELDS),
-                    )
-                )
+            one_of("label", name, FIELDS, DataError)
             if len(values) != len(self.structures):
                 raise DataError(
                     refusal(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from ..errors import DataError, nearest, refusal
+from ..errors import DataError, one_of, refusal
 from ..units import DEBYE_PER_EBOHR, ENERGY, LENGTH
 
 _DIPOLE = {"e bohr": 1.0, "e angstrom": LENGTH["angstrom"], "debye": 1 / DEBYE_PER_EBOHR}
@@ -54,10 +54,7 @@ def factor_of(argument: str, unit: str, known: Mapping[str, float]) -> float:
       DataError: an unknown unit; the nearest known one is named.
     """
     text = " ".join(str(unit).lower().replace("*", " ").split())
-    if text not in known:
-        expected = f"one of {', '.join(known)}"
-        hint = nearest(text, known)
-        raise DataError(refusal(argument, got=repr(unit), expected=expected, hint=hint))
+    one_of(argument, text, known, DataError)
     return known[text]
 
 
@@ -69,9 +66,7 @@ def chosen_sources(labels: Mapping[str, tuple[str, str]]) -> dict[str, Source]:
     """
     sources = {}
     for field, label in labels.items():
-        if field not in UNITS:
-            expected, hint = f"one of {', '.join(UNITS)}", nearest(field, UNITS)
-            raise DataError(refusal("labels", got=repr(field), expected=expected, hint=hint))
+        one_of("labels", field, UNITS, DataError)
         if isinstance(label, str) or len(label) != 2:
             raise DataError(
                 refusal(

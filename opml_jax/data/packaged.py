@@ -5,9 +5,10 @@ from __future__ import annotations
 from importlib.resources import files
 from pathlib import Path
 
-from ..errors import DataError, nearest, refusal
+from ..errors import DataError, one_of
 
 NAMES = ("water",)
+SUFFIXES = (".h5", ".splits.json", ".xyz")
 
 
 def bundled(name: str, suffix: str = ".h5") -> Path:
@@ -18,14 +19,6 @@ def bundled(name: str, suffix: str = ".h5") -> Path:
     Raises:
       DataError: no such data set.
     """
-    path = Path(str(files("opml_jax.data").joinpath("bundled", name + suffix)))
-    if name not in NAMES or not path.is_file():
-        raise DataError(
-            refusal(
-                "bundled data set",
-                got=repr(name + suffix),
-                expected=f"one of {NAMES}",
-                hint=nearest(name, NAMES),
-            )
-        )
-    return path
+    one_of("bundled data set", name, NAMES, DataError)
+    one_of("suffix of a bundled data set", suffix, SUFFIXES, DataError)
+    return Path(str(files("opml_jax.data").joinpath("bundled", name + suffix)))

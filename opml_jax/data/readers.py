@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import DataError, DataWarning, OpmlError, nearest, refusal
+from ..errors import DataError, DataWarning, OpmlError, nearest, one_of, refusal
 from ..structures import Structure
 from ..structures.elements import atomic_number
 from ..units import ENERGY, LENGTH
@@ -120,15 +120,7 @@ def _existing(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
         raise DataError(refusal("path", got=f"{path}, which is not a file", expected="a file"))
-    if path.suffix not in SUFFIXES:
-        raise DataError(
-            refusal(
-                "path",
-                got=f"{path.name}",
-                expected=f"one of {', '.join(SUFFIXES)}",
-                hint=nearest(path.suffix, SUFFIXES),
-            )
-        )
+    one_of(f"suffix of {path.name}", path.suffix, SUFFIXES, DataError)
     if path.stat().st_size == 0:
         raise DataError(refusal(str(path), got="an empty file", expected="structures"))
     return path

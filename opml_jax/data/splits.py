@@ -84,8 +84,8 @@ def check_splits(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> None:
     """Raise unless the splits fit the data set and its training split knows every element.
 
     Raises:
-      DataError: an index beyond the set, no training structures, or an element of the validation
-        or test split that no training structure has.
+      DataError: an index beyond the set, no training or validation structures, or an element of
+        the validation or test split that no training structure has.
     """
     highest = max((i for part in splits.values() for i in part), default=-1)
     if highest >= len(dataset):
@@ -97,8 +97,9 @@ def check_splits(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> None:
                 hint="Does this split file belong to this data set?",
             )
         )
-    if not splits.get("train"):
-        raise DataError(refusal("train split", got="an empty split", expected="structures"))
+    for name in ("train", "validation"):
+        if not splits.get(name):
+            raise DataError(refusal(f"{name} split", got="an empty split", expected="structures"))
     elements = {k: {z for i in v for z in dataset.structures[i].numbers} for k, v in splits.items()}
     for name, found in elements.items():
         unseen = [symbol(z) for z in sorted(found - elements["train"])]

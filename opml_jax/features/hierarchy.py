@@ -25,13 +25,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, Basis, BasisSpec, layout_of
-from ..errors import ConventionError, OpmlError, refusal
+from ..errors import ConventionError, OpmlError, one_of, refusal
 from ..numerics import Array, einsum
 from ..operators import Operator, on_site_blocks, pair_blocks, pooled_blocks, powers
 from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 from .couple import coupling_matrix
-from .inputs import OPERATORS, one_of
+from .inputs import OPERATORS
 
 ON_SITE, PAIR = 0, -1
 CHUNK = 16
@@ -424,7 +424,7 @@ def atom_features(
     """
     named = dict(powers) if isinstance(powers, Mapping) else {operator: tuple(powers)}
     for name in named:
-        one_of("operator", name, [*OPERATORS])
+        one_of("operator", name, OPERATORS)
     options = {} if driver is None else {"driver": driver}
     found = {name: OPERATORS[name](structure, basis, **options) for name in named}
     if not isinstance(powers, Mapping):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from ..basis import AOLayout, Basis, BasisSpec
-from ..errors import ConfigError, nearest, refusal
+from ..errors import ConfigError, one_of, refusal
 from ..numerics import Array
 from ..operators import Operator, build, lowdin, powers
 from ..structures import Structure, StructureBatch
@@ -34,23 +34,6 @@ OPERATORS = {
 POTENTIALS = ("screened_potential", "external_potential", "neutral_atom_potential")
 METRICS = ("plain", "lowdin", "overlap")
 RESOLUTIONS = ("none", "charges", "intermediates")
-
-
-def one_of(name: str, value: str, known: Sequence[str]) -> None:
-    """Refuse a name that is not known, and say which one may be meant.
-
-    Raises:
-      ConfigError: ``value`` is not among ``known``.
-    """
-    if value not in known:
-        raise ConfigError(
-            refusal(
-                name,
-                got=repr(value),
-                expected=f"one of {[*known]}",
-                hint=nearest(str(value), known),
-            )
-        )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import Basis, layout_of
-from ..errors import OpmlError, nearest, refusal
+from ..errors import OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch
 from .neutral_atoms import clouds_of
@@ -30,15 +30,7 @@ PointCharges = tuple[Array, Array]
 
 
 def _engine(driver: str):
-    if driver not in DRIVERS:
-        raise OpmlError(
-            refusal(
-                "driver",
-                got=repr(driver),
-                expected=f"one of {DRIVERS}",
-                hint=nearest(driver, DRIVERS),
-            )
-        )
+    one_of("driver", driver, DRIVERS, OpmlError)
     return importlib.import_module(f".{driver}", __package__)
 
 

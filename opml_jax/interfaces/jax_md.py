@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import OpmlError, nearest, refusal
+from ..errors import OpmlError, one_of, refusal
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..structures import Structure
@@ -47,8 +47,9 @@ def energy_fn(
       PrecisionError: x64 is off.
     """
     require_x64("a float64 model")
-    bohr = _unit("length_unit", length_unit, LENGTH)
-    hartree = _unit("energy_unit", energy_unit, ENERGY)
+    one_of("length_unit", length_unit, LENGTH, OpmlError)
+    one_of("energy_unit", energy_unit, ENERGY, OpmlError)
+    bohr, hartree = LENGTH[length_unit], ENERGY[energy_unit]
     n = np.size(numbers)
     # Any geometry: this checks the composition, positions come with each call.
     molecule = Structure(numbers, 10.0 * np.arange(3 * n).reshape(n, 3))
@@ -64,16 +65,3 @@ def energy_fn(
         return energy(molecule.replace(positions=x)) / hartree
 
     return energy_of
-
-
-def _unit(argument: str, name: str, known: dict[str, float]) -> float:
-    if name not in known:
-        raise OpmlError(
-            refusal(
-                argument,
-                got=repr(name),
-                expected=f"one of {', '.join(known)}",
-                hint=nearest(name, known),
-            )
-        )
-    return known[name]

@@ -5,3 +5,5 @@ from .files import save_model as save_model
 from .model import Model as Model
 from .op2prop import Op2Prop as Op2Prop
 from .op2prop import Op2PropConfig as Op2PropConfig
+from .operator_network import OperatorNetwork as OperatorNetwork
+from .operator_network import OperatorNetworkConfig as OperatorNetworkConfig

@@ -18,6 +18,7 @@ from ..numerics import Array, require_x64
 from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 from .op2prop import Op2Prop, Params
+from .operator_network import OperatorNetwork
 
 CHUNKS = (1, 16)
 """Numbers of structures evaluated at once; the last chunk of a list is filled up by repeats.
@@ -36,7 +37,7 @@ class Model:
       card: what it was trained on and how well: plain JSON-able values.
     """
 
-    definition: Op2Prop
+    definition: Op2Prop | OperatorNetwork
     params: Params
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -50,7 +51,7 @@ class Model:
         """The model without its networks; they are silenced, so nothing compiles anew."""
         if "scale" not in self.params:
             return self
-        silent = {k: np.zeros_like(v) for k, v in self.params["scale"].items()}
+        silent = jax.tree.map(np.zeros_like, self.params["scale"])
         return dataclasses.replace(self, params={**self.params, "scale": silent})
 
     def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
@@ -66,22 +67,55 @@ class Model:
         own = self.params if params is None else params
         return lambda structure: self.definition.apply(own, structure)["energy"]
 
-    def dipole_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
-        """As :meth:`energy_fn`, for the dipole ``(3,)`` in e Bohr.
+    def property_fn(self, name: str, params: Params | None = None) -> Callable[[Structure], Array]:
+        """As :meth:`energy_fn`, for anything :meth:`Op2Prop.apply` returns, by name.
 
         Raises:
-          OpmlError: the model was not trained on dipoles.
+          OpmlError: the model was not trained on it.
         """
         own = self.params if params is None else params
-        if "dipole" not in own:
+        head = "anisotropic_polarizability" if name == "polarizability" else name
+        if name != "energy" and head not in own:
             raise OpmlError(
                 refusal(
                     "model",
-                    got="one trained without dipoles",
-                    expected="one trained with dipole in its targets",
+                    got=f"one trained without {name}",
+                    expected=f"one trained with {name} in its targets",
                 )
             )
-        return lambda structure: self.definition.apply(own, structure)["dipole"]
+        return lambda structure: self.definition.apply(own, structure)[name]
+
+    def dipole_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """:meth:`property_fn` for the dipole ``(3,)`` in e Bohr."""
+        return self.property_fn("dipole", params)
+
+    def field_dipole_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """As :meth:`energy_fn`, for minus the derivative of the energy in a uniform field.
+
+        Returns:
+          ``dipole(structure) -> (3,)`` in e Bohr; see :meth:`Op2Prop.dipole_in_field`.
+
+        Raises:
+          OpmlError: the model's energy was not trained in a field.
+        """
+        return self._in_field("dipole_in_field", params)
+
+    def field_polarizability_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """As :meth:`field_dipole_fn`, for minus the second derivative, ``(3, 3)`` in Bohr^3."""
+        return self._in_field("polarizability_in_field", params)
+
+    def _in_field(self, method: str, params: Params | None) -> Callable[[Structure], Array]:
+        optim = self.card.get("config", {}).get("optim")
+        if optim is not None and not optim.get("field_dipole_sigma"):
+            raise OpmlError(
+                refusal(
+                    "model",
+                    got="one whose energy never met a field",
+                    expected="one trained with optim.field_dipole_sigma above 0",
+                )
+            )
+        own = self.params if params is None else params
+        return functools.partial(getattr(self.definition, method), own)
 
     def predict(
         self,
@@ -91,7 +125,7 @@ class Model:
         uncertainty: bool = False,
         bucket: Bucket | None = None,
     ) -> dict[str, np.ndarray]:
-        """Energies, forces and dipoles.
+        """Energies, forces, and what else the model was trained on.
 
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
@@ -101,9 +135,11 @@ class Model:
           bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
-          ``energy`` (Hartree), ``forces`` (Hartree/Bohr), ``dipole`` (e Bohr, if trained). For one
-          molecule shapes ``()``, ``(n_atoms, 3)``, ``(3,)``; for a list a leading axis, forces
-          padded with zeros to the largest molecule, and ``n_atoms``.
+          ``energy`` (Hartree), ``forces`` (Hartree/Bohr), and, if trained, ``dipole`` (e Bohr),
+          ``quadrupole`` (e Bohr^2, about the centre of nuclear charge), ``polarizability`` and
+          ``isotropic_polarizability`` (Bohr^3). For one molecule shapes ``()``, ``(n_atoms, 3)``,
+          ``(3,)``, ``(3, 3)``, ``(3, 3)``, ``()``; for a list a leading axis, forces padded with
+          zeros to the largest molecule, and ``n_atoms``.
 
         Raises:
           OpmlError: an empty list, an element the model has not seen, or an uncertainty of a model
@@ -170,12 +206,16 @@ class Model:
 
     def __repr__(self) -> str:
         names = " ".join(symbol(z) for z in self.elements)
-        return f"Model(op2prop, {self.definition.config.basis}, elements {names})"
+        kind, basis = type(self.definition).__name__, self.definition.config.basis
+        return f"Model({kind}, {basis}, elements {names})"
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def _evaluate(
-    definition: Op2Prop, params: Params, structures: StructureBatch, uncertainty: bool
+    definition: Op2Prop | OperatorNetwork,
+    params: Params,
+    structures: StructureBatch,
+    uncertainty: bool,
 ) -> dict[str, Array]:
     def total(positions):
         out = definition.apply(params, structures.replace(positions=positions))

@@ -1,15 +1,20 @@
-r"""Op2Prop: energy and dipole of a molecule from its external potential.
+r"""Op2Prop: energy, dipole, quadrupole and polarizability of a molecule from its potential.
 
 .. math::
     E = \sum_i e_{Z_i} + w_{Z_i} \cdot \hat x_i + \sum_m a_m k_{Z_i}(y_i, y_m)
         + g_{Z_i}(P_{Z_i} \hat x_i), \qquad
-    \mu = \sum_i \sum_c u_{Z_i c} v_{ic} + \sum_k \phi_{Z_i k}(P_{Z_i} \hat x_i) (Q_{Z_i} v_i)_k
+    T^L = \sum_i \sum_c u^L_{Z_i c} v^L_{ic}, \qquad
+    \mu = T^1 + \sum_i \sum_k \phi_{Z_i k}(P_{Z_i} \hat x_i) (Q_{Z_i} v^1_i)_k
 
-with standardised invariants :math:`\hat x_i` of powers of the (screened) potential and its 1o
-irreps :math:`v_i` (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Prop). e, w, a and u are solved in
-closed form; k compares atoms with reference atoms (a sparse Gaussian kernel, optional); the
-networks g and phi, one or an ensemble, learn what is left. Everything is a pure function of
+with standardised invariants :math:`\hat x_i` of powers of the (screened) potential and its irreps
+:math:`v^L_i` (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Prop). The quadrupole is :math:`T^2`, the
+polarizability :math:`T^0 + T^2`, with :math:`T^0` of the form of the energy. e, w, a and u are
+solved in closed form; k compares atoms with reference atoms (a sparse Gaussian kernel, optional);
+the networks g and phi, one or an ensemble, learn what is left. Everything is a pure function of
 parameters and structure; forces are ``-jax.grad`` of it, through the integrals.
+
+The energy in a uniform field, the potential with +E.r added, gives dipole and polarizability a
+second time, as minus its first and second derivative in the field.
 """
 
 from __future__ import annotations
@@ -20,16 +25,25 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ..basis import AOLayout, Basis, layout_of
-from ..conventions import e3nn_to_cartesian
-from ..errors import ConfigError, refusal
+from ..conventions import e3nn_to_cartesian, e3nn_to_matrix
+from ..errors import ConfigError, OpmlError, refusal
 from ..features import AtomFeatures, Inputs, invariants, n_invariants
-from ..numerics import Array, einsum
-from ..structures import Structure, StructureBatch
+from ..numerics import Array, einsum, is_concrete
+from ..structures import Structure, StructureBatch, centre_of_nuclear_charge
 from .nn import Residual
 
 Params = dict[str, Any]
+
+HEADS = {
+    "dipole": 1,
+    "quadrupole": 2,
+    "isotropic_polarizability": 0,
+    "anisotropic_polarizability": 2,
+}
+"""Parts of the properties beside the energy, each a set of irreps of one L and parity (-1)^L."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -135,32 +149,39 @@ class Op2Prop:
         """Invariants of one atom."""
         return n_invariants(self.recipe, self._gram)
 
-    @functools.cached_property
-    def n_vectors(self) -> int:
-        """1o irreps of one atom."""
-        return sum(c.l == 1 and c.parity == -1 for c in self.recipe.channels)
+    def n_irreps(self, l: int) -> int:
+        """Irreps of angular momentum l and parity (-1)^l of one atom."""
+        return sum(c.l == l and c.parity == (-1) ** l for c in self.recipe.channels)
 
     def descriptors(
         self, structure: Structure | StructureBatch, *, field: Array | None = None
-    ) -> tuple[Array, Array]:
-        """Invariants and vectors of every atom, differentiable in positions and field.
+    ) -> tuple[Array, dict[int, Array]]:
+        """Invariants and irreps of every atom, differentiable in positions and field.
 
         Args:
           structure: molecule or batch.
-          field: ``(3,)`` uniform electric field, atomic units. Default: none.
+          field: ``(3,)`` uniform electric field, atomic units, for a batch also
+            ``(n_structures, 3)``. Default: none. +E.r is added to V, with r about the centre of
+            nuclear charge, where the energy of the nuclei in the field vanishes.
 
         Returns:
-          ``(n_atoms, n_invariants)`` and ``(n_atoms, n_vectors, 3)`` in x, y, z; a batch adds a
-          leading axis. No parameter enters them.
+          ``(n_atoms, n_invariants)``, and for L = 1 (odd) and 2 (even) ``(n_atoms, n, 2 L + 1)``
+          in the order of :mod:`opml_jax.conventions`; a batch adds a leading axis. No parameter
+          enters them.
         """
+        if field is not None:
+            centre = centre_of_nuclear_charge(structure)[..., None, :]
+            structure = structure.replace(positions=structure.positions - centre)
         operators = self.inputs(structure, self.basis, self.config.powers, field=field)
         features = self.recipe(operators)
         chunk = {
             (ir.l, ir.p): c for (_, ir), c in zip(features.irreps, features.chunks, strict=True)
         }
-        none = jnp.zeros((*features.shape[:-1], 0, 3), features.array.dtype)  # s functions alone
-        vectors = e3nn_to_cartesian(chunk.get((1, -1), none))
-        return invariants(features, self.recipe, self._gram), vectors
+        irreps = {}
+        for l in (1, 2):  # a basis of s functions alone has none
+            none = jnp.zeros((*features.shape[:-1], 0, 2 * l + 1), features.array.dtype)
+            irreps[l] = chunk.get((l, (-1) ** l), none)
+        return invariants(features, self.recipe, self._gram), irreps
 
     def one_hot(self, structure: Structure | StructureBatch) -> Array:
         """``(..., n_atoms, n_elements)``, zero for padding."""
@@ -169,30 +190,96 @@ class Op2Prop:
         return hot if isinstance(layout, AOLayout) else hot * structure.mask[..., None]
 
     def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
-        """Energy and dipole.
+        """Energy, and what else the model was trained on.
 
         Args:
           params: from training or a model file.
           structure: molecule or batch (made for :attr:`basis`).
 
         Returns:
-          ``energy`` in Hartree, shape ``()``; ``dipole`` in e Bohr (x, y, z), shape ``(3,)``, if
-          the model was trained on dipoles; ``energy_members`` ``(members,)`` of an ensemble. A
-          batch adds a leading axis.
+          ``energy`` in Hartree, shape ``()``; ``energy_members`` ``(members,)`` of an ensemble;
+          if learned ``dipole`` in e Bohr (x, y, z), shape ``(3,)``, traceless ``quadrupole`` about
+          the centre of nuclear charge in e Bohr^2, ``(3, 3)``, ``polarizability`` in Bohr^3,
+          ``(3, 3)``, and ``isotropic_polarizability``, a third of its trace, ``()``. A batch adds
+          a leading axis.
         """
         x, v = self.descriptors(structure)
         return self.readout(params, x, v, self.one_hot(structure))
 
-    def readout(self, params: Params, x: Array, v: Array, one_hot: Array) -> dict[str, Array]:
+    def energy_in_field(
+        self, params: Params, structure: Structure | StructureBatch, field: Array
+    ) -> Array:
+        """Energy in a uniform electric field: +E.r is added to the potential the model reads.
+
+        What the field does to molecules is learned as far as dipoles trained it
+        (``optim.field_dipole_sigma``).
+
+        Args:
+          params: from training or a model file.
+          structure: neutral molecule, or batch of them.
+          field: ``(3,)`` atomic units, for a batch also ``(n_structures, 3)``.
+
+        Returns:
+          ``()`` Hartree; a batch adds a leading axis.
+
+        Raises:
+          OpmlError: an ion: its energy in a field depends on the origin.
+          ConfigError: the neutral-atom potential, which takes no field.
+        """
+        if is_concrete(charge := structure.charge) and np.any(charge):
+            raise OpmlError(
+                refusal(
+                    "structure",
+                    got=f"charge {np.max(np.abs(charge))}",
+                    expected="neutral: the energy of an ion in a field depends on the origin",
+                )
+            )
+        x, v = self.descriptors(structure, field=field)
+        return self.readout(params, x, v, self.one_hot(structure))["energy"]
+
+    def dipole_in_field(
+        self, params: Params, structure: Structure | StructureBatch, field: Array | None = None
+    ) -> Array:
+        """Dipole as minus the derivative of :meth:`energy_in_field` in the field.
+
+        Args:
+          params: from training or a model file.
+          structure: neutral molecule, or batch of them.
+          field: where to differentiate, see there. Default: no field.
+
+        Returns:
+          ``(3,)`` e Bohr; a batch adds a leading axis. Errors as there.
+        """
+        field = _field(structure, field)
+        return -jax.grad(lambda f: jnp.sum(self.energy_in_field(params, structure, f)))(field)
+
+    def polarizability_in_field(
+        self, params: Params, structure: Structure | StructureBatch, field: Array | None = None
+    ) -> Array:
+        """Polarizability as the derivative of :meth:`dipole_in_field`; arguments as there.
+
+        Returns:
+          ``(3, 3)`` Bohr^3, symmetric; a batch adds a leading axis.
+        """
+        field = _field(structure, field)
+        dipole = functools.partial(self.dipole_in_field, params, structure)
+
+        def slope(direction):
+            return jax.jvp(dipole, (field,), (jnp.broadcast_to(direction, field.shape),))[1]
+
+        return jax.vmap(slope, out_axes=-1)(jnp.eye(3, dtype=field.dtype))
+
+    def readout(
+        self, params: Params, x: Array, v: dict[int, Array], one_hot: Array
+    ) -> dict[str, Array]:
         """Properties from descriptors (see :meth:`descriptors`, :meth:`one_hot`)."""
         x = standardise(params["scaler"], x, one_hot)
         energy = linear_energy(params["linear"], x, one_hot)
         if "kernel" in params:
             energy = energy + kernel_energy(params["kernel"], x, one_hot)
         out = {}
+        parts = linear_heads(params, x, v, one_hot)
         use_dipole = "dipole" in params
-        if use_dipole:
-            out["dipole"] = linear_dipole(params["dipole"], v, one_hot)
         if "residual" in params:
             z = project(params["components"], x, one_hot)
             local, gates = self.networks(params["residual"], z, one_hot, dipole=use_dipole)
@@ -201,11 +288,11 @@ class Op2Prop:
             if len(members) > 1:
                 out["energy_members"] = jnp.moveaxis(members, 0, -1)
             if use_dipole and gates.shape[-1]:
-                w = gated_vectors(params["dipole"], v, one_hot)
-                out["dipole"] += params["scale"]["dipole"] * einsum(
-                    "...ik,...ikx->...x", jnp.mean(gates, axis=0), w
+                w = gated_vectors(params["dipole"], v[1], one_hot)
+                parts["dipole"] += params["scale"]["dipole"] * einsum(
+                    "...ik,...ikm->...m", jnp.mean(gates, axis=0), w
                 )
-        return {"energy": energy, **out}
+        return {"energy": energy, **out, **cartesian(parts)}
 
     def network(self, *, dipole: bool) -> Residual:
         """The Linen module of one network."""
@@ -218,6 +305,12 @@ class Op2Prop:
         """Energies ``(members, ..., n_atoms)`` and gates of all networks; weights stacked."""
         module = self.network(dipole=dipole)
         return jax.vmap(lambda w: module.apply({"params": w}, z, one_hot))(weights)
+
+
+def _field(structure: Structure | StructureBatch, field: Array | None) -> Array:
+    """A field for each molecule, zero by default."""
+    like = centre_of_nuclear_charge(structure)
+    return jnp.broadcast_to(jnp.asarray(0.0 if field is None else field, like.dtype), like.shape)
 
 
 def standardise(scaler: Params, x: Array, one_hot: Array) -> Array:
@@ -266,13 +359,39 @@ def project(components: Array, x: Array, one_hot: Array) -> Array:
     return einsum("...eo,...e->...o", every, one_hot)
 
 
-def linear_dipole(dipole: Params, v: Array, one_hot: Array) -> Array:
-    """Sum over atoms of the element's weights times its vectors."""
-    weights = einsum("...e,ec->...c", one_hot, dipole["weights"])
-    return einsum("...ic,...icx->...x", weights, v)
+def linear_irreps(head: Params, v: Array, one_hot: Array) -> Array:
+    """Sum over atoms of the element's weights times its irreps of one L, ``(..., 2 L + 1)``."""
+    weights = einsum("...e,ec->...c", one_hot, head["weights"])
+    return einsum("...ic,...icm->...m", weights, v)
+
+
+def linear_heads(params: Params, x: Array, v: dict[int, Array], one_hot: Array) -> dict[str, Array]:
+    """The closed-form part of every head of :data:`HEADS` that has parameters."""
+    return {
+        name: linear_irreps(params[name], v[l], one_hot)
+        if l
+        else linear_energy(params[name], x, one_hot)
+        for name, l in HEADS.items()
+        if name in params
+    }
+
+
+def cartesian(parts: dict[str, Array]) -> dict[str, Array]:
+    """Properties in x, y, z from the irreps of :data:`HEADS`."""
+    out = {}
+    if "dipole" in parts:
+        out["dipole"] = e3nn_to_cartesian(parts["dipole"])
+    if "quadrupole" in parts:
+        out["quadrupole"] = e3nn_to_matrix(parts["quadrupole"])
+    if "isotropic_polarizability" in parts:
+        out["isotropic_polarizability"] = parts["isotropic_polarizability"]
+    if "anisotropic_polarizability" in parts:
+        mean = parts["isotropic_polarizability"][..., None, None] * jnp.eye(3)
+        out["polarizability"] = mean + e3nn_to_matrix(parts["anisotropic_polarizability"])
+    return out
 
 
 def gated_vectors(dipole: Params, v: Array, one_hot: Array) -> Array:
     """The element's principal vectors, ``(..., n_atoms, k, 3)``."""
     mix = einsum("...e,eck->...ck", one_hot, dipole["mixing"])
-    return einsum("...cx,...ck->...kx", v, mix)
+    return einsum("...cm,...ck->...km", v, mix)

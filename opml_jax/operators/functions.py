@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import OpmlError, nearest, refusal
+from ..errors import OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete
 from . import product
 from .eigen import inverse_sqrt
@@ -36,11 +36,7 @@ def _positive(name: str, exponents: Sequence[int]) -> tuple[int, ...]:
 
 
 def _metric(metric: str, overlap: Operator | None) -> None:
-    if metric not in METRICS:
-        hint = nearest(metric, METRICS)
-        raise OpmlError(
-            refusal("metric", got=repr(metric), expected=f"one of {[*METRICS]}", hint=hint)
-        )
+    one_of("metric", metric, METRICS, OpmlError)
     if metric != "plain" and overlap is None:
         raise OpmlError(refusal("overlap", got=None, expected=f"S, for the metric {metric!r}"))
 

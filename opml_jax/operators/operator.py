@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, BatchLayout
-from ..errors import ConventionError, OpmlError, nearest, refusal
+from ..errors import ConventionError, OpmlError, one_of, refusal
 from ..numerics import Array, is_concrete, pytree, static
 from ..structures import Structure, StructureBatch
 from . import product
@@ -163,15 +163,7 @@ class Operator:
           ConventionError: operands of different layouts or plans.
           OpmlError: an unknown ``out``.
         """
-        if out not in OUTPUTS:
-            raise OpmlError(
-                refusal(
-                    "out",
-                    got=repr(out),
-                    expected=f"one of {[*OUTPUTS]}",
-                    hint=nearest(out, OUTPUTS),
-                )
-            )
+        one_of("out", out, OUTPUTS, OpmlError)
         y = self._same(other, "@")
         square = self.symmetric and other.symmetric and self.values is other.values
         symmetric = square if symmetric is None else symmetric

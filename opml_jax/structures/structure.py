@@ -151,6 +151,21 @@ class StructureBatch:
         return f"StructureBatch(numbers of shape {getattr(self.numbers, 'shape', None)})"
 
 
+def centre_of_nuclear_charge(structure: Structure | StructureBatch) -> Array:
+    """Mean of the positions of the nuclei, weighted by their charges.
+
+    Args:
+      structure: molecule or batch.
+
+    Returns:
+      ``(3,)`` in Bohr, differentiable; a batch adds a leading axis.
+    """
+    batch = isinstance(structure, StructureBatch)
+    numbers = structure.numbers if batch else np.array(structure.numbers)
+    weighted = numbers[..., None] * structure.positions
+    return weighted.sum(axis=-2) / numbers.sum(axis=-1)[..., None]
+
+
 def pad_structures(structures: Sequence[Structure], n_atoms: int) -> StructureBatch:
     """Stack structures, padding each to ``n_atoms`` (host side, NumPy).
 

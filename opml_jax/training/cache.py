@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import tempfile
 from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,12 +21,12 @@ import numpy as np
 from ..basis import Bucket, batch, bucket_of
 from ..models import Op2Prop
 from ..structures import Structure, StructureBatch
+from .checkpoint import fingerprint
+from .rows import Rows
 
 CHUNK = 16
 MAX_DOUBLE = 2**30
 """Bytes of derivatives kept in double precision."""
-MAX_MEMORY = 2**32
-"""Bytes of derivatives kept in memory."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,15 +35,16 @@ class Cache:
 
     Attributes:
       x: ``(n, n_atoms, n_invariants)``.
-      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, or None. In
-        single precision, and then in a temporary file, when they are many.
-      v: ``(n, n_atoms, n_vectors, 3)``.
+      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, and in three
+        more rows in the field if asked for (then rows of coordinates may be left out), or None.
+        In single precision, and then in a temporary file, when they are many.
+      v: for each L asked for, the irreps ``(n, n_atoms, n_irreps, 2 L + 1)``.
       one_hot: ``(n, n_atoms, n_elements)``.
     """
 
     x: np.ndarray
     dx: np.ndarray | None
-    v: np.ndarray
+    v: dict[int, np.ndarray]
     one_hot: np.ndarray
 
     def __len__(self) -> int:
@@ -52,29 +55,48 @@ class Cache:
         i = np.asarray(index, dtype=np.int64)
         if len(i) and (np.diff(i) == 1).all():
             i = slice(int(i[0]), int(i[-1]) + 1)
-        return Cache(self.x[i], None if self.dx is None else self.dx[i], self.v[i], self.one_hot[i])
+        dx = None if self.dx is None else self.dx[i]
+        return Cache(self.x[i], dx, {l: v[i] for l, v in self.v.items()}, self.one_hot[i])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2))
-def _chunk(definition: Op2Prop, structures: StructureBatch, derivatives: bool):
-    one_hot = definition.one_hot(structures)
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+def _chunk(
+    definition: Op2Prop,
+    structures: StructureBatch,
+    derivatives: bool,
+    field: bool,
+    irreps: tuple[int, ...],
+):
+    def push(at, point, directions):
+        """Descriptors at a point, and their derivatives in each direction."""
 
-    def at(positions):
-        return definition.descriptors(structures.replace(positions=positions))
+        def one(direction):
+            return jax.jvp(at, (point,), (jnp.broadcast_to(direction, point.shape),))
+
+        return jax.vmap(one, out_axes=(None, 1))(directions)
 
     positions = jnp.asarray(structures.positions)
-    if not derivatives:
-        return *at(positions), one_hot, None
-    n = structures.n_atoms
-    directions = jnp.eye(3 * n).reshape(3 * n, 1, n, 3)
-
-    def push(direction):
-        tangent = jnp.broadcast_to(direction, positions.shape)
-        (x, v), (dx, _) = jax.jvp(at, (positions,), (tangent,))
-        return x, v, dx
-
-    x, v, dx = jax.vmap(push, out_axes=(None, None, 1))(directions)
-    return x, v, one_hot, dx
+    n_structures, n = positions.shape[:2]
+    found = []
+    if derivatives:
+        found.append(
+            push(
+                lambda r: definition.descriptors(structures.replace(positions=r)),
+                positions,
+                jnp.eye(3 * n).reshape(3 * n, 1, n, 3),
+            )
+        )
+    if field:
+        found.append(
+            push(
+                lambda f: definition.descriptors(structures, field=f),
+                jnp.zeros((n_structures, 3)),
+                jnp.eye(3)[:, None],
+            )
+        )
+    x, v = found[0][0] if found else definition.descriptors(structures)
+    dx = jnp.concatenate([slope for _, (slope, _) in found], axis=1) if found else None
+    return x, {l: v[l] for l in irreps}, definition.one_hot(structures), dx
 
 
 def build_cache(
@@ -82,7 +104,10 @@ def build_cache(
     structures: Sequence[Structure],
     *,
     derivatives: bool,
+    field: bool = False,
+    irreps: Sequence[int] = (),
     bucket: Bucket | None = None,
+    folder: Path | None = None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> Cache:
     """Descriptors (and derivatives) of structures, chunk by chunk through one compiled program.
@@ -91,44 +116,43 @@ def build_cache(
       definition: the model's functions.
       structures: molecules.
       derivatives: whether to differentiate the invariants in all coordinates.
+      field: whether to differentiate them in a uniform electric field.
+      irreps: L of the irreps to keep.
       bucket: shape to pad to. Default: the smallest that fits.
+      folder: keeps the arrays; a killed process goes on from there. Default: memory.
       on_progress: called with (done, total).
     """
     basis = definition.basis
     bucket = bucket or bucket_of(structures, basis)
-    chunk = min(CHUNK, len(structures))
-    parts: list[list[np.ndarray]] = [[], [], []]
-    dx = None
-    for start in range(0, len(structures), chunk):
+    n, chunk = len(structures), min(CHUNK, len(structures))
+    settings = {
+        "model": [type(definition).__name__, repr(definition.config), basis.spec.fingerprint],
+        "what": [derivatives, field, *irreps],
+        "bucket": repr(bucket),
+        "version": version("opml_jax"),
+    }
+    rows = Rows(n, folder, fingerprint(settings, structures))
+    on_progress(rows.done, n)
+    for start in range(rows.done, n, chunk):
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
-        result = _chunk(definition, batch(full, basis, bucket=bucket), derivatives)
-        *found, slopes = result
-        for own, values in zip(parts, found, strict=True):
-            own.append(np.asarray(values)[: len(part)])
-        if slopes is not None:
-            if dx is None:
-                dx = _storage((len(structures), *slopes.shape[1:]))
-            dx[start : start + len(part)] = np.asarray(slopes)[: len(part)]
-        on_progress(min(start + chunk, len(structures)), len(structures))
-    x, v, one_hot = (np.concatenate(p) for p in parts)
-    return Cache(x, dx, v, one_hot)
-
-
-def _storage(shape: tuple[int, ...]) -> np.ndarray:
-    """Room for derivatives: float64 while they are few, then float32, then on disk."""
-    size = int(np.prod(shape))
-    if 8 * size <= MAX_DOUBLE:
-        return np.empty(shape)
-    if 4 * size <= MAX_MEMORY:
-        return np.empty(shape, np.float32)
-    # unnamed: it vanishes with the last reference to the array
-    file = tempfile.TemporaryFile(prefix="opml_descriptors_")  # noqa: SIM115
-    return np.memmap(file, np.float32, "w+", shape=shape)
+        padded = batch(full, basis, bucket=bucket)
+        x, v, one_hot, dx = _chunk(definition, padded, derivatives, field, tuple(irreps))
+        found = {"x": x, "one_hot": one_hot, **{f"v{l}": v[l] for l in irreps}}
+        if dx is not None:
+            few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE
+            found["dx"] = np.asarray(dx, np.float64 if few else np.float32)
+        rows.append({k: np.asarray(own)[: len(part)] for k, own in found.items()})
+        on_progress(rows.done, n)
+    a = rows.arrays()
+    return Cache(a["x"], a.get("dx"), {l: a[f"v{l}"] for l in irreps}, a["one_hot"])
 
 
 def rounding_noise(
-    definition: Op2Prop, structures: Sequence[Structure], cache: Cache, *, derivatives: bool
+    definition: Op2Prop,
+    structures: Sequence[Structure],
+    cache: Cache,
+    **built: Any,
 ) -> np.ndarray:
     """How far rounding moves each invariant, measured by turning molecules.
 
@@ -139,7 +163,7 @@ def rounding_noise(
       definition: the model's functions.
       structures: the structures of ``cache``, in order.
       cache: their descriptors.
-      derivatives: as ``cache`` was built, so that no program is compiled anew.
+      built: how ``cache`` was built (see :func:`build_cache`): no program is compiled anew.
 
     Returns:
       ``(n_elements, n_invariants)`` root mean square change under random rotations.
@@ -151,6 +175,6 @@ def rounding_noise(
         q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         turned.append(structures[i].replace(positions=np.asarray(structures[i].positions) @ q.T))
     bucket = bucket_of(structures, definition.basis)
-    other = build_cache(definition, turned, derivatives=derivatives, bucket=bucket)
+    other = build_cache(definition, turned, bucket=bucket, **built)
     square = np.einsum("nie,nik->ek", other.one_hot, (other.x - cache.x[chosen]) ** 2)
     return np.sqrt(square / np.maximum(other.one_hot.sum(axis=(0, 1)), 1.0)[:, None])

@@ -1,4 +1,4 @@
-"""The closed-form part of Op2Prop: scaling, composition offsets, ridge for energy and dipole."""
+"""The closed-form part of Op2Prop: scaling, composition offsets, ridge for energy and tensors."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ import dataclasses
 import jax.numpy as jnp
 import numpy as np
 
+from ..conventions import CARTESIAN_TO_E3NN, cartesian_to_e3nn, matrix_to_e3nn
 from ..errors import OpmlError, refusal
 from ..models import Op2Prop
 from ..models.linear import Ridge, composition_offsets, ridge_leave_one_out, ridge_validated
-from ..models.op2prop import Params, kernel_features
+from ..models.op2prop import HEADS, Params, kernel_features
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
 from .config import OptimConfig
@@ -21,7 +22,20 @@ CONSTANT = 1e-9
 MAX_NOISE = 1e-8
 """Invariants whose rounding exceeds this fraction of their standard deviation are dropped."""
 
+FLOOR = 0.1
+"""Least standard deviation of an element's invariant, in units of the largest of any element.
+
+What hardly varies in the training set for one element (neighbours of a kind it never had there)
+may vary a lot elsewhere, and would then be magnified millions of times.
+"""
+
 CHUNK = 64
+
+SLOPES = ("forces", "field_dipole")
+"""Minus derivatives of the energy that may be learned, in the order of their rows in a cache."""
+
+TENSORS = {"dipole": 1, "quadrupole": 2, "polarizability": 2}
+"""Targets that read irreps, and the L of these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +44,7 @@ class ClosedForm:
 
     params: Params
     energy: Ridge
-    dipole: Ridge | None
+    heads: dict[str, Ridge]
 
 
 def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
@@ -45,7 +59,7 @@ def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
     Raises:
       OpmlError: an element of the basis without atoms.
     """
-    means, inverses = [], []
+    means, spreads, kept = [], [], []
     for e in range(cache.one_hot.shape[-1]):
         rows = cache.x[cache.one_hot[..., e] > 0]
         if not len(rows):
@@ -57,10 +71,14 @@ def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
                 )
             )
         mean, std = rows.mean(axis=0), rows.std(axis=0)
-        varies = (std > CONSTANT * np.maximum(np.abs(mean), 1e-12)) & (std * MAX_NOISE > noise[e])
         means.append(mean)
-        inverses.append(np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0))
-    return {"mean": np.array(means), "inverse_std": np.array(inverses)}
+        spreads.append(std)
+        kept.append(
+            (std > CONSTANT * np.maximum(np.abs(mean), 1e-12)) & (std * MAX_NOISE > noise[e])
+        )
+    std = np.maximum(spreads, FLOOR * np.max(spreads, axis=0))
+    inverses = np.where(kept, 1.0 / np.where(kept, std, 1.0), 0.0)
+    return {"mean": np.array(means), "inverse_std": inverses}
 
 
 def scaled(cache: Cache, scaler: Params) -> Cache:
@@ -80,8 +98,8 @@ def _energy_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
     return rows.reshape(len(rows), -1)[:, used]
 
 
-def _force_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
-    """``(n * 3 n_atoms, n_used)``: minus the derivative of :func:`_energy_rows`."""
+def _slope_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
+    """``(n * n_slopes, n_used)``: minus the derivatives of :func:`_energy_rows`."""
     rows = -np.einsum("nie,ndik->ndek", cache.one_hot, cache.dx, optimize=True)
     return rows.reshape(rows.shape[0] * rows.shape[1], -1)[:, used].astype(np.float64)
 
@@ -140,7 +158,7 @@ class _KernelColumns:
         found = np.asarray(found)
         return np.concatenate([found[:, e] @ w for e, w in enumerate(self.whiten)], axis=1)
 
-    def forces(self, cache: Cache) -> np.ndarray:
+    def slopes(self, cache: Cache) -> np.ndarray:
         """Minus derivatives: each Gaussian times (y_m - y_i) . dy_i, summed over atoms."""
         n, d = cache.dx.shape[:2]
         columns = []
@@ -172,25 +190,26 @@ def fit_energy(
     validation: Cache,
     labels,
     held_out,
-    sigma_energy: float,
-    sigma_force: float,
+    sigma: dict[str, float],
     tolerance: float,
     kernel: Params | None = None,
-) -> tuple[Params, Params | None, Ridge]:
-    """Offsets by composition, then one ridge on energies and forces together.
+) -> tuple[Params, Params | None, Params | None, Ridge]:
+    """Offsets by composition, then one ridge on energies and their derivatives together.
 
     Args:
       train: standardised training cache.
       validation: standardised validation cache; chooses lambda.
-      labels: ``energy`` (n,) and, if forces are a target, ``forces`` padded (n, n_atoms, 3).
+      labels: ``energy`` (n,) and what of its derivatives is learned: ``forces``, padded
+        (n, n_atoms, 3), and ``field_dipole`` (n, 3), minus the derivative in the field.
       held_out: the same for validation.
-      sigma_energy: Hartree; energies enter divided by it.
-      sigma_force: Hartree/Bohr; forces enter divided by it.
+      sigma: for each of them the number, in atomic units, by which labels are divided; and
+        ``consistency``, if not 0, by which the difference of two dipoles is: minus the derivative
+        of the energy in the field, and that of the 1o irreps, whose weights are solved together.
       tolerance: precision of the labels in these units.
       kernel: from :func:`fit_references`; its weights are solved together with the linear ones.
 
     Returns:
-      Linear parameters, those of the kernel (or None), and the ridge.
+      Linear parameters, those of the kernel (or None), of the dipole (or None), and the ridge.
     """
     n_elements, n_columns = train.one_hot.shape[-1], train.x.shape[-1]
     offsets = composition_offsets(train.one_hot.sum(axis=1), labels["energy"])
@@ -198,27 +217,38 @@ def fit_energy(
         (np.einsum("nie,nik->ek", train.one_hot, train.x**2, optimize=True) > 0).ravel()
     )
     columns = None if kernel is None else _KernelColumns(kernel)
-    # as a prior, the kernel may contribute as much as all linear columns together
-    share = np.sqrt(len(used))
+    slopes = [k for k in SLOPES if k in labels]
+    scale = irreps_scale(train, 1) if sigma.get("consistency") else None
+    n_head = 0 if scale is None else np.count_nonzero(scale)
 
     def rows(cache: Cache, own, index):
         part = cache.subset(index)
         baseline = part.one_hot.sum(axis=1) @ offsets
-        a = [_energy_rows(part, used) / sigma_energy]
-        y = [(own["energy"][index] - baseline) / sigma_energy]
+        a = [_energy_rows(part, used) / sigma["energy"]]
+        y = [(own["energy"][index] - baseline) / sigma["energy"]]
         if columns is not None:
-            a = [np.hstack([a[0], columns.energy(part) * (share / sigma_energy)])]
-        if "forces" in own:
-            force = _force_rows(part, used) / sigma_force
+            a = [np.hstack([a[0], columns.energy(part) / sigma["energy"]])]
+        if slopes:
+            flat = {k: own[k][index].reshape(len(index), -1) / sigma[k] for k in slopes}
+            each = np.concatenate([np.full(v.shape, 1 / sigma[k]) for k, v in flat.items()], axis=1)
+            slope = _slope_rows(part, used)
             if columns is not None:
-                force = np.hstack([force, columns.forces(part) * (share / sigma_force)])
-            a.append(force)
-            y.append(own["forces"][index].reshape(-1) / sigma_force)
+                slope = np.hstack([slope, columns.slopes(part)])
+            a.append(slope * each.reshape(-1, 1))
+            y.append(np.concatenate([*flat.values()], axis=1).ravel())
+        if scale is not None:
+            in_field = slope.reshape(len(index), -1, slope.shape[1])[:, -3:][:, CARTESIAN_TO_E3NN]
+            in_field = in_field.reshape(-1, slope.shape[1])
+            a = [np.pad(block, ((0, 0), (0, n_head))) for block in a]
+            both = np.hstack([in_field, -_irreps_rows(part, 1, scale)])
+            a.append(both / sigma["consistency"])
+            y.append(np.zeros(len(both)))
         return np.concatenate(a), np.concatenate(y)
 
     # a few times more rows than columns at a time: QR then costs little more than it must
-    n_used = len(used) + (0 if columns is None else sum(w.shape[1] for w in columns.whiten))
-    rows_each = 1 + (train.dx.shape[1] if "forces" in labels else 0)
+    n_kernel = 0 if columns is None else sum(w.shape[1] for w in columns.whiten)
+    n_used = len(used) + n_kernel + n_head
+    rows_each = 1 + (train.dx.shape[1] if slopes else 0)
     chunk = max(CHUNK, 3 * n_used // rows_each)
     chunks = (
         rows(train, labels, np.arange(i, min(i + chunk, len(train))))
@@ -229,47 +259,99 @@ def fit_energy(
     weights = np.zeros(n_elements * n_columns)
     weights[used] = fit.weights[: len(used)]
     linear = {"offsets": offsets, "weights": weights.reshape(n_elements, n_columns)}
-    if columns is None:
-        return linear, None, fit
-    solved = {**kernel, "weights": share * columns.weights(fit.weights[len(used) :])}
-    return linear, solved, fit
+    _, of_kernel, of_head = np.split(fit.weights, [len(used), len(used) + n_kernel])
+    solved = columns and {**kernel, "weights": columns.weights(of_kernel)}
+    dipole = None if scale is None else {"weights": _irreps_weights(of_head, scale)}
+    return linear, solved, dipole, fit
 
 
-def fit_dipole(
-    cache: Cache, dipole: np.ndarray, n_mixed: int, tolerance: float
-) -> tuple[Params, Ridge]:
-    """Ridge on the 1o irreps, lambda by leave-one-out; and principal vectors for the gates.
+def head_labels(labels) -> dict[str, np.ndarray]:
+    """Irreps of the labels, by head (:data:`~opml_jax.models.op2prop.HEADS`)."""
+    out = {}
+    if "dipole" in labels:
+        out["dipole"] = cartesian_to_e3nn(labels["dipole"])
+    if "quadrupole" in labels:
+        out["quadrupole"] = matrix_to_e3nn(labels["quadrupole"])
+    if "isotropic_polarizability" in labels:
+        out["isotropic_polarizability"] = labels["isotropic_polarizability"]
+    if "polarizability" in labels:
+        tensor = labels["polarizability"]
+        out["isotropic_polarizability"] = np.trace(tensor, axis1=-2, axis2=-1) / 3
+        out["anisotropic_polarizability"] = matrix_to_e3nn(tensor)
+    return out
+
+
+def fit_scalar(cache: Cache, labels: np.ndarray, tolerance: float = 0.0) -> tuple[Params, Ridge]:
+    """Offsets by composition, then ridge on the invariants, lambda by leave-one-out.
 
     Args:
-      cache: training cache.
-      dipole: ``(n, 3)`` e Bohr.
-      n_mixed: how many principal vectors to keep per element.
-      tolerance: precision of the labels, e Bohr.
+      cache: standardised training cache.
+      labels: ``(n,)``.
+      tolerance: precision of the labels.
+
+    Returns:
+      ``offsets`` ``(n_elements,)`` and ``weights`` ``(n_elements, n_invariants)``, and the ridge.
     """
-    n_elements, n_vectors = cache.one_hot.shape[-1], cache.v.shape[2]
-    square = np.einsum("nie,nicx->ec", cache.one_hot, cache.v**2, optimize=True)
-    rms = np.sqrt(square / (3 * cache.one_hot.sum(axis=(0, 1)))[:, None])
+    counts, shape = cache.one_hot.sum(axis=1), (cache.one_hot.shape[-1], cache.x.shape[-1])
+    offsets, weights = composition_offsets(counts, labels), np.zeros(shape)
+    used = np.einsum("nie,nik->ek", cache.one_hot, cache.x**2, optimize=True) > 0
+    rows = _energy_rows(cache, np.flatnonzero(used))
+    fit = ridge_leave_one_out(rows, labels - counts @ offsets, tolerance=tolerance)
+    weights[used] = fit.weights
+    return {"offsets": offsets, "weights": weights}, fit
+
+
+def irreps_scale(cache: Cache, l: int) -> np.ndarray:
+    """``(n_elements, n_irreps)`` inverse root mean squares of irreps of L, 0 for absent ones."""
+    square = np.einsum("nie,nicm->ec", cache.one_hot, cache.v[l] ** 2, optimize=True)
+    rms = np.sqrt(square / ((2 * l + 1) * cache.one_hot.sum(axis=(0, 1)))[:, None])
     used = rms > 1e-9 * rms.max(axis=1, keepdims=True)
-    inverse = np.where(used, 1.0 / np.where(used, rms, 1.0), 0.0)
-    rows = np.einsum("nie,nicx->nxec", cache.one_hot, cache.v, optimize=True) * inverse
-    flat = rows.reshape(len(rows) * 3, -1)[:, used.ravel()]
-    fit = ridge_leave_one_out(flat, dipole.reshape(-1), tolerance=tolerance)
-    weights = np.zeros(n_elements * n_vectors)
-    weights[used.ravel()] = fit.weights
-    mixing = []
-    for e in range(n_elements):
-        own = cache.v[cache.one_hot[..., e] > 0] * inverse[e][:, None]
-        values, u = np.linalg.eigh(np.einsum("acx,adx->cd", own, own) / (3 * len(own)))
+    return np.where(used, 1.0 / np.where(used, rms, 1.0), 0.0)
+
+
+def _irreps_rows(cache: Cache, l: int, scale: np.ndarray) -> np.ndarray:
+    """``(n * (2 L + 1), n_used)``: for each element the sum of its atoms' scaled irreps."""
+    rows = np.einsum("nie,nicm->nmec", cache.one_hot, cache.v[l], optimize=True) * scale
+    return rows.reshape(len(cache) * (2 * l + 1), -1)[:, scale.ravel() > 0]
+
+
+def _irreps_weights(solution: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """Weights ``(n_elements, n_irreps)`` of irreps as they are, from those of scaled ones."""
+    weights = np.zeros(scale.shape)
+    weights[scale > 0] = solution
+    return weights * scale
+
+
+def fit_irreps(cache: Cache, labels: np.ndarray, tolerance: float = 0.0) -> tuple[Params, Ridge]:
+    """Ridge on the irreps of one L, lambda by leave-one-out.
+
+    Args:
+      cache: training cache with these irreps.
+      labels: ``(n, 2 L + 1)``.
+      tolerance: precision of the labels.
+
+    Returns:
+      ``weights`` ``(n_elements, n_irreps)``, and the ridge.
+    """
+    l = labels.shape[-1] // 2
+    scale = irreps_scale(cache, l)
+    rows = _irreps_rows(cache, l, scale)
+    fit = ridge_leave_one_out(rows, labels.reshape(-1), tolerance=tolerance)
+    return {"weights": _irreps_weights(fit.weights, scale)}, fit
+
+
+def fit_mixing(cache: Cache, n_mixed: int) -> np.ndarray:
+    """``(n_elements, n_irreps, n_mixed)``: principal 1o irreps of each element, for the gates."""
+    mixing, scale = [], irreps_scale(cache, 1)
+    for e, inverse in enumerate(scale):
+        own = cache.v[1][cache.one_hot[..., e] > 0] * inverse[:, None]
+        values, u = np.linalg.eigh(np.einsum("acm,adm->cd", own, own) / (3 * len(own)))
         top = u[:, ::-1][:, :n_mixed] / np.sqrt(np.maximum(values[::-1][:n_mixed], 1e-12))
         top = np.where(values[::-1][:n_mixed] > 1e-10 * values[-1], top, 0.0)
-        padded = np.zeros((n_vectors, n_mixed))
-        padded[:, : top.shape[1]] = top * inverse[e][:, None]
+        padded = np.zeros((len(inverse), n_mixed))
+        padded[:, : top.shape[1]] = top * inverse[:, None]
         mixing.append(padded)
-    params = {
-        "weights": weights.reshape(n_elements, n_vectors) * inverse,
-        "mixing": np.array(mixing),
-    }
-    return params, fit
+    return np.array(mixing)
 
 
 def _principal(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -311,15 +393,19 @@ def fit_closed_form(
     """All closed-form parameters of the model (see :class:`~opml_jax.models.Op2Prop`)."""
     scaler = fit_scaler(train, noise)
     train, validation = scaled(train, scaler), scaled(validation, scaler)
-    sigma = optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+    sigma = {
+        "energy": optim.energy_sigma / EV_PER_HARTREE,
+        "forces": optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+        "field_dipole": optim.field_dipole_sigma / DEBYE_PER_EBOHR,
+        "consistency": optim.consistency_sigma / DEBYE_PER_EBOHR,
+    }
     m = definition.config.references
     kernel = fit_references(train, m) if m else None
-    linear, kernel, energy = fit_energy(
+    linear, kernel, dipole, energy = fit_energy(
         train,
         validation,
         labels,
         held_out,
-        optim.energy_sigma / EV_PER_HARTREE,
         sigma,
         optim.force_precision / optim.force_sigma,
         kernel,
@@ -331,12 +417,16 @@ def fit_closed_form(
     }
     if kernel is not None:
         params["kernel"] = kernel
-    dipole = None
-    if "dipole" in labels:
-        params["dipole"], dipole = fit_dipole(
-            train,
-            labels["dipole"],
-            definition.config.vectors,
-            optim.dipole_precision / DEBYE_PER_EBOHR,
-        )
-    return ClosedForm(params, energy, dipole)
+    ridges = {}
+    for name, own in head_labels(labels).items():
+        tolerance = optim.dipole_precision / DEBYE_PER_EBOHR if name == "dipole" else 0.0
+        if name == "dipole" and dipole is not None:
+            params[name], ridges[name] = dipole, energy
+        elif HEADS[name]:
+            params[name], ridges[name] = fit_irreps(train, own, tolerance)
+        else:
+            params[name], ridges[name] = fit_scalar(train, own, tolerance)
+    if "dipole" in params:
+        mixing = fit_mixing(train, definition.config.vectors)
+        params["dipole"] = {**params["dipole"], "mixing": mixing}
+    return ClosedForm(params, energy, ridges)

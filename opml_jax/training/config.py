@@ -10,11 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, nearest, refusal
-from ..features.inputs import one_of
-from ..models import Op2PropConfig
+from ..errors import ConfigError, one_of, refusal
+from ..models import Op2PropConfig, OperatorNetworkConfig
 
-TARGETS = ("energy", "forces", "dipole")
+TARGETS = (
+    "energy",
+    "forces",
+    "dipole",
+    "quadrupole",
+    "polarizability",
+    "isotropic_polarizability",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,6 +69,11 @@ class OptimConfig:
       force_sigma: error of a force component, in eV/Angstrom, that counts as much in the
         closed-form solution as ``energy_sigma``.
       energy_sigma: in eV, see ``force_sigma``.
+      field_dipole_sigma: in Debye, likewise, of minus the derivative of the energy in a uniform
+        field, which is then fitted to dipoles together with energies and forces; 0: it is not.
+      consistency_sigma: in Debye, likewise, of the difference between that and the dipole; both
+        are then solved together, and 1e-4 makes them agree to 1e-7 e Bohr on water. 0: they may
+        differ.
       force_precision: of the labels, in eV/Angstrom (integration grids leave about 5e-5). Among
         regularisations this close to the best the strongest is taken.
       dipole_precision: of the labels, in Debye; likewise.
@@ -80,6 +91,8 @@ class OptimConfig:
     dipole_weight: float = 1.0
     force_sigma: float = 0.2
     energy_sigma: float = 0.04
+    field_dipole_sigma: float = 0.0
+    consistency_sigma: float = 0.0
     force_precision: float = 5e-5
     dipole_precision: float = 1e-4
 
@@ -98,11 +111,21 @@ class OptimConfig:
             "dipole_weight",
             "force_precision",
             "dipole_precision",
+            "field_dipole_sigma",
+            "consistency_sigma",
         ):
             if getattr(self, name) < 0:
                 raise ConfigError(
                     refusal(f"optim.{name}", got=getattr(self, name), expected="zero or more")
                 )
+        if self.consistency_sigma and not self.field_dipole_sigma:
+            raise ConfigError(
+                refusal(
+                    "optim.consistency_sigma",
+                    got=f"{self.consistency_sigma} without field_dipole_sigma",
+                    expected="0, or both",
+                )
+            )
         one_of("optim.loss", self.loss, ("mse", "mae"))
         if not 0 <= self.ema < 1:
             raise ConfigError(refusal("optim.ema", got=self.ema, expected="between 0 and 1"))
@@ -115,15 +138,18 @@ class TrainConfig:
     Attributes:
       data: labels and splits.
       model: the model.
-      optim: the residual network's training.
-      targets: which of energy, forces, dipole to learn; energy is always among them.
+      network: an operator network, trained in place of ``model`` if given.
+      optim: the networks' training.
+      targets: which of energy, forces, dipole, quadrupole, polarizability and
+        isotropic_polarizability to learn; energy is always among them.
       seed: of initial weights and batch order.
     """
 
     data: DataConfig = DataConfig()
     model: Op2PropConfig = Op2PropConfig()
+    network: OperatorNetworkConfig | None = None
     optim: OptimConfig = OptimConfig()
-    targets: tuple[str, ...] = TARGETS
+    targets: tuple[str, ...] = ("energy", "forces", "dipole")
     seed: int = 0
 
     def __post_init__(self):
@@ -131,6 +157,15 @@ class TrainConfig:
         if unknown or "energy" not in self.targets:
             raise ConfigError(
                 refusal("targets", got=self.targets, expected=f"energy and any of {TARGETS}")
+            )
+        if self.optim.field_dipole_sigma and "dipole" not in self.targets:
+            raise ConfigError(
+                refusal(
+                    "targets",
+                    got=self.targets,
+                    expected="dipole among them",
+                    hint="optim.field_dipole_sigma fits derivatives in a field to dipoles.",
+                )
             )
 
 
@@ -174,15 +209,7 @@ def from_mapping(cls: type, mapping: Any, where: str = "") -> Any:
     values = {}
     for key, value in mapping.items():
         name = f"{where}.{key}" if where else str(key)
-        if key not in kinds:
-            raise ConfigError(
-                refusal(
-                    "config key",
-                    got=repr(name),
-                    expected=f"one of {', '.join(kinds)}",
-                    hint=nearest(str(key), kinds),
-                )
-            )
+        one_of(f"a key of {where or 'config'}", key, kinds)
         values[key] = _convert(value, kinds[key], name)
     return cls(**values)
 
@@ -228,25 +255,25 @@ def to_mapping(config: Any) -> dict[str, Any]:
     }
 
 
-def template() -> str:
-    """The default configuration as YAML, every key with what it means."""
+def explained(config: TrainConfig) -> str:
+    """A configuration as YAML, every key with what it means."""
     import yaml
 
     lines = []
 
-    def emit(cls, values, indent):
-        about = _attribute_docs(cls)
-        for key, value in values.items():
+    def emit(part, indent):
+        about = _attribute_docs(type(part))
+        for key, value in to_mapping(part).items():
             pad = "  " * indent
             lines.extend(f"{pad}# {text}" for text in about.get(key, ()))
             if isinstance(value, dict):
                 lines.append(f"{pad}{key}:")
-                emit(typing.get_type_hints(cls)[key], value, indent + 1)
+                emit(getattr(part, key), indent + 1)
             else:
                 text = yaml.safe_dump(value, default_flow_style=True).removesuffix("\n...\n")
                 lines.append(f"{pad}{key}: {text.strip()}")
 
-    emit(TrainConfig, to_mapping(TrainConfig()), 0)
+    emit(config, 0)
     return "\n".join(lines) + "\n"
 
 

@@ -15,7 +15,7 @@ from .trainer import Trained
 
 
 def closed_form_learning_curve(
-    trained: Trained, test: Dataset, config: TrainConfig, sizes: Sequence[int]
+    trained: Trained, test: Dataset, config: TrainConfig, sizes: Sequence[int] = ()
 ) -> list[dict[str, float]]:
     """Refit the closed form on the first structures of a shuffled training set, judge on ``test``.
 
@@ -25,16 +25,20 @@ def closed_form_learning_curve(
       trained: result of :func:`opml_jax.training.train`.
       test: labelled structures.
       config: the configuration of the run; its seed shuffles.
-      sizes: numbers of training structures.
+      sizes: numbers of training structures. Default: all, and halves of it down to ten. Left out
+        are those whose structures lack an element.
 
     Returns:
       One row per size: ``n_train`` and the metrics of :func:`opml_jax.training.metrics.errors`.
     """
     caches, labels = trained.caches, trained.labels
     order = np.random.default_rng(config.seed).permutation(len(caches["train"]))
+    halves = [len(order) >> k for k in range(len(order).bit_length())]
     rows = []
-    for n in sizes:
+    for n in sizes or [n for n in reversed(halves) if n >= 10]:
         index = np.sort(order[:n])
+        if not caches["train"].one_hot[index].any(axis=(0, 1)).all():
+            continue
         fit = fit_closed_form(
             trained.model.definition,
             caches["train"].subset(index),

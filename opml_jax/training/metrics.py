@@ -9,6 +9,7 @@ import numpy as np
 
 from ..conventions import CONVENTION
 from ..data import Dataset
+from ..data.moments import centred_quadrupoles
 from ..errors import ConventionError, UnitWarning, refusal
 from ..models import Model
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
@@ -25,7 +26,10 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
 
     Returns:
       ``energy_mae_mev``, ``energy_mae_mev_per_atom``, ``forces_mae_mev_per_angstrom``,
-      ``dipole_mae_debye`` (mean over components), their ``rmse``, and ``n_structures``.
+      ``dipole_mae_debye``, ``quadrupole_mae_ebohr2`` (about the centre of nuclear charge),
+      ``polarizability_mae_bohr3`` (means over components), ``isotropic_polarizability_mae_bohr3``,
+      their ``rmse``, and ``n_structures``. Labels that hold only the length of the dipole give
+      ``dipole_norm_mae_debye``.
     """
     out: dict[str, float] = {"n_structures": len(dataset)}
 
@@ -48,6 +52,14 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
         add("forces", "mev_per_angstrom", df * 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE)
     if "dipole" in dataset and "dipole" in predicted:
         add("dipole", "debye", (predicted["dipole"] - dataset["dipole"]) * DEBYE_PER_EBOHR)
+    elif "dipole_norm" in dataset and "dipole" in predicted:
+        length = np.linalg.norm(predicted["dipole"], axis=-1)
+        add("dipole_norm", "debye", (length - dataset["dipole_norm"]) * DEBYE_PER_EBOHR)
+    if "quadrupole" in dataset and "quadrupole" in predicted:
+        add("quadrupole", "ebohr2", predicted["quadrupole"] - centred_quadrupoles(dataset))
+    for name in ("polarizability", "isotropic_polarizability"):
+        if name in dataset and name in predicted:
+            add(name, "bohr3", predicted[name] - dataset[name])
     return out
 
 

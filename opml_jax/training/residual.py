@@ -8,7 +8,9 @@ the closed form, solved in double precision, leaves.
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -16,19 +18,22 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from ..conventions import e3nn_to_cartesian
 from ..errors import OpmlError
 from ..models import Op2Prop
 from ..models.op2prop import (
     Params,
     gated_vectors,
     kernel_energy,
-    linear_dipole,
     linear_energy,
+    linear_irreps,
     project,
 )
 from ..numerics import Array, einsum
+from ..units import DEBYE_PER_EBOHR
 from .cache import Cache
-from .closed_form import scaled
+from .checkpoint import SAVE_EVERY, load_state, save_state
+from .closed_form import SLOPES, scaled
 from .config import OptimConfig
 
 CHUNK = 64
@@ -41,9 +46,10 @@ def make_inputs(params: Params, cache: Cache, labels: Arrays) -> Arrays:
     """What the networks see of a set.
 
     Returns:
-      ``z`` inputs, ``dz`` their derivatives (if forces are a target), ``w`` vectors to gate (if
-      dipoles are), ``one_hot``, and under ``energy``, ``forces``, ``dipole`` what the closed form
-      leaves of the labels.
+      ``z`` inputs, ``dz`` their derivatives (if those of the energy are learned), ``w`` vectors to
+      gate (if dipoles are), ``one_hot``, and under ``energy``, ``forces``, ``field_dipole``,
+      ``dipole`` what the closed form leaves of the labels; of the difference of the last two
+      under ``consistency``.
     """
     chunks = [
         _inputs(params, scaled(cache.subset(index), params["scaler"]), labels, index)
@@ -64,18 +70,24 @@ def _inputs(params: Params, s: Cache, labels: Arrays, index: np.ndarray) -> Arra
 
     gradient, found = jax.grad(energy, has_aux=True)(jnp.asarray(s.x))
     arrays["energy"] = labels["energy"][index] - np.asarray(found)
-    if "forces" in labels:
+    if slopes := [k for k in SLOPES if k in labels]:
         dz = np.zeros((*s.dx.shape[:3], arrays["z"].shape[-1]), s.dx.dtype)
         for e, components in enumerate(params["components"]):
             own = s.one_hot[:, None, :, e, None].astype(s.dx.dtype)
             dz += own * (s.dx @ components.astype(s.dx.dtype))
         arrays["dz"] = dz
         closed = -np.einsum("ndik,nik->nd", s.dx, np.asarray(gradient), optimize=True)
-        arrays["forces"] = labels["forces"][index].reshape(closed.shape) - closed
+        flat = [labels[k][index].reshape(len(index), -1) for k in slopes]
+        cuts = np.cumsum([own.shape[1] for own in flat])[:-1]
+        left = np.split(np.concatenate(flat, axis=1) - closed, cuts, axis=1)
+        arrays |= dict(zip(slopes, left, strict=True))
     if "dipole" in labels:
-        arrays["w"] = np.asarray(gated_vectors(params["dipole"], s.v, s.one_hot))
-        predicted = np.asarray(linear_dipole(params["dipole"], s.v, s.one_hot))
+        head = params["dipole"]
+        predicted = e3nn_to_cartesian(np.asarray(linear_irreps(head, s.v[1], s.one_hot)))
         arrays["dipole"] = labels["dipole"][index] - predicted
+        arrays["w"] = e3nn_to_cartesian(np.asarray(gated_vectors(head, s.v[1], s.one_hot)))
+        if "field_dipole" in arrays:
+            arrays["consistency"] = arrays["field_dipole"] - arrays["dipole"]
     return arrays
 
 
@@ -85,13 +97,14 @@ def residual_scales(a: Arrays) -> dict[str, np.ndarray]:
     out = {"energy": np.sqrt(np.mean(a["energy"] ** 2))}
     if "forces" in a:
         out["forces"] = np.sqrt(np.sum(a["forces"] ** 2) / (3 * real.sum()))
-    if "dipole" in a:
-        out["dipole"] = np.sqrt(np.mean(a["dipole"] ** 2))
+    for name in ("dipole", "field_dipole"):
+        if name in a:
+            out[name] = np.sqrt(np.mean(a[name] ** 2))
     return {k: np.maximum(v, 1e-12) for k, v in out.items()}
 
 
 def predict_residual(network: Callable, scale: Params, batch: dict[str, Array]) -> dict[str, Array]:
-    """Residual energy, forces (by the chain rule through the cached derivatives) and dipole."""
+    """Residual energy, its derivatives (chain rule through the cached ones) and dipole."""
     mask = batch["one_hot"].sum(axis=-1)
 
     def energy(z):
@@ -101,7 +114,11 @@ def predict_residual(network: Callable, scale: Params, batch: dict[str, Array]) 
     gradient, (local, gates) = jax.grad(energy, has_aux=True)(batch["z"])
     out = {"energy": scale["energy"] * jnp.sum(local * mask, axis=-1)}
     if "dz" in batch:
-        out["forces"] = -einsum("ndik,nik->nd", batch["dz"], gradient)
+        slopes, start = -einsum("ndik,nik->nd", batch["dz"], gradient), 0
+        for name in SLOPES:
+            if name in batch:
+                out[name] = slopes[:, start : start + batch[name].shape[1]]
+                start += batch[name].shape[1]
     if "w" in batch and gates.shape[-1]:
         out["dipole"] = scale["dipole"] * einsum("nik,nikx->nx", gates, batch["w"])
     return out
@@ -119,6 +136,9 @@ def train_residual(
     validation: Arrays,
     optim: OptimConfig,
     seed: int,
+    *,
+    state: Path | None = None,
+    fingerprint: str = "",
     on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, row: None,
 ) -> tuple[Params, list[dict[str, float]]]:
     """Fit the networks; keeps, for each member, the averaged weights of its best epoch.
@@ -131,7 +151,10 @@ def train_residual(
       train: training inputs.
       validation: validation inputs.
       optim: hyper-parameters.
-      seed: of initial weights and batch order; runs repeat bit for bit on CPU.
+      seed: of initial weights and of batch order, which depends on seed and epoch only; runs
+        repeat bit for bit on CPU.
+      state: file to keep the state in, and to go on from: to the very same weights.
+      fingerprint: what the state must belong to.
       on_epoch: called with the epoch and its row of the history.
 
     Returns:
@@ -141,6 +164,7 @@ def train_residual(
 
     Raises:
       OpmlError: the loss became NaN.
+      ModelFileError: a damaged state, or one of another training.
     """
     use_dipole = "dipole" in closed_form
     members = definition.config.members
@@ -152,7 +176,11 @@ def train_residual(
         "energy": optim.energy_weight,
         "forces": optim.forces_weight,
         "dipole": optim.dipole_weight,
+        "field_dipole": optim.dipole_weight,
     }
+    if optim.consistency_sigma:
+        weight["consistency"] = 1.0
+        scale["consistency"] = np.asarray(optim.consistency_sigma / DEBYE_PER_EBOHR)
     relative = {k: float(v / scale["energy"]) for k, v in scale.items()}
 
     def prepared(arrays: Arrays) -> Arrays:
@@ -179,8 +207,12 @@ def train_residual(
     def predict(weights, batch):
         network = functools.partial(module.apply, {"params": weights})
         found = predict_residual(network, {"energy": 1.0, "dipole": 1.0}, batch)
-        if "forces" in found:
-            found["forces"] = found["forces"] / relative["forces"]
+        for name in SLOPES:
+            if name in found:
+                found[name] = found[name] / relative[name]
+        if "consistency" in scale:
+            a, b = (relative[k] * found.get(k, 0.0) for k in ("field_dipole", "dipole"))
+            found["consistency"] = (a - b) / relative["consistency"]
         return found
 
     def errors(found, batch):
@@ -229,11 +261,15 @@ def train_residual(
     arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
     held_out = {k: jnp.asarray(v) for k, v in held_out.items()}
     average, optimizer_state = weights, jax.vmap(optimizer.init)(weights)
-    rng = np.random.default_rng(seed)
     silent = jax.tree.map(lambda w: w * 0.0, weights)  # zero networks: the closed form alone
     best, kept = np.asarray(judge(silent, held_out)[0]), silent
-    history = []
-    for number in range(1, optim.epochs + 1):
+    history, saved = [], -np.inf
+    running = (weights, average, optimizer_state, best, kept)
+    if state is not None and (found := load_state(state, running, fingerprint)):
+        (weights, average, optimizer_state, best, kept), meta = found
+        history = meta["history"]
+    for number in range(len(history) + 1, optim.epochs + 1):
+        rng = np.random.default_rng((seed, number))
         order = [
             rng.permutation(n_train)[: steps * size].reshape(steps, size) for _ in range(members)
         ]
@@ -263,9 +299,13 @@ def train_residual(
         row["best_validation_loss"] = float(best.mean())
         history.append(row)
         on_epoch(number, row)
+        if state is not None and (number == optim.epochs or time.monotonic() > saved + SAVE_EVERY):
+            running = (weights, average, optimizer_state, best, kept)
+            save_state(state, running, {"fingerprint": fingerprint, "history": history})
+            saved = time.monotonic()
     params = {
         **closed_form,
         "residual": jax.tree.map(lambda w: np.asarray(w, np.float64), kept),
-        "scale": {k: np.asarray(scale[k]) for k in scale if k != "forces"},
+        "scale": {k: np.asarray(scale[k]) for k in scale if k in ("energy", "dipole")},
     }
     return params, history

@@ -3,26 +3,41 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import time
 from collections.abc import Callable
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..basis import load_basis
-from ..data import Dataset
-from ..errors import DataError, refusal
-from ..models import Model, Op2Prop
+from ..data import Dataset, check_splits
+from ..data.moments import centred_quadrupoles
+from ..data.plausibility import check_finite
+from ..errors import ConfigError, DataError, refusal
+from ..models import Model, Op2Prop, OperatorNetwork
 from ..numerics import require_x64
 from ..structures.elements import symbol
+from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache, build_cache, rounding_noise
-from .closed_form import fit_closed_form
+from .checkpoint import STATE, STRUCTURES, TURNED, History, fingerprint
+from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
 from .metrics import LEVEL_KEYS
+from .operator_network import train_network
 from .residual import make_inputs, train_residual
 
 Reporter = Callable[[str, int, int, str], None]
+
+UNITS = {
+    "energy": ("mev", "meV", 1e3 * EV_PER_HARTREE),
+    "forces": ("mev_per_angstrom", "meV/A", 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
+    "dipole": ("debye", "D", DEBYE_PER_EBOHR),
+    "field_dipole": ("debye", "D in a field", DEBYE_PER_EBOHR),
+}
+"""Units of validation errors: in names, for people, and their number in an atomic unit."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,7 +65,7 @@ def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> d
     """Targets as arrays with structures first, forces padded to ``n_atoms``.
 
     Raises:
-      DataError: a target the data lacks, or a dipole of an ion (it depends on the origin).
+      DataError: a target the data lacks, or moments of an ion (they depend on the origin).
     """
     labels: dict[str, Any] = {}
     for name in targets:
@@ -63,12 +78,12 @@ def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> d
                     expected=f"labels it has: {have}",
                 )
             )
-        if name == "dipole" and any(s.charge for s in dataset.structures):
+        if name in ("dipole", "quadrupole") and any(s.charge for s in dataset.structures):
             raise DataError(
                 refusal(
                     "targets",
-                    got="'dipole' for charged molecules",
-                    expected="neutral ones: an ion's dipole depends on the origin",
+                    got=f"{name!r} for charged molecules",
+                    expected=f"neutral ones: an ion's {name} depends on the origin",
                 )
             )
         values = dataset.labels[name]
@@ -77,6 +92,8 @@ def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> d
             for i, f in enumerate(values):
                 padded[i, : len(f)] = f
             labels[name] = padded
+        elif name == "quadrupole":
+            labels[name] = centred_quadrupoles(dataset)
         else:
             labels[name] = np.array(values)
     return labels
@@ -87,6 +104,7 @@ def train(
     splits: dict[str, list[int]],
     config: TrainConfig,
     *,
+    folder: str | os.PathLike | None = None,
     on_progress: Reporter = lambda stage, done, total, note: None,
 ) -> Trained:
     """Train Op2Prop: closed form first, then networks on what it leaves.
@@ -95,26 +113,22 @@ def train(
       dataset: labelled structures in atomic units.
       splits: ``train`` and ``validation`` indices (``test`` is not touched here).
       config: model and training.
+      folder: run directory that keeps descriptors, states of the networks and ``history.jsonl``
+        as they come: after a kill the same call goes on from there, to the same weights.
+        Default: nothing is kept.
       on_progress: called with (stage, done, total, note).
 
     Raises:
-      DataError: targets the data lacks, or splits that do not fit.
+      DataError: targets the data lacks, NaN among them, or splits that do not fit.
       BasisError: an element the input basis lacks.
+      ModelFileError: the folder holds the state of another training.
       PrecisionError: x64 is off.
     """
     require_x64("training")
+    check_trainable(dataset, splits, config)
     parts = {k: dataset.subset(splits[k]) for k in ("train", "validation")}
-    unseen = set(parts["validation"].elements) - set(parts["train"].elements)
-    if unseen:
-        raise DataError(
-            refusal(
-                "validation split",
-                expected="only elements of the training split",
-                got=", ".join(symbol(z) for z in sorted(unseen)),
-            )
-        )
-    basis = load_basis(config.model.basis, parts["train"].elements)
-    definition = Op2Prop(config.model, basis)
+    definition = define(config, parts["train"].elements)
+    basis = definition.basis
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
@@ -123,19 +137,57 @@ def train(
         now = time.perf_counter()
         seconds[stage], clock = now - clock, now
 
+    def inside(name: str) -> Path | None:
+        return None if folder is None else Path(folder, name)
+
     n = len(parts["train"])
     structures = parts["train"].structures + parts["validation"].structures
-    for part in parts.values():  # refuse what cannot be learned before computing anything
-        padded_labels(part, config.targets, max(s.n_atoms for s in structures))
+    in_field = config.optim.field_dipole_sigma > 0
+    built = {
+        "derivatives": "forces" in config.targets,
+        "field": in_field,
+        "irreps": tuple(sorted({TENSORS[t] for t in config.targets if t in TENSORS})),
+    }
     cache = build_cache(
         definition,
         structures,
-        derivatives="forces" in config.targets,
+        **built,
+        folder=inside(STRUCTURES),
         on_progress=lambda done, total: on_progress("descriptors", done, total, ""),
     )
     caches = {"train": cache.subset(range(n)), "validation": cache.subset(range(n, len(cache)))}
-    labels = {k: padded_labels(p, config.targets, cache.x.shape[1]) for k, p in parts.items()}
-    noise = rounding_noise(definition, structures, cache, derivatives="forces" in config.targets)
+    labels = {k: padded_labels(p, config.targets, cache.one_hot.shape[1]) for k, p in parts.items()}
+    log = None if folder is None else History(inside("history.jsonl"))
+
+    def on_epoch(epoch: int, row: dict[str, float]) -> None:
+        row = in_physical_units(row)
+        if log is not None:
+            log.append(row)
+        on_progress("epochs", epoch, config.optim.epochs, _note(row))
+
+    learned = [v for p in parts.values() for k in config.targets for v in p.labels[k]]
+    source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
+    resume = {"state": inside(STATE), "fingerprint": source, "on_epoch": on_epoch}
+    if isinstance(definition, OperatorNetwork):
+        lap("descriptors")
+        params, history = train_network(
+            definition,
+            caches["train"],
+            caches["validation"],
+            labels["train"],
+            labels["validation"],
+            config.optim,
+            config.seed,
+            **resume,
+        )
+        history = [in_physical_units(row) for row in history]
+        lap("network")
+        card = _card(definition, dataset, parts, config, {})
+        noise = np.zeros((len(basis.elements), 0))
+        return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
+    if in_field:
+        labels = {k: {**own, "field_dipole": own["dipole"]} for k, own in labels.items()}
+    noise = rounding_noise(definition, structures, cache, **built, folder=inside(TURNED))
     lap("descriptors")
     on_progress("closed form", 0, 1, "")
     fit = fit_closed_form(
@@ -159,26 +211,76 @@ def train(
             inputs["validation"],
             config.optim,
             config.seed,
-            lambda epoch, row: on_progress(
-                "epochs",
-                epoch,
-                config.optim.epochs,
-                f"best validation loss {row['best_validation_loss']:.4f}",
-            ),
+            **resume,
         )
+        history = [in_physical_units(row) for row in history]
     lap("network")
+    solved = {f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()}
+    card = _card(definition, dataset, parts, config, solved)
+    return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
+
+
+def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork:
+    """The pure functions of a configuration's model, with its basis loaded for ``elements``."""
+    if config.network is None:
+        return Op2Prop(config.model, load_basis(config.model.basis, elements))
+    if not {"energy", "forces"} == set(config.targets):
+        raise ConfigError(
+            refusal(
+                "targets",
+                got=config.targets,
+                expected="energy and forces, which is what an operator network learns",
+                hint="Set targets: [energy, forces].",
+            )
+        )
+    return OperatorNetwork(config.network, load_basis(config.network.basis, elements))
+
+
+def check_trainable(dataset: Dataset, splits: dict[str, list[int]], config: TrainConfig) -> None:
+    """Refuse what cannot be learned, before anything is computed or written.
+
+    Raises:
+      DataError: targets the data lacks, NaN among them, or splits that do not fit.
+      BasisError: an element the input basis lacks.
+    """
+    check_splits(dataset, splits)
+    n_atoms = max(s.n_atoms for s in dataset.structures)
+    padded_labels(dataset, config.targets, n_atoms)
+    check_finite("the data set", {k: dataset.labels[k] for k in config.targets})
+    define(config, dataset.subset(splits["train"]).elements)
+
+
+def in_physical_units(row: dict[str, float]) -> dict[str, float]:
+    """A row of the history with validation errors in meV, meV/Angstrom and Debye, said in names."""
+    out = dict(row)
+    for name, (unit, _, factor) in UNITS.items():
+        if (key := f"validation_{name}_rmse") in out:
+            out[f"{key}_{unit}"] = out.pop(key) * factor
+    return out
+
+
+def _note(row: dict[str, float]) -> str:
+    """Validation errors of a row, for people."""
+    keys = {f"validation_{name}_rmse_{unit}": shown for name, (unit, shown, _) in UNITS.items()}
+    return "validation rmse " + ", ".join(f"{row[k]:.3g} {u}" for k, u in keys.items() if k in row)
+
+
+def _card(
+    definition, dataset, parts, config: TrainConfig, solved: dict[str, Any]
+) -> dict[str, Any]:
+    """What a model file says about its training."""
+    network = isinstance(definition, OperatorNetwork)
+    kind = "OperatorNetwork: learned mixing of operators, linear readout in closed form"
     card = {
-        "model": "Op2Prop: closed form plus residual networks",
-        "elements": [symbol(z) for z in basis.elements],
+        "model": kind if network else "Op2Prop: closed form plus residual networks",
+        "elements": [symbol(z) for z in definition.basis.elements],
         "targets": list(config.targets),
-        "n_train": n,
+        "n_train": len(parts["train"]),
         "n_validation": len(parts["validation"]),
         "reference": {k: dataset.meta[k] for k in LEVEL_KEYS if k in dataset.meta},
         "source": dataset.meta.get("source", ""),
-        "energy_lambda": fit.energy.lam,
-        "dipole_lambda": fit.dipole.lam if fit.dipole else None,
-        "n_invariants": definition.n_invariants,
+        **solved,
         "config": to_mapping(config),
         "versions": {p: version(p) for p in ("opml_jax", "jax", "pyscf", "pyscfad")},
     }
-    return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
+    return card if network else {**card, "n_invariants": definition.n_invariants}

@@ -157,6 +157,40 @@ def test_bad_splits(run, tmp_path, text, says):
     _is_one_clear_line(run("train", "c.yaml", "-o", "run"), says)
 
 
+ENERGY_ALONE = WATER.replace("\n\n", "\nProperties=species:S:1:pos:R:3 energy=-2080.0\n")
+TRAINING = {
+    "missing forces": (
+        "w.xyz",
+        _text(2 * ENERGY_ALONE),
+        "targets: [energy, forces]",
+        ["'forces', which the data set lacks", "labels it has: energy"],
+    ),
+    "missing dipole": ("w.npz", _labelled_npz(), "", ["'dipole', which the data set lacks"]),
+    "NaN label": (
+        "w.npz",
+        _labelled_npz(energies=np.array([-47900.0, np.nan])),
+        "targets: [energy]",
+        ["energy of w.npz", "NaN in structure 1"],
+    ),
+    "unknown basis": (
+        "w.xyz",
+        _text(2 * ENERGY_ALONE),
+        "{targets: [energy], model: {basis: def2-spv}}",
+        ["'def2-spv'", "Did you mean 'def2svp'"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "make", "text", "says"), TRAINING.values(), ids=TRAINING)
+def test_what_cannot_be_trained_on(run, tmp_path, name, make, text, says):
+    make(tmp_path / name)
+    (tmp_path / "s.json").write_text('{"train": [0], "validation": [1]}')
+    (tmp_path / "c.yaml").write_text(text)
+    options = ("--set", f"data.path={name}", "--set", "data.splits=s.json")
+    _is_one_clear_line(run("train", "c.yaml", "-o", "run", *options), says)
+    assert not (tmp_path / "run").exists()
+
+
 def test_labels_by_name(run, tmp_path):
     text = WATER.replace("\n\n", "\nProperties=species:S:1:pos:R:3 U0=-76.4\n")
     (tmp_path / "w.xyz").write_text(text)

@@ -53,7 +53,7 @@ def test_quickstart_leaves_everything_it_names(run):
 
 def test_report_is_self_contained(run):
     text = (run[0] / "report.html").read_text()
-    assert text.count("data:image/png;base64,") == 5
+    assert text.count("data:image/png;base64,") == 6
     assert "http" not in text
     assert 'src="data:' in text
 
@@ -125,7 +125,16 @@ def test_train_from_a_configuration(tmp_path, capsys):
     settings = ["data.n_train=20", "data.n_validation=10", "data.n_test=10", "optim.epochs=3"]
     settings.append("model.basis=sto-3g")
     arguments = [x for s in settings for x in ("--set", s)]
-    assert main(["train", str(config), "-o", str(tmp_path / "run"), *arguments]) == 0
+    assert main(["train", str(config), "-o", str(tmp_path / "run"), "--curve", *arguments]) == 0
+    left = {p.name for p in (tmp_path / "run").iterdir()}
+    assert left == {
+        *("config.yaml", "splits.json", "history.jsonl", "learning_curve.jsonl"),
+        *("metrics.json", "model.safetensors", "report.html", "card.md"),
+    }
+    assert (tmp_path / "run" / "report.html").stat().st_size < 1e6
+    card = (tmp_path / "run" / "card.md").read_text()
+    for text in ("pbe/def2-svp", "train 20, validation 10, test 10", "Seeds", "test (model)"):
+        assert text in card
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["energy_mae_mev"] < 5.0
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 3

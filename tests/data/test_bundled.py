@@ -80,9 +80,9 @@ def test_labels_can_be_made_again(dataset, index):
 
 
 def test_unknown_names_are_refused():
-    with pytest.raises(DataError, match=r"bundled data set must be one of .*'watr.h5'.*'water'"):
+    with pytest.raises(DataError, match=r"bundled data set must be one of .*'watr'.*'water'"):
         bundled("watr")
-    with pytest.raises(DataError, match="bundled data set"):
+    with pytest.raises(DataError, match=r"suffix of a bundled data set must be one of .h5"):
         bundled("water", ".absent")
     with pytest.raises(DataError, match="bundled data set"):
         bundled("../../errors", ".py")

@@ -21,7 +21,8 @@ def _random_model(elements, seed=0) -> Model:
     config = Op2PropConfig(basis="sto-3g", powers=(1, 2), components=6, hidden=(8,), vectors=3)
     definition = Op2Prop(config, opml.load_basis("sto-3g", elements))
     rng = np.random.default_rng(seed)
-    e, f, c = len(elements), definition.n_invariants, definition.n_vectors
+    e, f = len(elements), definition.n_invariants
+    c, c2 = definition.n_irreps(1), definition.n_irreps(2)
     module = definition.network(dipole=True)
     network = module.init(jax.random.key(seed), jnp.zeros((1, 6)), jnp.zeros((1, e)))
     lively = jax.tree.map(lambda w: rng.normal(size=(1, *w.shape)), network["params"])
@@ -33,6 +34,12 @@ def _random_model(elements, seed=0) -> Model:
             "weights": 0.1 * rng.normal(size=(e, c)),
             "mixing": 0.1 * rng.normal(size=(e, c, 3)),
         },
+        "quadrupole": {"weights": 0.1 * rng.normal(size=(e, c2))},
+        "isotropic_polarizability": {
+            "offsets": rng.normal(size=e),
+            "weights": 0.01 * rng.normal(size=(e, f)),
+        },
+        "anisotropic_polarizability": {"weights": 0.1 * rng.normal(size=(e, c2))},
         "residual": lively,
         "scale": {"energy": np.array(0.1), "dipole": np.array(0.1)},
     }
@@ -117,7 +124,7 @@ def test_batching_and_padding_change_nothing(random_model, water, molecules):
     padded = jax.jit(random_model.definition.apply)(random_model.params, wide)
     for i, s in enumerate(structures):
         alone = random_model.predict(s)
-        for name in ("energy", "dipole"):
+        for name in ("energy", "dipole", "quadrupole", "polarizability"):
             for other in (together[name][i], padded[name][i]):
                 np.testing.assert_allclose(other, alone[name], rtol=BATCH, atol=BATCH)
         scale = np.abs(alone["forces"]).max()

@@ -2,8 +2,11 @@
 
 import pytest
 
+from opml_jax.data.labels import parse_labels
+from opml_jax.models import OperatorNetworkConfig
 from opml_jax.training import TrainConfig, load_config
-from opml_jax.training.config import from_mapping, template, to_mapping
+from opml_jax.training.config import explained, from_mapping, to_mapping
+from opml_jax.training.templates import TEMPLATES, template
 
 
 def _write(tmp_path, text):
@@ -12,11 +15,20 @@ def _write(tmp_path, text):
     return path
 
 
-def test_template_is_the_default_configuration(tmp_path):
-    text = template()
-    assert load_config(_write(tmp_path, text)) == TrainConfig()
-    explained = [line for line in text.splitlines() if line.strip().startswith("#")]
-    assert len(explained) >= 25  # every key has a comment
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_templates_are_configurations(tmp_path, name):
+    text = template(name)
+    config = load_config(_write(tmp_path, text))
+    assert config == TEMPLATES[name][1]
+    assert (config == TrainConfig()) == (name == "water")
+    parse_labels(config.data.labels)
+    comments = [line for line in text.splitlines() if line.strip().startswith("#")]
+    assert len(comments) >= 25  # every key has one
+
+
+def test_optional_parts_are_explained_too():
+    text = explained(TrainConfig(network=OperatorNetworkConfig()))
+    assert "  # products with the operator.\n  layers: 2" in text
 
 
 def test_round_trip():
@@ -36,8 +48,8 @@ def test_overrides(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("optim: {epoch: 3}", "'optim.epoch'.*Did you mean 'epochs'"),
-        ("modell: {}", "'modell'.*Did you mean 'model'"),
+        ("optim: {epoch: 3}", "key of optim .*'epoch'.*Did you mean 'epochs'"),
+        ("modell: {}", "key of config .*'modell'.*Did you mean 'model'"),
         ("optim: {epochs: many}", r"optim\.epochs must be of type int; got 'many'"),
         ("optim: {epochs: true}", r"optim\.epochs must be of type int"),
         ("optim: {epochs: -1}", r"optim\.epochs must be zero or more"),

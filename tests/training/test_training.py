@@ -9,6 +9,7 @@ from opml_jax.data import Dataset
 from opml_jax.models import Op2Prop, Op2PropConfig
 from opml_jax.training import TrainConfig, evaluate, train
 from opml_jax.training.cache import CHUNK, build_cache, rounding_noise
+from opml_jax.training.checkpoint import read_history
 from opml_jax.training.closed_form import fit_components, fit_scaler, scaled
 from opml_jax.training.config import OptimConfig
 from opml_jax.training.metrics import errors
@@ -98,9 +99,29 @@ def test_networks_never_lose_to_the_closed_form_on_validation(small, dataset):
     assert len(trained.history) == config.optim.epochs
 
 
-def test_same_seed_same_weights(small, dataset):
+def test_a_killed_run_goes_on(small, dataset, tmp_path, monkeypatch):
+    """Killed among descriptors, then among epochs, then let run: the weights of a run in one go."""
     trained, config, splits = small
-    again = train(dataset, splits, config)
+    monkeypatch.setattr("opml_jax.training.residual.SAVE_EVERY", 0.0)
+    seen = []
+
+    def until(stop):
+        def report(stage, done, total, note):
+            seen.append((stage, done))
+            if (stage, done) == stop:
+                raise KeyboardInterrupt
+
+        return report
+
+    for stop in (("descriptors", CHUNK), ("epochs", 5)):
+        with pytest.raises(KeyboardInterrupt):
+            train(dataset, splits, config, folder=tmp_path, on_progress=until(stop))
+    again = train(dataset, splits, config, folder=tmp_path, on_progress=until(None))
+    counted = {s: [d for stage, d in seen if stage == s] for s in ("descriptors", "epochs")}
+    # told of at every start, computed once; the epoch that was not saved is repeated
+    assert counted["descriptors"] == [0, CHUNK, CHUNK, 2 * CHUNK, 40, 40]
+    assert counted["epochs"] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
+    assert again.history == trained.history == read_history(tmp_path / "history.jsonl")
     for a, b in zip(
         jax.tree.leaves(trained.model.params), jax.tree.leaves(again.model.params), strict=True
     ):
@@ -136,7 +157,7 @@ def test_energy_only_and_closed_form_only(dataset):
     predicted = trained.model.predict(dataset.structures[40])
     assert "dipole" not in predicted
     assert trained.history == []
-    with pytest.raises(ValueError, match="trained without dipoles"):
+    with pytest.raises(ValueError, match="trained without dipole"):
         trained.model.dipole_fn()
     assert residual_scales(
         make_inputs(trained.model.params, trained.caches["train"], trained.labels["train"])
@@ -170,6 +191,20 @@ def test_missing_target_is_named(dataset):
     bare = Dataset(dataset.structures, {"energy": dataset.labels["energy"]}, dataset.meta)
     with pytest.raises(ValueError, match="'forces', which the data set lacks"):
         train(bare, {"train": [0, 1], "validation": [2]}, TrainConfig())
+
+
+def test_nan_among_the_targets(dataset):
+    energies = [np.nan if i == 1 else e for i, e in enumerate(dataset.labels["energy"])]
+    bad = Dataset(dataset.structures, {"energy": energies})
+    config = TrainConfig(targets=("energy",))
+    with pytest.raises(ValueError, match=r"energy of the data set.*NaN in structure 1"):
+        train(bad, {"train": [0, 1], "validation": [2]}, config)
+
+
+@pytest.mark.parametrize("name", ["train", "validation"])
+def test_empty_split(dataset, name):
+    with pytest.raises(ValueError, match=f"{name} split must be structures; got an empty split"):
+        train(dataset, {"train": [0, 1], "validation": [2], name: []}, TrainConfig())
 
 
 def test_split_beyond_the_data(dataset):

@@ -1,0 +1,156 @@
+"""Heats of formation of QM7 from the external potential: learning curves of Op2Prop.
+
+    python benchmarks/qm7.py QM7.extxyz --cache DIR --json
+
+Features of powers of the screened potential (``even-tempered`` basis), then the closed form
+(linear; linear with a sparse Gaussian kernel) and networks on what it leaves. The split is that of
+``soap.py``, and so are the metrics; validation is a tenth of the training set. Descriptors are kept
+in ``--cache``, where a killed run goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import jax
+import numpy as np
+from environment import environment
+from qm7_split import LABEL, TRAIN, errors, qm7_split
+
+import opml_jax as opml
+from opml_jax.data import read_dataset
+from opml_jax.models import Op2Prop, Op2PropConfig
+from opml_jax.training.cache import Cache, build_cache, rounding_noise
+from opml_jax.training.closed_form import fit_closed_form
+from opml_jax.training.config import OptimConfig
+from opml_jax.training.residual import make_inputs, train_residual
+
+KCAL = 627.5094740631
+MODEL = Op2PropConfig(
+    basis="even-tempered", powers=(1, 2, 3), components=200, hidden=(64, 64), vectors=0
+)
+OPTIM = OptimConfig(
+    epochs=150, batch_size=32, weight_decay=1e-2, ema=0.99, loss="mae", force_precision=0.0
+)
+PART = 512
+
+
+def descriptors(definition: Op2Prop, structures, folder: Path | None) -> Cache:
+    """Invariants of all molecules, in parts that are kept on disk."""
+    parts = []
+    bucket = opml.basis.bucket_of(structures, definition.basis)
+    for start in range(0, len(structures), PART):
+        file = None if folder is None else folder / f"{definition.config.basis}_{start}.npz"
+        if file is not None and file.exists():
+            with np.load(file) as f:
+                parts.append(Cache(f["x"], None, {}, f["one_hot"]))
+            continue
+        own = structures[start : start + PART]
+        part = build_cache(definition, own, derivatives=False, bucket=bucket)
+        if file is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+            with opml.data.files.atomic_path(file) as temporary, open(temporary, "wb") as f:
+                np.savez(f, x=part.x, one_hot=part.one_hot)
+        parts.append(part)
+    x, one_hot = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "one_hot"))
+    return Cache(x, None, {}, one_hot)
+
+
+def predicted(params, cache: Cache, labels: np.ndarray, definition: Op2Prop) -> np.ndarray:
+    """Predictions, Hartree."""
+    inputs = make_inputs(params, cache, {"energy": labels})
+    left = inputs["energy"]
+    if "residual" in params:
+        local, _ = definition.networks(
+            params["residual"], inputs["z"], inputs["one_hot"], dipole=False
+        )
+        mask = inputs["one_hot"].sum(axis=-1)
+        left = left - params["scale"]["energy"] * np.asarray((local * mask).sum(-1)).mean(axis=0)
+    return labels - left
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("path", help="QM7 extxyz")
+    parser.add_argument("--cache", type=Path, help="folder for descriptors")
+    parser.add_argument("--json", action="store_true", help="append lines to results/qm7.jsonl")
+    parser.add_argument("--quick", action="store_true", help="1000 molecules for training at most")
+    parser.add_argument("--sizes", type=int, nargs="*", default=TRAIN)
+    parser.add_argument("--seeds", type=int, default=3, help="of the networks")
+    parser.add_argument("--references", type=int, default=400, help="atoms per element")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    dataset = read_dataset(args.path, labels={"energy": (LABEL, "kcal/mol")})
+    definition = Op2Prop(MODEL, opml.load_basis(MODEL.basis, dataset.elements))
+    cache = descriptors(definition, dataset.structures, args.cache)
+    noise = rounding_noise(definition, dataset.structures, cache, derivatives=False)
+    energy = np.array(dataset.labels["energy"])
+    pool, test = qm7_split(len(dataset))
+    judged = cache.subset(test)
+    file = Path(__file__).parent / "results" / "qm7.jsonl"
+
+    def report(name: str, n: int, prediction: np.ndarray, **more) -> None:
+        found = errors(prediction * KCAL, energy[test] * KCAL)
+        worst = np.argsort(-np.abs(prediction - energy[test]))[:10]
+        line = {"name": name, "n_train": n, "n_test": len(test), **found, **more}
+        line["worst_ten"] = [
+            [int(test[i]), round(float((prediction - energy[test])[i] * KCAL), 2)] for i in worst
+        ]
+        line |= {"invariants": definition.n_invariants, **environment()}
+        print(
+            f"{name:24} {n:5} MAE {found['mae_kcal_per_mol']:.3f} "
+            f"RMSE {found['rmse_kcal_per_mol']:.3f}",
+            flush=True,
+        )
+        if args.json:
+            with open(file, "a") as f:
+                f.write(json.dumps(line) + "\n")
+
+    for n in args.sizes:
+        if args.quick and n > 1000:
+            continue
+        n_validation = n // 10
+        index = {"train": pool[n_validation:n], "validation": pool[:n_validation]}
+        caches = {k: cache.subset(np.sort(i)) for k, i in index.items()}
+        labels = {k: {"energy": energy[np.sort(i)]} for k, i in index.items()}
+        fits = {}
+        for kind, m in (("linear", 0), ("kernel", args.references)):
+            own = dataclasses.replace(definition, config=dataclasses.replace(MODEL, references=m))
+            fits[kind] = fit_closed_form(
+                own,
+                caches["train"],
+                caches["validation"],
+                labels["train"],
+                labels["validation"],
+                OPTIM,
+                noise,
+            )
+            fit = fits[kind]
+            report(
+                f"v_{kind}",
+                n,
+                predicted(fit.params, judged, energy[test], own),
+                energy_lambda=fit.energy.lam,
+            )
+        inputs = {k: make_inputs(fits["linear"].params, caches[k], labels[k]) for k in caches}
+        runs = []
+        for seed in range(args.seeds):
+            params, _ = train_residual(
+                definition,
+                fits["linear"].params,
+                inputs["train"],
+                inputs["validation"],
+                OPTIM,
+                seed,
+            )
+            runs.append(predicted(params, judged, energy[test], definition))
+            report("v_linear_network", n, runs[-1], seed=seed)
+        report("v_linear_networks_mean", n, np.mean(runs, axis=0), seeds=args.seeds)
+
+
+if __name__ == "__main__":
+    main()

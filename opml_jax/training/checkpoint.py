@@ -1,0 +1,126 @@
+"""What a training run leaves on disk as it goes, so that a killed one goes on. No pickle."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..data.files import atomic_path, write_text
+from ..errors import ModelFileError, refusal
+from ..structures import Structure
+
+SAVE_EVERY = 2.0
+"""Seconds between states on disk: that much work a kill may cost."""
+
+STATE, STRUCTURES, TURNED = "state.npz", "cache/structures", "cache/turned"
+"""What only a killed run needs: a file and two folders in its run directory."""
+
+
+def forget(folder: str | os.PathLike) -> None:
+    """Delete what a run directory keeps for a killed run; the next one begins anew."""
+    folder = Path(folder)
+    (folder / STATE).unlink(missing_ok=True)
+    for name in (STRUCTURES, TURNED):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    with contextlib.suppress(OSError):  # absent, or something else is in it
+        (folder / STRUCTURES).parent.rmdir()
+
+
+def fingerprint(
+    settings: Mapping[str, Any], structures: Sequence[Structure], labels: Iterable[np.ndarray] = ()
+) -> str:
+    """Hash of what a computation depends on: JSON-able settings, molecules, labels."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode())
+    for s in structures:
+        digest.update(repr((s.numbers, s.charge, s.spin)).encode())
+        digest.update(np.asarray(s.positions, np.float64).tobytes())
+    for values in labels:
+        digest.update(np.asarray(values, np.float64).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def save_state(path: str | os.PathLike, state: Any, meta: Mapping[str, Any]) -> None:
+    """Write the arrays of a pytree, in order, and JSON-able facts; atomically.
+
+    Args:
+      path: file, replaced if it exists.
+      state: any pytree of arrays, such as weights and optimizer state.
+      meta: what :func:`load_state` gives back, and ``"fingerprint"``, which it compares.
+    """
+    leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
+    with atomic_path(path) as temporary, open(temporary, "wb") as f:
+        np.savez(f, meta=np.array(json.dumps(meta)), **leaves)
+
+
+def load_state(path: str | os.PathLike, like: Any, fingerprint: str) -> tuple[Any, dict] | None:
+    """The state and facts in a file, or None if there is none.
+
+    Args:
+      path: file from :func:`save_state`.
+      like: pytree of the same structure and shapes.
+      fingerprint: of the run that wants to go on: configuration and data.
+
+    Raises:
+      ModelFileError: a damaged file, or the state of another run.
+    """
+    if not Path(path).is_file():
+        return None
+    hint = "Delete it to begin anew, or choose another run directory."
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:
+            meta = json.loads(str(f["meta"]))
+            leaves = [f[f"leaf_{i}"] for i in range(len(f.files) - 1)]
+    except Exception as err:  # zip and NumPy raise many kinds on a damaged file
+        got = f"an unreadable file ({err})"
+        raise ModelFileError(
+            refusal(str(path), got=got, expected="a training state", hint=hint)
+        ) from err
+    shapes = [np.shape(x) for x in jax.tree.leaves(like)]
+    if meta.get("fingerprint") != fingerprint or [x.shape for x in leaves] != shapes:
+        got = "that of another configuration or data set"
+        raise ModelFileError(
+            refusal(str(path), got=got, expected="the state of this training", hint=hint)
+        )
+    return jax.tree.unflatten(jax.tree.structure(like), leaves), meta
+
+
+class History:
+    """Rows of a training as lines of JSON, appended as they come and readable at any moment.
+
+    A run that goes on continues the file; rows from its first epoch on are replaced.
+
+    Args:
+      path: the file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path, self._begun = Path(path), False
+
+    def append(self, row: Mapping[str, float]) -> None:
+        """Add a row; its ``epoch`` is above those before."""
+        if not self._begun:
+            earlier = read_history(self.path) if self.path.exists() else []
+            write_history(self.path, [r for r in earlier if r["epoch"] < row["epoch"]])
+            self._begun = True
+        with open(self.path, "a", encoding="utf-8") as f:
+            f.write(json.dumps(row) + "\n")
+
+
+def write_history(path: str | os.PathLike, rows: Iterable[Mapping[str, float]]) -> None:
+    """Write a whole history, atomically."""
+    write_text(path, "".join(json.dumps(row) + "\n" for row in rows))
+
+
+def read_history(path: str | os.PathLike) -> list[dict[str, float]]:
+    """Rows of a history; a last line that a kill cut off is left out."""
+    *lines, _ = Path(path).read_text(encoding="utf-8").split("\n")
+    return [json.loads(line) for line in lines]

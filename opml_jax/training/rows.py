@@ -1,0 +1,93 @@
+"""Arrays that are filled row by row, in memory or in files that outlive a killed process."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ..data.files import write_text
+
+MAX_MEMORY = 2**32
+"""Bytes of one array kept in memory."""
+
+
+class Rows:
+    """Named arrays of ``n`` rows, filled from the front.
+
+    Args:
+      n: rows.
+      folder: keeps the arrays, each in a file. What an earlier process filled from the same
+        source is taken up, anything else in the folder is deleted. Default, and where the disk
+        has not twice the room: memory.
+      source: fingerprint of what the rows are computed from.
+
+    Attributes:
+      done: rows filled so far.
+    """
+
+    def __init__(self, n: int, folder: str | os.PathLike | None = None, source: str = ""):
+        self.n, self.source, self.done = n, source, 0
+        self.folder = None if folder is None else Path(folder)
+        self._arrays: dict[str, np.ndarray] = {}
+        if self.folder is not None and self.folder.exists():
+            self._take_up()
+
+    def _take_up(self) -> None:
+        try:
+            left = json.loads((self.folder / "rows.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):  # killed before the first rows were complete
+            left = {}
+        if left.get("source") != self.source:
+            shutil.rmtree(self.folder)
+            return
+        self.done = left["done"]
+        self._arrays = {k: np.load(self._file(k), mmap_mode="r+") for k in left["names"]}
+
+    def _file(self, name: str) -> Path:
+        return self.folder / f"{name}.npy"
+
+    def append(self, values: Mapping[str, np.ndarray]) -> None:
+        """Fill the next rows of every array, of the shapes and types of the first call."""
+        if not self._arrays:
+            self._allocate(values)
+        stop = self.done + len(next(iter(values.values())))
+        for name, own in values.items():
+            self._arrays[name][self.done : stop] = own
+        self.done = stop
+        if self.folder is not None:
+            for array in self._arrays.values():
+                array.flush()
+            left = {"source": self.source, "done": stop, "names": [*values]}
+            write_text(self.folder / "rows.json", json.dumps(left))
+
+    def _allocate(self, values: Mapping[str, np.ndarray]) -> None:
+        shapes = {k: (self.n, *v.shape[1:]) for k, v in values.items()}
+        if self.folder is not None:
+            size = sum(np.prod(shapes[k]) * v.itemsize for k, v in values.items())
+            self.folder.mkdir(parents=True, exist_ok=True)
+            # a file that grows into a full disk would end the process without a word
+            if shutil.disk_usage(self.folder).free < 2 * size:
+                self.folder = None
+        for name, own in values.items():
+            self._arrays[name] = self._array(name, shapes[name], own.dtype)
+
+    def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+        if self.folder is not None:
+            return np.lib.format.open_memmap(self._file(name), "w+", dtype, shape)
+        if np.prod(shape) * dtype.itemsize <= MAX_MEMORY:
+            return np.empty(shape, dtype)
+        with tempfile.TemporaryFile(prefix="opml_rows_") as file:  # goes with the last reference
+            return np.memmap(file, dtype, "w+", shape=shape)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """The arrays, in memory unless they are large."""
+        return {
+            k: np.array(v) if isinstance(v, np.memmap) and v.nbytes <= MAX_MEMORY else v
+            for k, v in self._arrays.items()
+        }

@@ -1,0 +1,64 @@
+"""Configurations to start from, one an experiment."""
+
+from __future__ import annotations
+
+from ..models import Op2PropConfig
+from .config import DataConfig, OptimConfig, TrainConfig, explained
+
+_LARGE = Op2PropConfig(metric="lowdin", components=200, hidden=(96, 96), members=4)
+_LONG = OptimConfig(batch_size=10, weight_decay=1e-2, ema=0.995)
+_ENERGY_FORCES = ("energy", "forces")
+
+TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
+    "water": (
+        "Bundled water, PBE/def2-SVP: runs as it is, in a minute.",
+        TrainConfig(),
+    ),
+    "rmd17-ethanol": (
+        "Ethanol of the revised MD17 (figshare 12672038), 950 training and 50 validation "
+        "geometries, PBE/def2-SVP. Set data.path.",
+        TrainConfig(
+            DataConfig("rmd17_ethanol.npz", n_train=950, n_validation=50, n_test=1000),
+            _LARGE,
+            optim=_LONG,
+            targets=_ENERGY_FORCES,
+        ),
+    ),
+    "3bpa": (
+        "3BPA at 300 K (github.com/davkovacs/BOTNet-datasets), 450 training and 50 validation "
+        "geometries; opml evaluate on its other files. Set data.path.",
+        TrainConfig(
+            DataConfig("train_300K.xyz", n_train=450, n_validation=50),
+            _LARGE,
+            optim=_LONG,
+            targets=_ENERGY_FORCES,
+        ),
+    ),
+    "qm7": (
+        "Energies of QM7's molecules, 5130 training and 570 validation, PBE0/def2-TZVP (extxyz of "
+        "github.com/qmlcode/qml). Set data.path.",
+        TrainConfig(
+            DataConfig(
+                "qm7.extxyz",
+                n_train=5130,
+                n_validation=570,
+                labels=("energy=hof_pbe0_def2tzvp_kcalmol:kcal/mol",),
+            ),
+            Op2PropConfig(basis="even-tempered", powers=(1, 2, 3), components=200, members=4),
+            optim=OptimConfig(loss="mae"),
+            targets=("energy",),
+        ),
+    ),
+    "own": (
+        "Your own molecules, labelled by opml generate, or any file that opml data check reads. "
+        "Set data.path, the sizes of the split, and targets to what the file has.",
+        TrainConfig(DataConfig("mine.h5"), Op2PropConfig(members=4)),
+    ),
+}
+"""What it is, and the configuration, by name; the first is the default."""
+
+
+def template(name: str = "water") -> str:
+    """One of :data:`TEMPLATES` as YAML, every key explained."""
+    about, config = TEMPLATES[name]
+    return f"# {about}\n{explained(config)}"
