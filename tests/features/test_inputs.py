@@ -84,9 +84,11 @@ def test_a_field_adds_its_potential(molecules, basis):
 @pytest.mark.parametrize(
     "inputs",
     [
-        Inputs(resolve="charges", others=("overlap", "kinetic")),
+        pytest.param(
+            Inputs(resolve="charges", others=("overlap", "kinetic")), marks=pytest.mark.slow
+        ),
         Inputs(resolve="intermediates", metric="lowdin"),
-        Inputs(metric="overlap"),
+        pytest.param(Inputs(metric="overlap"), marks=pytest.mark.slow),
     ],
     ids=["charges", "intermediates", "overlap"],
 )
