@@ -3,7 +3,8 @@
     python benchmarks/rmd17.py DIR --molecule ethanol --cache DIR --json
 
 DIR holds the published splits (``rmd17_ethanol_train_01.npz``, ``..._test_01.npz``). A training
-set is the first N of the training file, the last twentieth of it (at least 10) for validation;
+set is the first N of the training file, the last twentieth of it (at least 10) for validation
+(models without a network are solved again for all N once it has chosen lambda);
 errors are those of the first 500 test structures. Descriptors and their derivatives are kept in
 ``--cache``; fit times are CPU time of this process from there on.
 """
@@ -74,19 +75,19 @@ def errors(left: dict[str, np.ndarray]) -> dict[str, float]:
 
 def fit_op2prop(definition, caches, labels, noise, epochs: int, seed: int) -> dict[str, np.ndarray]:
     """Train, and give what is left of the test labels."""
+    optim = dataclasses.replace(RESIDUAL, epochs=epochs)
     fit = fit_closed_form(
         definition,
         caches["train"],
         caches["validation"],
         labels["train"],
         labels["validation"],
-        RESIDUAL,
+        optim,
         noise,
     )
     inputs = {k: residual.make_inputs(fit.params, caches[k], labels[k]) for k in caches}
     if not epochs:
         return inputs["test"]
-    optim = dataclasses.replace(RESIDUAL, epochs=epochs)
     params, _ = residual.train_residual(
         definition, fit.params, inputs["train"], inputs["validation"], optim, seed
     )

@@ -82,10 +82,16 @@ def ridge_leave_one_out(
     u, s, vt = np.linalg.svd(a, full_matrices=False)
     uty = u.T @ y
     weights = _solutions(vt.T, s, uty, lambdas)
+    # 1 - leverage and the residual as sums of positive terms: with more columns than rows and a
+    # small lambda both vanish, and differences would make interpolation look perfect
+    outside = 1.0 - np.sum(u**2, axis=1)
+    spanned = (outside < 1e-12) | (a.shape[1] >= a.shape[0])  # rows within the columns' span
+    outside = np.where(spanned, 0.0, outside)
+    rest = np.where(spanned, 0.0, y - u @ uty)
     scores = []
-    for k, lam in enumerate(lambdas):
-        leverage = np.einsum("ik,k->i", u**2, s**2 / (s**2 + lam))
-        residual = (y - a @ weights[:, k]) / np.maximum(1.0 - leverage, 1e-12)
+    for lam in lambdas:
+        kept = lam / (s**2 + lam)
+        residual = (rest + u @ (kept * uty)) / (outside + u**2 @ kept)
         scores.append(np.sqrt(np.mean(residual**2)))
     return _choose(weights, scores, lambdas, tolerance)
 
@@ -96,6 +102,7 @@ def ridge_validated(
     lambdas: Sequence[float] = LAMBDAS,
     *,
     tolerance: float = 0.0,
+    refit: bool = False,
 ) -> Ridge:
     """Ridge with lambda chosen by the error on held-out rows; rows arrive in chunks.
 
@@ -104,6 +111,7 @@ def ridge_validated(
       validation: ``(a, y)`` that chooses lambda.
       lambdas: candidates.
       tolerance: error within which labels are not worth fitting, in the unit of ``y``.
+      refit: whether to solve once more, with that lambda, for all rows together.
 
     Raises:
       OpmlError: lengths that differ.
@@ -121,7 +129,13 @@ def ridge_validated(
     a, y = validation
     _check(a, y)
     scores = np.sqrt(np.mean((a @ weights - y[:, None]) ** 2, axis=0))
-    return _choose(weights, scores, lambdas, tolerance)
+    fit = _choose(weights, scores, lambdas, tolerance)
+    if not refit:
+        return fit
+    triangle = np.linalg.qr(np.vstack([triangle, np.column_stack([a, y])]), mode="r")
+    u, s, vt = np.linalg.svd(triangle[:, :-1], full_matrices=False)
+    both = _solutions(vt.T, s, u.T @ triangle[:, -1], [fit.lam])
+    return dataclasses.replace(fit, weights=both[:, 0])
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:

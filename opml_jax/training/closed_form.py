@@ -193,6 +193,7 @@ def fit_energy(
     sigma: dict[str, float],
     tolerance: float,
     kernel: Params | None = None,
+    refit: bool = False,
 ) -> tuple[Params, Params | None, Params | None, Ridge]:
     """Offsets by composition, then one ridge on energies and their derivatives together.
 
@@ -207,6 +208,7 @@ def fit_energy(
         of the energy in the field, and that of the 1o irreps, whose weights are solved together.
       tolerance: precision of the labels in these units.
       kernel: from :func:`fit_references`; its weights are solved together with the linear ones.
+      refit: whether validation, once it has chosen lambda, joins the training set.
 
     Returns:
       Linear parameters, those of the kernel (or None), of the dipole (or None), and the ridge.
@@ -255,7 +257,7 @@ def fit_energy(
         for i in range(0, len(train), chunk)
     )
     held_out_rows = rows(validation, held_out, np.arange(len(validation)))
-    fit = ridge_validated(chunks, held_out_rows, tolerance=tolerance)
+    fit = ridge_validated(chunks, held_out_rows, tolerance=tolerance, refit=refit)
     weights = np.zeros(n_elements * n_columns)
     weights[used] = fit.weights[: len(used)]
     linear = {"offsets": offsets, "weights": weights.reshape(n_elements, n_columns)}
@@ -409,6 +411,7 @@ def fit_closed_form(
         sigma,
         optim.force_precision / optim.force_sigma,
         kernel,
+        refit=not optim.epochs,  # networks need molecules that the closed form has not seen
     )
     params: Params = {
         "scaler": scaler,

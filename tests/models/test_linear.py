@@ -31,6 +31,20 @@ def test_leave_one_out_error_equals_leaving_one_out(rng):
     assert fit.score == pytest.approx(np.sqrt(np.mean(np.square(residuals))), rel=EXACT)
 
 
+@pytest.mark.parametrize("lam", [1e-2, 1e-10])
+def test_leave_one_out_is_not_fooled_by_interpolation(rng, lam):
+    """With more columns than rows every row is fitted; left out, none is."""
+    a, y = _problem(rng, n=12, p=30)
+    fit = ridge_leave_one_out(a, y, [lam])
+    residuals = []
+    for i in range(len(a)):
+        own, others = a[np.arange(len(a)) != i], y[np.arange(len(a)) != i]
+        dual = np.linalg.solve(own @ own.T + lam * np.eye(len(own)), others)
+        residuals.append(y[i] - a[i] @ own.T @ dual)
+    assert fit.score == pytest.approx(np.sqrt(np.mean(np.square(residuals))), rel=1e-7)
+    assert fit.score > 1.0
+
+
 def test_streamed_fit_equals_one_solve(rng):
     a, y = _problem(rng, n=90)
     held_out = _problem(rng, n=10)
@@ -40,6 +54,13 @@ def test_streamed_fit_equals_one_solve(rng):
     np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
     error = np.sqrt(np.mean((held_out[0] @ expected - held_out[1]) ** 2))
     assert fit.score == pytest.approx(error, rel=EXACT)
+
+
+def test_refit_solves_for_all_rows(rng):
+    a, y = _problem(rng, n=50)
+    fit = ridge_validated([(a[:40], y[:40])], (a[40:], y[40:]), [0.05], refit=True)
+    expected = np.linalg.solve(a.T @ a + 0.05 * np.eye(8), a.T @ y)
+    np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
 
 
 def test_strongest_regularisation_among_equals(rng):
