@@ -40,7 +40,7 @@ def moments(mol, key, i_shell, j_shell):
     exponents = [mol.bas_exp(s).astype(Long) for s in shells]
     contraction = [mol._libcint_ctr_coeff(s).astype(Long) for s in shells]
     xa, xb = (mol.bas_coord(s).astype(Long) for s in shells)
-    harmonics = [gto.cart2sph(x, normalized="sp").astype(Long) for x in l]
+    harmonics = [gto.cart2sph(x, normalized=None).astype(Long) for x in l]
     monomials = [_monomials(x) for x in l]
     widths = [c.shape[1] for c in contraction]
     out = np.zeros((len(MOMENTS[key]), len(monomials[0]), len(monomials[1]), *widths), Long)
