@@ -27,12 +27,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import AOLayout, Basis, layout_of
 from ..conventions import e3nn_to_cartesian, e3nn_to_matrix
 from ..errors import ConfigError, OpmlError, refusal
 from ..features import AtomFeatures, Inputs, invariants, n_invariants
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch, centre_of_nuclear_charge
+from .definition import Definition
 from .nn import Residual
 
 Params = dict[str, Any]
@@ -106,27 +106,11 @@ class Op2PropConfig:
             )
 
 
-@dataclasses.dataclass(frozen=True)
-class Op2Prop:
-    """The model's pure functions for one basis; hashable, holds no numbers but the basis's.
-
-    Args:
-      config: hyper-parameters.
-      basis: the input basis, loaded for every element the model knows.
-    """
+@dataclasses.dataclass(frozen=True, eq=False)
+class Op2Prop(Definition):
+    """The model's pure functions."""
 
     config: Op2PropConfig
-    basis: Basis
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, Op2Prop) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self):
-        return self.config, self.basis.spec
 
     @property
     def inputs(self) -> Inputs:
@@ -182,12 +166,6 @@ class Op2Prop:
             none = jnp.zeros((*features.shape[:-1], 0, 2 * l + 1), features.array.dtype)
             irreps[l] = chunk.get((l, (-1) ** l), none)
         return invariants(features, self.recipe, self._gram), irreps
-
-    def one_hot(self, structure: Structure | StructureBatch) -> Array:
-        """``(..., n_atoms, n_elements)``, zero for padding."""
-        layout = layout_of(structure, self.basis)
-        hot = jax.nn.one_hot(layout.element, len(self.basis.elements), dtype=float)
-        return hot if isinstance(layout, AOLayout) else hot * structure.mask[..., None]
 
     def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
         """Energy, and what else the model was trained on.

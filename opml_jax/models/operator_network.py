@@ -33,12 +33,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import AOLayout, Basis, layout_of
-from ..errors import ConfigError, refusal
+from ..basis import AOLayout, layout_of
+from ..errors import ConfigError, one_of, refusal
 from ..features import PairFeatures, clebsch_gordan
-from ..features.inputs import OPERATORS, one_of
+from ..features.inputs import OPERATORS
 from ..numerics import Array, einsum
 from ..structures import Structure, StructureBatch
+from .definition import Definition
 
 Params = dict[str, Any]
 
@@ -165,6 +166,11 @@ def _bounded(x: Array) -> Array:
     return x / jnp.sqrt(1.0 + jnp.mean(x**2, axis=0) / BOUND**2)
 
 
+def _looked_up(hot: Array, table: Array) -> Array:
+    """Rows ``(..., k)`` of a table ``(n_kinds, k)`` by one-hot vectors ``(..., n_kinds)``."""
+    return einsum("...e,ek->...k", hot, jnp.asarray(table, hot.dtype))
+
+
 class _Network(nn.Module):
     """The layers: weights in ``params``, fixed scales measured at initialisation in ``norms``."""
 
@@ -225,16 +231,14 @@ class _Network(nn.Module):
             gain = self.param(
                 f"gain_{l}", lambda key, n=edges[l].shape[-1]: jnp.ones((e * e, n), jnp.float32)
             )
-            own = edges[l] * (pair @ gain.astype(dtype))
+            own = edges[l] * _looked_up(pair, gain)
             phi[l] = self.mixed(f"mix_{l}", own, c)
         h: Irreps = {}
         collected, total = [], 0.0
         for t in range(cfg.layers):
             first, last = t == 0, t + 1 == cfg.layers
             bias = self.normal(f"gate_{t}_pair", (e * e, cfg.hidden), 1)
-            g = jax.nn.silu(
-                self.mixed(f"gate_{t}_0", scalars, cfg.hidden) + pair @ bias.astype(dtype)
-            )
+            g = jax.nn.silu(self.mixed(f"gate_{t}_0", scalars, cfg.hidden) + _looked_up(pair, bias))
             g = jax.nn.silu(self.mixed(f"gate_{t}_1", g, cfg.hidden))
             g = self.mixed(f"gate_{t}_2", g, c * len(ls)).reshape(*g.shape[:-1], len(ls), c)
             operator = [g[..., i, :] * phi[l] for i, l in enumerate(ls)]
@@ -281,33 +285,17 @@ class _Network(nn.Module):
                 self.normal(f"read_{t}", (e, c), c, 0.1).astype(dtype),
             )
         offset = self.param("read_bias", nn.initializers.zeros, (e, cfg.hidden // 2), jnp.float32)
-        hidden = self.mixed("read_in", h[0][0], cfg.hidden // 2) + hot @ offset.astype(dtype)
+        hidden = self.mixed("read_in", h[0][0], cfg.hidden // 2) + _looked_up(hot, offset)
         out = self.normal("read_out", (cfg.hidden // 2,), cfg.hidden // 2, 0.1)
-        total = total + jax.nn.silu(hidden) @ out.astype(dtype)
+        total = total + einsum("bnh,h->bn", jax.nn.silu(hidden), out.astype(dtype))
         return total, jnp.concatenate(collected, axis=-1)
 
 
-@dataclasses.dataclass(frozen=True)
-class OperatorNetwork:
-    """The network's pure functions for one basis; hashable, holds no numbers but the basis's.
-
-    Args:
-      config: hyper-parameters.
-      basis: the input basis, loaded for every element the model knows.
-    """
+@dataclasses.dataclass(frozen=True, eq=False)
+class OperatorNetwork(Definition):
+    """The network's pure functions."""
 
     config: OperatorNetworkConfig
-    basis: Basis
-
-    def __eq__(self, other) -> bool:
-        return isinstance(other, OperatorNetwork) and self._key == other._key
-
-    def __hash__(self) -> int:
-        return hash(self._key)
-
-    @property
-    def _key(self):
-        return self.config, self.basis.spec
 
     @functools.cached_property
     def recipe(self) -> PairFeatures:
@@ -371,12 +359,6 @@ class OperatorNetwork:
             where = jnp.broadcast_to(pairs, (len(structure.numbers), *pairs.shape))
             found = self.recipe(operators, where).array
         return found[..., self._columns[1]]
-
-    def one_hot(self, structure: Structure | StructureBatch) -> Array:
-        """``(..., n_atoms, n_elements)``, zero for padding."""
-        layout = layout_of(structure, self.basis)
-        hot = jax.nn.one_hot(layout.element, len(self.basis.elements), dtype=float)
-        return hot if isinstance(layout, AOLayout) else hot * structure.mask[..., None]
 
     def _full(self, inputs: Array, n: int) -> Array:
         """All ordered pairs ``(..., n, n, columns)``."""
@@ -447,13 +429,13 @@ class OperatorNetwork:
         hot = jnp.asarray(one_hot, dtype)
         pair = einsum("biz,bjy->bijzy", hot, hot).reshape(*hot.shape[:2], n, e * e)
         mask = pair.sum(axis=-1) * (1.0 - jnp.eye(n, dtype=dtype))
-        table = {k: jnp.asarray(v, dtype) for k, v in scaler.items()}
+        of_pair = {k: _looked_up(pair, scaler[k]) for k in ("edges", "gates", "gates_mean")}
+        of_atom = {k: _looked_up(hot, scaler[k]) for k in ("on_site", "on_site_mean")}
         x = self._full(inputs, n)
-        scalars = (self._gate_inputs(x) - pair @ table["gates_mean"]) * (pair @ table["gates"])
+        scalars = (self._gate_inputs(x) - of_pair["gates_mean"]) * of_pair["gates"]
         scalars = BOUND * jnp.tanh(scalars / BOUND)
-        edges = x * (self._lift(x) * mask)[..., None] * (pair @ table["edges"])
-        on_site = einsum("biik->bik", x)
-        on_site = (on_site - hot @ table["on_site_mean"]) * (hot @ table["on_site"])
+        edges = x * (self._lift(x) * mask)[..., None] * of_pair["edges"]
+        on_site = (einsum("biik->bik", x) - of_atom["on_site_mean"]) * of_atom["on_site"]
         columns = self._columns[0]
         return (
             {l: _bounded(jnp.moveaxis(edges[..., rows.T], -2, 0)) for l, rows in columns.items()},

@@ -48,7 +48,6 @@ def predict(
 
 
 def _batch(cache: Cache, labels: dict[str, np.ndarray], index: np.ndarray) -> dict[str, Array]:
-    index = np.sort(index)  # neighbouring rows of a file on disk are read together
     batch = {"x": cache.x[index], "dx": cache.dx[index], "one_hot": cache.one_hot[index]}
     batch |= {"energy": labels["energy"][index]}
     batch |= {"forces": labels["forces"][index].reshape(len(index), -1)}
@@ -140,11 +139,12 @@ def train_network(
         return error / scale**2
 
     @jax.jit
-    def step(weights, average, optimizer_state, batch):
+    def step(weights, average, optimizer_state, batch, number):
         value, gradient = jax.value_and_grad(loss)(weights, batch)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
         weights = optax.apply_updates(weights, updates)
-        average = optax.incremental_update(weights, average, 1.0 - optim.ema)
+        decay = jnp.minimum(optim.ema, number / (number + 9.0))  # short runs forget their start
+        average = optax.incremental_update(weights, average, 1.0 - decay)
         return weights, average, optimizer_state, value
 
     evaluate = jax.jit(lambda params, b: predict(definition, params, b["x"], b["dx"], b["one_hot"]))
@@ -157,8 +157,10 @@ def train_network(
     for epoch in range(first, optim.epochs):
         order = np.random.default_rng((seed, epoch)).permutation(len(train))
         values = []
-        for index in order[: steps * size].reshape(steps, size):
-            *running, value = step(*running, _batch(train, own, index))
+        for i, index in enumerate(order[: steps * size].reshape(steps, size)):
+            # sorted: neighbouring rows of a file on disk are read together
+            batch = _batch(train, own, np.sort(index))
+            *running, value = step(*running, batch, epoch * steps + i + 1.0)
             values.append(value)
         number = epoch + 1
         if number % 5 and number != optim.epochs:
