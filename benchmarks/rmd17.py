@@ -3,8 +3,8 @@
     python benchmarks/rmd17.py DIR --molecule ethanol --cache DIR --json
 
 DIR holds the published splits (``rmd17_ethanol_train_01.npz``, ``..._test_01.npz``). A training
-set is the first N of the training file, the last twentieth of it (at least 10) for validation
-(models without a network are solved again for all N once it has chosen lambda);
+set is the first N of the training file, the last twentieth of it (at least 20, 10 of 50) for
+validation (models without a network are solved again for all N once it has chosen lambda);
 errors are those of the first 500 test structures. Descriptors and their derivatives are kept in
 ``--cache``; fit times are CPU time of this process from there on.
 """
@@ -37,7 +37,20 @@ NETWORK = OptimConfig(
     batch_size=8, learning_rate=5e-3, ema=0.99, weight_decay=0.0, energy_weight=0.05
 )
 SIMPLE = Op2PropConfig(metric="lowdin", components=300, hidden=(128, 128))
+PRODUCTS = Op2PropConfig(
+    basis="even-tempered",
+    metric="lifted",
+    others=("overlap",),
+    powers=(1,),
+    gram_powers=(1,),
+    channels=64,
+    components=300,
+    hidden=(128, 128),
+)
 MODELS = {
+    "products": PRODUCTS,
+    "products_residual": PRODUCTS,
+    "products_ensemble": dataclasses.replace(PRODUCTS, components=200, hidden=(96, 96), members=4),
     "closed_form": SIMPLE,
     "kernel": dataclasses.replace(SIMPLE, references=600),
     "residual": SIMPLE,
@@ -49,12 +62,15 @@ MODELS = {
 def descriptors(definition, structures, file: Path) -> tuple[Cache, np.ndarray]:
     """Descriptors with derivatives in single precision, and their rounding, from disk or anew."""
     slopes = file.with_suffix(".dx.npy")
+    built = {"derivatives": True, "params": definition.draw(0)}
     if not file.exists():
         file.parent.mkdir(parents=True, exist_ok=True)
-        cache = build_cache(definition, structures, derivatives=True)
+        start = time.process_time()
+        cache = build_cache(definition, structures, **built)
+        print(f"descriptors: {time.process_time() - start:.0f} CPU s", flush=True)
         noise = np.zeros(0)
         if isinstance(definition, Op2Prop):
-            noise = rounding_noise(definition, structures, cache, derivatives=True)
+            noise = rounding_noise(definition, structures, cache, **built)
         np.save(slopes, np.asarray(cache.dx, np.float32))
         np.savez(file, x=cache.x, one_hot=cache.one_hot, noise=noise)
     with np.load(file) as f:
@@ -160,10 +176,12 @@ def main() -> None:
         config = MODELS[kind]
         define = OperatorNetwork if kind == "operator_network" else Op2Prop
         definition = define(config, opml.load_basis(config.basis, pool.elements))
-        stem = f"{name}_{'network' if define is OperatorNetwork else config.metric}"
+        stem = f"{name}_network"
+        if define is Op2Prop:
+            stem = f"{name}_{config.metric}" + (f"_{config.channels}" * bool(config.channels))
         cache, noise = descriptors(definition, structures, args.cache / f"{stem}.npz")
         for n in args.sizes:
-            n_validation = max(n // 20, 10)
+            n_validation = max(n // 20, 10 if n < 100 else 20)
             index = {
                 "train": range(n - n_validation),
                 "validation": range(n - n_validation, n),
@@ -174,7 +192,7 @@ def main() -> None:
                 k: padded_labels(pool.subset(index[k]), targets, n_atoms)
                 for k in ("train", "validation")
             } | {"test": padded_labels(test, targets, n_atoms)}
-            trained = kind in ("residual", "ensemble")
+            trained = kind.endswith(("residual", "ensemble"))
             for seed in range(args.seeds if trained or kind == "operator_network" else 1):
                 start = time.process_time()
                 if define is OperatorNetwork:

@@ -18,3 +18,5 @@ from .invariants import invariants as invariants
 from .invariants import n_invariants as n_invariants
 from .normalise import Normalisation as Normalisation
 from .normalise import fit_normalisation as fit_normalisation
+from .products import Products as Products
+from .products import pairs_of_atoms as pairs_of_atoms

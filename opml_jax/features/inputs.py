@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ..basis import AOLayout, Basis, BasisSpec
 from ..errors import ConfigError, one_of, refusal
 from ..numerics import Array
-from ..operators import Operator, build, lowdin, powers
+from ..operators import Operator, build, lifted, lowdin, powers
 from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 
@@ -32,7 +32,7 @@ OPERATORS = {
 """Physical operators by name."""
 
 POTENTIALS = ("screened_potential", "external_potential", "neutral_atom_potential")
-METRICS = ("plain", "lowdin", "overlap")
+METRICS = ("plain", "lowdin", "overlap", "lifted")
 RESOLUTIONS = ("none", "charges", "intermediates")
 
 
@@ -43,7 +43,9 @@ class Inputs:
     Attributes:
       operator: the potential V, one of :data:`POTENTIALS`.
       metric: of the powers: ``"plain"`` V V, ``"overlap"`` V S^-1 V, ``"lowdin"``
-        (S^-1/2 V S^-1/2)^2; the last two for bases without near linear dependence.
+        (S^-1/2 V S^-1/2)^2, these two for bases without near linear dependence; ``"lifted"``
+        makes blocks of far pairs visible, those of ``others`` too
+        (:func:`opml_jax.operators.lifted`).
       resolve: ``"none"``, ``"charges"`` or ``"intermediates"``.
       others: operators beside V that enter with their first power, such as ``("overlap",)``.
     """
@@ -136,19 +138,21 @@ class Inputs:
             )
         potential = functools.partial(OPERATORS[self.operator], structure, basis)
         s = build.overlap(structure, basis, padding=1.0) if self.metric != "plain" else None
+        change = {"lowdin": lowdin, "lifted": lifted}.get(self.metric, lambda o, _: o)
         v = potential(**options)
         found = {name: OPERATORS[name](structure, basis) for name in self.others}
         if self.metric == "overlap":
             values = powers(v, tuple(exponents), metric="overlap", overlap=s)
             found |= {self._power(k): o for k, o in zip(exponents, values, strict=True)}
         else:
-            v = v if s is None else lowdin(v, s)
-            found["V"] = v
+            found["V"] = v = change(v, s)
+            if self.metric == "lifted":
+                found |= {name: lifted(found[name], s) for name in self.others}
         if self.resolve == "charges":
             numbers = jnp.asarray(structure.numbers)
             for z in basis.elements:
                 own = potential(charges=jnp.where(numbers == z, numbers, 0))
-                found[f"V_{symbol(z)}"] = own if self.metric != "lowdin" else lowdin(own, s)
+                found[f"V_{symbol(z)}"] = change(own, s)
         if self.resolve == "intermediates":
             element = ao_element(v)
             for i, z in enumerate(basis.elements):

@@ -39,3 +39,7 @@ class Definition:
         layout = layout_of(structure, self.basis)
         hot = jax.nn.one_hot(layout.element, len(self.basis.elements), dtype=float)
         return hot if isinstance(layout, AOLayout) else hot * structure.mask[..., None]
+
+    def draw(self, seed: int) -> dict[str, Any]:
+        """Parameters that descriptors need and that are drawn before training: none."""
+        return {}

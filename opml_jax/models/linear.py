@@ -1,8 +1,9 @@
 r"""Ridge regression in closed form, with its regularisation chosen honestly.
 
 Minimises :math:`|A w - y|^2 + \lambda |w|^2`. The normal equations of operator features reach the
-limits of float64 (condition numbers of 1e16), so everything goes through orthogonal
-factorisations: a streamed QR for many rows, then one SVD that serves every lambda.
+limits of float64 (condition numbers of 1e16), so what has up to a few thousand columns goes
+through orthogonal factorisations: a streamed QR for many rows, then one SVD that serves every
+lambda. Beyond that, normal equations and one eigendecomposition, with lambda above rounding.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from ..errors import OpmlError, refusal
 
 LAMBDAS = tuple(10.0**k for k in np.arange(-10.0, 4.5, 0.5))
 """Default candidates for the regularisation of standardised columns."""
+
+
+MANY = 2048
+"""Columns beyond which normal equations take the place of orthogonal factorisations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,26 +121,60 @@ def ridge_validated(
     Raises:
       OpmlError: lengths that differ.
     """
-    triangle = None
-    for a, y in chunks:
-        _check(a, y)
-        rows = np.column_stack([a, y])
-        rows = rows if triangle is None else np.vstack([triangle, rows])
-        triangle = np.linalg.qr(rows, mode="r")
-    if triangle is None:
-        raise OpmlError(refusal("chunks", got="no rows", expected="at least one chunk"))
-    u, s, vt = np.linalg.svd(triangle[:, :-1], full_matrices=False)
-    weights = _solutions(vt.T, s, u.T @ triangle[:, -1], lambdas)
     a, y = validation
     _check(a, y)
+    system = _System()
+    for part in chunks:
+        _check(*part)
+        system.add(*part)
+    if system.empty:
+        raise OpmlError(refusal("chunks", got="no rows", expected="at least one chunk"))
+    weights = system.solve(lambdas)
     scores = np.sqrt(np.mean((a @ weights - y[:, None]) ** 2, axis=0))
     fit = _choose(weights, scores, lambdas, tolerance)
     if not refit:
         return fit
-    triangle = np.linalg.qr(np.vstack([triangle, np.column_stack([a, y])]), mode="r")
-    u, s, vt = np.linalg.svd(triangle[:, :-1], full_matrices=False)
-    both = _solutions(vt.T, s, u.T @ triangle[:, -1], [fit.lam])
-    return dataclasses.replace(fit, weights=both[:, 0])
+    system.add(a, y)
+    return dataclasses.replace(fit, weights=system.solve([fit.lam])[:, 0])
+
+
+class _System:
+    """Least squares whose rows come in chunks.
+
+    A triangle by QR, then an SVD: as precise as the columns allow. More than :data:`MANY` columns
+    with still more rows become normal equations, solved by an eigendecomposition for a sixth of the
+    work. Their eigenvalues below the rounding of the largest say nothing, so lambdas below it are
+    raised to it; with so many columns, validation asks for more than that anyway.
+    """
+
+    def __init__(self):
+        self.rows: np.ndarray | None = None
+        self.gram: np.ndarray | None = None
+
+    @property
+    def empty(self) -> bool:
+        return self.rows is None and self.gram is None
+
+    def add(self, a: np.ndarray, y: np.ndarray) -> None:
+        rows, n_columns = np.column_stack([a, y]), a.shape[1]
+        if self.gram is not None:
+            self.gram += rows.T @ rows
+            return
+        rows = rows if self.rows is None else np.vstack([self.rows, rows])
+        if len(rows) > n_columns > MANY:
+            self.rows, self.gram = None, rows.T @ rows
+        else:
+            self.rows = np.linalg.qr(rows, mode="r") if len(rows) > n_columns else rows
+
+    def solve(self, lambdas: Sequence[float]) -> np.ndarray:
+        """``(n_columns, n_lambdas)`` weights."""
+        if self.gram is None:
+            u, s, vt = np.linalg.svd(self.rows[:, :-1], full_matrices=False)
+            return _solutions(vt.T, s, u.T @ self.rows[:, -1], lambdas)
+        values, v = np.linalg.eigh(self.gram[:-1, :-1])
+        lam = np.maximum(lambdas, len(values) * np.finfo(float).eps * values[-1])
+        projected = (v.T @ self.gram[:-1, -1])[:, None]
+        return v @ (projected / (np.maximum(values, 0.0)[:, None] + lam))
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:

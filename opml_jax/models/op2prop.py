@@ -27,9 +27,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..basis import batch
 from ..conventions import e3nn_to_cartesian, e3nn_to_matrix
 from ..errors import ConfigError, OpmlError, refusal
-from ..features import AtomFeatures, Inputs, invariants, n_invariants
+from ..features import (
+    AtomFeatures,
+    Inputs,
+    Products,
+    invariants,
+    n_invariants,
+    pairs_of_atoms,
+)
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch, centre_of_nuclear_charge
 from .definition import Definition
@@ -56,9 +64,12 @@ class Op2PropConfig:
         ``"neutral_atom_potential"``.
       powers: powers of the operator that give features.
       gram_powers: powers whose on-site irreps enter scalar products.
-      metric: ``"plain"``, ``"lowdin"`` or ``"overlap"``; see :class:`opml_jax.features.Inputs`.
+      metric: ``"plain"``, ``"lowdin"``, ``"overlap"`` or ``"lifted"``; see
+        :class:`opml_jax.features.Inputs`.
       resolve: ``"none"``, ``"charges"`` or ``"intermediates"``: V or V^2 by element.
       others: operators beside it, such as ``overlap`` and ``kinetic``.
+      channels: random mixtures whose products are the invariants
+        (:class:`opml_jax.features.Products`); 0: scalar products of ``gram_powers`` are.
       references: reference atoms of each element for the kernel; 0 for none.
       components: principal components of the invariants fed to the networks.
       hidden: hidden widths of the networks.
@@ -73,6 +84,7 @@ class Op2PropConfig:
     metric: str = "plain"
     resolve: str = "none"
     others: tuple[str, ...] = ()
+    channels: int = 0
     references: int = 0
     components: int = 48
     hidden: tuple[int, ...] = (64, 64)
@@ -94,14 +106,14 @@ class Op2PropConfig:
                     expected=f"a part of powers {self.powers}",
                 )
             )
-        sizes = {k: getattr(self, k) for k in ("components", "members", "vectors", "references")}
-        least = {"components": 1, "members": 1, "vectors": 0, "references": 0}
+        least = {"components": 1, "members": 1, "vectors": 0, "references": 0, "channels": 0}
+        sizes = {k: getattr(self, k) for k in least}
         if any(sizes[k] < least[k] for k in sizes) or min(self.hidden, default=0) < 1:
             raise ConfigError(
                 refusal(
                     "model",
                     got=", ".join(f"{k} {v}" for k, v in {**sizes, "hidden": self.hidden}.items()),
-                    expected="positive sizes (vectors and references may be 0)",
+                    expected="positive sizes (channels, vectors and references may be 0)",
                 )
             )
 
@@ -128,30 +140,57 @@ class Op2Prop(Definition):
     def _gram(self) -> dict[str, tuple[int, ...]]:
         return self.inputs.gram(self.basis.spec, self.config.gram_powers)
 
+    @functools.cached_property
+    def products(self) -> Products:
+        """Makes the invariants, if the configuration has channels."""
+        return Products(self.recipe, self.config.channels)
+
     @property
     def n_invariants(self) -> int:
         """Invariants of one atom."""
+        if self.config.channels:
+            return self.products.n_invariants
         return n_invariants(self.recipe, self._gram)
+
+    def draw(self, seed: int) -> Params:
+        """Parameters that the descriptors need: ``mixing`` of the products, drawn at random.
+
+        Nothing if the configuration has no channels.
+        """
+        if not self.config.channels:
+            return {}
+        kinds, molecules = pairs_of_atoms(self.basis.elements)
+
+        @jax.jit
+        def features(structures):
+            return self.recipe(self.inputs(structures, self.basis, self.config.powers))
+
+        return {"mixing": self.products.draw(kinds, features(batch(molecules, self.basis)), seed)}
 
     def n_irreps(self, l: int) -> int:
         """Irreps of angular momentum l and parity (-1)^l of one atom."""
         return sum(c.l == l and c.parity == (-1) ** l for c in self.recipe.channels)
 
     def descriptors(
-        self, structure: Structure | StructureBatch, *, field: Array | None = None
+        self,
+        structure: Structure | StructureBatch,
+        params: Params | None = None,
+        *,
+        field: Array | None = None,
     ) -> tuple[Array, dict[int, Array]]:
         """Invariants and irreps of every atom, differentiable in positions and field.
 
         Args:
           structure: molecule or batch.
+          params: of them ``mixing`` is read, if the configuration has channels (:meth:`draw`).
           field: ``(3,)`` uniform electric field, atomic units, for a batch also
             ``(n_structures, 3)``. Default: none. +E.r is added to V, with r about the centre of
             nuclear charge, where the energy of the nuclei in the field vanishes.
 
         Returns:
           ``(n_atoms, n_invariants)``, and for L = 1 (odd) and 2 (even) ``(n_atoms, n, 2 L + 1)``
-          in the order of :mod:`opml_jax.conventions`; a batch adds a leading axis. No parameter
-          enters them.
+          in the order of :mod:`opml_jax.conventions`; a batch adds a leading axis. No trained
+          parameter enters them.
         """
         if field is not None:
             centre = centre_of_nuclear_charge(structure)[..., None, :]
@@ -165,6 +204,8 @@ class Op2Prop(Definition):
         for l in (1, 2):  # a basis of s functions alone has none
             none = jnp.zeros((*features.shape[:-1], 0, 2 * l + 1), features.array.dtype)
             irreps[l] = chunk.get((l, (-1) ** l), none)
+        if self.config.channels:
+            return self.products(features, params["mixing"], self.one_hot(structure)), irreps
         return invariants(features, self.recipe, self._gram), irreps
 
     def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
@@ -181,7 +222,7 @@ class Op2Prop(Definition):
           ``(3, 3)``, and ``isotropic_polarizability``, a third of its trace, ``()``. A batch adds
           a leading axis.
         """
-        x, v = self.descriptors(structure)
+        x, v = self.descriptors(structure, params)
         return self.readout(params, x, v, self.one_hot(structure))
 
     def energy_in_field(
@@ -212,7 +253,7 @@ class Op2Prop(Definition):
                     expected="neutral: the energy of an ion in a field depends on the origin",
                 )
             )
-        x, v = self.descriptors(structure, field=field)
+        x, v = self.descriptors(structure, params, field=field)
         return self.readout(params, x, v, self.one_hot(structure))["energy"]
 
     def dipole_in_field(

@@ -339,8 +339,10 @@ class OperatorNetwork(Definition):
         overlaps = np.array([c.operator == "overlap" for c in channels]) & s
         return column, column[s], column[overlaps]
 
-    def descriptors(self, structure: Structure | StructureBatch) -> tuple[Array, dict]:
-        """The :meth:`inputs`, and no other irreps: what training caches."""
+    def descriptors(
+        self, structure: Structure | StructureBatch, params: Params | None = None
+    ) -> tuple[Array, dict]:
+        """The :meth:`inputs`, which need no parameters, and no other irreps: for the cache."""
         return self.inputs(structure), {}
 
     def inputs(self, structure: Structure | StructureBatch) -> Array:

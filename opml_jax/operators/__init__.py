@@ -17,6 +17,7 @@ from .eigen import sqrtm as sqrtm
 from .functions import chebyshev as chebyshev
 from .functions import commutator as commutator
 from .functions import identity as identity
+from .functions import lifted as lifted
 from .functions import lowdin as lowdin
 from .functions import power as power
 from .functions import powers as powers

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..basis import AOLayout
 from ..errors import OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete
 from . import product
@@ -161,6 +162,39 @@ def lowdin(operator: Operator, overlap: Operator) -> Operator:
     if operator.symmetric:
         values = 0.5 * (values + jnp.swapaxes(values, -1, -2))
     return Operator(values, operator.layout, symmetric=operator.symmetric)
+
+
+REACH = 1e-8
+"""Floor of squared overlaps: blocks of pairs weaker than its root are not lifted any further."""
+
+
+def lifted(operator: Operator, overlap: Operator) -> Operator:
+    r"""The operator with its blocks over the root of how much their atoms overlap.
+
+    :math:`V_{ij} / s_{ij}^{1/2}` with :math:`s_{ij}^2 = \epsilon + \sum_{ab} S_{ia, jb}^2` over the
+    s functions of atoms i and j: blocks of far pairs, which decay as the overlap does, are made
+    visible beside those of near ones, and still vanish smoothly.
+
+    Raises:
+      OpmlError: restricted operators.
+    """
+    _unrestricted("operands of lifted", operator, overlap)
+    operator._same(overlap, "lifted")
+    layout = operator.layout
+    n_s, width = layout.spec.slot_counts[0], layout.spec.n_slots
+
+    def molecule(values, s, slots, ao_slot):
+        # sums over atoms as products with one-hot vectors: gathers are slow, their tangents more
+        own = jax.nn.one_hot(ao_slot // width, len(slots), dtype=values.dtype)
+        round_ones = own * (ao_slot % width < n_s)[:, None]
+        square = einsum("pi,pq,qj->ij", round_ones, s**2, round_ones)
+        return values * einsum("pi,ij,qj->pq", own, (square + REACH) ** -0.25, own)
+
+    if not isinstance(layout, AOLayout):
+        molecule = jax.vmap(molecule)
+    slots, ao_slot = jnp.asarray(layout.slots), jnp.asarray(layout.ao_slot)
+    values = molecule(operator.values, overlap.values, slots, ao_slot)
+    return Operator(values, layout, symmetric=operator.symmetric)
 
 
 def power(operator: Operator, exponent: int) -> Operator:

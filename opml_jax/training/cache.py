@@ -20,6 +20,7 @@ import numpy as np
 
 from ..basis import Bucket, batch, bucket_of
 from ..models import Op2Prop
+from ..models.op2prop import Params
 from ..structures import Structure, StructureBatch
 from .checkpoint import fingerprint
 from .rows import Rows
@@ -66,6 +67,7 @@ def _chunk(
     derivatives: bool,
     field: bool,
     irreps: tuple[int, ...],
+    params: Params,
 ):
     def push(at, point, directions):
         """Descriptors at a point, and their derivatives in each direction."""
@@ -81,7 +83,7 @@ def _chunk(
     if derivatives:
         found.append(
             push(
-                lambda r: definition.descriptors(structures.replace(positions=r)),
+                lambda r: definition.descriptors(structures.replace(positions=r), params),
                 positions,
                 jnp.eye(3 * n).reshape(3 * n, 1, n, 3),
             )
@@ -89,12 +91,12 @@ def _chunk(
     if field:
         found.append(
             push(
-                lambda f: definition.descriptors(structures, field=f),
+                lambda f: definition.descriptors(structures, params, field=f),
                 jnp.zeros((n_structures, 3)),
                 jnp.eye(3)[:, None],
             )
         )
-    x, v = found[0][0] if found else definition.descriptors(structures)
+    x, v = found[0][0] if found else definition.descriptors(structures, params)
     dx = jnp.concatenate([slope for _, (slope, _) in found], axis=1) if found else None
     return x, {l: v[l] for l in irreps}, definition.one_hot(structures), dx
 
@@ -104,6 +106,7 @@ def build_cache(
     structures: Sequence[Structure],
     *,
     derivatives: bool,
+    params: Params | None = None,
     field: bool = False,
     irreps: Sequence[int] = (),
     bucket: Bucket | None = None,
@@ -116,6 +119,7 @@ def build_cache(
       definition: the model's functions.
       structures: molecules.
       derivatives: whether to differentiate the invariants in all coordinates.
+      params: what the descriptors need beside the structure (:meth:`Op2Prop.draw`).
       field: whether to differentiate them in a uniform electric field.
       irreps: L of the irreps to keep.
       bucket: shape to pad to. Default: the smallest that fits.
@@ -131,13 +135,14 @@ def build_cache(
         "bucket": repr(bucket),
         "version": version("opml_jax"),
     }
-    rows = Rows(n, folder, fingerprint(settings, structures))
+    params = params or {}
+    rows = Rows(n, folder, fingerprint(settings, structures, jax.tree.leaves(params)))
     on_progress(rows.done, n)
     for start in range(rows.done, n, chunk):
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
         padded = batch(full, basis, bucket=bucket)
-        x, v, one_hot, dx = _chunk(definition, padded, derivatives, field, tuple(irreps))
+        x, v, one_hot, dx = _chunk(definition, padded, derivatives, field, tuple(irreps), params)
         found = {"x": x, "one_hot": one_hot, **{f"v{l}": v[l] for l in irreps}}
         if dx is not None:
             few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE

@@ -391,8 +391,12 @@ def fit_closed_form(
     held_out,
     optim: OptimConfig,
     noise: np.ndarray,
+    drawn: Params | None = None,
 ) -> ClosedForm:
-    """All closed-form parameters of the model (see :class:`~opml_jax.models.Op2Prop`)."""
+    """All closed-form parameters of the model (see :class:`~opml_jax.models.Op2Prop`).
+
+    Those that the caches were made with (``drawn``, from :meth:`Op2Prop.draw`) are handed on.
+    """
     scaler = fit_scaler(train, noise)
     train, validation = scaled(train, scaler), scaled(validation, scaler)
     sigma = {
@@ -414,6 +418,7 @@ def fit_closed_form(
         refit=not optim.epochs,  # networks need molecules that the closed form has not seen
     )
     params: Params = {
+        **(drawn or {}),
         "scaler": scaler,
         "linear": linear,
         "components": fit_components(train, definition.config.components),

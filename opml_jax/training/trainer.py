@@ -147,6 +147,7 @@ def train(
         "derivatives": "forces" in config.targets,
         "field": in_field,
         "irreps": tuple(sorted({TENSORS[t] for t in config.targets if t in TENSORS})),
+        "params": definition.draw(config.seed),
     }
     cache = build_cache(
         definition,
@@ -198,6 +199,7 @@ def train(
         labels["validation"],
         config.optim,
         noise,
+        built["params"],
     )
     lap("closed form")
     on_progress("closed form", 1, 1, f"lambda {fit.energy.lam:.0e}")

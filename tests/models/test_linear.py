@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from opml_jax.models import linear
 from opml_jax.models.linear import composition_offsets, ridge_leave_one_out, ridge_validated
 
 EXACT = 1e-9  # relative; well-conditioned systems solved twice in float64
@@ -54,6 +55,26 @@ def test_streamed_fit_equals_one_solve(rng):
     np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
     error = np.sqrt(np.mean((held_out[0] @ expected - held_out[1]) ** 2))
     assert fit.score == pytest.approx(error, rel=EXACT)
+
+
+def test_many_columns_go_through_normal_equations(rng, monkeypatch):
+    a, y = _problem(rng, n=90)
+    held_out = _problem(rng, n=30)
+    every = [(a[i : i + 17], y[i : i + 17]) for i in range(0, 90, 17)]
+    lambdas = [1e-3, 0.05, 3.0]
+    one = ridge_validated(every, held_out, lambdas, refit=True)
+    monkeypatch.setattr(linear, "MANY", 4)
+    other = ridge_validated(every, held_out, lambdas, refit=True)
+    assert other.lam == one.lam
+    np.testing.assert_allclose(other.weights, one.weights, rtol=EXACT)
+    np.testing.assert_allclose(other.scores, one.scores, rtol=EXACT)
+
+
+def test_fewer_rows_than_columns(rng):
+    a, y = _problem(rng, n=6, p=12)
+    fit = ridge_validated([(a[:2], y[:2]), (a[2:], y[2:])], _problem(rng, n=5, p=12), [0.1])
+    expected = a.T @ np.linalg.solve(a @ a.T + 0.1 * np.eye(6), y)
+    np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
 
 
 def test_refit_solves_for_all_rows(rng):

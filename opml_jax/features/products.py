@@ -1,0 +1,297 @@
+r"""Products of randomly mixed irreps: many-body invariants of atoms.
+
+Channels of an atom's irreps are mixed at random, with weights of its element, and multiplied with
+themselves up to the fourth power,
+
+.. math::
+    A^{cLM} = \sum_k W^{L}_{Z k c}\, (x^{kLM} - \bar x_Z^{kLM}), \qquad
+    B^{csLM} = \sum_p R^{L}_{spc}\, (A^c \otimes A^c)^{LM}_p, \qquad s = 1, 2
+
+and what each channel gives are the scalars :math:`A^{c00}`, :math:`|A^{cL}|^2`,
+:math:`B^{csL} \cdot A^{cL}` and :math:`B^{c1L} \cdot B^{csL}`: bodies are correlated channel by
+channel and not in all combinations of channels, which loses little once the channels are random
+mixtures (Darby et al., Phys. Rev. Lett. 131, 028001 (2023), for atomic densities).
+
+What to mix is found out on pairs of atoms, at distances from a short bond to 4 Angstrom: their
+irreps, in principal components that are lifted to comparable size. No data set enters, so a kind
+of neighbour that is rare in one is not magnified.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from ..numerics import Array, einsum
+from ..structures import Structure
+from ..units import ANGSTROM_PER_BOHR
+from .couple import clebsch_gordan
+from .hierarchy import ON_SITE, AtomFeatures
+
+Mixing = dict[str, Any]
+"""Weights of the mixtures, a pytree of arrays; see :meth:`Products.draw`."""
+
+SETS = 2
+"""Sets s of mixed squares B; cubes and fourth powers are made of them."""
+
+SHORTEST, LONGEST, DISTANCES = 0.75, 4.0, 40
+"""Distances of the pairs: in sums of covalent radii, in Angstrom, and how many."""
+
+KEPT, LIFT, LEAST = 12, 0.125, 1e-9
+"""Principal components that are mixed: how many, the power of eigenvalues that divides them, and
+the smallest eigenvalue, in units of the largest."""
+
+NEIGHBOURS = 8.0
+"""Neighbours of an atom that together count as much as its on-site irreps."""
+
+
+def pairs_of_atoms(elements: Sequence[int]) -> tuple[list[tuple[int, int]], list[Structure]]:
+    """Pairs of elements, and diatomic molecules of each at :data:`DISTANCES` distances.
+
+    Args:
+      elements: atomic numbers.
+
+    Returns:
+      ``[(z1, z2), ...]`` with z1 <= z2, and the molecules in that order.
+    """
+    from ase.data import covalent_radii
+
+    kinds, molecules = [], []
+    for i, z1 in enumerate(elements):
+        for z2 in elements[i:]:
+            shortest = max(SHORTEST * (covalent_radii[z1] + covalent_radii[z2]), 0.6)
+            kinds.append((z1, z2))
+            for r in np.linspace(shortest, LONGEST, DISTANCES) / ANGSTROM_PER_BOHR:
+                ends = [[0.0, 0.0, 0.0], [0.0, 0.0, r]]
+                molecules.append(Structure([z1, z2], ends, charge=(z1 + z2) % 2))
+    return kinds, molecules
+
+
+@functools.lru_cache(maxsize=16)
+def _squares(ls: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """``{L: (n_paths, 2 L + 1, n_m, n_m)}`` symmetric couplings of irreps with themselves.
+
+    The m of all l in ``ls`` side by side; natural parity only, (-1)^(l1 + l2 + L) = 1.
+    """
+    starts = np.cumsum([0] + [2 * l + 1 for l in ls])
+    out = {}
+    for l in ls:
+        paths = []
+        for a, l1 in enumerate(ls):
+            for b, l2 in enumerate(ls):
+                if b < a or (l1 + l2 + l) % 2 or not abs(l1 - l2) <= l <= l1 + l2:
+                    continue
+                c = np.zeros((2 * l + 1, starts[-1], starts[-1]))
+                own = np.moveaxis(clebsch_gordan(l1, l2, l), -1, 0)
+                c[:, starts[a] : starts[a + 1], starts[b] : starts[b + 1]] = own
+                paths.append(0.5 * (c + np.swapaxes(c, 1, 2)))
+        out[l] = np.array(paths)
+    return out
+
+
+@dataclasses.dataclass(frozen=True)
+class Products:
+    """A recipe of invariants: static, hashable; call it with atom features.
+
+    Args:
+      recipe: what makes the irreps of atoms; those of parity (-1)^L are used.
+      channels: random mixtures.
+      lmax: highest irrep that is multiplied.
+
+    Example:
+      >>> recipe = Products(AtomFeatures(basis.spec, {"V": (1,), "S": (1,)}), 64)  # doctest: +SKIP
+      >>> recipe(features, mixing, one_hot).shape                                  # doctest: +SKIP
+      (9, 1344)
+    """
+
+    recipe: AtomFeatures
+    channels: int
+    lmax: int = 3
+
+    @functools.cached_property
+    def ls(self) -> tuple[int, ...]:
+        """Angular momenta that are multiplied."""
+        return tuple(ir.l for _, ir in self.recipe.irreps if ir.p == (-1) ** ir.l <= 1)[
+            : self.lmax + 1
+        ]
+
+    @property
+    def n_invariants(self) -> int:
+        """Number of invariants of one atom."""
+        return self.channels * (1 + len(self.ls) * (1 + 2 * SETS))
+
+    def _irreps(self, features: e3nn.IrrepsArray) -> dict[int, Array]:
+        return {
+            ir.l: chunk
+            for (_, ir), chunk in zip(features.irreps, features.chunks, strict=True)
+            if ir.p == (-1) ** ir.l and ir.l in self.ls
+        }
+
+    def draw(self, kinds, features: e3nn.IrrepsArray, seed: int) -> Mixing:
+        """Random weights of the mixtures.
+
+        Args:
+          kinds: pairs of elements, from :func:`pairs_of_atoms`.
+          features: ``(n_molecules, 2, irreps.dim)`` of these molecules.
+          seed: of the weights.
+
+        Returns:
+          ``mean`` ``(n_elements, n_0)`` of scalars; ``mix`` ``{L: (n_elements, n_L, channels)}``;
+          ``paths`` ``{L: (SETS, n_paths, channels)}``; L as a string.
+        """
+        rng = np.random.default_rng(seed)
+        elements = self.recipe.spec.elements
+        found = {
+            l: np.asarray(x, np.float64).reshape(len(kinds), DISTANCES, 2, *x.shape[-2:])
+            for l, x in self._irreps(features).items()
+        }
+        out: Mixing = {"mix": {}, "paths": {}}
+        for l, x in found.items():
+            channels = [c for c in self.recipe.channels if (c.l, c.parity) == (l, (-1) ** l)]
+            neighbour = np.array([c.neighbour for c in channels])
+            mean = np.zeros((len(elements), len(channels)))
+            mix = np.zeros((len(elements), len(channels), self.channels))
+            for e, z in enumerate(elements):
+                beside = {
+                    b if a == z else a: x[i, :, 0 if a == z else 1]
+                    for i, (a, b) in enumerate(kinds)
+                    if z in (a, b)
+                }
+                for place in (ON_SITE, *elements):
+                    own = np.flatnonzero(neighbour == place)
+                    part = np.concatenate([*beside.values()]) if place == ON_SITE else beside[place]
+                    part = part[:, own]
+                    if l == 0 and place == ON_SITE:
+                        mean[e, own] = part.mean(axis=(0, 2))
+                        part = part - mean[e, own][:, None]
+                    rows = np.swapaxes(part, 1, 2).reshape(-1, len(own))
+                    weight = 1.0 if place == ON_SITE else NEIGHBOURS**-0.5
+                    mix[e, own] = weight * _random_mixtures(rows, self.channels, rng)
+            if l == 0:
+                out["mean"] = mean
+            out["mix"][str(l)] = mix
+        for l, paths in _squares(self.ls).items():
+            shape = (SETS, len(paths), self.channels)
+            out["paths"][str(l)] = rng.normal(size=shape) / len(paths) ** 0.5
+        return out
+
+    def __call__(self, features: e3nn.IrrepsArray, mixing: Mixing, one_hot: Array) -> Array:
+        """Invariants of atoms, differentiable to any order.
+
+        Args:
+          features: ``(..., n_atoms, irreps.dim)`` from the recipe.
+          mixing: from :meth:`draw`.
+          one_hot: ``(..., n_atoms, n_elements)``, zero for padding.
+
+        Returns:
+          ``(..., n_atoms, n_invariants)``.
+        """
+        mixed = []
+        for l, x in self._irreps(features).items():
+            weights = jnp.asarray(mixing["mix"][str(l)], x.dtype)
+            hot = jnp.asarray(one_hot, x.dtype)
+            if l == 0:
+                x = (
+                    x
+                    - einsum("...e,ek->...k", hot, jnp.asarray(mixing["mean"], x.dtype))[..., None]
+                )
+            own = einsum("...e,ekc->...kc", hot, weights)
+            mixed.append(einsum("...km,...kc->...cm", x, own))
+        a = jnp.concatenate(mixed, axis=-1)
+        paths = {l: jnp.asarray(mixing["paths"][str(l)], a.dtype) for l in self.ls}
+        couplings = [
+            einsum("spc,pMmn->csMmn", paths[l], c.astype(a.dtype))
+            for l, c in _squares(self.ls).items()
+        ]
+        found = scalars(a, jnp.concatenate(couplings, axis=2), self.ls)
+        return found.reshape(*found.shape[:-2], -1)
+
+
+def _random_mixtures(rows: np.ndarray, channels: int, rng: np.random.Generator) -> np.ndarray:
+    """``(n_columns, channels)`` random mixtures of principal components, of unit mean square."""
+    deviation = np.sqrt((rows**2).mean(axis=0))
+    present = deviation > 1e-6 * max(deviation.max(initial=0.0), 1e-12)
+    inverse = np.where(present, 1.0 / np.where(present, deviation, 1.0), 0.0)
+    scaled = rows * inverse
+    values, u = np.linalg.eigh(scaled.T @ scaled / len(rows))
+    values, u = values[::-1][:KEPT], u[:, ::-1][:, :KEPT]
+    kept = values > LEAST * values[0]
+    lift = np.where(kept, np.where(kept, values, 1.0) ** -LIFT, 0.0)
+    mixture = inverse[:, None] * u * lift @ rng.normal(size=(len(values), channels))
+    size = np.sqrt(((rows @ mixture) ** 2).mean(axis=0))
+    return mixture / np.where(size > 0, size, 1.0)
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def scalars(a: Array, coupling: Array, ls: tuple[int, ...]) -> Array:
+    """Scalars of each channel from its irreps.
+
+    Its derivative in ``a`` is written out: a small matrix for each atom and channel, the same for
+    every direction, where differentiation would push each direction through all products.
+
+    Args:
+      a: ``(..., channels, n_m)`` irreps of all l in ``ls`` side by side.
+      coupling: ``(channels, SETS, n_m, n_m, n_m)`` from a to B, symmetric in the last two.
+      ls: angular momenta.
+
+    Returns:
+      ``(..., channels, 1 + len(ls) (1 + 2 SETS))``.
+    """
+    return _value_and_slopes(a, coupling, ls, slopes=False)[0]
+
+
+def _scalars_jvp(ls, primals, tangents):
+    a, coupling = primals
+    value, slopes = _value_and_slopes(a, coupling, ls)
+    along = jnp.zeros_like(value)
+    if not isinstance(tangents[0], SymbolicZero):
+        along += einsum("...cpm,...cm->...cp", slopes, tangents[0])
+    if not isinstance(tangents[1], SymbolicZero):  # learned mixtures
+        in_coupling = functools.partial(_value_and_slopes, a, ls=ls, slopes=False)
+        along += jax.jvp(lambda c: in_coupling(c)[0], (coupling,), (tangents[1],))[1]
+    return value, along
+
+
+scalars.defjvp(_scalars_jvp, symbolic_zeros=True)
+
+
+def _value_and_slopes(a: Array, coupling: Array, ls: tuple[int, ...], slopes: bool = True):
+    """Scalars, and their derivatives ``(..., channels, n_scalars, n_m)``."""
+    half = einsum("csMmn,...cn->...csMm", coupling, a)  # half the derivative of b
+    b = einsum("...csMm,...cm->...csM", half, a)
+    values, rows = (
+        [a[..., :1]],
+        [jnp.broadcast_to(jnp.eye(1, a.shape[-1], dtype=a.dtype), (*a.shape[:-1], 1, a.shape[-1]))],
+    )
+    start = 0
+    for l in ls:
+        own = np.s_[start : start + 2 * l + 1]
+        pick = jnp.eye(a.shape[-1], dtype=a.dtype)[own]
+        norm = (2 * l + 1) ** -0.5
+        start += 2 * l + 1
+        al, bl, hl = a[..., own], b[..., own], 2 * half[..., own, :]
+        values += [
+            norm * jnp.sum(al**2, axis=-1, keepdims=True),
+            norm * einsum("...csM,...cM->...cs", bl, al),
+            norm * einsum("...csM,...cM->...cs", bl, bl[..., 0, :]),
+        ]
+        if slopes:
+            rows += [
+                2 * norm * einsum("...cM,Mm->...cm", al, pick)[..., None, :],
+                norm
+                * (einsum("...csMm,...cM->...csm", hl, al) + einsum("...csM,Mm->...csm", bl, pick)),
+                norm
+                * (
+                    einsum("...csMm,...cM->...csm", hl, bl[..., 0, :])
+                    + einsum("...csM,...cMm->...csm", bl, hl[..., 0, :, :])
+                ),
+            ]
+    return jnp.concatenate(values, axis=-1), jnp.concatenate(rows, axis=-2) if slopes else None
