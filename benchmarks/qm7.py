@@ -2,8 +2,9 @@
 
     python benchmarks/qm7.py QM7.extxyz --cache DIR --json
 
-Features of powers of the screened potential (``even-tempered`` basis), then the closed form
-(linear; linear with a sparse Gaussian kernel) and networks on what it leaves. The split is that of
+Features of the screened potential (``even-tempered`` basis): invariants of its powers (``v``), or
+products of random mixtures (``products``). On them the closed form (linear; linear with a sparse
+Gaussian kernel) and networks on what it leaves. The split is that of
 ``soap.py``, and so are the metrics; validation is a tenth of the training set. Descriptors are kept
 in ``--cache``, where a killed run goes on.
 """
@@ -32,24 +33,29 @@ KCAL = 627.5094740631
 MODEL = Op2PropConfig(
     basis="even-tempered", powers=(1, 2, 3), components=200, hidden=(64, 64), vectors=0
 )
+PRODUCTS = dataclasses.replace(
+    MODEL, metric="lifted", others=("overlap",), powers=(1,), gram_powers=(1,), channels=32
+)
+MODELS = {"v": MODEL, "products": PRODUCTS}
 OPTIM = OptimConfig(
     epochs=150, batch_size=32, weight_decay=1e-2, ema=0.99, loss="mae", force_precision=0.0
 )
 PART = 512
 
 
-def descriptors(definition: Op2Prop, structures, folder: Path | None) -> Cache:
+def descriptors(definition: Op2Prop, structures, folder: Path | None, drawn) -> Cache:
     """Invariants of all molecules, in parts that are kept on disk."""
-    parts = []
+    parts, channels = [], definition.config.channels
+    stem = definition.config.basis + (f"_{channels}" if channels else "")
     bucket = opml.basis.bucket_of(structures, definition.basis)
     for start in range(0, len(structures), PART):
-        file = None if folder is None else folder / f"{definition.config.basis}_{start}.npz"
+        file = None if folder is None else folder / f"{stem}_{start}.npz"
         if file is not None and file.exists():
             with np.load(file) as f:
                 parts.append(Cache(f["x"], None, {}, f["one_hot"]))
             continue
         own = structures[start : start + PART]
-        part = build_cache(definition, own, derivatives=False, bucket=bucket)
+        part = build_cache(definition, own, derivatives=False, bucket=bucket, params=drawn)
         if file is not None:
             folder.mkdir(parents=True, exist_ok=True)
             with opml.data.files.atomic_path(file) as temporary, open(temporary, "wb") as f:
@@ -81,13 +87,22 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1000 molecules for training at most")
     parser.add_argument("--sizes", type=int, nargs="*", default=TRAIN)
     parser.add_argument("--seeds", type=int, default=3, help="of the networks")
+    parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
     parser.add_argument("--references", type=int, default=400, help="atoms per element")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     dataset = read_dataset(args.path, labels={"energy": (LABEL, "kcal/mol")})
-    definition = Op2Prop(MODEL, opml.load_basis(MODEL.basis, dataset.elements))
-    cache = descriptors(definition, dataset.structures, args.cache)
-    noise = rounding_noise(definition, dataset.structures, cache, derivatives=False)
+    for name in args.models:
+        run(name, dataset, args)
+
+
+def run(model: str, dataset, args) -> None:
+    """Learning curves of one kind of features."""
+    config = MODELS[model]
+    definition = Op2Prop(config, opml.load_basis(config.basis, dataset.elements))
+    drawn = definition.draw(0)
+    cache = descriptors(definition, dataset.structures, args.cache, drawn)
+    noise = rounding_noise(definition, dataset.structures, cache, derivatives=False, params=drawn)
     energy = np.array(dataset.labels["energy"])
     pool, test = qm7_split(len(dataset))
     judged = cache.subset(test)
@@ -119,7 +134,7 @@ def main() -> None:
         labels = {k: {"energy": energy[np.sort(i)]} for k, i in index.items()}
         fits = {}
         for kind, m in (("linear", 0), ("kernel", args.references)):
-            own = dataclasses.replace(definition, config=dataclasses.replace(MODEL, references=m))
+            own = dataclasses.replace(definition, config=dataclasses.replace(config, references=m))
             fits[kind] = fit_closed_form(
                 own,
                 caches["train"],
@@ -128,10 +143,11 @@ def main() -> None:
                 labels["validation"],
                 OPTIM,
                 noise,
+                drawn,
             )
             fit = fits[kind]
             report(
-                f"v_{kind}",
+                f"{model}_{kind}",
                 n,
                 predicted(fit.params, judged, energy[test], own),
                 energy_lambda=fit.energy.lam,
@@ -148,8 +164,8 @@ def main() -> None:
                 seed,
             )
             runs.append(predicted(params, judged, energy[test], definition))
-            report("v_linear_network", n, runs[-1], seed=seed)
-        report("v_linear_networks_mean", n, np.mean(runs, axis=0), seeds=args.seeds)
+            report(f"{model}_linear_network", n, runs[-1], seed=seed)
+        report(f"{model}_linear_networks_mean", n, np.mean(runs, axis=0), seeds=args.seeds)
 
 
 if __name__ == "__main__":
