@@ -34,7 +34,7 @@ MODEL = Op2PropConfig(
     basis="even-tempered", powers=(1, 2, 3), components=200, hidden=(64, 64), vectors=0
 )
 PRODUCTS = dataclasses.replace(
-    MODEL, metric="lifted", others=("overlap",), powers=(1,), gram_powers=(1,), channels=32
+    MODEL, metric="lifted", others=("overlap",), powers=(1,), channels=32
 )
 MODELS = {"v": MODEL, "products": PRODUCTS}
 OPTIM = OptimConfig(

@@ -42,7 +42,6 @@ PRODUCTS = Op2PropConfig(
     metric="lifted",
     others=("overlap",),
     powers=(1,),
-    gram_powers=(1,),
     channels=64,
     components=300,
     hidden=(128, 128),

@@ -69,7 +69,8 @@ class Op2PropConfig:
       resolve: ``"none"``, ``"charges"`` or ``"intermediates"``: V or V^2 by element.
       others: operators beside it, such as ``overlap`` and ``kinetic``.
       channels: random mixtures whose products are the invariants
-        (:class:`opml_jax.features.Products`); 0: scalar products of ``gram_powers`` are.
+        (:class:`opml_jax.features.Products`); 0: scalar products of ``gram_powers`` are, which
+        are not read otherwise.
       references: reference atoms of each element for the kernel; 0 for none.
       components: principal components of the invariants fed to the networks.
       hidden: hidden widths of the networks.
@@ -98,7 +99,7 @@ class Op2PropConfig:
                 raise ConfigError(
                     refusal(f"model.{name}", got=getattr(self, name), expected="positive integers")
                 )
-        if not set(self.gram_powers) <= set(self.powers):
+        if not self.channels and not set(self.gram_powers) <= set(self.powers):
             raise ConfigError(
                 refusal(
                     "model.gram_powers",

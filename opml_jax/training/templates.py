@@ -5,7 +5,16 @@ from __future__ import annotations
 from ..models import Op2PropConfig
 from .config import DataConfig, OptimConfig, TrainConfig, explained
 
-_LARGE = Op2PropConfig(metric="lowdin", components=200, hidden=(96, 96), members=4)
+_PRODUCTS = Op2PropConfig(
+    basis="even-tempered",
+    metric="lifted",
+    powers=(1,),
+    others=("overlap",),
+    channels=64,
+    components=200,
+    hidden=(96, 96),
+    members=4,
+)
 _LONG = OptimConfig(batch_size=10, weight_decay=1e-2, ema=0.995)
 _ENERGY_FORCES = ("energy", "forces")
 
@@ -19,7 +28,7 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
         "geometries, PBE/def2-SVP. Set data.path.",
         TrainConfig(
             DataConfig("rmd17_ethanol.npz", n_train=950, n_validation=50, n_test=1000),
-            _LARGE,
+            _PRODUCTS,
             optim=_LONG,
             targets=_ENERGY_FORCES,
         ),
@@ -29,7 +38,7 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
         "geometries; opml evaluate on its other files. Set data.path.",
         TrainConfig(
             DataConfig("train_300K.xyz", n_train=450, n_validation=50),
-            _LARGE,
+            _PRODUCTS,
             optim=_LONG,
             targets=_ENERGY_FORCES,
         ),
@@ -52,7 +61,7 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
     "own": (
         "Your own molecules, labelled by opml generate, or any file that opml data check reads. "
         "Set data.path, the sizes of the split, and targets to what the file has.",
-        TrainConfig(DataConfig("mine.h5"), Op2PropConfig(members=4)),
+        TrainConfig(DataConfig("mine.h5"), _PRODUCTS),
     ),
 }
 """What it is, and the configuration, by name; the first is the default."""

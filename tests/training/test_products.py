@@ -14,9 +14,7 @@ CHAIN_RULE = 1e-9  # Hartree/Bohr: cached and direct forces, the same sums in an
 DIFFERENCES = 1e-6  # Hartree/Bohr: the bar set for every force of this library
 INVARIANCE = 1e-10  # relative
 
-MODEL = Op2PropConfig(
-    basis="sto-3g", metric="lifted", others=("overlap",), powers=(1,), gram_powers=(1,), channels=6
-)
+MODEL = Op2PropConfig(basis="sto-3g", metric="lifted", others=("overlap",), powers=(1,), channels=6)
 
 
 @pytest.fixture(scope="module")
