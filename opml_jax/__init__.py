@@ -11,6 +11,7 @@ from . import errors as errors
 from . import features as features
 from . import integrals as integrals
 from . import models as models
+from . import observables as observables
 from . import operators as operators
 from . import units as units
 from .basis import Basis as Basis

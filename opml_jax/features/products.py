@@ -49,6 +49,9 @@ KEPT, LIFT, LEAST = 12, 0.125, 1e-9
 """Principal components that are mixed: how many, the power of eigenvalues that divides them, and
 the smallest eigenvalue, in units of the largest."""
 
+PRIOR = 0.25
+"""How much smaller weights of invariants are expected to be with each factor in a product more."""
+
 NEIGHBOURS = 8.0
 """Neighbours of an atom that together count as much as its on-site irreps."""
 
@@ -127,6 +130,12 @@ class Products:
     def n_invariants(self) -> int:
         """Number of invariants of one atom."""
         return self.channels * (1 + len(self.ls) * (1 + 2 * SETS))
+
+    @property
+    def prior(self) -> np.ndarray:
+        """``(n_invariants,)`` expected sizes of weights of standardised invariants."""
+        one = [1, *(len(self.ls) * [2, *SETS * [3], *SETS * [4]])]
+        return np.tile(PRIOR ** (np.array(one) - 1.0), self.channels)
 
     def _irreps(self, features: e3nn.IrrepsArray) -> dict[int, Array]:
         return {

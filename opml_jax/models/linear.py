@@ -3,7 +3,7 @@ r"""Ridge regression in closed form, with its regularisation chosen honestly.
 Minimises :math:`|A w - y|^2 + \lambda |w|^2`. The normal equations of operator features reach the
 limits of float64 (condition numbers of 1e16), so what has up to a few thousand columns goes
 through orthogonal factorisations: a streamed QR for many rows, then one SVD that serves every
-lambda. Beyond that, normal equations and one eigendecomposition, with lambda above rounding.
+lambda. Beyond that, normal equations of columns of unit length, with lambda above rounding.
 """
 
 from __future__ import annotations
@@ -142,9 +142,9 @@ class _System:
     """Least squares whose rows come in chunks.
 
     A triangle by QR, then an SVD: as precise as the columns allow. More than :data:`MANY` columns
-    with still more rows become normal equations, solved by an eigendecomposition for a sixth of the
-    work. Their eigenvalues below the rounding of the largest say nothing, so lambdas below it are
-    raised to it; with so many columns, validation asks for more than that anyway.
+    with still more rows become normal equations, in columns of unit length, solved by a Cholesky
+    factorisation for each lambda. Small columns are then solved as precisely as large ones; below
+    rounding lambda is raised to it, and with so many columns validation asks for more than that.
     """
 
     def __init__(self):
@@ -171,10 +171,19 @@ class _System:
         if self.gram is None:
             u, s, vt = np.linalg.svd(self.rows[:, :-1], full_matrices=False)
             return _solutions(vt.T, s, u.T @ self.rows[:, -1], lambdas)
-        values, v = np.linalg.eigh(self.gram[:-1, :-1])
-        lam = np.maximum(lambdas, len(values) * np.finfo(float).eps * values[-1])
-        projected = (v.T @ self.gram[:-1, -1])[:, None]
-        return v @ (projected / (np.maximum(values, 0.0)[:, None] + lam))
+        import scipy.linalg
+
+        length = np.sqrt(np.diag(self.gram)[:-1])
+        inverse = np.where(length > 0, 1.0 / np.where(length > 0, length, 1.0), 0.0)
+        gram = self.gram[:-1, :-1] * inverse * inverse[:, None]
+        projected = self.gram[:-1, -1] * inverse
+        least, weights = len(gram) * np.finfo(float).eps, []
+        for lam in lambdas:
+            system = gram.copy()
+            system.flat[:: len(gram) + 1] += np.maximum(lam * inverse**2, least)
+            factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+            weights.append(scipy.linalg.cho_solve(factor, projected) * inverse)
+        return np.array(weights).T
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:

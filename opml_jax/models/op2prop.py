@@ -153,6 +153,13 @@ class Op2Prop(Definition):
             return self.products.n_invariants
         return n_invariants(self.recipe, self._gram)
 
+    @property
+    def prior(self) -> np.ndarray:
+        """``(n_invariants,)`` expected sizes of weights of standardised invariants."""
+        if self.config.channels:
+            return self.products.prior
+        return np.ones(self.n_invariants)
+
     def draw(self, seed: int) -> Params:
         """Parameters that the descriptors need: ``mixing`` of the products, drawn at random.
 

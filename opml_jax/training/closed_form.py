@@ -398,6 +398,7 @@ def fit_closed_form(
     Those that the caches were made with (``drawn``, from :meth:`Op2Prop.draw`) are handed on.
     """
     scaler = fit_scaler(train, noise)
+    scaler["inverse_std"] = scaler["inverse_std"] * definition.prior
     train, validation = scaled(train, scaler), scaled(validation, scaler)
     sigma = {
         "energy": optim.energy_sigma / EV_PER_HARTREE,

@@ -145,7 +145,17 @@ def test_drawn_mixtures(made):
     np.testing.assert_allclose(np.sqrt((mixed**2).mean(axis=(0, 1))), 8**-0.5, rtol=1e-10)
     wide = Products(products.recipe, 40).draw(kinds, features, 0)["mix"]["2"][1][own]
     assert np.linalg.matrix_rank(wide, tol=1e-8 * np.linalg.norm(wide)) <= KEPT
-    assert products.n_invariants == 5 * (1 + 4 * 5)
+    assert products.n_invariants == 5 * (1 + 4 * 5) == len(products.prior)
+
+
+def test_prior_follows_the_degree(rng):
+    """Invariants expected to be small are those that grow fastest with the irreps."""
+    recipe = AtomFeatures(opml.load_basis("even-tempered", [1]).spec, (1,), lmax=2)
+    products = Products(recipe, 3, 2)
+    a, coupling = rng.normal(size=(3, 9)), rng.normal(size=(3, SETS, 9, 9, 9))
+    one, two = (np.asarray(scalars(jnp.asarray(x), coupling, products.ls)) for x in (a, 2 * a))
+    degree = np.log2(two / one).ravel()
+    np.testing.assert_allclose(products.prior, 0.25 ** (degree - 1), rtol=1e-10)
 
 
 def test_lifted_against_plain_loops(molecules):

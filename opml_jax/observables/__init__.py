@@ -1,0 +1,16 @@
+"""What follows from operators: orbitals, density matrices, charges, bond orders, moments."""
+
+from .moments import dipole as dipole
+from .moments import polarizability as polarizability
+from .moments import quadrupole as quadrupole
+from .orbitals import density_matrix as density_matrix
+from .orbitals import electron_number as electron_number
+from .orbitals import gap as gap
+from .orbitals import idempotency_error as idempotency_error
+from .orbitals import orbitals as orbitals
+from .orbitals import project as project
+from .orbitals import purify as purify
+from .orbitals import sign as sign
+from .populations import lowdin_charges as lowdin_charges
+from .populations import mayer_bond_orders as mayer_bond_orders
+from .populations import mulliken_charges as mulliken_charges
