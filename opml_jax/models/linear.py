@@ -177,12 +177,16 @@ class _System:
         inverse = np.where(length > 0, 1.0 / np.where(length > 0, length, 1.0), 0.0)
         gram = self.gram[:-1, :-1] * inverse * inverse[:, None]
         projected = self.gram[:-1, -1] * inverse
-        least, weights = len(gram) * np.finfo(float).eps, []
+        least, weights, before = len(gram) * np.finfo(float).eps, [], None
         for lam in lambdas:
-            system = gram.copy()
-            system.flat[:: len(gram) + 1] += np.maximum(lam * inverse**2, least)
-            factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-            weights.append(scipy.linalg.cho_solve(factor, projected) * inverse)
+            penalty = np.maximum(lam * inverse**2, least)
+            if before is None or np.any(penalty != before):  # not all below rounding
+                system = gram.copy()
+                system.flat[:: len(gram) + 1] += penalty
+                factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+                solution = scipy.linalg.cho_solve(factor, projected) * inverse
+            weights.append(solution)
+            before = penalty
         return np.array(weights).T
 
 
