@@ -38,6 +38,7 @@ from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, 
 MACE = """
 import json, statistics, sys, time
 import numpy as np, torch
+torch.serialization.add_safe_globals([slice])  # what e3nn's tables hold
 from e3nn import o3
 from mace import data, modules, tools
 from mace.tools import torch_geometric

@@ -206,13 +206,13 @@ def _assembled(parts: list[dict[Key, Array]]) -> Array:
     return jnp.concatenate(chunks, axis=-1)
 
 
-def _by_molecule(function: Callable, *arguments: Any) -> Any:
+def by_molecule(function: Callable, *arguments: Any, chunk: int = CHUNK) -> Any:
     """``vmap`` over molecules; on a CPU a few at a time, recomputed in the backward pass."""
     n = len(jax.tree.leaves(arguments)[0])
-    if jax.default_backend() != "cpu" or n <= CHUNK:
+    if jax.default_backend() != "cpu" or n <= chunk:
         return jax.vmap(function)(*arguments)
     # a divisor if there is one of good size: a remainder would be compiled once more
-    size = next((c for c in range(CHUNK, CHUNK // 4, -1) if n % c == 0), CHUNK)
+    size = next((c for c in range(chunk, chunk // 4, -1) if n % c == 0), chunk)
     return jax.lax.map(jax.checkpoint(lambda a: function(*a)), arguments, batch_size=size)
 
 
@@ -281,7 +281,7 @@ class AtomFeatures(_Recipe):
             return features if then is None else then(e3nn.IrrepsArray(self.irreps, features))
 
         single = isinstance(given[0].layout, AOLayout)
-        found = molecule(given) if single else _by_molecule(molecule, given)
+        found = molecule(given) if single else by_molecule(molecule, given)
         return e3nn.IrrepsArray(self.irreps, found) if then is None else found
 
     def _molecule(self, operators: list[Operator]) -> Array:
@@ -357,7 +357,7 @@ class PairFeatures(_Recipe):
         given = self._operators(operators)
         function = self._molecule
         if not isinstance(given[0].layout, AOLayout):
-            return e3nn.IrrepsArray(self.irreps, _by_molecule(function, given, jnp.asarray(pairs)))
+            return e3nn.IrrepsArray(self.irreps, by_molecule(function, given, jnp.asarray(pairs)))
         return e3nn.IrrepsArray(self.irreps, function(given, jnp.asarray(pairs)))
 
     def _molecule(self, operators: list[Operator], pairs: Array) -> Array:

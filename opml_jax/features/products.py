@@ -34,7 +34,7 @@ from ..numerics import Array, einsum
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
 from .couple import clebsch_gordan
-from .hierarchy import ON_SITE, AtomFeatures
+from .hierarchy import ON_SITE, AtomFeatures, by_molecule
 
 Mixing = dict[str, Any]
 """Weights of the mixtures, a pytree of arrays; see :meth:`Products.draw`."""
@@ -203,25 +203,30 @@ class Products:
         Returns:
           ``(..., n_atoms, n_invariants)``.
         """
-        mixed = []
-        for l, x in self._irreps(features).items():
-            weights = jnp.asarray(mixing["mix"][str(l)], x.dtype)
-            hot = jnp.asarray(one_hot, x.dtype)
-            if l == 0:
-                x = (
-                    x
-                    - einsum("...e,ek->...k", hot, jnp.asarray(mixing["mean"], x.dtype))[..., None]
-                )
-            own = einsum("...e,ekc->...kc", hot, weights)
-            mixed.append(einsum("...km,...kc->...cm", x, own))
-        a = jnp.concatenate(mixed, axis=-1)
-        paths = {l: jnp.asarray(mixing["paths"][str(l)], a.dtype) for l in self.ls}
-        couplings = [
-            einsum("spc,pMmn->csMmn", paths[l], c.astype(a.dtype))
-            for l, c in _squares(self.ls).items()
-        ]
-        found = scalars(a, jnp.concatenate(couplings, axis=2), self.ls)
-        return found.reshape(*found.shape[:-2], -1)
+        irreps = self._irreps(features)
+        dtype = features.array.dtype
+        mixing = jax.tree.map(lambda w: jnp.asarray(w, dtype), mixing)
+        coupling = jnp.concatenate(
+            [
+                einsum("spc,pMmn->csMmn", mixing["paths"][str(l)], c.astype(dtype))
+                for l, c in _squares(self.ls).items()
+            ],
+            axis=2,
+        )
+
+        def molecule(irreps, hot):
+            irreps = {**irreps, 0: irreps[0] - einsum("ie,ek->ik", hot, mixing["mean"])[..., None]}
+            mixed = [
+                einsum("ikm,ikc->icm", x, einsum("ie,ekc->ikc", hot, mixing["mix"][str(l)]))
+                for l, x in irreps.items()
+            ]
+            found = scalars(jnp.concatenate(mixed, axis=-1), coupling, self.ls)
+            return found.reshape(len(found), -1)
+
+        hot = jnp.asarray(one_hot, dtype)
+        if hot.ndim == 2:
+            return molecule(irreps, hot)
+        return by_molecule(molecule, irreps, hot, chunk=1)  # what one atom needs fills a cache
 
 
 def _random_mixtures(rows: np.ndarray, channels: int, rng: np.random.Generator) -> np.ndarray:
