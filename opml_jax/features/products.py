@@ -122,9 +122,9 @@ class Products:
     @functools.cached_property
     def ls(self) -> tuple[int, ...]:
         """Angular momenta that are multiplied."""
-        return tuple(ir.l for _, ir in self.recipe.irreps if ir.p == (-1) ** ir.l <= 1)[
-            : self.lmax + 1
-        ]
+        return tuple(
+            ir.l for _, ir in self.recipe.irreps if ir.p == (-1) ** ir.l and ir.l <= self.lmax
+        )
 
     @property
     def n_invariants(self) -> int:
@@ -281,14 +281,12 @@ def _value_and_slopes(a: Array, coupling: Array, ls: tuple[int, ...], slopes: bo
     """Scalars, and their derivatives ``(..., channels, n_scalars, n_m)``."""
     half = einsum("csMmn,...cn->...csMm", coupling, a)  # half the derivative of b
     b = einsum("...csMm,...cm->...csM", half, a)
-    values, rows = (
-        [a[..., :1]],
-        [jnp.broadcast_to(jnp.eye(1, a.shape[-1], dtype=a.dtype), (*a.shape[:-1], 1, a.shape[-1]))],
-    )
+    eye = jnp.eye(a.shape[-1], dtype=a.dtype)
+    values, rows = [a[..., :1]], [jnp.broadcast_to(eye[:1], (*a.shape[:-1], 1, a.shape[-1]))]
     start = 0
     for l in ls:
         own = np.s_[start : start + 2 * l + 1]
-        pick = jnp.eye(a.shape[-1], dtype=a.dtype)[own]
+        pick = eye[own]
         norm = (2 * l + 1) ** -0.5
         start += 2 * l + 1
         al, bl, hl = a[..., own], b[..., own], 2 * half[..., own, :]

@@ -126,6 +126,7 @@ def trained(tmp_path_factory):
     return arguments, optim, params, history, folder, data
 
 
+@pytest.mark.slow
 def test_it_learns(trained):
     (*_, held_out), _, _, history, _, _ = trained
     spread = np.sqrt(np.mean(held_out["forces"] ** 2))
@@ -133,6 +134,7 @@ def test_it_learns(trained):
     assert history[-1]["validation_forces_rmse"] < 0.3 * spread
 
 
+@pytest.mark.slow
 def test_the_readout_helps_on_validation(trained):
     arguments, _, params, _, _, _ = trained
     assert "readout" in params
@@ -149,6 +151,7 @@ def test_the_readout_helps_on_validation(trained):
     assert error(params) < error(bare)
 
 
+@pytest.mark.slow
 def test_cached_forces_are_those_through_the_integrals(trained):
     arguments, _, params, _, _, data = trained
     definition, _, validation, _, _ = arguments
@@ -190,6 +193,7 @@ def test_an_interrupted_run_goes_on_to_the_same_weights(trained, tmp_path):
         train_network(*arguments, optim, 0, state=state, fingerprint="ethanol")
 
 
+@pytest.mark.slow
 def test_file_round_trip(trained, tmp_path):
     arguments, _, params, _, _, _ = trained
     model = Model(arguments[0], params, {"n_train": 48})
