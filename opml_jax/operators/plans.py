@@ -312,8 +312,9 @@ def _pattern(
 
 def _n_terms(stored: np.ndarray) -> float:
     """Products of squares in the upper half of a product."""
-    count = stored.astype(np.float32)
-    return float(((count @ count) * np.triu(stored)).sum())
+    first, second = np.nonzero(np.triu(stored))
+    bits = np.packbits(stored, axis=1)
+    return float(np.bitwise_count(bits[first] & bits[second]).sum())
 
 
 def _tiled(

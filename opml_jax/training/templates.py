@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from ..models import Op2PropConfig
 from .config import DataConfig, OptimConfig, TrainConfig, explained
 
@@ -28,7 +30,7 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
         "geometries, PBE/def2-SVP. Set data.path.",
         TrainConfig(
             DataConfig("rmd17_ethanol.npz", n_train=950, n_validation=50, n_test=1000),
-            _PRODUCTS,
+            dataclasses.replace(_PRODUCTS, channels=128),
             optim=_LONG,
             targets=_ENERGY_FORCES,
         ),
