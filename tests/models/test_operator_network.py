@@ -1,4 +1,7 @@
-"""The operator network: symmetries, extensivity, derivatives, padding, training, files."""
+"""The operator network: symmetries, extensivity, derivatives, padding, training, files.
+
+It is experimental and slow to compile: most of this runs with ``-m slow``.
+"""
 
 import dataclasses
 
@@ -46,6 +49,7 @@ def model(molecules):
     return Model(definition, params)
 
 
+@pytest.mark.slow
 def test_equivariance(model, molecules):
     s = molecules["formamide"]
     energy = model.energy_fn()
@@ -58,6 +62,7 @@ def test_equivariance(model, molecules):
     assert abs(float(f(s.positions)) - float(model.params["offsets"] @ [3, 1, 1, 1])) > 1e-3
 
 
+@pytest.mark.slow
 def test_equal_atoms_are_equal(model, molecules):
     s = molecules["formamide"]
     order = [0, 1, 2, 5, 3, 4]
@@ -74,6 +79,7 @@ def test_forces_are_minus_the_energy_gradient(model, molecules):
     opml.testing.assert_grad_matches_fd(f, s.positions, atol=DIFFERENCES)
 
 
+@pytest.mark.slow
 def test_far_molecules_add_up(model, molecules):
     water = molecules["water"]
     x = np.asarray(water.positions)
