@@ -49,6 +49,7 @@ PRODUCTS = Op2PropConfig(
 MODELS = {
     "products": PRODUCTS,
     "products_128": dataclasses.replace(PRODUCTS, channels=128),
+    "products_128_residual": dataclasses.replace(PRODUCTS, channels=128),
     "products_residual": PRODUCTS,
     "products_ensemble": dataclasses.replace(PRODUCTS, components=200, hidden=(96, 96), members=4),
     "closed_form": SIMPLE,
