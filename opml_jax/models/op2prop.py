@@ -199,6 +199,9 @@ class Op2Prop(Definition):
           ``(n_atoms, n_invariants)``, and for L = 1 (odd) and 2 (even) ``(n_atoms, n, 2 L + 1)``
           in the order of :mod:`opml_jax.conventions`; a batch adds a leading axis. No trained
           parameter enters them.
+
+        Raises:
+          OpmlError: channels, and no ``mixing`` in ``params``.
         """
         if field is not None:
             centre = centre_of_nuclear_charge(structure)[..., None, :]
@@ -213,6 +216,10 @@ class Op2Prop(Definition):
             none = jnp.zeros((*features.shape[:-1], 0, 2 * l + 1), features.array.dtype)
             irreps[l] = chunk.get((l, (-1) ** l), none)
         if self.config.channels:
+            if not params or "mixing" not in params:
+                raise OpmlError(
+                    refusal("params", got="no mixing", expected="those of draw(seed) or a model")
+                )
             return self.products(features, params["mixing"], self.one_hot(structure)), irreps
         return invariants(features, self.recipe, self._gram), irreps
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 import opml_jax as opml
+from opml_jax.errors import OpmlError
 from opml_jax.models import Op2PropConfig, load_model, save_model
 from opml_jax.testing import random_rotation
 from opml_jax.training import TrainConfig, evaluate, train
@@ -61,6 +62,11 @@ def test_forces(trained, dataset, predicted):
     slope = (e[0] - 8 * e[1] + 8 * e[2] - e[3]) / (12 * 1e-3)
     assert abs(predicted["forces"][0, 1, 2] + slope) < DIFFERENCES
     np.testing.assert_allclose(predicted["energy"][14:], predicted["energy"][0], rtol=INVARIANCE)
+
+
+def test_descriptors_ask_for_their_mixtures(trained, dataset):
+    with pytest.raises(OpmlError, match="no mixing"):
+        trained.model.definition.descriptors(dataset.structures[0])
 
 
 def test_file_round_trip(trained, tmp_path):
