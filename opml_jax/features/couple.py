@@ -118,19 +118,20 @@ def couple_species(blocks: dict[SpeciesKey, Array], spec: BasisSpec) -> dict[Irr
     """Irreps of blocks by species (:func:`opml_jax.operators.species_blocks`).
 
     Returns:
-      ``{(kind, Z_i, Z_j, L, sigma): (n_pairs, 2 L + 1, n_channels)}``; channels are the shell pairs
-      of :func:`species_channels`. sigma = 1: proper tensors; -1: pseudotensors.
+      ``{(kind, Z_i, Z_j, L, sigma): (..., n_pairs, 2 L + 1, n_channels)}``; channels are the shell
+      pairs of :func:`species_channels`. sigma = 1: proper tensors; -1: pseudotensors.
     """
     out = {}
     for key, block in blocks.items():
         matrix, irreps = species_coupling(spec, *key[1:])
-        flat = einsum("nk,kc->nc", block.reshape(len(block), -1), matrix.astype(block.dtype))
+        whole = block.reshape(*block.shape[:-2], -1)
+        flat = einsum("...k,kc->...c", whole, matrix.astype(block.dtype))
         start = dict(
             zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True)
         )
         for (l, sigma), pairs in species_channels(spec, key).items():
             columns = np.array([start[l, sigma, a, b] for a, b in pairs])
-            out[(*key, l, sigma)] = flat[:, columns[None, :] + np.arange(2 * l + 1)[:, None]]
+            out[(*key, l, sigma)] = flat[..., columns[None, :] + np.arange(2 * l + 1)[:, None]]
     return out
 
 

@@ -1,5 +1,6 @@
 """One-electron integrals over a molecule or a batch, each differentiable in what it is given."""
 
+from .coulomb import fitted_coulomb as fitted_coulomb
 from .one_electron import DRIVERS as DRIVERS
 from .one_electron import external_potential as external_potential
 from .one_electron import kinetic as kinetic

@@ -30,7 +30,12 @@ from .sharding import ShardedOperator as ShardedOperator
 from .sharding import map_molecules as map_molecules
 from .sharding import shard_batch as shard_batch
 from .sharding import shard_operator as shard_operator
+from .species import SpeciesTable as SpeciesTable
 from .species import from_species_blocks as from_species_blocks
+from .species import gather_species as gather_species
+from .species import scatter_species as scatter_species
 from .species import species_blocks as species_blocks
+from .species import species_capacities as species_capacities
 from .species import species_norm as species_norm
 from .species import species_pairs as species_pairs
+from .species import species_table as species_table

@@ -1,0 +1,338 @@
+r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before any calculation.
+
+.. math::
+    F_0 &= T + W + A\big(\textstyle\sum_c X_c[S, T, W, E]\, w^0_c\big) \\
+    F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
+    \qquad P = P(F[P])
+
+W is the potential of neutral atoms, E its pieces by element and range,
+:math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
+(:func:`opml_jax.integrals.fitted_coulomb`). X are the irreps, block by block, of these operators
+and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
+the same kind of block of F (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Op), and A puts them back
+into a matrix. What is learned besides the first guess is therefore the matrix of exchange and
+correlation as a function of the density, and the density is made self-consistent at prediction. All
+weights are solved in closed form at the reference's densities; equivariance, permutations and size
+extensivity hold by construction.
+
+Derivatives of the self-consistent matrices follow from the implicit function theorem.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import integrals
+from ..basis import AOLayout, layout_of
+from ..errors import ConfigError, OpmlError, refusal
+from ..features.couple import IrrepKey, couple_species, species_channels, uncouple_species
+from ..numerics import Array, einsum, is_concrete
+from ..observables import density_matrix
+from ..operators.species import SpeciesTable, gather_species, scatter_species, species_table
+from ..operators.words import check_words, spell
+from ..structures import Structure, StructureBatch
+from .definition import Definition
+
+Params = dict[str, Any]
+
+LETTERS = ("S", "S^-1", "T", "W")
+"""Operators known before the density: overlap, its inverse, kinetic energy, neutral atoms."""
+DENSITY_LETTERS = (*LETTERS, "P", "U")
+"""And those of the density: itself, and the electrostatic potential."""
+
+WORDS = (
+    *("S", "T", "W", "W W", "W W W", "W S", "T W", "S T", "S S", "T T"),
+    *("W S^-1 W", "W S^-1 W S^-1 W", "W S^-1 T", "T S^-1 T"),
+)
+DENSITY_WORDS = (
+    *("P", "S P S", "P S", "T P S", "T P T", "W P S", "W P W", "W P T", "S P S S", "S S P S S"),
+    *("U", "U S", "T U", "W U", "U U", "U S^-1 U", "U P S", "U P U", "W P U", "T P U"),
+    *("P T", "P U", "S P U P S", "S P T P S", "S P W P S", "W S P S", "S S P S", "W W P S"),
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2OpConfig:
+    """What the model is made of.
+
+    Attributes:
+      basis: basis set of all operators.
+      words: products that make the first guess, of the letters :data:`LETTERS`.
+      density_words: further products that make the self-consistent matrix, of
+        :data:`DENSITY_LETTERS`; none: the first guess is the prediction.
+      exponents: of Gaussians, Bohr^-2, descending: the potential of the nuclei of each element is
+        cut into pieces of ranges between them, which are channels of their own.
+      cycles: most self-consistent cycles.
+      tolerance: largest element of F[P] - F left, Hartree.
+      history: matrices remembered by the extrapolation (DIIS).
+    """
+
+    basis: str = "def2-svp"
+    words: tuple[str, ...] = WORDS
+    density_words: tuple[str, ...] = DENSITY_WORDS
+    exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
+    cycles: int = 40
+    tolerance: float = 1e-8
+    history: int = 8
+
+    def __post_init__(self):
+        check_words("operator.words", self.words, LETTERS)
+        check_words("operator.density_words", self.density_words, DENSITY_LETTERS)
+        falling = list(self.exponents) == sorted(set(self.exponents), reverse=True)
+        if not self.words or not falling or min(self.exponents, default=1.0) <= 0:
+            raise ConfigError(
+                refusal(
+                    "operator",
+                    got=f"{len(self.words)} words, exponents {self.exponents}",
+                    expected="at least one word, and positive exponents in descending order",
+                )
+            )
+        if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:
+            raise ConfigError(
+                refusal(
+                    "operator",
+                    got=f"cycles {self.cycles}, history {self.history}, "
+                    f"tolerance {self.tolerance}",
+                    expected="at least 1, at least 2, and positive",
+                )
+            )
+
+
+def key_name(key: IrrepKey) -> str:
+    """A key as text, for parameters and files: ``"2_1_6_0_1"``."""
+    return "_".join(map(str, key))
+
+
+def has_constant(key: IrrepKey) -> bool:
+    """True for scalars, which alone may have a constant."""
+    kind, _, _, l, sigma = key
+    return l == 0 and sigma == 1 and kind != -1
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Op2Op(Definition):
+    """The model's pure functions."""
+
+    config: Op2OpConfig
+
+    def table(self, structure: Structure | StructureBatch) -> SpeciesTable:
+        """The blocks of a molecule, or of a batch whose composition is known (not traced).
+
+        Raises:
+          OpmlError: a traced composition.
+        """
+        if isinstance(structure, Structure):
+            return species_table([layout_of(structure, self.basis)])
+        if not is_concrete(structure.numbers):
+            raise OpmlError(
+                refusal("table", got=None, expected="one made outside jit, by Op2Op.table(batch)")
+            )
+        return species_table(layouts_of(structure, self.basis))
+
+    def operators(self, structure: Structure | StructureBatch) -> dict[str, Array]:
+        """What is known before the density, ``(n_structures, nao, nao)`` each (1 for a molecule).
+
+        ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``.
+        """
+        s = integrals.overlap(structure, self.basis, padding=1.0)
+        factor = jax.scipy.linalg.cholesky(s, lower=True)
+        eye = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
+        inverse = jax.scipy.linalg.cho_solve((factor, True), eye)
+        numbers = jnp.asarray(structure.numbers)
+        elements = np.repeat(self.basis.elements, len(self.config.exponents) + 1)
+        charges = jnp.where(numbers == elements.reshape(-1, *[1] * numbers.ndim), numbers, 0)
+        widths = np.concatenate([[0.0], (0.5 / np.array(self.config.exponents)) ** 0.5])
+        potentials = jax.vmap(
+            lambda q, w: integrals.external_potential(structure, self.basis, charges=q, widths=w)
+        )(charges.astype(s.dtype), jnp.asarray(np.tile(widths, len(self.basis.elements)), s.dtype))
+        potentials = potentials.reshape(len(self.basis.elements), len(widths), *s.shape)
+        pieces = (potentials[:, :-1] - potentials[:, 1:]).reshape(-1, *s.shape)
+        found = {
+            "S": integrals.overlap(structure, self.basis),
+            "S^-1": 0.5 * (inverse + jnp.matrix_transpose(inverse)),
+            "T": integrals.kinetic(structure, self.basis),
+            "V": jnp.sum(potentials[:, 0], axis=0),
+            "W": integrals.neutral_atom_potential(structure, self.basis),
+            "E": pieces,
+        }
+        if isinstance(structure, Structure):
+            found = {k: v[None] if k != "E" else v[:, None] for k, v in found.items()}
+        return found
+
+    def irreps(
+        self, words: tuple[str, ...], operators: dict[str, Array], table: SpeciesTable
+    ) -> dict[IrrepKey, Array]:
+        """Irreps of words and pieces, ``{key: (n_blocks, 2 L + 1, n_columns)}``."""
+        letters = {k: v for k, v in operators.items() if k not in ("E", "V")}
+        matrices = jnp.concatenate([jnp.stack(spell(words, letters)), operators["E"]])
+        found = couple_species(gather_species(matrices, table), self.basis.spec)
+        return {k: _columns(x) for k, x in found.items()}
+
+    def baseline(self, operators: dict[str, Array]) -> Array:
+        """What the learned part is added to: T + W, or T + U once there is a density."""
+        return operators["T"] + operators["U" if "U" in operators else "W"]
+
+    def with_density(
+        self, structure: Structure | StructureBatch, operators: dict[str, Array], dm: Array
+    ) -> dict[str, Array]:
+        """The operators with P and U added; ``dm`` ``(n_structures, nao, nao)``."""
+        one = isinstance(structure, Structure)
+        j = integrals.fitted_coulomb(structure, self.basis, dm[0] if one else dm)
+        return {**operators, "P": dm, "U": operators["V"] + (j[None] if one else j)}
+
+    def assemble(
+        self, weights: Params, x: dict[IrrepKey, Array], table: SpeciesTable, like: Array
+    ) -> Array:
+        """The matrix of linear maps of irreps, ``(n_structures, nao, nao)``."""
+        y = {}
+        for key, columns in x.items():
+            if (own := weights.get(key_name(key))) is not None:
+                y[key] = einsum("nmc,co->nmo", columns, own["weights"])
+                if has_constant(key):
+                    y[key] = y[key] + own["constant"]
+        blocks = uncouple_species(y, self.basis.spec)
+        return scatter_species(blocks, table, like.shape[0], like.shape[-1])
+
+    def guess(self, params: Params, operators: dict[str, Array], table: SpeciesTable) -> Array:
+        """The first guess of F."""
+        x = self.irreps(self.config.words, operators, table)
+        base = self.baseline(operators)
+        return base + self.assemble(params["guess"], x, table, base)
+
+    def functional(
+        self, params: Params, operators: dict[str, Array], table: SpeciesTable
+    ) -> Array:
+        """F of a density: ``operators`` as :meth:`with_density` gives them."""
+        x = self.irreps((*self.config.words, *self.config.density_words), operators, table)
+        base = self.baseline(operators)
+        return base + self.assemble(params["functional"], x, table, base)
+
+    def apply(
+        self,
+        params: Params,
+        structure: Structure | StructureBatch,
+        table: SpeciesTable | None = None,
+    ) -> dict[str, Array]:
+        """Fock and density matrix, differentiable in positions and parameters.
+
+        Args:
+          params: from training or a model file.
+          structure: closed-shell molecule or batch (made for :attr:`basis`).
+          table: of a batch whose composition is traced (:meth:`table`).
+
+        Returns:
+          ``fock`` in Hartree, ``dm`` (occupation 2) and ``overlap``, ``(nao, nao)``, in the
+          library's AO order, and ``residual``, the largest element of F[P] - F in Hartree, 0 for a
+          model without density words. A batch adds a leading axis.
+        """
+        table = self.table(structure) if table is None else table
+        operators = self.operators(structure)
+        one = isinstance(structure, Structure)
+        electrons, mask = n_electrons(structure), None if one else structure.layout.ao_mask
+
+        def density(fock):
+            return density_matrix(fock, operators["S"], electrons, mask=mask)
+
+        def step(fock):
+            with_density = self.with_density(structure, operators, density(fock))
+            return self.functional(params, with_density, table)
+
+        fock = self.guess(params, operators, table)
+        residual = jnp.zeros(fock.shape[0], fock.dtype)
+        if self.config.density_words:
+            c = self.config
+            fock, residual = fixed_point(step, fock, c.cycles, c.tolerance, c.history)
+        out = {
+            "fock": fock,
+            "dm": density(fock),
+            "overlap": operators["S"],
+            "residual": residual,
+        }
+        return {k: v[0] for k, v in out.items()} if one else out
+
+    def n_outputs(self, key: IrrepKey) -> int:
+        """Shell pairs of one key."""
+        return len(species_channels(self.basis.spec, key[:3])[key[3:]])
+
+
+def _columns(x: Array) -> Array:
+    """``(n_channels, n, 2 L + 1, n_pairs)`` to ``(n, 2 L + 1, n_channels n_pairs)``."""
+    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
+
+
+def layouts_of(structures: StructureBatch, basis) -> list[AOLayout]:
+    """AO layouts of the molecules of a batch (host side)."""
+    numbers = np.asarray(structures.numbers)
+    return [AOLayout(basis.spec, tuple(int(z) for z in own if z)) for own in numbers]
+
+
+def n_electrons(structure: Structure | StructureBatch):
+    """Electrons of a molecule, or ``(n_structures,)``."""
+    if isinstance(structure, Structure):
+        return sum(structure.numbers) - structure.charge
+    return jnp.sum(jnp.asarray(structure.numbers), axis=-1) - jnp.asarray(structure.charge)
+
+
+def fixed_point(step, guess: Array, cycles: int, tolerance: float, history: int):
+    r"""Matrices with :math:`F = g(F)`, by extrapolation, and what is left of g(F) - F.
+
+    Pulay's direct inversion in the iterative subspace (Chem. Phys. Lett. 73, 393 (1980)) on the
+    residual. Derivatives solve :math:`(1 - dg/dF)\, dF = dg`.
+
+    Args:
+      step: g, of ``(n, nao, nao)``; the n matrices are independent.
+      guess: where to start.
+      cycles: most steps.
+      tolerance: largest element of the residual that is left.
+      history: how many matrices are combined.
+
+    Returns:
+      ``(n, nao, nao)`` and ``(n,)``.
+    """
+
+    def solve(residual, start):
+        n = start.shape[0]
+        past = jnp.zeros((history, 2, *start.shape), start.dtype)
+
+        def go_on(state):
+            count, _, _, worst = state
+            return (count < cycles) & (jnp.max(worst) > tolerance)
+
+        def cycle(state):
+            count, fock, past, _ = state
+            r = residual(fock)
+            past = past.at[count % history].set(jnp.stack([fock + r, r]))
+            used = jnp.arange(history) < count + 1
+            gram = einsum("anij,bnij->nab", past[:, 1], past[:, 1])
+            size = jnp.max(jnp.where(used, jnp.diagonal(gram, axis1=1, axis2=2), 0.0), axis=1)
+            gram = gram / jnp.where(size > 0, size, 1.0)[:, None, None]
+            both = used[:, None] & used[None, :]
+            eye = jnp.eye(history, dtype=start.dtype)
+            system = jnp.where(both, gram + 1e-13 * eye, eye)
+            ones = jnp.broadcast_to(used.astype(start.dtype), (n, history))
+            c = jnp.linalg.solve(system, ones[..., None])[..., 0]
+            c = c / jnp.sum(c, axis=1, keepdims=True)
+            fock = einsum("na,anij->nij", c, past[:, 0])
+            return count + 1, fock, past, jnp.max(jnp.abs(r), axis=(1, 2))
+
+        worst = jnp.full(n, jnp.inf, start.dtype)
+        _, fock, _, worst = jax.lax.while_loop(go_on, cycle, (0, start, past, worst))
+        return fock, jax.lax.stop_gradient(worst)
+
+    def tangent(linear, right):
+        solver = functools.partial(
+            jax.scipy.sparse.linalg.gmres, tol=1e-11, restart=30, maxiter=4, solve_method="batched"
+        )
+        return solver(linear, right)[0]
+
+    return jax.lax.custom_root(
+        lambda fock: step(fock) - fock, guess, solve, tangent, has_aux=True
+    )
+
+

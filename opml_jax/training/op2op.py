@@ -1,0 +1,225 @@
+"""Op2Op in closed form: one ridge for every kind of block, its rows streamed molecule by molecule.
+
+The rows of a key are never kept: a triangle (QR) of descriptors and labels holds all that least
+squares needs, of training and of validation alike, and costs no precision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..basis import batch, bucket_of, layout_of
+from ..data import Dataset
+from ..errors import DataError, refusal
+from ..features.couple import IrrepKey, couple_species
+from ..models.op2op import Op2Op, Params, has_constant, key_name
+from ..numerics import require_x64
+from ..operators.species import SpeciesTable, gather_species, species_capacities, species_table
+from ..structures import StructureBatch
+
+LAMBDAS = tuple(10.0 ** np.arange(-14.0, 1.5, 1.5))
+"""Candidates for the regularisation of columns of unit variance, by the number of rows."""
+
+CHUNK = 8
+"""Molecules at once."""
+
+VANISHING = 1e-10
+"""Columns this much smaller than the largest of their key are rounding errors."""
+
+
+class KeyedSystem:
+    """Least squares of one key: rows ``[1, x, y]`` as a triangle."""
+
+    def __init__(self):
+        self.triangle: np.ndarray | None = None
+        self.n_rows = 0
+
+    def add(self, x: np.ndarray, y: np.ndarray) -> None:
+        """Rows ``(n, n_columns)`` and ``(n, n_outputs)``."""
+        rows = np.concatenate([np.ones((len(x), 1)), x, y], axis=1)
+        self.n_rows += len(x)
+        if self.triangle is not None:
+            rows = np.concatenate([self.triangle, rows])
+        self.triangle = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
+
+    def sum_of_squares(self, coefficients: np.ndarray) -> float:
+        """Of the rows times ``coefficients`` ``(1 + n_columns + n_outputs, ...)``."""
+        return float(((self.triangle @ coefficients) ** 2).sum())
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFit:
+    """What was chosen for a key.
+
+    Attributes:
+      lam: the regularisation.
+      rmse: of the irreps, on validation, in the unit of the matrix.
+      left: that, over the root mean square of what was to be learned.
+    """
+
+    lam: float
+    rmse: float
+    left: float
+
+
+def solve_key(
+    train: KeyedSystem, validation: KeyedSystem, n_outputs: int, constant: bool
+) -> tuple[dict[str, np.ndarray], KeyFit] | None:
+    """Weights of one key, lambda chosen by validation; None if it vanishes by symmetry.
+
+    Returns:
+      ``weights`` ``(n_columns, n_outputs)`` and, if asked for, ``constant`` ``(n_outputs,)``.
+    """
+    r = np.linalg.qr(train.triangle, mode="r")
+    n, n_columns = train.n_rows, r.shape[1] - 1 - n_outputs
+    # the first column is the constant: below its row the triangle is that of centred rows
+    mean = r[0, 1:] / r[0, 0] if constant else np.zeros(r.shape[1] - 1)
+    body = r[1:, 1:] if constant else np.linalg.qr(train.triangle[:, 1:], mode="r")
+    x, y = body[:, :n_columns], body[:, n_columns:]
+    spread = np.sqrt((x**2).sum(axis=0) / n)
+    size = np.sqrt((train.triangle[:, 1 : 1 + n_columns] ** 2).sum(axis=0) / n)
+    wanted = np.sqrt((y**2).sum(axis=0) / n)
+    if not size.max() > 0 or not wanted.max() > 1e-12:
+        return None
+    inverse = np.where(spread > VANISHING * size.max(), 1 / np.maximum(spread, 1e-300), 0.0)
+    u, s, vt = np.linalg.svd(x * inverse, full_matrices=False)
+    projected = u.T @ y
+    best = None
+    for lam in LAMBDAS:
+        filtered = s / (s * s + lam * n)
+        w = inverse[:, None] * (vt.T @ (filtered[:, None] * projected))
+        c = mean[n_columns:] - mean[:n_columns] @ w
+        error = validation.sum_of_squares(np.concatenate([c[None], w, -np.eye(n_outputs)]))
+        if best is None or error < best[0]:
+            best = error, lam, w, c
+    error, lam, w, c = best
+    rmse = (error / (validation.n_rows * n_outputs)) ** 0.5
+    fit = KeyFit(lam, rmse, rmse / float(np.sqrt((wanted**2).mean())))
+    return ({"weights": w, "constant": c} if constant else {"weights": w}), fit
+
+
+@dataclasses.dataclass(frozen=True)
+class Fitted:
+    """Result of :func:`fit_op2op`.
+
+    Attributes:
+      params: of the model.
+      keys: for ``guess`` and ``functional``, what was chosen for each key.
+    """
+
+    params: Params
+    keys: dict[str, dict[IrrepKey, KeyFit]]
+
+
+def chunks(
+    definition: Op2Op, dataset: Dataset, size: int = CHUNK
+) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
+    """A data set in batches of one shape: batch, table, indices (the last repeats to fill up)."""
+    basis, n = definition.basis, len(dataset)
+    size = min(size, n)
+    order = np.argsort([layout_of(s, basis).nao for s in dataset.structures], kind="stable")
+    parts = [order[i : i + size] for i in range(0, n, size)]
+    full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
+    layouts = [[layout_of(dataset.structures[i], basis) for i in p] for p in full]
+    room, bucket = species_capacities(layouts), bucket_of(dataset.structures, basis)
+    for own, index, part in zip(layouts, full, parts, strict=True):
+        structures = batch([dataset.structures[i] for i in index], basis, bucket=bucket)
+        yield structures, species_table(own, capacities=room), part
+
+
+def _padded(matrices: Sequence[np.ndarray], size: int, nao: int) -> np.ndarray:
+    out = np.zeros((size, nao, nao))
+    for i, m in enumerate(matrices):
+        out[i, : len(m), : len(m)] = m
+    return out
+
+
+def _rows(x: np.ndarray, real: np.ndarray) -> np.ndarray:
+    """Rows of real blocks."""
+    x = np.asarray(x)[real]
+    return x.reshape(-1, x.shape[-1])
+
+
+def fit_op2op(
+    definition: Op2Op,
+    train: Dataset,
+    validation: Dataset,
+    *,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Fitted:
+    """Weights of the guess and of the functional, at the density matrices of the reference.
+
+    Args:
+      definition: the model's functions.
+      train: structures with ``fock`` in the library's AO order; densities are made from it.
+      validation: likewise; chooses lambda for every key.
+      on_progress: called with (stage, done, total).
+
+    Raises:
+      DataError: no Fock matrices, or matrices of another basis.
+      PrecisionError: x64 is off.
+    """
+    require_x64("training")
+    for name, part in (("train", train), ("validation", validation)):
+        if "fock" not in part or not len(part):
+            raise DataError(
+                refusal(name, got=repr(part), expected="structures with the label 'fock'")
+            )
+        part.check_layout(definition.basis)
+    stages = ["guess"] + ["functional"] * bool(definition.config.density_words)
+    systems: dict[str, dict[str, dict[IrrepKey, KeyedSystem]]] = {
+        stage: {"train": {}, "validation": {}} for stage in stages
+    }
+    total, done = len(train) + len(validation), 0
+
+    @jax.jit
+    def features(structures, table, fock):
+        from ..observables import density_matrix
+        from ..models.op2op import n_electrons
+
+        operators = definition.operators(structures)
+        out = {}
+        for stage in stages:
+            words = definition.config.words
+            if stage == "functional":
+                dm = density_matrix(
+                    fock, operators["S"], n_electrons(structures), mask=structures.layout.ao_mask
+                )
+                operators = definition.with_density(structures, operators, dm)
+                words = (*words, *definition.config.density_words)
+            left = gather_species(fock - definition.baseline(operators), table)
+            y = couple_species(left, definition.basis.spec)
+            out[stage] = definition.irreps(words, operators, table), y
+        return out
+
+    for name, part in (("train", train), ("validation", validation)):
+        for structures, table, index in chunks(definition, part):
+            n, nao = structures.n_structures, structures.layout.nao
+            labels = [part.labels["fock"][i] for i in index]
+            labels += [labels[-1]] * (n - len(labels))
+            found = features(structures, table, jnp.asarray(_padded(labels, n, nao)))
+            for stage, (x, y) in found.items():
+                for key in x:
+                    own = (abs(key[0]), *key[1:3])
+                    inside = np.asarray(table.rows[own])[:, 0] < nao
+                    real = inside & (np.asarray(table.molecule[own]) < len(index))
+                    if real.any():
+                        system = systems[stage][name].setdefault(key, KeyedSystem())
+                        system.add(_rows(x[key], real), _rows(y[key], real))
+            done += len(index)
+            on_progress("closed form", done, total)
+    params: Params = {}
+    keys: dict[str, dict[IrrepKey, KeyFit]] = {}
+    for stage in stages:
+        params[stage], keys[stage] = {}, {}
+        for key, system in systems[stage]["train"].items():
+            judge = systems[stage]["validation"].get(key, system)
+            solved = solve_key(system, judge, definition.n_outputs(key), has_constant(key))
+            if solved is not None:
+                params[stage][key_name(key)], keys[stage][key] = solved
+    return Fitted(params, keys)
