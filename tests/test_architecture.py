@@ -26,7 +26,7 @@ FLOORS = {
     "features": 6,
     "density": 6,
     "models": 7,
-    "observables": 7,
+    "observables": 6,  # below models, which read density matrices
     "testing": 7.5,  # may use everything up to floor 7
     "training": 8,
     "dynamics": 8,

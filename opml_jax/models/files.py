@@ -20,17 +20,20 @@ from ..conventions import CONVENTION
 from ..data.files import atomic_path
 from ..errors import ConventionError, ModelFileError, refusal
 from .model import Model
+from .op2op import Op2Op, Op2OpConfig
 from .op2prop import Op2Prop, Op2PropConfig
+from .operator_model import OperatorModel
 from .operator_network import OperatorNetwork, OperatorNetworkConfig
 
 FORMAT_VERSION = 2
 """2: networks are stacked over the members of an ensemble."""
 
 KINDS = {
-    "op2prop": (Op2Prop, Op2PropConfig),
-    "operator_network": (OperatorNetwork, OperatorNetworkConfig),
+    "op2prop": (Op2Prop, Op2PropConfig, Model),
+    "operator_network": (OperatorNetwork, OperatorNetworkConfig, Model),
+    "op2op": (Op2Op, Op2OpConfig, OperatorModel),
 }
-"""Definitions and configurations of the kinds of models."""
+"""Definitions, configurations and classes of the kinds of models."""
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
@@ -52,7 +55,7 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
         "format": "opml_jax model",
         "format_version": FORMAT_VERSION,
         "opml_jax_version": version("opml_jax"),
-        "kind": next(k for k, (d, _) in KINDS.items() if isinstance(model.definition, d)),
+        "kind": next(k for k, (d, _, _) in KINDS.items() if isinstance(model.definition, d)),
         "config": dataclasses.asdict(model.definition.config),
         "convention": CONVENTION,
         "basis_name": basis.name,
@@ -136,5 +139,5 @@ def load_model(path: str | os.PathLike) -> Model:
             )
         )
     config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
-    definition, settings = KINDS[header["kind"]]
-    return Model(definition(settings(**config), basis), params, header["card"])
+    definition, settings, kind = KINDS[header["kind"]]
+    return kind(definition(settings(**config), basis), params, header["card"])

@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -29,13 +30,19 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import integrals
-from ..basis import AOLayout, layout_of
+from ..basis import AOLayout, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, refusal
 from ..features.couple import IrrepKey, couple_species, species_channels, uncouple_species
 from ..numerics import Array, einsum, is_concrete
 from ..observables import density_matrix
-from ..operators.species import SpeciesTable, gather_species, scatter_species, species_table
-from ..operators.words import check_words, spell
+from ..operators.species import (
+    SpeciesTable,
+    gather_species,
+    scatter_species,
+    species_capacities,
+    species_table,
+)
+from ..operators.words import check_words, every_word, spell
 from ..structures import Structure, StructureBatch
 from .definition import Definition
 
@@ -47,13 +54,14 @@ DENSITY_LETTERS = (*LETTERS, "P", "U")
 """And those of the density: itself, and the electrostatic potential."""
 
 WORDS = (
-    *("S", "T", "W", "W W", "W W W", "W S", "T W", "S T", "S S", "T T"),
+    *every_word("STW", 3),
     *("W S^-1 W", "W S^-1 W S^-1 W", "W S^-1 T", "T S^-1 T"),
 )
 DENSITY_WORDS = (
-    *("P", "S P S", "P S", "T P S", "T P T", "W P S", "W P W", "W P T", "S P S S", "S S P S S"),
-    *("U", "U S", "T U", "W U", "U U", "U S^-1 U", "U P S", "U P U", "W P U", "T P U"),
-    *("P T", "P U", "S P U P S", "S P T P S", "S P W P S", "W S P S", "S S P S", "W W P S"),
+    *(w for w in every_word("STWU", 3) if "U" in w),
+    *("U S^-1 U", "P", "S P S", "P S", "P T", "P U", "S S P S", "S P S S", "S S P S S"),
+    *("T P S", "T P T", "W P S", "W P W", "W P T", "U P S", "U P U", "W P U", "T P U"),
+    *("W S P S", "W W P S", "S P U P S", "S P T P S", "S P W P S"),
 )
 
 
@@ -78,7 +86,7 @@ class Op2OpConfig:
     density_words: tuple[str, ...] = DENSITY_WORDS
     exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
     cycles: int = 40
-    tolerance: float = 1e-8
+    tolerance: float = 1e-7
     history: int = 8
 
     def __post_init__(self):
@@ -97,8 +105,7 @@ class Op2OpConfig:
             raise ConfigError(
                 refusal(
                     "operator",
-                    got=f"cycles {self.cycles}, history {self.history}, "
-                    f"tolerance {self.tolerance}",
+                    got=f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}",
                     expected="at least 1, at least 2, and positive",
                 )
             )
@@ -110,9 +117,9 @@ def key_name(key: IrrepKey) -> str:
 
 
 def has_constant(key: IrrepKey) -> bool:
-    """True for scalars, which alone may have a constant."""
+    """True for scalars on an atom; of a pair, a constant would not vanish with distance."""
     kind, _, _, l, sigma = key
-    return l == 0 and sigma == 1 and kind != -1
+    return kind == l == 0 and sigma == 1
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -165,18 +172,30 @@ class Op2Op(Definition):
             found = {k: v[None] if k != "E" else v[:, None] for k, v in found.items()}
         return found
 
-    def irreps(
-        self, words: tuple[str, ...], operators: dict[str, Array], table: SpeciesTable
+    def known_irreps(
+        self, operators: dict[str, Array], table: SpeciesTable
     ) -> dict[IrrepKey, Array]:
-        """Irreps of words and pieces, ``{key: (n_blocks, 2 L + 1, n_columns)}``."""
-        letters = {k: v for k, v in operators.items() if k not in ("E", "V")}
-        matrices = jnp.concatenate([jnp.stack(spell(words, letters)), operators["E"]])
-        found = couple_species(gather_species(matrices, table), self.basis.spec)
-        return {k: _columns(x) for k, x in found.items()}
+        """Irreps of :attr:`Op2OpConfig.words` and of the pieces of the nuclei's potential.
 
-    def baseline(self, operators: dict[str, Array]) -> Array:
-        """What the learned part is added to: T + W, or T + U once there is a density."""
-        return operators["T"] + operators["U" if "U" in operators else "W"]
+        Returns:
+          ``{key: (n_blocks, 2 L + 1, n_columns)}``.
+        """
+        words = jnp.stack(spell(self.config.words, {k: operators[k] for k in LETTERS}))
+        return self._irreps(jnp.concatenate([words, operators["E"]]), table)
+
+    def density_irreps(
+        self, operators: dict[str, Array], table: SpeciesTable
+    ) -> dict[IrrepKey, Array]:
+        """Likewise of :attr:`Op2OpConfig.density_words`."""
+        letters = {k: operators[k] for k in DENSITY_LETTERS}
+        return self._irreps(jnp.stack(spell(self.config.density_words, letters)), table)
+
+    def _irreps(self, matrices: Array, table: SpeciesTable) -> dict[IrrepKey, Array]:
+        found = couple_species(gather_species(matrices, table), self.basis.spec)
+        return {
+            k: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)  # channels before shell pairs
+            for k, x in found.items()
+        }
 
     def with_density(
         self, structure: Structure | StructureBatch, operators: dict[str, Array], dm: Array
@@ -189,29 +208,15 @@ class Op2Op(Definition):
     def assemble(
         self, weights: Params, x: dict[IrrepKey, Array], table: SpeciesTable, like: Array
     ) -> Array:
-        """The matrix of linear maps of irreps, ``(n_structures, nao, nao)``."""
+        """The matrix of linear maps of irreps, ``(n_structures, nao, nao)`` as ``like``."""
         y = {}
         for key, columns in x.items():
             if (own := weights.get(key_name(key))) is not None:
                 y[key] = einsum("nmc,co->nmo", columns, own["weights"])
-                if has_constant(key):
+                if "constant" in own:
                     y[key] = y[key] + own["constant"]
         blocks = uncouple_species(y, self.basis.spec)
         return scatter_species(blocks, table, like.shape[0], like.shape[-1])
-
-    def guess(self, params: Params, operators: dict[str, Array], table: SpeciesTable) -> Array:
-        """The first guess of F."""
-        x = self.irreps(self.config.words, operators, table)
-        base = self.baseline(operators)
-        return base + self.assemble(params["guess"], x, table, base)
-
-    def functional(
-        self, params: Params, operators: dict[str, Array], table: SpeciesTable
-    ) -> Array:
-        """F of a density: ``operators`` as :meth:`with_density` gives them."""
-        x = self.irreps((*self.config.words, *self.config.density_words), operators, table)
-        base = self.baseline(operators)
-        return base + self.assemble(params["functional"], x, table, base)
 
     def apply(
         self,
@@ -239,13 +244,18 @@ class Op2Op(Definition):
         def density(fock):
             return density_matrix(fock, operators["S"], electrons, mask=mask)
 
-        def step(fock):
-            with_density = self.with_density(structure, operators, density(fock))
-            return self.functional(params, with_density, table)
-
-        fock = self.guess(params, operators, table)
+        known = self.known_irreps(operators, table)
+        s, kinetic = operators["S"], operators["T"]
+        fock = kinetic + operators["W"] + self.assemble(params["guess"], known, table, s)
         residual = jnp.zeros(fock.shape[0], fock.dtype)
         if self.config.density_words:
+            constant = kinetic + self.assemble(params["known"], known, table, s)
+
+            def step(fock):
+                found = self.with_density(structure, operators, density(fock))
+                x = self.density_irreps(found, table)
+                return constant + found["U"] + self.assemble(params["density"], x, table, s)
+
             c = self.config
             fock, residual = fixed_point(step, fock, c.cycles, c.tolerance, c.history)
         out = {
@@ -256,20 +266,41 @@ class Op2Op(Definition):
         }
         return {k: v[0] for k, v in out.items()} if one else out
 
+    @property
+    def n_known(self) -> int:
+        """Operators known before the density: words, and pieces of the nuclei's potential."""
+        return len(self.config.words) + len(self.basis.elements) * len(self.config.exponents)
+
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key."""
         return len(species_channels(self.basis.spec, key[:3])[key[3:]])
-
-
-def _columns(x: Array) -> Array:
-    """``(n_channels, n, 2 L + 1, n_pairs)`` to ``(n, 2 L + 1, n_channels n_pairs)``."""
-    return jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)
 
 
 def layouts_of(structures: StructureBatch, basis) -> list[AOLayout]:
     """AO layouts of the molecules of a batch (host side)."""
     numbers = np.asarray(structures.numbers)
     return [AOLayout(basis.spec, tuple(int(z) for z in own if z)) for own in numbers]
+
+
+def batches(
+    definition: Op2Op, structures: Sequence[Structure], size: int
+) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
+    """Structures in batches of one shape, so that one program serves all (host side).
+
+    Yields:
+      the batch, filled up by repeats of its last structure, its table, and the indices of the
+      structures in it, without the repeats.
+    """
+    basis, n = definition.basis, len(structures)
+    size = min(size, n)
+    order = np.argsort([layout_of(s, basis).nao for s in structures], kind="stable")
+    parts = [order[i : i + size] for i in range(0, n, size)]
+    full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
+    layouts = [[layout_of(structures[i], basis) for i in p] for p in full]
+    room, bucket = species_capacities(layouts), bucket_of(structures, basis)
+    for own, index, part in zip(layouts, full, parts, strict=True):
+        padded = batch([structures[i] for i in index], basis, bucket=bucket)
+        yield padded, species_table(own, capacities=room), part
 
 
 def n_electrons(structure: Structure | StructureBatch):
@@ -322,17 +353,18 @@ def fixed_point(step, guess: Array, cycles: int, tolerance: float, history: int)
             return count + 1, fock, past, jnp.max(jnp.abs(r), axis=(1, 2))
 
         worst = jnp.full(n, jnp.inf, start.dtype)
-        _, fock, _, worst = jax.lax.while_loop(go_on, cycle, (0, start, past, worst))
-        return fock, jax.lax.stop_gradient(worst)
+        return jax.lax.while_loop(go_on, cycle, (0, start, past, worst))[1]
 
     def tangent(linear, right):
-        solver = functools.partial(
-            jax.scipy.sparse.linalg.gmres, tol=1e-11, restart=30, maxiter=4, solve_method="batched"
-        )
-        return solver(linear, right)[0]
+        krylov = functools.partial(_gmres, tol=1e-11, restart=30, maxiter=4)
+        return jax.lax.custom_linear_solve(linear, right, solve=krylov, transpose_solve=krylov)
 
-    return jax.lax.custom_root(
-        lambda fock: step(fock) - fock, guess, solve, tangent, has_aux=True
-    )
+    fock = jax.lax.custom_root(lambda fock: step(fock) - fock, guess, solve, tangent)
+    found = jax.lax.stop_gradient(fock)
+    left = jax.lax.stop_gradient(step(found)) - found
+    return fock, jnp.max(jnp.abs(left), axis=(1, 2))
 
 
+def _gmres(matvec, right: Array, **options) -> Array:
+    """JAX's, which cannot be transposed when it stands in a derivative of its own."""
+    return jax.scipy.sparse.linalg.gmres(matvec, right, solve_method="batched", **options)[0]

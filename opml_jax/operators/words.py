@@ -6,12 +6,24 @@ for the symmetric part of its product.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
 from ..errors import ConfigError, nearest, refusal
 from ..numerics import Array, matmul
+
+
+def every_word(letters: Sequence[str], length: int) -> tuple[str, ...]:
+    """Every word of up to ``length`` letters, one of each pair that reads as the other backwards.
+
+    >>> every_word("ST", 2)
+    ('S', 'T', 'S S', 'S T', 'T T')
+    """
+    every = (w for n in range(length) for w in itertools.product(letters, repeat=n + 1))
+    rank = {x: i for i, x in enumerate(letters)}
+    return tuple(" ".join(w) for w in every if [rank[x] for x in w] <= [rank[x] for x in w[::-1]])
 
 
 def check_words(where: str, words: Sequence[str], letters: Sequence[str]) -> None:

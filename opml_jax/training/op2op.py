@@ -7,23 +7,26 @@ squares needs, of training and of validation alike, and costs no precision.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import batch, bucket_of, layout_of
 from ..data import Dataset
 from ..errors import DataError, refusal
 from ..features.couple import IrrepKey, couple_species
-from ..models.op2op import Op2Op, Params, has_constant, key_name
+from ..models.op2op import Op2Op, Params, batches, has_constant, key_name, n_electrons
 from ..numerics import require_x64
-from ..operators.species import SpeciesTable, gather_species, species_capacities, species_table
-from ..structures import StructureBatch
+from ..observables import density_matrix
+from ..operators.species import gather_species
 
-LAMBDAS = tuple(10.0 ** np.arange(-14.0, 1.5, 1.5))
-"""Candidates for the regularisation of columns of unit variance, by the number of rows."""
+LAMBDAS = tuple(10.0 ** np.arange(-11.0, 1.5, 1.0))
+"""Candidates for the regularisation of columns of unit variance, by the number of rows.
+
+Smaller ones fit densities of the reference better, and the way there worse: on water 1e-14 leaves
+the functional 5e-8 Hartree from the labels, and its self-consistent orbitals 3e-6.
+"""
 
 CHUNK = 8
 """Molecules at once."""
@@ -116,22 +119,6 @@ class Fitted:
     keys: dict[str, dict[IrrepKey, KeyFit]]
 
 
-def chunks(
-    definition: Op2Op, dataset: Dataset, size: int = CHUNK
-) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
-    """A data set in batches of one shape: batch, table, indices (the last repeats to fill up)."""
-    basis, n = definition.basis, len(dataset)
-    size = min(size, n)
-    order = np.argsort([layout_of(s, basis).nao for s in dataset.structures], kind="stable")
-    parts = [order[i : i + size] for i in range(0, n, size)]
-    full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
-    layouts = [[layout_of(dataset.structures[i], basis) for i in p] for p in full]
-    room, bucket = species_capacities(layouts), bucket_of(dataset.structures, basis)
-    for own, index, part in zip(layouts, full, parts, strict=True):
-        structures = batch([dataset.structures[i] for i in index], basis, bucket=bucket)
-        yield structures, species_table(own, capacities=room), part
-
-
 def _padded(matrices: Sequence[np.ndarray], size: int, nao: int) -> np.ndarray:
     out = np.zeros((size, nao, nao))
     for i, m in enumerate(matrices):
@@ -179,26 +166,23 @@ def fit_op2op(
 
     @jax.jit
     def features(structures, table, fock):
-        from ..observables import density_matrix
-        from ..models.op2op import n_electrons
-
         operators = definition.operators(structures)
-        out = {}
-        for stage in stages:
-            words = definition.config.words
-            if stage == "functional":
-                dm = density_matrix(
-                    fock, operators["S"], n_electrons(structures), mask=structures.layout.ao_mask
-                )
-                operators = definition.with_density(structures, operators, dm)
-                words = (*words, *definition.config.density_words)
-            left = gather_species(fock - definition.baseline(operators), table)
-            y = couple_species(left, definition.basis.spec)
-            out[stage] = definition.irreps(words, operators, table), y
+        known = definition.known_irreps(operators, table)
+        out = {"guess": (known, irreps(fock - operators["T"] - operators["W"], table))}
+        if "functional" in stages:
+            electrons, mask = n_electrons(structures), structures.layout.ao_mask
+            dm = density_matrix(fock, operators["S"], electrons, mask=mask)
+            operators = definition.with_density(structures, operators, dm)
+            density = definition.density_irreps(operators, table)
+            x = {k: jnp.concatenate([known[k], density[k]], axis=-1) for k in known}
+            out["functional"] = x, irreps(fock - operators["T"] - operators["U"], table)
         return out
 
+    def irreps(matrix, table):
+        return couple_species(gather_species(matrix, table), definition.basis.spec)
+
     for name, part in (("train", train), ("validation", validation)):
-        for structures, table, index in chunks(definition, part):
+        for structures, table, index in batches(definition, part.structures, CHUNK):
             n, nao = structures.n_structures, structures.layout.nao
             labels = [part.labels["fock"][i] for i in index]
             labels += [labels[-1]] * (n - len(labels))
@@ -213,13 +197,21 @@ def fit_op2op(
                         system.add(_rows(x[key], real), _rows(y[key], real))
             done += len(index)
             on_progress("closed form", done, total)
-    params: Params = {}
-    keys: dict[str, dict[IrrepKey, KeyFit]] = {}
+    solved: dict[str, dict[IrrepKey, tuple]] = {}
     for stage in stages:
-        params[stage], keys[stage] = {}, {}
+        solved[stage] = {}
         for key, system in systems[stage]["train"].items():
             judge = systems[stage]["validation"].get(key, system)
-            solved = solve_key(system, judge, definition.n_outputs(key), has_constant(key))
-            if solved is not None:
-                params[stage][key_name(key)], keys[stage][key] = solved
+            found = solve_key(system, judge, definition.n_outputs(key), has_constant(key))
+            if found is not None:
+                solved[stage][key] = found
+    keys = {stage: {k: fit for k, (_, fit) in own.items()} for stage, own in solved.items()}
+    params: Params = {"guess": {key_name(k): w for k, (w, _) in solved["guess"].items()}}
+    if "functional" in stages:
+        params |= {"known": {}, "density": {}}
+        n_known = definition.n_known
+        for key, (own, _) in solved["functional"].items():
+            cut = n_known * definition.n_outputs(key)  # as many shell pairs as outputs
+            params["known"][key_name(key)] = {**own, "weights": own["weights"][:cut]}
+            params["density"][key_name(key)] = {"weights": own["weights"][cut:]}
     return Fitted(params, keys)

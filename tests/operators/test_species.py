@@ -6,14 +6,19 @@ import numpy as np
 import pytest
 
 from opml_jax.basis import batch, layout_of, load_basis
-from opml_jax.errors import ConventionError
+from opml_jax.errors import ConventionError, OpmlError
 from opml_jax.operators import (
     Operator,
     from_species_blocks,
+    gather_species,
+    scatter_species,
     species_blocks,
+    species_capacities,
     species_norm,
     species_pairs,
+    species_table,
 )
+from opml_jax.testing import random_structure
 
 # Elements of order 1 that are divided and multiplied by sqrt(2), and at most once added
 ROUND_TRIP = 1e-13
@@ -176,3 +181,33 @@ def test_batches_are_refused(water):
         species_blocks(operator)
     with pytest.raises(ConventionError, match="operator must be that of one molecule"):
         from_species_blocks({}, layout)
+
+
+def test_a_batch_is_cut_and_put_together():
+    """Blocks of a batch of two compositions, padded in every way, are those of its molecules."""
+    molecules = ([8, 1, 1], [6, 8, 1, 1])
+    basis = load_basis("sto-3g", [1, 6, 8])
+    layouts = [layout_of(random_structure(z, seed=0), basis) for z in molecules]
+    nao = max(x.nao for x in layouts) + 3
+    rng = np.random.default_rng(0)
+    full = np.zeros((2, nao, nao))
+    for own, layout in zip(full, layouts, strict=True):
+        x = rng.normal(size=(layout.nao, layout.nao))
+        own[: layout.nao, : layout.nao] = x + x.T
+    room = species_capacities([layouts, layouts[:1] * 2])
+    table = species_table(layouts, capacities=room)
+    found = gather_species(full, table)
+    for m, layout in enumerate(layouts):
+        alone = species_blocks(
+            Operator(jnp.asarray(full[m, : layout.nao, : layout.nao]), layout, symmetric=True)
+        )
+        for key, blocks in alone.items():
+            stored = (abs(key[0]), *key[1:])
+            own = (table.molecule[stored] == m) & (table.rows[stored][:, 0] < nao)
+            assert np.array_equal(found[key][own], blocks)
+    assert np.abs(scatter_species(found, table, 2, nao) - full).max() < 1e-14
+    shapes = [x.shape for x in jax.tree.leaves(table)]
+    other = species_table([layouts[0]] * 2, capacities=room)
+    assert [x.shape for x in jax.tree.leaves(other)] == shapes
+    with pytest.raises(OpmlError, match="capacities"):
+        species_table(layouts, capacities={**room, (0, 1, 1): 1})

@@ -1,0 +1,141 @@
+"""A trained Op2Op model: Fock and density matrices, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import integrals, observables
+from ..basis import layout_of
+from ..errors import ConvergenceError, OpmlError, refusal
+from ..numerics import Array, require_x64
+from ..operators.species import SpeciesTable
+from ..structures import Structure, StructureBatch
+from .model import Model
+from .op2op import Op2Op, Params, batches, n_electrons
+
+CHUNKS = (1, 8)
+"""Numbers of structures evaluated at once; see :data:`opml_jax.models.model.CHUNKS`."""
+
+UNCONVERGED = 1e-5
+"""Hartree: a residual above this is an error."""
+
+_AXES = {  # which axes of a result are atoms or AOs, and padded
+    "fock": ("nao", "nao"),
+    "dm": ("nao", "nao"),
+    "overlap": ("nao", "nao"),
+    "mo_energy": ("nao",),
+    "mulliken_charges": ("n_atoms",),
+    "lowdin_charges": ("n_atoms",),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorModel(Model):
+    """An Op2Op model ready for use; see :class:`Model` for its attributes."""
+
+    definition: Op2Op
+
+    def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """Refused: the model predicts operators, and an energy needs a functional of them."""
+        raise OpmlError(
+            refusal(
+                "model",
+                got="an Op2Op model, which predicts operators",
+                expected="a model of energies",
+                hint="Use fock_fn, or the prediction as the start of a PySCF calculation.",
+            )
+        )
+
+    def fock_fn(self, params: Params | None = None) -> Callable[[Structure], dict[str, Array]]:
+        """A pure function for ``jax.grad`` and friends: Fock, density and overlap matrix.
+
+        Args:
+          params: parameters to use. Default: the model's own.
+
+        Returns:
+          ``operators(structure) -> dict``, see :meth:`Op2Op.apply`.
+        """
+        return functools.partial(self.definition.apply, self.params if params is None else params)
+
+    def predict(  # type: ignore[override]
+        self, structures: Structure | Sequence[Structure]
+    ) -> dict[str, np.ndarray]:
+        """Operators of closed-shell molecules, and what follows from them.
+
+        Args:
+          structures: one molecule or several (any mix of compositions the model knows).
+
+        Returns:
+          ``fock`` (Hartree), ``dm``, ``overlap`` ``(nao, nao)`` in the library's AO order,
+          ``mo_energy`` ``(nao,)`` and ``gap`` ``()`` in Hartree, ``dipole`` ``(3,)`` in e Bohr
+          about the centre of nuclear charge, ``mulliken_charges`` and ``lowdin_charges``
+          ``(n_atoms,)``,
+          ``residual`` ``()`` (what is left of self-consistency, Hartree). For a list a leading
+          axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
+
+        Raises:
+          OpmlError: an empty list, an open shell, an element the model has not seen.
+          ConvergenceError: a density that did not become self-consistent.
+          PrecisionError: x64 is off.
+        """
+        require_x64("an Op2Op model")
+        if isinstance(structures, Structure):
+            out = self.predict([structures])
+            return {k: v[0] for k, v in out.items() if k not in ("nao", "n_atoms")}
+        structures = list(structures)
+        if not structures:
+            raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
+        self.check_elements(structures)
+        if odd := [s for s in structures if s.spin or n_electrons(s) % 2]:
+            raise OpmlError(refusal("structures", got=repr(odd[0]), expected="closed shells"))
+        sizes = {
+            "nao": [layout_of(s, self.definition.basis).nao for s in structures],
+            "n_atoms": [s.n_atoms for s in structures],
+        }
+        out: dict[str, np.ndarray] = {}
+        size = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
+        for padded, table, index in batches(self.definition, structures, size):
+            found = _evaluate(self.definition, self.params, padded, table)
+            for name, values in found.items():
+                axes = _AXES.get(name, ())
+                shape = tuple(max(sizes[a]) for a in axes) or values.shape[1:]
+                whole = out.setdefault(name, np.zeros((len(structures), *shape)))
+                for i, value in zip(index, np.asarray(values), strict=False):
+                    cut = tuple(slice(sizes[a][i]) for a in axes)
+                    whole[(i, *cut)] = value[cut]
+        worst = int(np.argmax(np.nan_to_num(out["residual"], nan=np.inf)))
+        if not out["residual"][worst] < UNCONVERGED:
+            raise ConvergenceError(
+                f"the density of {structures[worst]!r} (structure {worst}) did not become "
+                f"self-consistent: {out['residual'][worst]:.1e} Hartree are left after "
+                f"{self.definition.config.cycles} cycles. Is it like those of the training set?"
+            )
+        return {**out, **{k: np.array(v) for k, v in sizes.items()}}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _evaluate(
+    definition: Op2Op, params: Params, structures: StructureBatch, table: SpeciesTable
+) -> dict[str, Array]:
+    out: dict[str, Any] = definition.apply(params, structures, table)
+    basis, electrons = definition.basis, n_electrons(structures)
+    padded = integrals.overlap(structures, basis, padding=1.0)
+    mask = structures.layout.ao_mask
+    energy, _ = observables.orbitals(out["fock"], padded, mask=mask)
+    at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
+    frontier = jnp.take_along_axis(energy, at, axis=-1)
+    return {
+        **out,
+        "mo_energy": jnp.where(mask, energy, 0.0),
+        "gap": frontier[:, 1] - frontier[:, 0],
+        "dipole": observables.dipole(out["dm"], structures, basis),
+        "mulliken_charges": observables.mulliken_charges(out["dm"], padded, structures, basis),
+        "lowdin_charges": observables.lowdin_charges(out["dm"], padded, structures, basis),
+    }
