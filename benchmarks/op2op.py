@@ -2,12 +2,12 @@
 
     python benchmarks/op2op.py DIR --json
 
-DIR holds ``water_pbe_def2svp.npz`` and ``ethanol_pbe_def2svp.npz`` (``R`` in Angstrom, ``Z``, ``F`` in
-Hartree and PySCF's AO order). Splits by position in the file: water 500 for training, 100 for
-validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; ethanol 130, 20, 50.
-``--scf N`` starts PySCF from the predictions of the first N test structures, beside its own guesses.
-Errors in 1e-6: mean over all matrix elements (``fock_mae_uha``, the convention of SchNOrb, PhiSNet
-and QHNet), occupied levels, gap, density matrix.
+DIR holds ``water_pbe_def2svp.npz`` and ``ethanol_pbe_def2svp.npz`` (``R`` in Angstrom, ``Z``, ``F``
+in Hartree and PySCF's AO order). Splits by position in the file: water 500 for training, 100 for
+validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; ethanol 130, 20 and
+50. ``--scf N`` starts PySCF from the predictions of the first N test structures, beside its own
+guesses. Errors in 1e-6: mean over all matrix elements (``fock_mae_uha``, the convention of SchNOrb,
+PhiSNet and QHNet), occupied levels, gap, density matrix.
 """
 
 from __future__ import annotations

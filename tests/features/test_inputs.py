@@ -87,7 +87,7 @@ def test_a_field_adds_its_potential(molecules, basis):
         pytest.param(
             Inputs(resolve="charges", others=("overlap", "kinetic")), marks=pytest.mark.slow
         ),
-        Inputs(resolve="intermediates", metric="lowdin"),
+        pytest.param(Inputs(resolve="intermediates", metric="lowdin"), marks=pytest.mark.slow),
         pytest.param(Inputs(metric="overlap"), marks=pytest.mark.slow),
     ],
     ids=["charges", "intermediates", "overlap"],

@@ -678,6 +678,7 @@ def test_second_derivatives_of_libcint_are_pyscfads(water, rng):
         np.testing.assert_allclose(jax.jit(hessian)(x) / scale, expected / scale, atol=REORDERING)
 
 
+@pytest.mark.slow
 def test_derivatives_of_libcint_to_fourth_order_and_no_further(water, rng):
     """Along one line, forward and reverse alternating, each order against the one before."""
     basis = load_basis("sto-3g", water.numbers)

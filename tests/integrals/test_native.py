@@ -379,6 +379,7 @@ def test_no_array_holds_a_matrix_for_every_nucleus_and_direction(rng, every_equa
     assert largest(jax.grad(lambda x: f(x, "libcint"))) >= limit  # the walk would find it
 
 
+@pytest.mark.slow
 def test_chunks_of_pairs_add_up(molecules, monkeypatch, rng, every_equation):
     s = molecules["formamide"]
     basis = load_basis("sto-3g", s.numbers)
