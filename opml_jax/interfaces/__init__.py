@@ -1,11 +1,11 @@
-"""Doors to other programs: :mod:`~opml_jax.interfaces.ase` and :mod:`~opml_jax.interfaces.jax_md`.
+"""Doors to other programs: ASE, jax-md and PySCF.
 
 Each is imported on first use, so that only those who walk through a door load what is behind it.
 """
 
 
 def __getattr__(name: str):
-    if name in ("ase", "jax_md"):
+    if name in ("ase", "jax_md", "pyscf"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)
