@@ -39,20 +39,30 @@ class KeyedSystem:
     """Least squares of one key: rows ``[1, x, y]`` as a triangle."""
 
     def __init__(self):
-        self.triangle: np.ndarray | None = None
+        self._rows: list[np.ndarray] = []
+        self._kept = 0
         self.n_rows = 0
 
     def add(self, x: np.ndarray, y: np.ndarray) -> None:
         """Rows ``(n, n_columns)`` and ``(n, n_outputs)``."""
         rows = np.concatenate([np.ones((len(x), 1)), x, y], axis=1)
-        self.n_rows += len(x)
-        if self.triangle is not None:
-            rows = np.concatenate([self.triangle, rows])
-        self.triangle = np.linalg.qr(rows, mode="r") if len(rows) > rows.shape[1] else rows
+        self._rows.append(rows)
+        self._kept += len(rows)
+        self.n_rows += len(rows)
+        if self._kept > 3 * rows.shape[1]:  # a triangle and twice as many: QR pays
+            self.triangle()
+
+    def triangle(self) -> np.ndarray:
+        """What is left of the rows: as many as columns at most."""
+        rows = np.concatenate(self._rows)
+        if len(rows) > rows.shape[1]:
+            rows = np.linalg.qr(rows, mode="r")
+        self._rows, self._kept = [rows], len(rows)
+        return rows
 
     def sum_of_squares(self, coefficients: np.ndarray) -> float:
         """Of the rows times ``coefficients`` ``(1 + n_columns + n_outputs, ...)``."""
-        return float(((self.triangle @ coefficients) ** 2).sum())
+        return float(((self.triangle() @ coefficients) ** 2).sum())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,14 +88,15 @@ def solve_key(
     Returns:
       ``weights`` ``(n_columns, n_outputs)`` and, if asked for, ``constant`` ``(n_outputs,)``.
     """
-    r = np.linalg.qr(train.triangle, mode="r")
+    rows = train.triangle()
+    r = np.linalg.qr(rows, mode="r")
     n, n_columns = train.n_rows, r.shape[1] - 1 - n_outputs
     # the first column is the constant: below its row the triangle is that of centred rows
     mean = r[0, 1:] / r[0, 0] if constant else np.zeros(r.shape[1] - 1)
-    body = r[1:, 1:] if constant else np.linalg.qr(train.triangle[:, 1:], mode="r")
+    body = r[1:, 1:] if constant else np.linalg.qr(rows[:, 1:], mode="r")
     x, y = body[:, :n_columns], body[:, n_columns:]
     spread = np.sqrt((x**2).sum(axis=0) / n)
-    size = np.sqrt((train.triangle[:, 1 : 1 + n_columns] ** 2).sum(axis=0) / n)
+    size = np.sqrt((rows[:, 1 : 1 + n_columns] ** 2).sum(axis=0) / n)
     wanted = np.sqrt((y**2).sum(axis=0) / n)
     if not size.max() > 0 or not wanted.max() > 1e-12:
         return None
