@@ -159,7 +159,8 @@ class Op2Op(Definition):
             lambda q, w: integrals.external_potential(structure, self.basis, charges=q, widths=w)
         )(charges.astype(s.dtype), jnp.asarray(np.tile(widths, len(self.basis.elements)), s.dtype))
         potentials = potentials.reshape(len(self.basis.elements), len(widths), *s.shape)
-        pieces = (potentials[:, :-1] - potentials[:, 1:]).reshape(-1, *s.shape)
+        pieces = potentials[:, :-1] - potentials[:, 1:]
+        pieces = pieces.reshape(pieces.shape[0] * pieces.shape[1], *s.shape)
         found = {
             "S": integrals.overlap(structure, self.basis),
             "S^-1": 0.5 * (inverse + jnp.matrix_transpose(inverse)),
