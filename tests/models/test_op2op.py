@@ -14,6 +14,8 @@ from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
 from opml_jax.training.op2op import fit_op2op
 
+pytestmark = pytest.mark.slow  # a minute of compilation
+
 N_TRAIN, N_VALIDATION, N_TEST = 60, 20, 20
 FEW = Op2OpConfig(
     words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W"),
@@ -63,7 +65,6 @@ def test_fock_matrices_of_other_geometries(predicted, parts):
     assert np.abs(predicted["dipole"] - parts["test"]["dipole"]).max() < 1e-3
 
 
-@pytest.mark.slow
 def test_the_functional_is_better_than_the_guess(model, predicted, parts):
     definition = dataclasses.replace(
         model.definition, config=dataclasses.replace(FEW, density_words=())
@@ -86,7 +87,6 @@ def test_densities_belong_to_their_matrices(predicted):
         assert np.abs(predicted[name].sum(axis=1)).max() < 1e-10
 
 
-@pytest.mark.slow
 def test_equivariance(model, parts):
     """Rotated, reflected and permuted molecules have rotated orbital energies: the same ones."""
     structure = parts["test"].structures[0]
@@ -100,7 +100,6 @@ def test_equivariance(model, parts):
     assert_equivariant(invariants, structure)
 
 
-@pytest.mark.slow
 def test_derivatives_of_self_consistent_matrices(fitted, parts):
     """Through integrals, fit of the density, map and fixed point, against central differences."""
     definition, fit = fitted
@@ -117,7 +116,6 @@ def test_derivatives_of_self_consistent_matrices(fitted, parts):
     assert_grad_matches_fd(jax.jit(dipole), structure.positions, rtol=DIFFERENCES)
 
 
-@pytest.mark.slow
 def test_one_program_for_other_compositions(model):
     """Compositions that training never saw: the first guess needs no density to converge."""
     first = dataclasses.replace(FEW, density_words=())
@@ -137,7 +135,6 @@ def test_one_program_for_other_compositions(model):
     assert batch["nao"].tolist() == [10, 24, 38]
 
 
-@pytest.mark.slow
 def test_two_distant_waters_are_two_waters(model):
     """Size-extensive: dipoles 60 Bohr apart change on-site elements by 1e-4 at most."""
     water = np.array([[0.0, 0, 0], [1.8, 0, 0], [-0.45, 1.75, 0]])
@@ -176,7 +173,6 @@ def test_bad_input(model, fitted, parts):
         apply(batch)
 
 
-@pytest.mark.slow
 def test_what_does_not_converge_is_an_error(model, parts):
     definition = model.definition
     hasty = dataclasses.replace(definition, config=dataclasses.replace(FEW, cycles=1))
