@@ -24,8 +24,8 @@ from ..operators.species import gather_species
 LAMBDAS = tuple(10.0 ** np.arange(-11.0, 1.5, 1.0))
 """Candidates for the regularisation of columns of unit variance, by the number of rows.
 
-Smaller ones serve the reference's densities and not the way there: on water, self-consistent orbital
-energies are 3e-6 Hartree from the labels with 1e-14 and 6e-8 with 1e-11.
+Smaller ones serve the reference's densities and not the way there: on water, self-consistent
+orbital energies are 3e-6 Hartree from the labels with 1e-14 and 6e-8 with 1e-11.
 """
 
 CHUNK = 8
