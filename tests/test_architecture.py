@@ -17,6 +17,7 @@ FLOORS = {
     "units": 0,
     "errors": 0,
     "numerics": 1,
+    "lapack": 2,
     "structures": 2,
     "conventions": 2,
     "basis": 3,

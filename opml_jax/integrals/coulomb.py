@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import lapack
 from ..basis import Basis, layout_of
 from ..errors import OpmlError, refusal
 from ..numerics import Array
@@ -140,9 +141,8 @@ def fitted_coulomb(
     metric = metric + jnp.where(own, 0.0, 1.0)[..., None] * jnp.eye(n * N_FIT, dtype=dtype)
     scale = 1 / jnp.sqrt(jnp.diagonal(metric, axis1=-2, axis2=-1))
     metric = metric * scale[..., :, None] * scale[..., None, :]
-    factor = jax.scipy.linalg.cholesky(metric, lower=True)
     right = (jnp.where(own, moments, 0.0) * scale)[..., None]
-    c = jax.scipy.linalg.cho_solve((factor, True), right)[..., 0]
+    c = lapack.solve(metric, right, positive=True)[..., 0]
     c = (scale * c).reshape(*lead, n, N_FIT)
 
     push_charges = jnp.concatenate([c[..., :_N_S], jnp.zeros((*lead, n, width - _N_S), dtype)], -1)

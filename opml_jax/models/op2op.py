@@ -29,7 +29,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import integrals
+from .. import integrals, lapack
 from ..basis import AOLayout, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, refusal
 from ..features.couple import IrrepKey, couple_species, species_channels, uncouple_species
@@ -148,9 +148,8 @@ class Op2Op(Definition):
         ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``.
         """
         s = integrals.overlap(structure, self.basis, padding=1.0)
-        factor = jax.scipy.linalg.cholesky(s, lower=True)
         eye = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
-        inverse = jax.scipy.linalg.cho_solve((factor, True), eye)
+        inverse = lapack.solve(s, eye, positive=True)
         numbers = jnp.asarray(structure.numbers)
         elements = np.repeat(self.basis.elements, len(self.config.exponents) + 1)
         charges = jnp.where(numbers == elements.reshape(-1, *[1] * numbers.ndim), numbers, 0)
@@ -348,7 +347,7 @@ def fixed_point(step, guess: Array, cycles: int, tolerance: float, history: int)
             eye = jnp.eye(history, dtype=start.dtype)
             system = jnp.where(both, gram + 1e-13 * eye, eye)
             ones = jnp.broadcast_to(used.astype(start.dtype), (n, history))
-            c = jnp.linalg.solve(system, ones[..., None])[..., 0]
+            c = lapack.solve(system, ones[..., None])[..., 0]
             c = c / jnp.sum(c, axis=1, keepdims=True)
             fock = einsum("na,anij->nij", c, past[:, 0])
             return count + 1, fock, past, jnp.max(jnp.abs(r), axis=(1, 2))

@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import OpmlError, refusal
+from ..lapack import eigh
 from ..numerics import Array, einsum, is_concrete, matmul
 from ..operators import inverse_sqrt
 from ..operators.eigen import lyapunov
@@ -32,21 +33,25 @@ OUTSIDE = 1e4
 
 
 @jax.custom_jvp
+def _sign(x: Array, w: Array, u: Array) -> Array:
+    """Sign of symmetric matrices without an eigenvalue at 0, from their eigenvectors."""
+    return matmul(u * jnp.sign(w)[..., None, :], jnp.matrix_transpose(u))
+
+
+@_sign.defjvp
+def _sign_jvp(primals, tangents):
+    (x, w, u), dx = primals, _symmetric(tangents[0])
+    g = _sign(x, w, u)
+    size = _symmetric(matmul(x, g))
+    return g, lyapunov(size, dx - matmul(matmul(g, dx), g), (jnp.abs(w), u))
+
+
 def sign(x: Array) -> Array:
     """Sign of symmetric matrices ``(..., n, n)`` without an eigenvalue at 0.
 
     Differentiable to any order, equal eigenvalues included.
     """
-    w, u = jnp.linalg.eigh(jax.lax.stop_gradient(x))
-    return matmul(u * jnp.sign(w)[..., None, :], jnp.matrix_transpose(u))
-
-
-@sign.defjvp
-def _sign_jvp(primals, tangents):
-    x, dx = primals[0], _symmetric(tangents[0])
-    g = sign(x)
-    size = _symmetric(matmul(x, g))
-    return g, lyapunov(size, dx - matmul(matmul(g, dx), g))
+    return _sign(x, *eigh(x))
 
 
 def _symmetric(x: Array) -> Array:
@@ -109,7 +114,7 @@ def orbitals(fock: Array, overlap: Array, *, mask: Array | None = None) -> tuple
       OpmlError: shapes that differ, or nearly linearly dependent functions.
     """
     f, x = _orthogonal(fock, overlap, mask)
-    _, u = jnp.linalg.eigh(jax.lax.stop_gradient(f))
+    _, u = eigh(f)
     # Hellmann and Feynman: exact to first order, and finite at degeneracies
     energy = einsum("...ip,...ij,...jp->...p", u, f, u)
     return energy, jax.lax.stop_gradient(matmul(x, u))
@@ -157,7 +162,8 @@ def density_matrix(fock: Array, overlap: Array, n_electrons, *, mask: Array | No
     """
     f, x = _orthogonal(fock, overlap, mask)
     pairs = _pairs(n_electrons, f.shape[-1])
-    middle, width = _frontier(jnp.linalg.eigvalsh(jax.lax.stop_gradient(f)), pairs)
+    w, u = eigh(f)
+    middle, width = _frontier(w, pairs)
     if is_concrete(width) and np.min(width) < SMALLEST_GAP:
         raise OpmlError(
             refusal(
@@ -168,7 +174,7 @@ def density_matrix(fock: Array, overlap: Array, n_electrons, *, mask: Array | No
             )
         )
     eye = jnp.eye(f.shape[-1], dtype=f.dtype)
-    g = sign(f - middle[..., None, None] * eye)
+    g = _sign(f - middle[..., None, None] * eye, w - middle[..., None], u)
     p = matmul(matmul(x, eye - g), x)
     if mask is not None:  # zero but for rounding, of functions at 1e4 Hartree
         p = jnp.where(mask[..., :, None] & mask[..., None, :], p, 0.0)

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import OpmlError, refusal
+from ..lapack import eigh
 from ..numerics import Array, is_concrete, matmul
 
 LINEAR_DEPENDENCE = 1e-10
@@ -22,21 +23,19 @@ An inverse root amplifies rounding by the condition number, which this bounds to
 """
 
 
-def _apart(x: Array) -> tuple[Array, Array]:
-    return jnp.linalg.eigh(jax.lax.stop_gradient(x))
-
-
-def lyapunov(r: Array, q: Array) -> Array:
+def lyapunov(r: Array, q: Array, apart: tuple[Array, Array] | None = None) -> Array:
     """Solution Y of ``R Y + Y R = Q`` for a symmetric positive definite R.
 
     Args:
       r: ``(..., n, n)``.
       q: ``(..., n, n)``.
+      apart: eigenvalues ``(..., n)`` and eigenvectors ``(..., n, n)`` of R, if they are known,
+        derivatives stopped.
 
     Returns:
-      ``(..., n, n)``; differentiable in both, to any order.
+      ``(..., n, n)``; differentiable in R and Q, to any order.
     """
-    w, u = _apart(r)
+    w, u = eigh(r) if apart is None else apart
     sums = w[..., :, None] + w[..., None, :]
 
     def solve(_, b):
@@ -49,33 +48,42 @@ def lyapunov(r: Array, q: Array) -> Array:
     return jax.lax.custom_linear_solve(both, q, solve, symmetric=True)
 
 
+def _power(w: Array, u: Array, exponent: float) -> Array:
+    return matmul(u * (w**exponent)[..., None, :], jnp.matrix_transpose(u))
+
+
 @jax.custom_jvp
+def _root(s: Array, w: Array, u: Array) -> Array:
+    """S^(1/2) from the eigenvalues and eigenvectors of S, as a function of S."""
+    return _power(w, u, 0.5)
+
+
+@_root.defjvp
+def _root_jvp(primals, tangents):
+    s, w, u = primals
+    root = _root(s, w, u)
+    return root, lyapunov(root, tangents[0], (w**0.5, u))
+
+
+@jax.custom_jvp
+def _inverse_root(s: Array, w: Array, u: Array) -> Array:
+    return _power(w, u, -0.5)
+
+
+@_inverse_root.defjvp
+def _inverse_root_jvp(primals, tangents):
+    s, w, u = primals
+    y = _inverse_root(s, w, u)
+    change = lyapunov(_root(s, w, u), tangents[0], (w**0.5, u))
+    return y, -matmul(matmul(y, change), y)
+
+
 def sqrtm(s: Array) -> Array:
     """Square root of a symmetric positive definite matrix, ``(..., n, n)``.
 
     The derivative is exact at equal eigenvalues, to any order, forward and reverse.
     """
-    w, u = _apart(s)
-    return matmul(u * jnp.sqrt(w)[..., None, :], jnp.matrix_transpose(u))
-
-
-@sqrtm.defjvp
-def _sqrtm_jvp(primals, tangents):
-    root = sqrtm(primals[0])
-    return root, lyapunov(root, tangents[0])
-
-
-@jax.custom_jvp
-def _inverse_sqrtm(s: Array) -> Array:
-    w, u = _apart(s)
-    return matmul(u * w[..., None, :] ** -0.5, jnp.matrix_transpose(u))
-
-
-@_inverse_sqrtm.defjvp
-def _inverse_sqrtm_jvp(primals, tangents):
-    y = _inverse_sqrtm(primals[0])
-    change = lyapunov(sqrtm(primals[0]), tangents[0])
-    return y, -matmul(matmul(y, change), y)
+    return _root(s, *eigh(s))
 
 
 def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
@@ -94,7 +102,8 @@ def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
     """
     if threshold is None:
         threshold = LINEAR_DEPENDENCE if s.dtype == jnp.float64 else 1e-5
-    lowest = _apart(s)[0][..., 0]
+    w, u = eigh(s)
+    lowest = w[..., 0]
     if is_concrete(lowest) and np.min(lowest) < threshold:
         raise OpmlError(
             refusal(
@@ -105,7 +114,7 @@ def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
             )
         )
     fit = (lowest >= threshold)[..., None, None]
-    return jnp.where(fit, _inverse_sqrtm(s), jnp.nan)
+    return jnp.where(fit, _inverse_root(s, w, u), jnp.nan)
 
 
 def canonical_orthogonalisation(s: Array, cut: float = 1e-7) -> Array:
@@ -122,6 +131,6 @@ def canonical_orthogonalisation(s: Array, cut: float = 1e-7) -> Array:
     Returns:
       ``(..., n, n)``; columns in ascending order of eigenvalue, dropped ones zero.
     """
-    w, u = _apart(s)
+    w, u = eigh(s)
     keep = w > cut
     return u * jnp.where(keep, jnp.where(keep, w, 1.0) ** -0.5, 0.0)[..., None, :]

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import lapack
 from ..basis import AOLayout
 from ..errors import OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete
@@ -124,7 +125,7 @@ def cholesky(operator: Operator, overlap: Operator) -> tuple[Array, Operator]:
     """
     _unrestricted("operands of the overlap metric", operator, overlap)
     operator._same(overlap, "the overlap metric")
-    factor = jnp.linalg.cholesky(overlap.values)
+    factor = lapack.cholesky(overlap.values)
     if is_concrete(factor) and not np.isfinite(factor).all():
         raise OpmlError(
             refusal(
@@ -266,7 +267,9 @@ def resolvent(
     _unrestricted("operands of resolvent", operator, *([] if overlap is None else [overlap]))
     unit = jnp.eye(operator.nao, dtype=operator.values.dtype)
     s = unit if overlap is None else operator._same(overlap, "resolvent")
-    inverse = jnp.linalg.inv(z * s - operator.values)
+    shifted = z * s - operator.values
+    right = jnp.broadcast_to(unit, shifted.shape).astype(shifted.dtype)
+    inverse = lapack.solve(shifted, right)
     mask = getattr(operator.layout, "ao_mask", None)
     if mask is not None:  # padding has no resolvent
         inverse = jnp.where(jnp.asarray(mask)[..., :, None], inverse, 0)
