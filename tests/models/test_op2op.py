@@ -14,8 +14,6 @@ from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
 from opml_jax.training.op2op import fit_op2op
 
-pytestmark = pytest.mark.slow  # a minute of compilation
-
 N_TRAIN, N_VALIDATION, N_TEST = 60, 20, 20
 FEW = Op2OpConfig(
     words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W"),
@@ -87,6 +85,7 @@ def test_densities_belong_to_their_matrices(predicted):
         assert np.abs(predicted[name].sum(axis=1)).max() < 1e-10
 
 
+@pytest.mark.slow
 def test_equivariance(model, parts):
     """Rotated, reflected and permuted molecules have rotated orbital energies: the same ones."""
     structure = parts["test"].structures[0]
@@ -100,6 +99,7 @@ def test_equivariance(model, parts):
     assert_equivariant(invariants, structure)
 
 
+@pytest.mark.slow
 def test_derivatives_of_self_consistent_matrices(fitted, parts):
     """Through integrals, fit of the density, map and fixed point, against central differences."""
     definition, fit = fitted
@@ -116,6 +116,7 @@ def test_derivatives_of_self_consistent_matrices(fitted, parts):
     assert_grad_matches_fd(jax.jit(dipole), structure.positions, rtol=DIFFERENCES)
 
 
+@pytest.mark.slow
 def test_one_program_for_other_compositions(model):
     """Compositions that training never saw: the first guess needs no density to converge."""
     first = dataclasses.replace(FEW, density_words=())
@@ -135,6 +136,7 @@ def test_one_program_for_other_compositions(model):
     assert batch["nao"].tolist() == [10, 24, 38]
 
 
+@pytest.mark.slow
 def test_two_distant_waters_are_two_waters(model):
     """Size-extensive: dipoles 60 Bohr apart change on-site elements by 1e-4 at most."""
     water = np.array([[0.0, 0, 0], [1.8, 0, 0], [-0.45, 1.75, 0]])
@@ -173,6 +175,7 @@ def test_bad_input(model, fitted, parts):
         apply(batch)
 
 
+@pytest.mark.slow
 def test_what_does_not_converge_is_an_error(model, parts):
     definition = model.definition
     hasty = dataclasses.replace(definition, config=dataclasses.replace(FEW, cycles=1))
