@@ -28,6 +28,7 @@ class Method:
         orientation of the grid by 1e-7 Ha at level 3 and 6e-9 Ha at level 5.
       conv_tol: convergence of the energy, Hartree.
       max_cycle: SCF cycles before the next attempt of the ladder.
+      forces: whether labels have forces, which take as long as the rest of the calculation.
     """
 
     method: str = "pbe"
@@ -35,6 +36,7 @@ class Method:
     grid_level: int = 4
     conv_tol: float = 1e-10
     max_cycle: int = 60
+    forces: bool = True
 
     def __post_init__(self):
         from pyscf.dft import libxc
@@ -73,7 +75,7 @@ class Method:
             **dataclasses.asdict(self),
             "convention": CONVENTION,
             "reference": "RHF" if self.is_hf else "RKS",
-            "grid_response": not self.is_hf,
+            "grid_response": self.forces and not self.is_hf,
             "pyscf_version": version("pyscf"),
             "opml_jax_version": version("opml_jax"),
             "units": "atomic units (Hartree, Bohr, e)",
@@ -174,7 +176,7 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
     energy as computed.
 
     Returns:
-      Energy, forces, dipole and every AO quantity of :data:`opml_jax.data.dataset.FIELDS`, atomic
+      Energy, forces (if asked for), dipole and every AO quantity of :data:`opml_jax.data.dataset.FIELDS`, atomic
       units, the library's AO order; the dipole about the coordinate origin.
 
     Raises:
@@ -183,10 +185,6 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
     """
     mf, _ = converge(mean_field(structure, method))
     mol = mf.mol
-    gradient = mf.nuc_grad_method()
-    gradient.verbose = 0
-    if not method.is_hf:
-        gradient.grid_response = True
     dm = mf.make_rdm1()
     basis = load_basis(method.basis, structure.numbers)
     matrices = {
@@ -198,9 +196,16 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
     }
     nuclear = np.asarray(structure.numbers) @ np.asarray(structure.positions)
     electronic = np.einsum("xij,ji->x", mol.intor("int1e_r"), dm)
+    forces = {}
+    if method.forces:
+        gradient = mf.nuc_grad_method()
+        gradient.verbose = 0
+        if not method.is_hf:
+            gradient.grid_response = True
+        forces = {"forces": -gradient.kernel()}
     return {
         "energy": np.float64(mf.e_tot),
-        "forces": -gradient.kernel(),
+        **forces,
         "dipole": nuclear - electronic,
         "mo_energy": mf.mo_energy,
         "mo_occ": mf.mo_occ,

@@ -161,6 +161,13 @@ def test_another_level_of_theory_is_refused(labelled, geometries, method, says):
     assert labelled.read_bytes() == before
 
 
+def test_labels_without_forces(labelled, geometries, water):
+    method = Method("hf", "sto-3g", forces=False)
+    assert set(calculate(water, method)) == CALCULATED - {"forces"}
+    with pytest.raises(ConventionError, match="forces of .* must be False; got True"):
+        generate(geometries[:2], labelled, method)
+
+
 def test_identical_geometries_are_refused(tmp_path):
     with pytest.raises(DataError, match="structures must be distinct ones"):
         generate([_hydrogen(1.4), _hydrogen(1.4)], tmp_path / "out.h5", HF)
