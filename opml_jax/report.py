@@ -11,12 +11,13 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import scipy.linalg
 
 from .basis import layout_of
 from .data import Dataset
 from .data.files import write_text
 from .features.inputs import OPERATORS
-from .models import Model
+from .models import Model, OperatorModel
 from .units import (
     ANGSTROM_PER_BOHR,
     DEBYE_PER_EBOHR,
@@ -101,14 +102,26 @@ def write_report(
         _image(_worst(worst[0])),
         "<p class=note>Largest errors first, a row each for energies and forces where both are "
         "known: index in the data file, composition, error of the energy (predicted minus "
-        "reference), largest error of the force on an atom.</p>",
-        "<h2>The operator the model reads</h2>",
-        _image(_matrices(model, example)),
-        "<p class=note>The input operator and its square for one molecule, AO by AO. The square "
-        "couples every pair of orbitals through all others: it sees three atoms at once.</p>",
-        "<h2>Forces</h2>",
-        _image(_forces(example)),
+        "reference), largest error of the force on an atom; of Fock matrices the mean absolute "
+        "error of an element.</p>",
     ]
+    if isinstance(model, OperatorModel):
+        parts += [
+            "<h2>Fock matrix and its error</h2>",
+            _image(_fock(model, worst[0])),
+            "<p class=note>Predicted matrix of the structure with the largest error, AO by AO, and "
+            "predicted minus reference.</p>",
+        ]
+    else:
+        parts += [
+            "<h2>The operator the model reads</h2>",
+            _image(_matrices(model, example)),
+            "<p class=note>The input operator and its square for one molecule, AO by AO. The "
+            "square couples every pair of orbitals through all others: it sees three atoms at "
+            "once.</p>",
+            "<h2>Forces</h2>",
+            _image(_forces(example)),
+        ]
     write_text(
         path,
         f"<!doctype html><html lang=en><meta charset=utf-8><title>opml_jax report"
@@ -131,6 +144,8 @@ def _summary(model: Model) -> str:
 def _operators(model: Model) -> tuple[str, ...]:
     """Names of the operators a model reads, the potential first."""
     config = model.definition.config
+    if isinstance(model, OperatorModel):
+        return ("overlap", "kinetic_energy", "potential_of_neutral_atoms")
     return getattr(config, "operators", None) or (config.operator, *config.others)
 
 
@@ -139,11 +154,16 @@ def _metrics_table(metrics) -> str:
         ("energy_mae_mev", "energy MAE, meV"),
         ("forces_mae_mev_per_angstrom", "force MAE, meV/Å"),
         ("dipole_mae_debye", "dipole MAE, D"),
+        ("fock_mae_uha", "Fock MAE, μHa"),
+        ("eigenvalue_occupied_mae_uha", "occupied levels MAE, μHa"),
+        ("gap_mae_uha", "gap MAE, μHa"),
     ]
     columns = [c for c in columns if any(c[0] in m for m in metrics.values())]
     rows = []
     for name, row in metrics.items():
-        label = name.removesuffix("_linear") + (", closed form" if name.endswith("_linear") else "")
+        label = name
+        for suffix, text in (("_linear", ", closed form"), ("_guess", ", first guess")):
+            label = label.replace(suffix, text) if label.endswith(suffix) else label
         cells = "".join(f"<td>{row[k]:.3g}</td>" if k in row else "<td>–</td>" for k, _ in columns)
         rows.append(f"<tr><td>{html.escape(label)}</td><td>{row['n_structures']}</td>{cells}</tr>")
     head = "".join(f"<th>{text}</th>" for _, text in columns)
@@ -169,7 +189,7 @@ def _image(figure) -> str:
 def _columns(section: Section):
     """(name, unit, reference, predicted) flat arrays of everything both sides have."""
     ds, p = section.dataset, section.predicted
-    if "energy" in ds:
+    if "energy" in ds and "energy" in p:
         shift = np.mean(ds.labels["energy"])
         yield (
             "energy",
@@ -177,7 +197,7 @@ def _columns(section: Section):
             1e3 * EV_PER_HARTREE * (np.array(ds.labels["energy"]) - shift),
             1e3 * EV_PER_HARTREE * (p["energy"] - shift),
         )
-    if "forces" in ds:
+    if "forces" in ds and "forces" in p:
         reference = np.concatenate([f.ravel() for f in ds.labels["forces"]])
         predicted = np.concatenate(
             [p["forces"][i, : s.n_atoms].ravel() for i, s in enumerate(ds.structures)]
@@ -190,6 +210,18 @@ def _columns(section: Section):
             "D",
             DEBYE_PER_EBOHR * ds["dipole"].ravel(),
             DEBYE_PER_EBOHR * p["dipole"].ravel(),
+        )
+    if "fock" in ds and "fock" in p:
+        levels = [
+            (scipy.linalg.eigvalsh(f, p["overlap"][i, : len(f), : len(f)]), p["mo_energy"][i])
+            for i, f in enumerate(ds.labels["fock"])
+        ]
+        n = [(sum(s.numbers) - s.charge) // 2 for s in ds.structures]
+        yield (
+            "occupied level",
+            "Hartree",
+            np.concatenate([e[:k] for (e, _), k in zip(levels, n, strict=True)]),
+            np.concatenate([e[:k] for (_, e), k in zip(levels, n, strict=True)]),
         )
 
 
@@ -263,9 +295,11 @@ def _worst(section: Section, columns: int = 5):
     """The structures with the largest errors, drawn: a row by energy, a row by forces."""
     ds, p = section.dataset, section.predicted
     found = {}
-    if "energy" in ds:
+    if "energy" in ds and "energy" in p:
         found["energy"] = 1e3 * EV_PER_HARTREE * (p["energy"] - np.array(ds.labels["energy"]))
-    if "forces" in ds:
+    if "fock" in ds and "fock" in p:
+        found["fock"] = 1e6 * _fock_errors(section)
+    if "forces" in ds and "forces" in p:
         found["forces"] = (1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE) * np.array(
             [
                 np.linalg.norm(p["forces"][i, : s.n_atoms] - ds.labels["forces"][i], axis=1).max()
@@ -279,7 +313,7 @@ def _worst(section: Section, columns: int = 5):
     ]
     rows = -(-len(chosen) // columns)
     figure, axes = _figure(columns, rows, width=2.2, height=2.4)
-    units = {"energy": "{:+.3g} meV", "forces": "{:.3g} meV/Å"}
+    units = {"energy": "{:+.3g} meV", "forces": "{:.3g} meV/Å", "fock": "{:.3g} μHa"}
     for axis in axes:
         axis.set_axis_off()
     for axis, i in zip(axes, chosen, strict=False):
@@ -318,15 +352,35 @@ def _draw(axis, structure) -> None:
     axis.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")
 
 
-def _matrices(model: Model, section: Section):
-    from matplotlib.colors import SymLogNorm
+def _fock_errors(section: Section) -> np.ndarray:
+    """Mean absolute error of a matrix element, of each structure, Hartree."""
+    wanted, found = section.dataset.labels["fock"], section.predicted["fock"]
+    return np.array([np.abs(found[i, : len(f), : len(f)] - f).mean() for i, f in enumerate(wanted)])
 
+
+def _fock(model: OperatorModel, section: Section):
+    i = int(np.argmax(_fock_errors(section)))
+    structure, wanted = section.dataset.structures[i], section.dataset.labels["fock"][i]
+    n = len(wanted)
+    found = section.predicted["fock"][i, :n, :n]
+    named = {"F, Hartree": found, "error, μHa": 1e6 * (found - wanted)}
+    return _heat_maps(named, structure, model)
+
+
+def _matrices(model: Model, section: Section):
     structure = section.dataset.structures[0]
     operator = OPERATORS[_operators(model)[0]](structure, model.definition.basis)
+    named = {"V": operator, "V²": operator @ operator}
+    return _heat_maps({k: np.asarray(v.to_dense()) for k, v in named.items()}, structure, model)
+
+
+def _heat_maps(named: Mapping[str, np.ndarray], structure, model: Model):
+    """AO matrices side by side, atoms divided by lines."""
+    from matplotlib.colors import SymLogNorm
+
     layout = layout_of(structure, model.definition.basis)
-    figure, axes = _figure(2, height=4.2)
-    for axis, matrix, name in ((axes[0], operator, "V"), (axes[1], operator @ operator, "V²")):
-        values = np.asarray(matrix.to_dense())
+    figure, axes = _figure(len(named), height=4.2)
+    for axis, (name, values) in zip(axes, named.items(), strict=True):
         top = np.abs(values).max()
         image = axis.imshow(
             values, cmap="RdBu_r", norm=SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top)

@@ -13,6 +13,13 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("data", metavar="DATA", help="labelled data, or bundled:water")
     p.add_argument("--split", help="judge only this split of --splits")
     p.add_argument("--splits", default="", help="split file (default: splits.json of the run)")
+    p.add_argument(
+        "--scf",
+        type=int,
+        default=0,
+        metavar="N",
+        help="of an Op2Op model: start PySCF from the first N predictions, beside its own guesses",
+    )
     p.add_argument("--json", metavar="FILE", help="also write the metrics here")
     add_reading_options(p)
 
@@ -24,8 +31,8 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import bundled, read_splits
     from ..data.files import write_text
-    from ..errors import DataError, one_of
-    from ..models import load_model
+    from ..errors import DataError, OpmlError, one_of, refusal
+    from ..models import OperatorModel, load_model
     from ..training import check_compatible
     from ..training.metrics import errors
     from .options import read_labelled
@@ -43,12 +50,42 @@ def run(args: argparse.Namespace) -> int:
         one_of("--split", args.split, splits, DataError)
         name, dataset = args.split, dataset.subset(splits[args.split])
     check_compatible(model, dataset)
-    metrics = {}
-    for suffix, linear in (("", False), ("_linear", True)):
-        predicted = model.predict(dataset.structures, linear=linear)
-        metrics[name + suffix] = errors(predicted, dataset)
+    predicted = model.predict(dataset.structures)
+    less = model.predict(dataset.structures, **{model.without: True})
+    metrics = {name: errors(predicted, dataset), f"{name}_{model.without}": errors(less, dataset)}
     print(f"{len(dataset)} structures of {args.data}")
     print(table(metrics))
+    if isinstance(model, OperatorModel):
+        _operators(model, predicted, dataset, metrics[name], args.scf)
+    elif args.scf:
+        raise OpmlError(
+            refusal("--scf", got=repr(model), expected="an Op2Op model, which predicts densities")
+        )
     if args.json:
         write_text(args.json, json.dumps(metrics, indent=2) + "\n")
     return 0
+
+
+def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
+    """What else is to be said of Fock matrices; ``metrics`` is added to."""
+    from ..interfaces.pyscf import compare_guesses
+    from ..training.operator_metrics import describe, errors_by_key
+    from .progress import Progress
+
+    if "fock" in dataset:
+        for key in ("orbital_similarity", "dm_mae", "electron_number_error", "idempotency_error"):
+            print(f"{key.replace('_', ' '):<24}{metrics[key]:>12.3g}")
+        shares = errors_by_key(predicted, dataset, model.definition.basis)
+        worst = [f"{describe(k)} {100 * share:.0f} %" for k, share in list(shares.items())[:5]]
+        print("squared error of F by irrep: " + "; ".join(worst))
+    if n_scf:
+        with Progress("scf") as progress:
+            found = compare_guesses(
+                model, dataset.subset(range(min(n_scf, len(dataset)))), on_progress=progress.update
+            )
+        metrics |= found
+        starts = [k for k in found if k.startswith("scf_iterations_") and "ratio_" not in k]
+        cycles = (f"{k.removeprefix('scf_iterations_')} {found[k]:.1f}" for k in starts)
+        energy = found["energy_of_density_mae_uha"]
+        print("SCF cycles from: " + ", ".join(cycles))
+        print(f"energy of the predicted density: {energy:.3g} uHa above the converged one")

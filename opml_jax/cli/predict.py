@@ -30,23 +30,25 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..data import read_structures
-    from ..errors import one_of
-    from ..models import load_model
+    from ..errors import OpmlError, one_of, refusal
+    from ..models import OperatorModel, load_model
     from .runs import enable_x64
 
     enable_x64()
     suffix = Path(args.output).suffix
-    writers = {
-        ".extxyz": write_extxyz,
-        ".xyz": write_extxyz,
-        ".h5": _write_hdf5,
-        ".hdf5": _write_hdf5,
-    }
-    one_of("suffix of --output", suffix, writers)
+    one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
-    predicted = model.predict(structures, uncertainty=args.uncertainty)
-    writers[suffix](args.output, structures, predicted)
+    if args.uncertainty and isinstance(model, OperatorModel):
+        raise OpmlError(
+            refusal("--uncertainty", got=repr(model), expected="an ensemble of networks")
+        )
+    options = {"uncertainty": True} if args.uncertainty else {}
+    predicted = model.predict(structures, **options)
+    if suffix in (".h5", ".hdf5"):
+        _write_hdf5(args.output, structures, predicted, model.definition.basis)
+    else:
+        write_extxyz(args.output, structures, predicted)
     print(f"{args.output}: {len(structures)} structures")
     return 0
 
@@ -66,13 +68,17 @@ def write_extxyz(path, structures, predicted) -> None:
         "quadrupole": ANGSTROM_PER_BOHR**2,
         "polarizability": ANGSTROM_PER_BOHR**3,
         "isotropic_polarizability": ANGSTROM_PER_BOHR**3,
+        "gap": EV_PER_HARTREE,
+        "mulliken_charges": 1.0,
+        "lowdin_charges": 1.0,
     }
+    of_atoms = ("forces", "mulliken_charges", "lowdin_charges")
     frames = []
     for i, s in enumerate(structures):
         atoms = structure_to_ase(s)
         for name, values in predicted.items():
             quantity = name.removesuffix("_uncertainty")
-            if quantity == "forces":
+            if quantity in of_atoms:
                 atoms.arrays[f"opml_{name}"] = values[i, : s.n_atoms] * units[quantity]
             elif quantity in units:
                 atoms.info[f"opml_{name}"] = values[i] * units[quantity]
@@ -81,10 +87,11 @@ def write_extxyz(path, structures, predicted) -> None:
         write(temporary, frames, format="extxyz")
 
 
-def _write_hdf5(path, structures, predicted) -> None:
-    """Structures and predictions in atomic units."""
+def _write_hdf5(path, structures, predicted, basis) -> None:
+    """Structures and predictions in atomic units; matrices as :mod:`opml_jax.data.store` has."""
     import numpy as np
 
+    from ..basis import layout_of
     from ..data import Dataset
     from ..data.dataset import FIELDS
     from ..data.moments import CENTRED, shifted_quadrupole
@@ -100,8 +107,18 @@ def _write_hdf5(path, structures, predicted) -> None:
         predicted = {**predicted, "quadrupole": shifted}
         if "dipole" not in predicted and np.abs(origins).max() > CENTRED:
             del predicted["quadrupole"]  # without dipoles it cannot be moved
+    meta, hashes = {"predicted_by": "opml_jax"}, None
+    if "fock" in predicted:
+        meta["basis"] = basis.name
+        hashes = [layout_of(s, basis).hash for s in structures]
+        # the field is about the coordinate origin: that matters for ions
+        origins = [s.charge * np.asarray(centre_of_nuclear_charge(s)) for s in structures]
+        predicted = {**predicted, "dipole": predicted["dipole"] + np.array(origins)}
+    sizes = {"atom": predicted["n_atoms"], "ao": predicted.get("nao")}
     for name in (k for k in predicted if k in FIELDS):
-        rows = zip(predicted[name], structures, strict=True)
-        atomic = FIELDS[name].axes[:1] == ("atom",)
-        labels[name] = [row[: s.n_atoms] if atomic else row for row, s in rows]
-    write_hdf5(path, Dataset(structures, labels, {"predicted_by": "opml_jax"}))
+        padded = [a if a in sizes else None for a in FIELDS[name].axes]
+        labels[name] = [
+            row[tuple(slice(sizes[a][i] if a else None) for a in padded)]
+            for i, row in enumerate(predicted[name])
+        ]
+    write_hdf5(path, Dataset(structures, labels, meta, hashes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +14,9 @@ from ..training.config import DataConfig, TrainConfig
 from ..training.trainer import Trained
 
 HEADINGS = (
+    ("fock_mae_uha", "Fock", "uHa"),
+    ("eigenvalue_occupied_mae_uha", "occupied", "uHa"),
+    ("gap_mae_uha", "gap", "uHa"),
     ("energy_mae_mev", "energy", "meV"),
     ("forces_mae_mev_per_angstrom", "forces", "meV/A"),
     ("dipole_mae_debye", "dipole", "D"),
@@ -180,7 +184,7 @@ def evaluate_run(
       quiet: do not print the table.
     """
     from ..data.files import write_text
-    from ..models import Model, save_model
+    from ..models import save_model
     from ..report import Section, write_report
     from ..training.checkpoint import forget, write_history
     from ..training.metrics import check_compatible, errors
@@ -192,14 +196,15 @@ def evaluate_run(
     for name, part in sets.items():
         check_compatible(trained.model, part)
         predicted = trained.model.predict(part.structures)
-        linear = trained.model.predict(part.structures, linear=True)
+        less = trained.model.without
         metrics[name] = errors(predicted, part)
-        metrics[f"{name}_linear"] = errors(linear, part)
+        fewer = trained.model.predict(part.structures, **{less: True})
+        metrics[f"{name}_{less}"] = errors(fewer, part)
         sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
     folder = Path(output)
     sizes = {name: len(part) for name, part in sets.items()}
     card = {**trained.model.card, "splits": sizes, "metrics": metrics, "seconds": trained.seconds}
-    model = Model(trained.model.definition, trained.model.params, card)
+    model = dataclasses.replace(trained.model, card=card)
     save_model(folder / "model.safetensors", model)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     write_text(folder / "card.md", card_text(card))
@@ -213,15 +218,14 @@ def evaluate_run(
 
 
 def table(metrics: dict[str, dict[str, float]]) -> str:
-    """Mean absolute errors, one row per set, the closed form alone beside the model."""
+    """Mean absolute errors, one row per set, the earlier part alone beside the model."""
     columns = [h for h in HEADINGS if any(h[0] in m for m in metrics.values())]
     titles = [f"  {name} {unit}".rjust(16) for _, name, unit in columns]
     head = f"{'mean absolute error':<22}" + "".join(titles)
     lines = [head, "-" * len(head)]
     for name, row in metrics.items():
-        label = (
-            f"{name.removesuffix('_linear')} ({'linear' if name.endswith('_linear') else 'model'})"
-        )
+        less = next((k for k in ("linear", "guess") if name.endswith(f"_{k}")), "")
+        label = f"{name.removesuffix(f'_{less}')} ({less or 'model'})"
         cells = (
             f"{row[key]:>{len(title)}.3g}" if key in row else "-".rjust(len(title))
             for (key, _, _), title in zip(columns, titles, strict=True)
@@ -267,7 +271,7 @@ def card_text(card: dict) -> str:
 def _spread(card: dict) -> list[str]:
     """What a card says about an ensemble."""
     members = card["config"]["model"]["members"]
-    if members == 1 or card["config"]["network"] is not None:
+    if members == 1 or card["config"]["network"] or card["config"].get("operator"):
         return []
     return [
         f"An ensemble of {members} networks: `opml predict --uncertainty` gives the standard "

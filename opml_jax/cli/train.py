@@ -38,9 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from .runs import evaluate_run, train_run
 
     config = load_config(args.config, args.overrides)
-    if args.curve and config.network is not None:
+    if args.curve and (config.network or config.operator):
         raise ConfigError(
-            refusal("--curve", got="an operator network", expected="a model with a closed form")
+            refusal("--curve", got="a model of operators", expected="one of energies (model:)")
         )
     trained, dataset, splits = train_run(config, args.output, restart=args.restart)
     curve = []

@@ -176,8 +176,9 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
     energy as computed.
 
     Returns:
-      Energy, forces (if asked for), dipole and every AO quantity of :data:`opml_jax.data.dataset.FIELDS`, atomic
-      units, the library's AO order; the dipole about the coordinate origin.
+      Energy, forces (if asked for), dipole and every AO quantity of
+      :data:`opml_jax.data.dataset.FIELDS`, atomic units, the library's AO order; the dipole about
+      the coordinate origin.
 
     Raises:
       ConvergenceError: the SCF did not converge.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,9 @@ class Model:
     definition: Op2Prop | OperatorNetwork
     params: Params
     card: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    without: ClassVar[str] = "linear"
+    """Argument of :meth:`predict` that leaves out the later part of a model."""
 
     @property
     def elements(self) -> tuple[int, ...]:

@@ -71,9 +71,10 @@ class Op2OpConfig:
 
     Attributes:
       basis: basis set of all operators.
-      words: products that make the first guess, of the letters :data:`LETTERS`.
-      density_words: further products that make the self-consistent matrix, of
-        :data:`DENSITY_LETTERS`; none: the first guess is the prediction.
+      words: products that make the first guess, of overlap S, its inverse S^-1, kinetic energy T
+        and the potential of neutral atoms W.
+      density_words: further products that make the self-consistent matrix, of these, the density
+        matrix P and the electrostatic potential U; none: the first guess is the prediction.
       exponents: of Gaussians, Bohr^-2, descending: the potential of the nuclei of each element is
         cut into pieces of ranges between them, which are channels of their own.
       cycles: most self-consistent cycles.

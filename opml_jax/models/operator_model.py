@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -13,10 +15,11 @@ import numpy as np
 
 from .. import integrals, observables
 from ..basis import layout_of
-from ..errors import ConvergenceError, OpmlError, refusal
+from ..errors import ConvergenceError, DataWarning, OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..operators.species import SpeciesTable
 from ..structures import Structure, StructureBatch
+from ..structures.elements import symbol
 from .model import Model
 from .op2op import Op2Op, Params, batches, n_electrons
 
@@ -36,11 +39,13 @@ _AXES = {  # which axes of a result are atoms or AOs, and padded
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class OperatorModel(Model):
     """An Op2Op model ready for use; see :class:`Model` for its attributes."""
 
     definition: Op2Op
+
+    without: ClassVar[str] = "guess"
 
     def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """Refused: the model predicts operators, and an energy needs a functional of them."""
@@ -65,12 +70,13 @@ class OperatorModel(Model):
         return functools.partial(self.definition.apply, self.params if params is None else params)
 
     def predict(  # type: ignore[override]
-        self, structures: Structure | Sequence[Structure]
+        self, structures: Structure | Sequence[Structure], *, guess: bool = False
     ) -> dict[str, np.ndarray]:
         """Operators of closed-shell molecules, and what follows from them.
 
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
+          guess: the first guess alone, whose density is not made self-consistent.
 
         Returns:
           ``fock`` (Hartree), ``dm``, ``overlap`` ``(nao, nao)`` in the library's AO order,
@@ -87,7 +93,7 @@ class OperatorModel(Model):
         """
         require_x64("an Op2Op model")
         if isinstance(structures, Structure):
-            out = self.predict([structures])
+            out = self.predict([structures], guess=guess)
             return {k: v[0] for k, v in out.items() if k not in ("nao", "n_atoms")}
         structures = list(structures)
         if not structures:
@@ -95,14 +101,19 @@ class OperatorModel(Model):
         self.check_elements(structures)
         if odd := [s for s in structures if s.spin or n_electrons(s) % 2]:
             raise OpmlError(refusal("structures", got=repr(odd[0]), expected="closed shells"))
+        self._warn_of_pairs(structures)
+        definition = self.definition
+        if guess:
+            first = dataclasses.replace(definition.config, density_words=())
+            definition = dataclasses.replace(definition, config=first)
         sizes = {
-            "nao": [layout_of(s, self.definition.basis).nao for s in structures],
+            "nao": [layout_of(s, definition.basis).nao for s in structures],
             "n_atoms": [s.n_atoms for s in structures],
         }
         out: dict[str, np.ndarray] = {}
         size = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
-        for padded, table, index in batches(self.definition, structures, size):
-            found = _evaluate(self.definition, self.params, padded, table)
+        for padded, table, index in batches(definition, structures, size):
+            found = _evaluate(definition, self.params, padded, table)
             for name, values in found.items():
                 axes = _AXES.get(name, ())
                 shape = tuple(max(sizes[a]) for a in axes) or values.shape[1:]
@@ -118,6 +129,24 @@ class OperatorModel(Model):
                 f"{self.definition.config.cycles} cycles. Is it like those of the training set?"
             )
         return {**out, **{k: np.array(v) for k, v in sizes.items()}}
+
+    def _warn_of_pairs(self, structures: Sequence[Structure]) -> None:
+        """Say which pairs of elements have no learned part."""
+        keys = (tuple(map(int, name.split("_"))) for name in self.params["guess"])
+        known = {(first, second) for kind, first, second, *_ in keys if kind}
+        present = {
+            pair
+            for numbers in {s.numbers for s in structures}
+            for pair in itertools.combinations(sorted(numbers), 2)
+        }
+        if unseen := sorted(present - known):
+            names = ", ".join(f"{symbol(a)}-{symbol(b)}" for a, b in unseen)
+            warnings.warn(
+                f"no molecule of the training set had the pairs {names}: nothing is learned for "
+                "their blocks, which keep the kinetic and the electrostatic part only.",
+                DataWarning,
+                stacklevel=3,
+            )
 
 
 @functools.partial(jax.jit, static_argnums=0)

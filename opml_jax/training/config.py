@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, one_of, refusal
-from ..models import Op2PropConfig, OperatorNetworkConfig
+from ..models import Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
 
 TARGETS = (
     "energy",
@@ -139,6 +139,8 @@ class TrainConfig:
       data: labels and splits.
       model: the model.
       network: an operator network, trained in place of ``model`` if given.
+      operator: an Op2Op model of Fock matrices, in place of ``model`` if given; targets are then
+        [fock], and ``optim`` and ``seed`` have no part in it.
       optim: the networks' training.
       targets: which of energy, forces, dipole, quadrupole, polarizability and
         isotropic_polarizability to learn; energy is always among them.
@@ -148,11 +150,23 @@ class TrainConfig:
     data: DataConfig = DataConfig()
     model: Op2PropConfig = Op2PropConfig()
     network: OperatorNetworkConfig | None = None
+    operator: Op2OpConfig | None = None
     optim: OptimConfig = OptimConfig()
     targets: tuple[str, ...] = ("energy", "forces", "dipole")
     seed: int = 0
 
     def __post_init__(self):
+        if self.operator is not None or "fock" in self.targets:
+            if self.operator is None or self.network is not None or self.targets != ("fock",):
+                raise ConfigError(
+                    refusal(
+                        "targets",
+                        got=self.targets,
+                        expected="[fock] with operator: given and network: not",
+                        hint="opml config template op2op prints such a configuration.",
+                    )
+                )
+            return
         unknown = [t for t in self.targets if t not in TARGETS]
         if unknown or "energy" not in self.targets:
             raise ConfigError(
@@ -256,14 +270,17 @@ def to_mapping(config: Any) -> dict[str, Any]:
 
 
 def explained(config: TrainConfig) -> str:
-    """A configuration as YAML, every key with what it means."""
+    """A configuration as YAML, every key that has a part in it with what it means."""
     import yaml
 
     lines = []
+    idle = ("model", "optim", "seed") if config.operator else ("model",) if config.network else ()
 
     def emit(part, indent):
         about = _attribute_docs(type(part))
         for key, value in to_mapping(part).items():
+            if part is config and key in idle:
+                continue
             pad = "  " * indent
             lines.extend(f"{pad}# {text}" for text in about.get(key, ()))
             if isinstance(value, dict):

@@ -13,6 +13,7 @@ from ..data.moments import centred_quadrupoles
 from ..errors import ConventionError, UnitWarning, refusal
 from ..models import Model
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+from .operator_metrics import operator_errors
 
 LEVEL_KEYS = ("method", "basis", "convention")
 
@@ -29,7 +30,7 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
       ``dipole_mae_debye``, ``quadrupole_mae_ebohr2`` (about the centre of nuclear charge),
       ``polarizability_mae_bohr3`` (means over components), ``isotropic_polarizability_mae_bohr3``,
       their ``rmse``, and ``n_structures``. Labels that hold only the length of the dipole give
-      ``dipole_norm_mae_debye``.
+      ``dipole_norm_mae_debye``; Fock matrices what :func:`operator_errors` returns.
     """
     out: dict[str, float] = {"n_structures": len(dataset)}
 
@@ -60,6 +61,8 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
     for name in ("polarizability", "isotropic_polarizability"):
         if name in dataset and name in predicted:
             add(name, "bohr3", predicted[name] - dataset[name])
+    if "fock" in dataset and "fock" in predicted:
+        out |= operator_errors(predicted, dataset)
     return out
 
 
@@ -96,16 +99,17 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
         )
 
 
-def evaluate(model: Model, dataset: Dataset, *, linear: bool = False) -> dict[str, float]:
+def evaluate(model: Model, dataset: Dataset, **options: bool) -> dict[str, float]:
     """Errors of a model on a data set of the same level of theory.
 
     Args:
       model: trained model.
       dataset: labelled structures.
-      linear: judge the closed-form part alone.
+      options: of ``model.predict``: ``linear=True`` judges the closed-form part alone (of an
+        operator model ``guess=True``, the first guess).
 
     Raises:
       ConventionError: labels of another level of theory or convention.
     """
     check_compatible(model, dataset)
-    return errors(model.predict(dataset.structures, linear=linear), dataset)
+    return errors(model.predict(dataset.structures, **options), dataset)

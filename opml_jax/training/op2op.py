@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..basis import layout_of
 from ..data import Dataset
-from ..errors import DataError, refusal
+from ..data.plausibility import check_finite
+from ..errors import ConventionError, DataError, refusal
 from ..features.couple import IrrepKey, couple_species
 from ..models.op2op import Op2Op, Params, batches, has_constant, key_name, n_electrons
 from ..numerics import require_x64
@@ -143,6 +145,36 @@ def _rows(x: np.ndarray, real: np.ndarray) -> np.ndarray:
     return x.reshape(-1, x.shape[-1])
 
 
+def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
+    """Refuse data that an Op2Op model cannot be fitted to.
+
+    Args:
+      definition: the model's functions.
+      name: of the data, for the message.
+      part: the data.
+
+    Raises:
+      DataError: no Fock matrices, open shells, NaN.
+      ConventionError: matrices of another basis.
+    """
+    if "fock" not in part or not len(part):
+        raise DataError(refusal(name, got=repr(part), expected="structures with the label 'fock'"))
+    if odd := [s for s in part.structures if s.spin or n_electrons(s) % 2]:
+        raise DataError(refusal(name, got=repr(odd[0]), expected="closed shells"))
+    check_finite(name, {"fock": part.labels["fock"]})
+    part.check_layout(definition.basis)
+    for structure, fock in zip(part.structures, part.labels["fock"], strict=True):
+        if len(fock) != (nao := layout_of(structure, definition.basis).nao):
+            raise ConventionError(
+                refusal(
+                    f"Fock matrix of {structure!r}",
+                    got=f"{len(fock)} functions",
+                    expected=f"{nao}, as {definition.basis!r} has",
+                    hint="Set operator.basis to the basis of the labels.",
+                )
+            )
+
+
 def fit_op2op(
     definition: Op2Op,
     train: Dataset,
@@ -159,16 +191,13 @@ def fit_op2op(
       on_progress: called with (stage, done, total).
 
     Raises:
-      DataError: no Fock matrices, or matrices of another basis.
+      DataError: no Fock matrices, open shells, NaN.
+      ConventionError: matrices of another basis.
       PrecisionError: x64 is off.
     """
     require_x64("training")
     for name, part in (("train", train), ("validation", validation)):
-        if "fock" not in part or not len(part):
-            raise DataError(
-                refusal(name, got=repr(part), expected="structures with the label 'fock'")
-            )
-        part.check_layout(definition.basis)
+        check_operators(definition, name, part)
     stages = ["guess"] + ["functional"] * bool(definition.config.density_words)
     systems: dict[str, dict[str, dict[IrrepKey, KeyedSystem]]] = {
         stage: {"train": {}, "validation": {}} for stage in stages

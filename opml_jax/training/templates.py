@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..models import Op2PropConfig
+from ..models import Op2OpConfig, Op2PropConfig
 from .config import DataConfig, OptimConfig, TrainConfig, explained
 
 _PRODUCTS = Op2PropConfig(
@@ -58,6 +58,13 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
             Op2PropConfig(basis="even-tempered", powers=(1, 2, 3), components=200, members=4),
             optim=OptimConfig(loss="mae"),
             targets=("energy",),
+        ),
+    ),
+    "op2op": (
+        "Fock matrices of bundled water, PBE/def2-SVP, from Op2Op: runs as it is, in a minute. Own "
+        "molecules: opml generate --no-forces, set data.path and operator.basis to those labels'.",
+        TrainConfig(
+            DataConfig(n_train=100, n_validation=50), operator=Op2OpConfig(), targets=("fock",)
         ),
     ),
     "own": (

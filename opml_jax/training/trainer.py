@@ -17,7 +17,7 @@ from ..data import Dataset, check_splits
 from ..data.moments import centred_quadrupoles
 from ..data.plausibility import check_finite
 from ..errors import ConfigError, DataError, refusal
-from ..models import Model, Op2Prop, OperatorNetwork
+from ..models import Model, Op2Op, Op2Prop, OperatorModel, OperatorNetwork
 from ..numerics import require_x64
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
@@ -26,6 +26,7 @@ from .checkpoint import STATE, STRUCTURES, TURNED, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
 from .metrics import LEVEL_KEYS
+from .op2op import check_operators, fit_op2op
 from .operator_network import train_network
 from .residual import make_inputs, train_residual
 
@@ -46,19 +47,19 @@ class Trained:
 
     Attributes:
       model: the model.
-      history: one row per epoch.
       seconds: wall time per stage.
-      caches: descriptors of ``train`` and ``validation``.
-      labels: targets of ``train`` and ``validation`` as arrays.
-      noise: rounding noise of the invariants.
+      history: one row per epoch.
+      caches: descriptors of ``train`` and ``validation``, of an Op2Prop model.
+      labels: targets of ``train`` and ``validation`` as arrays, likewise.
+      noise: rounding noise of the invariants, likewise.
     """
 
     model: Model
-    history: list[dict[str, float]]
     seconds: dict[str, float]
-    caches: dict[str, Cache]
-    labels: dict[str, dict[str, np.ndarray]]
-    noise: np.ndarray
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+    caches: dict[str, Cache] = dataclasses.field(default_factory=dict)
+    labels: dict[str, dict[str, np.ndarray]] = dataclasses.field(default_factory=dict)
+    noise: np.ndarray | None = None
 
 
 def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> dict[str, Any]:
@@ -107,7 +108,7 @@ def train(
     folder: str | os.PathLike | None = None,
     on_progress: Reporter = lambda stage, done, total, note: None,
 ) -> Trained:
-    """Train Op2Prop: closed form first, then networks on what it leaves.
+    """Train a model: closed form first, then networks on what it leaves (Op2Op: closed form).
 
     Args:
       dataset: labelled structures in atomic units.
@@ -128,7 +129,6 @@ def train(
     check_trainable(dataset, splits, config)
     parts = {k: dataset.subset(splits[k]) for k in ("train", "validation")}
     definition = define(config, parts["train"].elements)
-    basis = definition.basis
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
 
@@ -140,6 +140,16 @@ def train(
     def inside(name: str) -> Path | None:
         return None if folder is None else Path(folder, name)
 
+    if isinstance(definition, Op2Op):
+        fit = fit_op2op(
+            definition,
+            parts["train"],
+            parts["validation"],
+            on_progress=lambda stage, done, total: on_progress(stage, done, total, ""),
+        )
+        lap("closed form")
+        card = _card(definition, dataset, parts, config, {})
+        return Trained(OperatorModel(definition, fit.params, card), seconds)
     n = len(parts["train"])
     structures = parts["train"].structures + parts["validation"].structures
     in_field = config.optim.field_dipole_sigma > 0
@@ -184,8 +194,7 @@ def train(
         history = [in_physical_units(row) for row in history]
         lap("network")
         card = _card(definition, dataset, parts, config, {})
-        noise = np.zeros((len(basis.elements), 0))
-        return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
+        return Trained(Model(definition, params, card), seconds, history, caches, labels)
     if in_field:
         labels = {k: {**own, "field_dipole": own["dipole"]} for k, own in labels.items()}
     noise = rounding_noise(definition, structures, cache, **built, folder=inside(TURNED))
@@ -219,11 +228,13 @@ def train(
     lap("network")
     solved = {f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()}
     card = _card(definition, dataset, parts, config, solved)
-    return Trained(Model(definition, params, card), history, seconds, caches, labels, noise)
+    return Trained(Model(definition, params, card), seconds, history, caches, labels, noise)
 
 
-def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork:
+def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op:
     """The pure functions of a configuration's model, with its basis loaded for ``elements``."""
+    if config.operator is not None:
+        return Op2Op(config.operator, load_basis(config.operator.basis, elements))
     if config.network is None:
         return Op2Prop(config.model, load_basis(config.model.basis, elements))
     if not {"energy", "forces"} == set(config.targets):
@@ -246,10 +257,14 @@ def check_trainable(dataset: Dataset, splits: dict[str, list[int]], config: Trai
       BasisError: an element the input basis lacks.
     """
     check_splits(dataset, splits)
+    definition = define(config, dataset.subset(splits["train"]).elements)
+    if isinstance(definition, Op2Op):
+        for name in ("train", "validation"):
+            check_operators(definition, name, dataset.subset(splits[name]))
+        return
     n_atoms = max(s.n_atoms for s in dataset.structures)
     padded_labels(dataset, config.targets, n_atoms)
     check_finite("the data set", {k: dataset.labels[k] for k in config.targets})
-    define(config, dataset.subset(splits["train"]).elements)
 
 
 def in_physical_units(row: dict[str, float]) -> dict[str, float]:
@@ -271,10 +286,14 @@ def _card(
     definition, dataset, parts, config: TrainConfig, solved: dict[str, Any]
 ) -> dict[str, Any]:
     """What a model file says about its training."""
-    network = isinstance(definition, OperatorNetwork)
-    kind = "OperatorNetwork: learned mixing of operators, linear readout in closed form"
+    kinds = {
+        OperatorNetwork: "OperatorNetwork: learned mixing of operators, linear readout in closed "
+        "form",
+        Op2Op: "Op2Op: exchange and correlation by block and irrep in closed form, self-consistent",
+        Op2Prop: "Op2Prop: closed form plus residual networks",
+    }
     card = {
-        "model": kind if network else "Op2Prop: closed form plus residual networks",
+        "model": kinds[type(definition)],
         "elements": [symbol(z) for z in definition.basis.elements],
         "targets": list(config.targets),
         "n_train": len(parts["train"]),
@@ -285,4 +304,6 @@ def _card(
         "config": to_mapping(config),
         "versions": {p: version(p) for p in ("opml_jax", "jax", "pyscf", "pyscfad")},
     }
-    return card if network else {**card, "n_invariants": definition.n_invariants}
+    if isinstance(definition, Op2Prop):
+        card["n_invariants"] = definition.n_invariants
+    return card

@@ -164,7 +164,7 @@ def test_another_level_of_theory_is_refused(labelled, geometries, method, says):
 def test_labels_without_forces(labelled, geometries, water):
     method = Method("hf", "sto-3g", forces=False)
     assert set(calculate(water, method)) == CALCULATED - {"forces"}
-    with pytest.raises(ConventionError, match="forces of .* must be False; got True"):
+    with pytest.raises(ConventionError, match=r"forces of .* must be False; got True"):
         generate(geometries[:2], labelled, method)
 
 

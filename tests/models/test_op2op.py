@@ -1,18 +1,31 @@
 """Op2Op on bundled water: real Fock matrices, symmetry, derivatives, files, other compositions."""
 
 import dataclasses
+import json
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import yaml
 
 import opml_jax as opml
-from opml_jax.errors import ConfigError, ConvergenceError, DataError, OpmlError
+from opml_jax.cli import main
+from opml_jax.data.store import write_hdf5
+from opml_jax.errors import (
+    ConfigError,
+    ConventionError,
+    ConvergenceError,
+    DataError,
+    DataWarning,
+    OpmlError,
+)
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
+from opml_jax.training.metrics import errors
 from opml_jax.training.op2op import fit_op2op
+from opml_jax.training.operator_metrics import describe, errors_by_key
 
 N_TRAIN, N_VALIDATION, N_TEST = 60, 20, 20
 FEW = Op2OpConfig(
@@ -64,10 +77,7 @@ def test_fock_matrices_of_other_geometries(predicted, parts):
 
 
 def test_the_functional_is_better_than_the_guess(model, predicted, parts):
-    definition = dataclasses.replace(
-        model.definition, config=dataclasses.replace(FEW, density_words=())
-    )
-    guess = OperatorModel(definition, model.params).predict(parts["test"].structures)
+    guess = model.predict(parts["test"].structures, guess=True)
     wanted = np.array(parts["test"].labels["fock"])
     errors = [np.abs(p["fock"] - wanted).mean() for p in (guess, predicted)]
     assert errors[1] < errors[0] / 3
@@ -142,7 +152,8 @@ def test_two_distant_waters_are_two_waters(model):
     water = np.array([[0.0, 0, 0], [1.8, 0, 0], [-0.45, 1.75, 0]])
     one = model.predict(opml.Structure([8, 1, 1], water))["fock"]
     both = np.vstack([water, water + np.array([0, 0, 60.0])])
-    two = model.predict(opml.Structure([8, 1, 1] * 2, both))["fock"]
+    with pytest.warns(DataWarning, match="pairs O-O: nothing is learned"):
+        two = model.predict(opml.Structure([8, 1, 1] * 2, both))["fock"]
     assert np.abs(two[:24, :24] - one).max() < 1e-4
     assert np.abs(two[:24, 24:]).max() < 1e-8
 
@@ -156,6 +167,77 @@ def test_files_keep_models(model, tmp_path, parts, predicted):
     assert np.array_equal(again["fock"], predicted["fock"])
 
 
+def test_errors_and_where_they_are(model, predicted, parts):
+    found = errors(predicted, parts["test"])
+    left = predicted["fock"] - np.array(parts["test"].labels["fock"])
+    assert found["fock_mae_uha"] == pytest.approx(np.abs(left).mean() / MICRO)
+    assert found["fock_rmse_uha"] == pytest.approx(np.sqrt((left**2).sum() / N_TEST / 24) / MICRO)
+    wanted = orbitals(np.array(parts["test"].labels["fock"]), predicted["overlap"])[0]
+    level = predicted["mo_energy"] - np.asarray(wanted)
+    occupied, gap = np.abs(level[:, :5]).mean(), np.abs(level[:, 5] - level[:, 4]).mean()
+    assert found["eigenvalue_occupied_mae_uha"] == pytest.approx(occupied / MICRO)
+    assert found["gap_mae_uha"] == pytest.approx(gap / MICRO)
+    assert 0.999 < found["orbital_similarity"] < 1 + 1e-12
+    assert max(found["electron_number_error"], found["idempotency_error"]) < 1e-10
+    shares = errors_by_key(predicted, parts["test"], model.definition.basis)
+    assert sum(shares.values()) == pytest.approx(1)
+    on_site = sum(v for k, v in shares.items() if k[0] == 0)
+    blocks = [slice(0, 14), slice(14, 19), slice(19, 24)]
+    squares = sum((left[:, b, b] ** 2).sum() for b in blocks)
+    assert on_site == pytest.approx(squares / (left**2).sum())
+    assert describe((2, 1, 8, 3, 1)) == "H-O, L = 3"
+    assert describe((0, 8, 8, 1, -1)) == "O, L = 1, pseudotensor"
+
+
+def test_commands_know_these_models(model, parts, predicted, tmp_path, capsys):
+    file, data, out = (str(tmp_path / n) for n in ("m.safetensors", "d.h5", "out.h5"))
+    opml.save_model(file, model)
+    write_hdf5(data, parts["test"])
+    assert main(["evaluate", file, data, "--json", str(tmp_path / "e.json")]) == 0
+    printed = capsys.readouterr().out
+    for text in ("occupied uHa", "data (guess)", "electron number error", "squared error of F by"):
+        assert text in printed
+    metrics = json.loads((tmp_path / "e.json").read_text())
+    assert metrics["data"] == pytest.approx(errors(predicted, parts["test"]))
+    assert main(["predict", file, data, "-o", out]) == 0
+    back = opml.read_dataset(out)
+    back.check_layout(model.definition.basis)
+    assert np.array_equal(back["fock"], predicted["fock"])
+    assert main(["predict", file, data, "-o", str(tmp_path / "out.extxyz")]) == 0
+    text = (tmp_path / "out.extxyz").read_text()
+    assert "opml_gap=" in text
+    assert "opml_lowdin_charges:R:1" in text
+    assert main(["predict", file, data, "-o", out, "--uncertainty"]) == 2
+    assert main(["evaluate", file, "bundled:water", "--label", "x"]) == 2
+
+
+@pytest.mark.slow
+def test_training_from_a_configuration(tmp_path, capsys):
+    words, density = (list(w) for w in (FEW.words, FEW.density_words))
+    config = {
+        "data": {"n_train": 40, "n_validation": 10, "n_test": 10},
+        "operator": {"words": words, "density_words": density},
+        "targets": ["fock"],
+    }
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
+    run = tmp_path / "run"
+    assert main(["train", str(tmp_path / "c.yaml"), "-o", str(run)]) == 0
+    assert "test (guess)" in capsys.readouterr().out
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["test"]["fock_mae_uha"] < 0.3 * metrics["test_guess"]["fock_mae_uha"]
+    assert "Fock matrix and its error" in (run / "report.html").read_text()
+    assert "Op2Op" in (run / "card.md").read_text()
+    options = ["--split", "test", "--scf", "1", "--json", str(tmp_path / "e.json")]
+    assert main(["evaluate", str(run), "bundled:water", *options]) == 0
+    assert "SCF cycles from: model" in capsys.readouterr().out
+    found = json.loads((tmp_path / "e.json").read_text())["test"]
+    assert found["scf_iterations_ratio_minao"] < 0.7
+    assert found["energy_of_density_mae_uha"] < 1.0
+    wrong = {**config, "targets": ["energy", "fock"]}
+    (tmp_path / "w.yaml").write_text(yaml.safe_dump(wrong))
+    assert main(["train", str(tmp_path / "w.yaml"), "-o", str(tmp_path / "other")]) == 2
+
+
 def test_bad_input(model, fitted, parts):
     definition, _ = fitted
     with pytest.raises(OpmlError, match="C"):
@@ -167,6 +249,12 @@ def test_bad_input(model, fitted, parts):
     bare = opml.Dataset(parts["train"].structures)
     with pytest.raises(DataError, match="fock"):
         fit_op2op(definition, bare, bare)
+    sto = dataclasses.replace(definition, basis=opml.load_basis("sto-3g", [1, 8]))
+    with pytest.raises(ConventionError, match="layout hash"):
+        fit_op2op(sto, parts["train"], parts["train"])
+    unhashed = opml.Dataset(parts["train"].structures, {"fock": parts["train"].labels["fock"]})
+    with pytest.raises(ConventionError, match=r"must be 7, as.*got 24 functions"):
+        fit_op2op(sto, unhashed, unhashed)
     with pytest.raises(ConfigError, match="products of S, S\\^-1, T, W"):
         Op2OpConfig(words=("P",))
     batch = opml.batch(parts["test"].structures[:2], definition.basis)
