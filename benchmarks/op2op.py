@@ -6,8 +6,9 @@ DIR holds ``water_pbe_def2svp.npz`` and ``ethanol_pbe_def2svp.npz`` (``R`` in An
 in Hartree and PySCF's AO order). Splits by position in the file: water 500 for training, 100 for
 validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; ethanol 130, 20 and
 50. ``--scf N`` starts PySCF from the predictions of the first N test structures, beside its own
-guesses. Errors in 1e-6: mean over all matrix elements (``fock_mae_uha``, the convention of SchNOrb,
-PhiSNet and QHNet), occupied levels, gap, density matrix.
+guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``opml generate
+--no-forces --grid-level 1`` (geometries 200 to 999 of rMD17's train_01; the npz holds the first
+200), for a learning curve with ``--n-train``. What the errors are: :mod:`opml_jax.training.metrics`.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from environment import environment
 
 import opml_jax as opml
 from opml_jax.data import Dataset
-from opml_jax.data.reference import Method, mean_field
+from opml_jax.interfaces.pyscf import compare_guesses
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.observables import density_matrix, orbitals
+from opml_jax.training.metrics import errors
 from opml_jax.training.op2op import fit_op2op
 from opml_jax.units import ANGSTROM_PER_BOHR
 
@@ -45,7 +46,6 @@ SPLITS = {
     },
 }
 GRIDS = {"water": 4, "ethanol": 1}
-MICRO = 1e6
 
 
 def read(file: Path) -> Dataset:
@@ -56,52 +56,14 @@ def read(file: Path) -> Dataset:
     structures = [opml.Structure(numbers, r) for r in positions]
     basis = opml.load_basis("def2-svp", numbers)
     fock = [opml.from_pyscf(m, s, basis) for s, m in zip(structures, fock, strict=True)]
-    return Dataset(structures, {"fock": fock, "energy": list(energy)})
+    meta = {"method": "pbe", "basis": "def2-svp", "grid_level": GRIDS[file.name.split("_")[0]]}
+    return Dataset(structures, {"fock": fock, "energy": list(energy)}, meta)
 
 
-def errors(predicted: dict[str, np.ndarray], part: Dataset) -> dict[str, float]:
-    """Errors in 1e-6 atomic units."""
-    wanted = np.array(part.labels["fock"])
-    s, pairs = predicted["overlap"], sum(part.structures[0].numbers) // 2
-    level = np.asarray(orbitals(wanted, s)[0]) - predicted["mo_energy"]
-    left = predicted["fock"] - wanted
-    dm = predicted["dm"] - np.asarray(density_matrix(wanted, s, 2 * pairs))
-    return {
-        "fock_mae_uha": MICRO * np.abs(left).mean(),
-        "fock_rmse_uha": MICRO * np.sqrt((left**2).sum(axis=(1, 2)).mean() / left.shape[1]),
-        "eigenvalue_occupied_mae_uha": MICRO * np.abs(level[:, :pairs]).mean(),
-        "gap_mae_uha": MICRO * np.abs(level[:, pairs] - level[:, pairs - 1]).mean(),
-        "dm_mae_1e6": MICRO * np.abs(dm).mean(),
-        "residual_uha": MICRO * predicted["residual"].max(),
-    }
-
-
-def restarts(model: OperatorModel, part: Dataset, grid_level: int) -> dict[str, float]:
-    """SCF cycles from the prediction and from PySCF's guesses, and the energy at the prediction."""
-    method = Method(grid_level=grid_level, conv_tol=1e-9)
-    predicted = model.predict(part.structures)
-    cycles: dict[str, list[int]] = {}
-    energy = []
-    for i, structure in enumerate(part.structures):
-        mf = mean_field(structure, method)
-        dm = opml.to_pyscf(predicted["dm"][i], structure, model.definition.basis)
-        guesses = {k: mf.get_init_guess(key=k) for k in ("minao", "atom")} | {"model": dm}
-        energies = {}
-        for name, start in guesses.items():
-            mf.kernel(dm0=start)
-            assert mf.converged
-            energies[name] = mf.e_tot
-            cycles.setdefault(name, []).append(mf.cycles)
-        spread = max(energies.values()) - min(energies.values())
-        assert spread < 1e-6, "the SCF found two solutions"
-        energy.append(abs(mf.energy_tot(dm=dm) - min(energies.values())))
-    mean = {f"scf_cycles_{k}": float(np.mean(v)) for k, v in cycles.items()}
-    return {
-        **mean,
-        "scf_iterations_ratio_minao": mean["scf_cycles_model"] / mean["scf_cycles_minao"],
-        "energy_of_density_mae_uha": MICRO * float(np.mean(energy)),
-        "n": len(part),
-    }
+def joined(first: Dataset, more: Dataset) -> Dataset:
+    """Structures and Fock matrices of both."""
+    fock = first.labels["fock"] + more.labels["fock"]
+    return Dataset(first.structures + more.structures, {"fock": fock}, first.meta)
 
 
 def main() -> None:
@@ -114,6 +76,7 @@ def main() -> None:
     parser.add_argument("--scf", type=int, default=0, help="structures to restart PySCF for")
     parser.add_argument("--quick", action="store_true", help="50 waters")
     parser.add_argument("--json", action="store_true", help="append lines to results/op2op.jsonl")
+    parser.add_argument("--more", type=Path, help="HDF5 with more ethanols for training")
     args = parser.parse_args()
     if args.quick:
         args.molecules, args.n_train = ["water"], [50]
@@ -121,12 +84,15 @@ def main() -> None:
     for molecule in args.molecules:
         data = read(args.folder / f"{molecule}_pbe_def2svp.npz")
         split = SPLITS[molecule]
+        pool = data.subset(split["train"])
+        if args.more and molecule == "ethanol":
+            pool = joined(pool, opml.read_dataset(args.more))
         basis = opml.load_basis("def2-svp", data.elements)
         definition = Op2Op(Op2OpConfig(), basis)
-        for n in args.n_train or [len(split["train"])]:
+        for n in args.n_train or [len(pool)]:
             start = time.perf_counter()
             validation = data.subset(split["validation"])
-            fit = fit_op2op(definition, data.subset(range(n)), validation)
+            fit = fit_op2op(definition, pool.subset(range(n)), validation)
             seconds = time.perf_counter() - start
             models = {"self-consistent": OperatorModel(definition, fit.params)}
             if args.guess:
@@ -143,7 +109,7 @@ def main() -> None:
                     line[key]["ms_per_molecule"] = (time.perf_counter() - start) / len(part) * 1e3
                 if args.scf:
                     part = data.subset(list(split["test"])[: args.scf])
-                    line["scf"] = restarts(model, part, GRIDS[molecule])
+                    line["scf"] = compare_guesses(model, part)
                 line |= environment()
                 print(json.dumps(line), flush=True)
                 if args.json and not args.quick:

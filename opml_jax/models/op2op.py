@@ -21,7 +21,6 @@ Derivatives of the self-consistent matrices follow from the implicit function th
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -52,6 +51,9 @@ LETTERS = ("S", "S^-1", "T", "W")
 """Operators known before the density: overlap, its inverse, kinetic energy, neutral atoms."""
 DENSITY_LETTERS = (*LETTERS, "P", "U")
 """And those of the density: itself, and the electrostatic potential."""
+
+LINEAR_CYCLES, LINEAR_TOLERANCE = 100, 1e-11
+"""Most steps of the equations of derivatives, and the largest element left, relative."""
 
 WORDS = (
     *every_word("STW", 3),
@@ -148,9 +150,13 @@ class Op2Op(Definition):
 
         ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``.
         """
-        s = integrals.overlap(structure, self.basis, padding=1.0)
+        s = integrals.overlap(structure, self.basis)
         eye = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
-        inverse = lapack.solve(s, eye, positive=True)
+        if isinstance(structure, StructureBatch):  # padding has no overlap, not even with itself
+            padded = s + jnp.where(structure.layout.ao_mask, 0.0, 1.0)[..., None] * eye
+        else:
+            padded = s
+        inverse = lapack.solve(padded, eye, positive=True)
         numbers = jnp.asarray(structure.numbers)
         elements = np.repeat(self.basis.elements, len(self.config.exponents) + 1)
         charges = jnp.where(numbers == elements.reshape(-1, *[1] * numbers.ndim), numbers, 0)
@@ -162,7 +168,7 @@ class Op2Op(Definition):
         pieces = potentials[:, :-1] - potentials[:, 1:]
         pieces = pieces.reshape(pieces.shape[0] * pieces.shape[1], *s.shape)
         found = {
-            "S": integrals.overlap(structure, self.basis),
+            "S": s,
             "S^-1": 0.5 * (inverse + jnp.matrix_transpose(inverse)),
             "T": integrals.kinetic(structure, self.basis),
             "V": jnp.sum(potentials[:, 0], axis=0),
@@ -312,10 +318,9 @@ def n_electrons(structure: Structure | StructureBatch):
 
 
 def fixed_point(step, guess: Array, cycles: int, tolerance: float, history: int):
-    r"""Matrices with :math:`F = g(F)`, by extrapolation, and what is left of g(F) - F.
+    r"""Matrices with :math:`F = g(F)`, by extrapolation, and what was left of g(F) - F.
 
-    Pulay's direct inversion in the iterative subspace (Chem. Phys. Lett. 73, 393 (1980)) on the
-    residual. Derivatives solve :math:`(1 - dg/dF)\, dF = dg`.
+    Derivatives solve :math:`(1 - dg/dF)\, dF = dg` in the same way.
 
     Args:
       step: g, of ``(n, nao, nao)``; the n matrices are independent.
@@ -325,47 +330,75 @@ def fixed_point(step, guess: Array, cycles: int, tolerance: float, history: int)
       history: how many matrices are combined.
 
     Returns:
-      ``(n, nao, nao)`` and ``(n,)``.
+      ``(n, nao, nao)``, and ``(n,)`` the residual before the last extrapolation.
     """
 
     def solve(residual, start):
-        n = start.shape[0]
-        past = jnp.zeros((history, 2, *start.shape), start.dtype)
-
-        def go_on(state):
-            count, _, _, worst = state
-            return (count < cycles) & (jnp.max(worst) > tolerance)
-
-        def cycle(state):
-            count, fock, past, _ = state
-            r = residual(fock)
-            past = past.at[count % history].set(jnp.stack([fock + r, r]))
-            used = jnp.arange(history) < count + 1
-            gram = einsum("anij,bnij->nab", past[:, 1], past[:, 1])
-            size = jnp.max(jnp.where(used, jnp.diagonal(gram, axis1=1, axis2=2), 0.0), axis=1)
-            gram = gram / jnp.where(size > 0, size, 1.0)[:, None, None]
-            both = used[:, None] & used[None, :]
-            eye = jnp.eye(history, dtype=start.dtype)
-            system = jnp.where(both, gram + 1e-13 * eye, eye)
-            ones = jnp.broadcast_to(used.astype(start.dtype), (n, history))
-            c = lapack.solve(system, ones[..., None])[..., 0]
-            c = c / jnp.sum(c, axis=1, keepdims=True)
-            fock = einsum("na,anij->nij", c, past[:, 0])
-            return count + 1, fock, past, jnp.max(jnp.abs(r), axis=(1, 2))
-
-        worst = jnp.full(n, jnp.inf, start.dtype)
-        return jax.lax.while_loop(go_on, cycle, (0, start, past, worst))[1]
+        return extrapolate(residual, start, cycles, tolerance, history)
 
     def tangent(linear, right):
-        krylov = functools.partial(_gmres, tol=1e-11, restart=30, maxiter=4)
+        def krylov(matvec, right):
+            scale = jnp.max(jnp.abs(right))
+            scale = jnp.where(scale > 0, scale, 1.0)
+            found, _ = extrapolate(
+                lambda x: matvec(x) - right,
+                -right,
+                LINEAR_CYCLES,
+                LINEAR_TOLERANCE * scale,
+                history,
+            )
+            return found
+
         return jax.lax.custom_linear_solve(linear, right, solve=krylov, transpose_solve=krylov)
 
-    fock = jax.lax.custom_root(lambda fock: step(fock) - fock, guess, solve, tangent)
-    found = jax.lax.stop_gradient(fock)
-    left = jax.lax.stop_gradient(step(found)) - found
-    return fock, jnp.max(jnp.abs(left), axis=(1, 2))
+    def residual(fock):
+        return step(fock) - fock
+
+    fock, left = jax.lax.custom_root(residual, guess, solve, tangent, has_aux=True)
+    return fock, jax.lax.stop_gradient(left)
 
 
-def _gmres(matvec, right: Array, **options) -> Array:
-    """JAX's, which cannot be transposed when it stands in a derivative of its own."""
-    return jax.scipy.sparse.linalg.gmres(matvec, right, solve_method="batched", **options)[0]
+def extrapolate(residual, start: Array, cycles: int, tolerance, history: int):
+    """Roots by Pulay's direct inversion in the iterative subspace (DIIS).
+
+    P. Pulay, Chem. Phys. Lett. 73, 393 (1980): the next matrix is the combination of earlier ones,
+    each with its residual added, whose residual is smallest. ``residual`` is called at one place,
+    because every call is a copy of it in the compiled program.
+
+    Args:
+      residual: of ``(n, nao, nao)``, the n matrices are independent; 0 at the root.
+      start: where to start.
+      cycles: most steps.
+      tolerance: largest element of the residual at which to stop.
+      history: how many matrices are combined.
+
+    Returns:
+      ``(n, nao, nao)``, and ``(n,)`` the largest residual before the last extrapolation.
+    """
+    n = start.shape[0]
+
+    def go_on(state):
+        count, _, _, worst = state
+        return (count < cycles) & (jnp.max(worst) > tolerance)
+
+    def cycle(state):
+        count, x, past, _ = state
+        r = residual(x)
+        past = past.at[count % history].set(jnp.stack([x + r, r]))
+        used = jnp.arange(history) < count + 1
+        gram = einsum("anij,bnij->nab", past[:, 1], past[:, 1])
+        size = jnp.max(jnp.where(used, jnp.diagonal(gram, axis1=1, axis2=2), 0.0), axis=1)
+        gram = gram / jnp.where(size > 0, size, 1.0)[:, None, None]
+        both = used[:, None] & used[None, :]
+        eye = jnp.eye(history, dtype=start.dtype)
+        system = jnp.where(both, gram + 1e-13 * eye, eye)
+        ones = jnp.broadcast_to(used.astype(start.dtype), (n, history))
+        c = lapack.solve(system, ones[..., None])[..., 0]
+        c = c / jnp.sum(c, axis=1, keepdims=True)
+        x = einsum("na,anij->nij", c, past[:, 0])
+        return count + 1, x, past, jnp.max(jnp.abs(r), axis=(1, 2))
+
+    past = jnp.zeros((history, 2, *start.shape), start.dtype)
+    worst = jnp.full(n, jnp.inf, start.dtype)
+    _, x, _, worst = jax.lax.while_loop(go_on, cycle, (0, start, past, worst))
+    return x, worst

@@ -1,5 +1,7 @@
 """What follows from operators: orbitals, density matrices, charges, bond orders, moments."""
 
+from .energy import hartree_fock_energy as hartree_fock_energy
+from .energy import nuclear_repulsion as nuclear_repulsion
 from .moments import dipole as dipole
 from .moments import polarizability as polarizability
 from .moments import quadrupole as quadrupole

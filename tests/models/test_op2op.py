@@ -3,14 +3,17 @@
 import dataclasses
 import json
 
+import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 import yaml
 
 import opml_jax as opml
 from opml_jax.cli import main
+from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.data.store import write_hdf5
 from opml_jax.errors import (
     ConfigError,
@@ -22,7 +25,7 @@ from opml_jax.errors import (
 )
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.observables import electron_number, idempotency_error, orbitals
-from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
+from opml_jax.testing import assert_equivariant, assert_grad_matches_fd, random_rotation
 from opml_jax.training.metrics import errors
 from opml_jax.training.op2op import fit_op2op
 from opml_jax.training.operator_metrics import describe, errors_by_key
@@ -35,6 +38,7 @@ FEW = Op2OpConfig(
 """A model that compiles fast."""
 
 MICRO = 1e-6
+ROTATION = 1e-10  # Hartree; matrices of order 20, self-consistent to 1e-12
 SELF_CONSISTENT = 1e-7  # Hartree; residual 1e-8 asked, matrices of order 10
 DIFFERENCES = 1e-6  # relative; what a residual of 1e-11 leaves in central differences
 
@@ -110,6 +114,28 @@ def test_equivariance(model, parts):
 
 
 @pytest.mark.slow
+def test_matrices_turn_with_the_molecule(fitted, parts):
+    """F and P under 100 random rotations and reflections, and exchanged hydrogens."""
+    definition, fit = fitted
+    tight = dataclasses.replace(definition, config=dataclasses.replace(FEW, tolerance=1e-12))
+    structure = parts["test"].structures[1]
+    shells = definition.basis.spec.ls
+    ls = [l for z in structure.numbers for l in shells[definition.basis.spec.element_index(z)]]
+    apply = jax.jit(lambda r: tight.apply(fit.params, structure.replace(positions=r)))
+    plain = apply(structure.positions)
+    exchanged = np.r_[:14, 19:24, 14:19]
+    for seed in range(100):
+        turn = random_rotation(seed, improper=bool(seed % 2))
+        d = scipy.linalg.block_diag(
+            *(e3nn.Irrep(l, (-1) ** l).D_from_matrix(rotation_to_e3nn(turn)) for l in ls)
+        )
+        found = apply((structure.positions @ turn.T)[[0, 2, 1]])
+        for name in ("fock", "dm"):
+            expected = (d @ np.asarray(plain[name]) @ d.T)[np.ix_(exchanged, exchanged)]
+            assert np.abs(found[name] - expected).max() < ROTATION, name
+
+
+@pytest.mark.slow
 def test_derivatives_of_self_consistent_matrices(fitted, parts):
     """Through integrals, fit of the density, map and fixed point, against central differences."""
     definition, fit = fitted
@@ -123,7 +149,13 @@ def test_derivatives_of_self_consistent_matrices(fitted, parts):
         dm = tight.apply(fit.params, s)["dm"]
         return opml.observables.dipole(dm, s, tight.basis)[0]
 
-    assert_grad_matches_fd(jax.jit(dipole), structure.positions, rtol=DIFFERENCES)
+    def energy(positions):
+        s = structure.replace(positions=positions)
+        out = tight.apply(fit.params, s)
+        return opml.observables.hartree_fock_energy(out["fock"], out["dm"], s, tight.basis)
+
+    for function in (dipole, energy):
+        assert_grad_matches_fd(jax.jit(function), structure.positions, rtol=DIFFERENCES)
 
 
 @pytest.mark.slow

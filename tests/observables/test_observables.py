@@ -7,6 +7,7 @@ import pytest
 import scipy.linalg
 from ase.build import molecule as ase_molecule
 from pyscf import gto, scf
+from pyscf.grad.rhf import Gradients
 
 import opml_jax as opml
 from opml_jax import integrals, observables
@@ -65,6 +66,32 @@ def _symmetric_noise(rng, n, scale=1.0):
 
 def _differences(f, h):
     return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
+
+
+def test_energy_is_that_of_pyscf(symmetric):
+    s = symmetric
+    found = observables.hartree_fock_energy(s.fock, s.dm, s.structure, s.basis)
+    assert found == pytest.approx(s.mf.e_tot, abs=EXACT)
+    repulsion = observables.nuclear_repulsion(s.structure)
+    assert repulsion == pytest.approx(s.mol.energy_nuc(), abs=EXACT)
+
+
+def test_repulsion_of_padded_batches(water):
+    other = opml.Structure([1, 1], [[0.0, 0, 0], [0, 0, 1.4]])
+    both = opml.batch([water.structure, other], water.basis)
+    found = observables.nuclear_repulsion(both)
+    expected = [water.mol.energy_nuc(), 1 / 1.4]
+    np.testing.assert_allclose(found, expected, atol=EXACT)
+
+    def total(positions):
+        return jnp.sum(observables.nuclear_repulsion(both.replace(positions=positions)))
+
+    gradient = jax.grad(total)(jnp.asarray(both.positions))
+    pyscf = gto.M(atom="H 0 0 0; H 0 0 1.4", unit="Bohr")
+    np.testing.assert_allclose(gradient[1, :2], Gradients(scf.RHF(pyscf)).grad_nuc(), atol=EXACT)
+    np.testing.assert_allclose(
+        gradient[0, :3], Gradients(scf.RHF(water.mol)).grad_nuc(), atol=EXACT
+    )
 
 
 def test_density_matrix_and_levels(symmetric):
