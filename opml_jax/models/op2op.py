@@ -5,7 +5,7 @@ r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before 
     F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
     \qquad P = P(F[P])
 
-W is the potential of neutral atoms, E its pieces by element and range,
+W is the potential of neutral atoms, E are pieces of the nuclei's, by element and range,
 :math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
 (:func:`opml_jax.integrals.fitted_coulomb`). X are the irreps, block by block, of these operators
 and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
@@ -47,7 +47,9 @@ from .definition import Definition
 
 Params = dict[str, Any]
 
-LETTERS = ("S", "S^-1", "T", "W")
+PIECES = "E"
+"""Letter of the pieces of the nuclei's potential: a word with it is one word for each piece."""
+LETTERS = ("S", "S^-1", "T", "W", PIECES)
 """Operators known before the density: overlap, its inverse, kinetic energy, neutral atoms."""
 DENSITY_LETTERS = (*LETTERS, "P", "U")
 """And those of the density: itself, and the electrostatic potential."""
@@ -57,13 +59,13 @@ LINEAR_CYCLES, LINEAR_TOLERANCE = 100, 1e-11
 
 WORDS = (
     *every_word("STW", 3),
-    *("W S^-1 W", "W S^-1 W S^-1 W", "W S^-1 T", "T S^-1 T"),
+    *("W S^-1 W", "W S^-1 W S^-1 W", "W S^-1 T", "T S^-1 T", "E", "E S"),
 )
 DENSITY_WORDS = (
     *(w for w in every_word("STWU", 3) if "U" in w),
     *("U S^-1 U", "P", "S P S", "P S", "P T", "P U", "S S P S", "S P S S", "S S P S S"),
     *("T P S", "T P T", "W P S", "W P W", "W P T", "U P S", "U P U", "W P U", "T P U"),
-    *("W S P S", "W W P S", "S P U P S", "S P T P S", "S P W P S"),
+    *("W S P S", "W W P S", "S P U P S", "S P T P S", "S P W P S", "E P S", "S P E P S"),
 )
 
 
@@ -73,12 +75,13 @@ class Op2OpConfig:
 
     Attributes:
       basis: basis set of all operators.
-      words: products that make the first guess, of overlap S, its inverse S^-1, kinetic energy T
-        and the potential of neutral atoms W.
+      words: products that make the first guess, of overlap S, its inverse S^-1, kinetic energy
+        T, the potential of neutral atoms W and the pieces E of the nuclei's potential, each of
+        which makes a word of its own.
       density_words: further products that make the self-consistent matrix, of these, the density
         matrix P and the electrostatic potential U; none: the first guess is the prediction.
       exponents: of Gaussians, Bohr^-2, descending: the potential of the nuclei of each element is
-        cut into pieces of ranges between them, which are channels of their own.
+        cut into pieces of ranges between them.
       cycles: most self-consistent cycles.
       tolerance: largest element of F[P] - F left, Hartree.
       history: matrices remembered by the extrapolation (DIIS).
@@ -182,20 +185,19 @@ class Op2Op(Definition):
     def known_irreps(
         self, operators: dict[str, Array], table: SpeciesTable
     ) -> dict[IrrepKey, Array]:
-        """Irreps of :attr:`Op2OpConfig.words` and of the pieces of the nuclei's potential.
+        """Irreps of :attr:`Op2OpConfig.words`.
 
         Returns:
           ``{key: (n_blocks, 2 L + 1, n_columns)}``.
         """
-        words = jnp.stack(spell(self.config.words, {k: operators[k] for k in LETTERS}))
-        return self._irreps(jnp.concatenate([words, operators["E"]]), table)
+        return self._irreps(_spelled(self.config.words, LETTERS, operators), table)
 
     def density_irreps(
         self, operators: dict[str, Array], table: SpeciesTable
     ) -> dict[IrrepKey, Array]:
         """Likewise of :attr:`Op2OpConfig.density_words`."""
-        letters = {k: operators[k] for k in DENSITY_LETTERS}
-        return self._irreps(jnp.stack(spell(self.config.density_words, letters)), table)
+        words = _spelled(self.config.density_words, DENSITY_LETTERS, operators)
+        return self._irreps(words, table)
 
     def _irreps(self, matrices: Array, table: SpeciesTable) -> dict[IrrepKey, Array]:
         found = couple_species(gather_species(matrices, table), self.basis.spec)
@@ -275,12 +277,20 @@ class Op2Op(Definition):
 
     @property
     def n_known(self) -> int:
-        """Operators known before the density: words, and pieces of the nuclei's potential."""
-        return len(self.config.words) + len(self.basis.elements) * len(self.config.exponents)
+        """Matrices that :attr:`Op2OpConfig.words` stand for."""
+        pieces = len(self.basis.elements) * len(self.config.exponents)
+        return sum(pieces if PIECES in word.split() else 1 for word in self.config.words)
 
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key."""
         return len(species_channels(self.basis.spec, key[:3])[key[3:]])
+
+
+def _spelled(words: Sequence[str], letters: Sequence[str], operators: dict[str, Array]) -> Array:
+    """Matrices of all words, ``(n, n_structures, nao, nao)``."""
+    found = spell(words, {k: operators[k] for k in letters})
+    own = [x if PIECES in w.split() else x[None] for w, x in zip(words, found, strict=True)]
+    return jnp.concatenate(own)
 
 
 def layouts_of(structures: StructureBatch, basis) -> list[AOLayout]:

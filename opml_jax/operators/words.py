@@ -46,7 +46,7 @@ def spell(words: Sequence[str], operators: Mapping[str, Array]) -> list[Array]:
 
     Args:
       words: letters parted by spaces.
-      operators: symmetric matrices ``(..., nao, nao)`` by letter.
+      operators: symmetric matrices ``(..., nao, nao)`` by letter; leading axes are broadcast.
     """
     known: dict[tuple[str, ...], Array] = {(k,): v for k, v in operators.items()}
 

@@ -11,7 +11,7 @@ from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.training.op2op import fit_op2op
 
 FEW = Op2OpConfig(
-    words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W"),
+    words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W", "E"),
     density_words=("P", "S P S", "W P S", "U", "U S", "T U", "U U", "U P S"),
 )
 

@@ -32,7 +32,7 @@ from opml_jax.training.operator_metrics import describe, errors_by_key
 
 N_TRAIN, N_VALIDATION, N_TEST = 60, 20, 20
 FEW = Op2OpConfig(
-    words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W"),
+    words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W", "E"),
     density_words=("P", "S P S", "W P S", "U", "U S", "T U", "U U", "U P S"),
 )
 """A model that compiles fast."""
