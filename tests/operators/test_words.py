@@ -6,6 +6,8 @@ import pytest
 from opml_jax.errors import ConfigError
 from opml_jax.operators.words import check_words, every_word, spell
 
+ROUND_OFF = 1e-12  # products of matrices of elements below 10
+
 
 def test_words_are_symmetrised_products():
     rng = np.random.default_rng(0)
@@ -18,6 +20,17 @@ def test_words_are_symmetrised_products():
     for x, y in zip(found, wanted, strict=True):
         assert np.abs(x - y).max() < 1e-13 * np.abs(y).max()
         assert np.abs(x - np.swapaxes(x, 1, 2)).max() < 1e-13 * np.abs(y).max()
+
+
+def test_stacks_of_operators_are_words_each():
+    rng = np.random.default_rng(1)
+    s, e = rng.normal(size=(2, 5, 5)), rng.normal(size=(3, 2, 5, 5))
+    s, e = (x + x.swapaxes(-1, -2) for x in (s, e))
+    plain, product, around = spell(("E", "E S", "S E S"), {"S": s, "E": e})
+    assert np.array_equal(plain, e)
+    for i in range(3):
+        assert np.abs(product[i] - 0.5 * (e[i] @ s + s @ e[i])).max() < ROUND_OFF
+        assert np.abs(around[i] - s @ e[i] @ s).max() < ROUND_OFF
 
 
 def test_every_word_has_no_mirror_images():
