@@ -7,6 +7,7 @@ squares needs, of training and of validation alike, and costs no precision.
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Callable, Sequence
 
 import jax
@@ -16,19 +17,27 @@ import numpy as np
 from ..basis import layout_of
 from ..data import Dataset
 from ..data.plausibility import check_finite
-from ..errors import ConventionError, DataError, refusal
+from ..errors import ConventionError, ConvergenceError, DataError, DataWarning, refusal
 from ..features.couple import IrrepKey, couple_species
+from ..models import OperatorModel
 from ..models.op2op import Op2Op, Params, batches, has_constant, key_name, n_electrons
 from ..numerics import require_x64
 from ..observables import density_matrix
 from ..operators.species import gather_species
 
 LAMBDAS = tuple(10.0 ** np.arange(-11.0, 1.5, 1.0))
-"""Candidates for the regularisation of columns of unit variance, by the number of rows.
+"""Candidates for the regularisation of columns of unit variance, by the number of rows."""
 
-Smaller ones serve the reference's densities and not the way there: on water, self-consistent
-orbital energies are 3e-6 Hartree from the labels with 1e-14 and 6e-8 with 1e-11.
+FLOORS = (1e-11, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
+"""Candidates for the smallest lambda of all keys.
+
+Each key's own validation is at the reference's densities, and says nothing about the way there: a
+map that serves them too well amplifies errors of the density. The floor is therefore chosen by
+self-consistent predictions.
 """
+
+N_JUDGED = 40
+"""Validation structures that floors are judged by, at most."""
 
 CHUNK = 8
 """Molecules at once."""
@@ -82,14 +91,14 @@ class KeyFit:
     left: float
 
 
+Candidate = tuple[dict[str, np.ndarray], KeyFit]
+"""``weights`` ``(n_columns, n_outputs)`` and perhaps ``constant`` ``(n_outputs,)``, and the fit."""
+
+
 def solve_key(
     train: KeyedSystem, validation: KeyedSystem, n_outputs: int, constant: bool
-) -> tuple[dict[str, np.ndarray], KeyFit] | None:
-    """Weights of one key, lambda chosen by validation; None if it vanishes by symmetry.
-
-    Returns:
-      ``weights`` ``(n_columns, n_outputs)`` and, if asked for, ``constant`` ``(n_outputs,)``.
-    """
+) -> list[Candidate]:
+    """Weights of one key for each of :data:`LAMBDAS`; none if it vanishes by symmetry."""
     rows = train.triangle()
     r = np.linalg.qr(rows, mode="r")
     n, n_columns = train.n_rows, r.shape[1] - 1 - n_outputs
@@ -101,22 +110,26 @@ def solve_key(
     size = np.sqrt((rows[:, 1 : 1 + n_columns] ** 2).sum(axis=0) / n)
     wanted = np.sqrt((y**2).sum(axis=0) / n)
     if not size.max() > 0 or not wanted.max() > 1e-12:
-        return None
+        return []
     inverse = np.where(spread > VANISHING * size.max(), 1 / np.maximum(spread, 1e-300), 0.0)
     u, s, vt = np.linalg.svd(x * inverse, full_matrices=False)
     projected = u.T @ y
-    best = None
+    out = []
     for lam in LAMBDAS:
         filtered = s / (s * s + lam * n)
         w = inverse[:, None] * (vt.T @ (filtered[:, None] * projected))
         c = mean[n_columns:] - mean[:n_columns] @ w
         error = validation.sum_of_squares(np.concatenate([c[None], w, -np.eye(n_outputs)]))
-        if best is None or error < best[0]:
-            best = error, lam, w, c
-    error, lam, w, c = best
-    rmse = (error / (validation.n_rows * n_outputs)) ** 0.5
-    fit = KeyFit(lam, rmse, rmse / float(np.sqrt((wanted**2).mean())))
-    return ({"weights": w, "constant": c} if constant else {"weights": w}), fit
+        rmse = (error / (validation.n_rows * n_outputs)) ** 0.5
+        fit = KeyFit(lam, rmse, rmse / float(np.sqrt((wanted**2).mean())))
+        out.append(({"weights": w, "constant": c} if constant else {"weights": w}, fit))
+    return out
+
+
+def best_of(candidates: Sequence[Candidate], floor: float = 0.0) -> Candidate:
+    """The candidate of smallest validation error whose lambda is not below ``floor``."""
+    allowed = [c for c in candidates if c[1].lam >= 0.99 * floor]
+    return min(allowed, key=lambda c: c[1].rmse)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,10 +139,13 @@ class Fitted:
     Attributes:
       params: of the model.
       keys: for ``guess`` and ``functional``, what was chosen for each key.
+      floors: mean absolute error of self-consistent Fock matrices on validation, Hartree, by the
+        smallest lambda of the functional; infinite where they did not converge.
     """
 
     params: Params
     keys: dict[str, dict[IrrepKey, KeyFit]]
+    floors: dict[float, float]
 
 
 def _padded(matrices: Sequence[np.ndarray], size: int, nao: int) -> np.ndarray:
@@ -184,10 +200,13 @@ def fit_op2op(
 ) -> Fitted:
     """Weights of the guess and of the functional, at the density matrices of the reference.
 
+    Each key chooses its lambda by validation at the reference's densities; the smallest one that
+    the functional may choose is the one with the best self-consistent matrices.
+
     Args:
       definition: the model's functions.
       train: structures with ``fock`` in the library's AO order; densities are made from it.
-      validation: likewise; chooses lambda for every key.
+      validation: likewise; chooses lambdas.
       on_progress: called with (stage, done, total).
 
     Raises:
@@ -237,21 +256,52 @@ def fit_op2op(
                         system.add(_rows(x[key], real), _rows(y[key], real))
             done += len(index)
             on_progress("closed form", done, total)
-    solved: dict[str, dict[IrrepKey, tuple]] = {}
+    solved: dict[str, dict[IrrepKey, list[Candidate]]] = {}
     for stage in stages:
         solved[stage] = {}
         for key, system in systems[stage]["train"].items():
             judge = systems[stage]["validation"].get(key, system)
-            found = solve_key(system, judge, definition.n_outputs(key), has_constant(key))
-            if found is not None:
+            n_outputs, constant = definition.n_outputs(key), has_constant(key)
+            if found := solve_key(system, judge, n_outputs, constant):
                 solved[stage][key] = found
-    keys = {stage: {k: fit for k, (_, fit) in own.items()} for stage, own in solved.items()}
-    params: Params = {"guess": {key_name(k): w for k, (w, _) in solved["guess"].items()}}
-    if "functional" in stages:
+    if "functional" not in stages:
+        return _chosen(definition, solved, 0.0)
+    floors: dict[float, float] = {}
+    for i, floor in enumerate(FLOORS):
+        on_progress("self-consistent", i, len(FLOORS))
+        params = _chosen(definition, solved, floor).params
+        floors[floor] = _self_consistent_error(definition, params, validation)
+        if floors[floor] > 2 * min(floors.values()) and np.isfinite(min(floors.values())):
+            break  # larger ones are worse still
+    on_progress("self-consistent", len(FLOORS), len(FLOORS))
+    best = min(floors, key=lambda f: (floors[f], -f))
+    return dataclasses.replace(_chosen(definition, solved, best), floors=floors)
+
+
+def _chosen(definition: Op2Op, solved, floor: float) -> Fitted:
+    """Parameters with the best lambda of every key, of the functional not below ``floor``."""
+    params: Params = {"guess": {}}
+    keys: dict[str, dict[IrrepKey, KeyFit]] = {stage: {} for stage in solved}
+    for key, candidates in solved["guess"].items():
+        params["guess"][key_name(key)], keys["guess"][key] = best_of(candidates)
+    if "functional" in solved:
         params |= {"known": {}, "density": {}}
-        n_known = definition.n_known
-        for key, (own, _) in solved["functional"].items():
-            cut = n_known * definition.n_outputs(key)  # as many shell pairs as outputs
+        for key, candidates in solved["functional"].items():
+            own, keys["functional"][key] = best_of(candidates, floor)
+            cut = definition.n_known * definition.n_outputs(key)  # as many shell pairs as outputs
             params["known"][key_name(key)] = {**own, "weights": own["weights"][:cut]}
             params["density"][key_name(key)] = {"weights": own["weights"][cut:]}
-    return Fitted(params, keys)
+    return Fitted(params, keys, {})
+
+
+def _self_consistent_error(definition: Op2Op, params: Params, data: Dataset) -> float:
+    """Mean absolute error of an element of F, Hartree; infinite if a density does not converge."""
+    part = data.subset(range(min(N_JUDGED, len(data))))
+    model = OperatorModel(definition, params)
+    with warnings.catch_warnings(action="ignore", category=DataWarning):
+        try:
+            found = model.predict(part.structures)["fock"]
+        except ConvergenceError:
+            return float("inf")
+    left = [np.abs(found[i, : len(f), : len(f)] - f).ravel() for i, f in enumerate(part["fock"])]
+    return float(np.concatenate(left).mean())

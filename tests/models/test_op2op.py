@@ -88,6 +88,14 @@ def test_the_functional_is_better_than_the_guess(model, predicted, parts):
     assert not guess["residual"].any()
 
 
+def test_the_floor_is_the_best_of_those_tried(fitted):
+    _, fit = fitted
+    chosen = min(fit.floors, key=fit.floors.get)
+    assert len(fit.floors) > 1
+    assert fit.floors[chosen] < 40 * MICRO
+    assert min(k.lam for k in fit.keys["functional"].values()) >= 0.99 * chosen
+
+
 def test_densities_belong_to_their_matrices(predicted):
     s, dm = predicted["overlap"], predicted["dm"]
     assert np.abs(electron_number(dm, s) - 10).max() < 1e-10

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opml_jax.training.op2op import LAMBDAS, KeyedSystem, solve_key
+from opml_jax.training.op2op import LAMBDAS, KeyedSystem, best_of, solve_key
 
 
 def _stream(x, y, chunk):
@@ -21,7 +21,8 @@ def test_it_is_ridge_regression(constant, n):
     x[:, 7] = x[:, 3]  # collinear
     y = x @ rng.normal(size=(40, 2)) / np.abs(x).max() + 0.7 + 0.01 * rng.normal(size=(n + 50, 2))
     train, validation = _stream(x[:n], y[:n], 7), _stream(x[n:], y[n:], 7)
-    weights, fit = solve_key(train, validation, 2, constant)
+    candidates = solve_key(train, validation, 2, constant)
+    weights, fit = best_of(candidates)
 
     mean = x[:n].mean(axis=0) if constant else np.zeros(40)
     middle = y[:n].mean(axis=0) if constant else np.zeros(2)
@@ -38,9 +39,12 @@ def test_it_is_ridge_regression(constant, n):
     assert fit.rmse == pytest.approx(errors[fit.lam], rel=1e-4)
     assert fit.rmse <= 1.0001 * min(errors.values())
     assert ("constant" in weights) == constant
+    _, above = best_of(candidates, floor=10.0)
+    assert above.lam == pytest.approx(10.0)
+    assert above.rmse == pytest.approx(errors[max(LAMBDAS)], rel=1e-4)
 
 
 def test_what_vanishes_has_no_weights():
     x = np.ones((50, 3))
     nothing = _stream(0 * x, 0 * x[:, :1], 10)
-    assert solve_key(nothing, nothing, 1, False) is None
+    assert solve_key(nothing, nothing, 1, False) == []
