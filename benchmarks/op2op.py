@@ -8,7 +8,8 @@ validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; 
 50. ``--scf N`` starts PySCF from the predictions of the first N test structures, beside its own
 guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``opml generate
 --no-forces --grid-level 1`` (geometries 200 to 999 of rMD17's train_01; the npz holds the first
-200), for a learning curve with ``--n-train``. What the errors are: :mod:`opml_jax.training.metrics`.
+200), for a learning curve with ``--n-train``. What the errors are:
+:mod:`opml_jax.training.operator_metrics`.
 """
 
 from __future__ import annotations
