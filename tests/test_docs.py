@@ -27,7 +27,16 @@ def test_readme_commands_are_marked(name):
     assert "constraints.txt" in block[1]
 
 
-@pytest.mark.parametrize("path", sorted((ROOT / "notebooks").glob("*.ipynb")), ids=lambda p: p.stem)
+SLOW = ("03_fock_matrices",)  # two minutes of compilation
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(p, id=p.stem, marks=[pytest.mark.slow] * (p.stem in SLOW))
+        for p in sorted((ROOT / "notebooks").glob("*.ipynb"))
+    ],
+)
 def test_notebook_runs(path, tmp_path):
     import nbclient
     import nbformat

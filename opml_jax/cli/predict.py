@@ -39,14 +39,14 @@ def run(args: argparse.Namespace) -> int:
     one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
-    if args.uncertainty and isinstance(model, OperatorModel):
+    options = {"uncertainty": args.uncertainty}
+    if isinstance(model, OperatorModel) and options.pop("uncertainty"):
         raise OpmlError(
             refusal("--uncertainty", got=repr(model), expected="an ensemble of networks")
         )
-    options = {"uncertainty": True} if args.uncertainty else {}
     predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):
-        _write_hdf5(args.output, structures, predicted, model.definition.basis)
+        _write_hdf5(args.output, structures, predicted, model)
     else:
         write_extxyz(args.output, structures, predicted)
     print(f"{args.output}: {len(structures)} structures")
@@ -87,7 +87,7 @@ def write_extxyz(path, structures, predicted) -> None:
         write(temporary, frames, format="extxyz")
 
 
-def _write_hdf5(path, structures, predicted, basis) -> None:
+def _write_hdf5(path, structures, predicted, model) -> None:
     """Structures and predictions in atomic units; matrices as :mod:`opml_jax.data.store` has."""
     import numpy as np
 
@@ -109,6 +109,7 @@ def _write_hdf5(path, structures, predicted, basis) -> None:
             del predicted["quadrupole"]  # without dipoles it cannot be moved
     meta, hashes = {"predicted_by": "opml_jax"}, None
     if "fock" in predicted:
+        basis = model.definition.basis
         meta["basis"] = basis.name
         hashes = [layout_of(s, basis).hash for s in structures]
         # the field is about the coordinate origin: that matters for ions

@@ -99,7 +99,7 @@ def _fresh(dataset, folder, workers: int):
         temperature=how["temperature_kelvin"],
     )
     names = [f.name for f in dataclasses.fields(Method)]
-    method = Method(**{n: dataset.meta[n] for n in names})
+    method = Method(**{n: dataset.meta[n] for n in names if n in dataset.meta})
     workers = min(N_FRESH, workers or os.cpu_count() or 1)
     with (
         Progress("fresh PySCF labels") as progress,
