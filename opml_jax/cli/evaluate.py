@@ -40,6 +40,10 @@ def run(args: argparse.Namespace) -> int:
 
     enable_x64()
     model = load_model(args.run)
+    if args.scf and not isinstance(model, OperatorModel):
+        raise OpmlError(
+            refusal("--scf", got=repr(model), expected="an Op2Op model, which predicts densities")
+        )
     path = args.data
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
@@ -57,10 +61,6 @@ def run(args: argparse.Namespace) -> int:
     print(table(metrics))
     if isinstance(model, OperatorModel):
         _operators(model, predicted, dataset, metrics[name], args.scf)
-    elif args.scf:
-        raise OpmlError(
-            refusal("--scf", got=repr(model), expected="an Op2Op model, which predicts densities")
-        )
     if args.json:
         write_text(args.json, json.dumps(metrics, indent=2) + "\n")
     return 0

@@ -18,7 +18,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--no-forces",
         action="store_true",
-        help="operators and energies only, in less than half the time",
+        help="operators and energies only, in about half the time",
     )
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     p.add_argument("--limit", type=int, help="label only the first N structures")
