@@ -5,8 +5,8 @@
 DIR holds the published splits (``rmd17_ethanol_train_01.npz``, ``..._test_01.npz``). A training
 set is the first N of the training file, the last twentieth of it (at least 20, 10 of 50) for
 validation (models without a network are solved again for all N once it has chosen lambda);
-errors are those of the first 500 test structures. Descriptors and their derivatives are kept in
-``--cache``; fit times are CPU time of this process from there on.
+errors are those of the first 500 (``--test``) test structures. Descriptors and their derivatives
+are kept in ``--cache``; fit times are CPU time of this process from there on.
 """
 
 from __future__ import annotations
@@ -31,7 +31,6 @@ from opml_jax.training.config import OptimConfig
 from opml_jax.training.trainer import padded_labels
 from opml_jax.units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 
-N_TEST = 500
 RESIDUAL = OptimConfig(epochs=100, batch_size=10, weight_decay=1e-2, ema=0.995, energy_weight=0.1)
 NETWORK = OptimConfig(
     batch_size=8, learning_rate=5e-3, ema=0.99, weight_decay=0.0, energy_weight=0.05
@@ -60,22 +59,21 @@ MODELS = {
 }
 
 
-def descriptors(definition, structures, file: Path) -> tuple[Cache, np.ndarray]:
-    """Descriptors with derivatives in single precision, and their rounding, from disk or anew."""
-    slopes = file.with_suffix(".dx.npy")
+def descriptors(definition, structures, folder: Path) -> tuple[Cache, np.ndarray]:
+    """Descriptors with derivatives, and their rounding; a killed run goes on in ``folder``."""
     built = {"derivatives": True, "params": definition.draw(0)}
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        start = time.process_time()
-        cache = build_cache(definition, structures, **built)
-        print(f"descriptors: {time.process_time() - start:.0f} CPU s", flush=True)
-        noise = np.zeros(0)
-        if isinstance(definition, Op2Prop):
-            noise = rounding_noise(definition, structures, cache, **built)
-        np.save(slopes, np.asarray(cache.dx, np.float32))
-        np.savez(file, x=cache.x, one_hot=cache.one_hot, noise=noise)
-    with np.load(file) as f:
-        return Cache(f["x"], np.load(slopes, mmap_mode="r"), {}, f["one_hot"]), f["noise"]
+    start = time.process_time()
+    cache = build_cache(definition, structures, folder=folder, on_progress=_every_tenth, **built)
+    print(f"descriptors: {time.process_time() - start:.0f} CPU s", flush=True)
+    noise = np.zeros(0)
+    if isinstance(definition, Op2Prop):
+        noise = rounding_noise(definition, structures, cache, **built)
+    return cache, noise
+
+
+def _every_tenth(done: int, total: int) -> None:
+    if done * 10 // total > (done - 1) * 10 // total:
+        print(f"descriptors: {done} of {total}", flush=True)
 
 
 def errors(left: dict[str, np.ndarray]) -> dict[str, float]:
@@ -159,6 +157,7 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True, help="folder for descriptors")
     parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
     parser.add_argument("--sizes", type=int, nargs="*", default=[50, 200, 1000])
+    parser.add_argument("--test", type=int, default=500, help="test structures")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--epochs", type=int, default=30, help="of the operator network")
     parser.add_argument("--quick", action="store_true", help="50 structures, closed form")
@@ -169,7 +168,7 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     name = f"rmd17_{args.molecule}"
     sets = [read_dataset(args.folder / f"{name}_{part}_01.npz") for part in ("train", "test")]
-    pool, test = sets[0], sets[1].subset(range(N_TEST))
+    pool, test = sets[0], sets[1].subset(range(args.test))
     structures = pool.structures + test.structures
     targets = ("energy", "forces")
     n_atoms = structures[0].n_atoms
@@ -180,13 +179,13 @@ def main() -> None:
         stem = f"{name}_network"
         if define is Op2Prop:
             stem = f"{name}_{config.metric}" + (f"_{config.channels}" * bool(config.channels))
-        cache, noise = descriptors(definition, structures, args.cache / f"{stem}.npz")
+        cache, noise = descriptors(definition, structures, args.cache / stem)
         for n in args.sizes:
             n_validation = max(n // 20, 10 if n < 100 else 20)
             index = {
                 "train": range(n - n_validation),
                 "validation": range(n - n_validation, n),
-                "test": range(len(pool), len(pool) + N_TEST),
+                "test": range(len(pool), len(structures)),
             }
             caches = {k: cache.subset(i) for k, i in index.items()}
             labels = {
@@ -202,8 +201,10 @@ def main() -> None:
                 else:
                     epochs = RESIDUAL.epochs if trained else 0
                     left = fit_op2prop(definition, caches, labels, noise, epochs, seed)
-                line = {"name": kind, "molecule": args.molecule, "n_train": n, "seed": seed}
-                line |= errors(left) | {"fit_cpu_seconds": time.process_time() - start}
+                line = {"name": kind, "molecule": args.molecule, "n_train": n, "n_test": len(test)}
+                line |= (
+                    {"seed": seed} | errors(left) | {"fit_cpu_seconds": time.process_time() - start}
+                )
                 line |= {"epochs": args.epochs} if define is OperatorNetwork else {}
                 line |= environment()
                 print(json.dumps(line), flush=True)

@@ -66,8 +66,8 @@ def main() -> None:
     for kind in args.models:
         config = MODELS[kind]
         definition = Op2Prop(config, opml.load_basis(config.basis, data.elements))
-        file = args.cache / f"{stem}_{config.metric}_{config.channels}.npz"
-        cache, noise = descriptors(definition, data.structures, file)
+        folder = args.cache / f"{stem}_{config.metric}_{config.channels}"
+        cache, noise = descriptors(definition, data.structures, folder)
         for name, split in splits.items():
             caches = {k: cache.subset(i) for k, i in split.items()}
             labels = {

@@ -23,9 +23,14 @@ from ..models import Op2Prop
 from ..models.op2prop import Params
 from ..structures import Structure, StructureBatch
 from .checkpoint import fingerprint
-from .rows import Rows
+from .rows import Rows, Selected
 
 CHUNK = 16
+"""Structures differentiated at once, fewer if they are large."""
+
+CHUNK_BYTES = 2**26
+"""Bytes that derivatives of one operator of a chunk may take."""
+
 MAX_DOUBLE = 2**30
 """Bytes of derivatives kept in double precision."""
 
@@ -38,13 +43,14 @@ class Cache:
       x: ``(n, n_atoms, n_invariants)``.
       dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, and in three
         more rows in the field if asked for (then rows of coordinates may be left out), or None.
-        In single precision, and then in a temporary file, when they are many.
+        In single precision, and then in a temporary file, when they are many; a subset of those
+        is read when its rows are asked for.
       v: for each L asked for, the irreps ``(n, n_atoms, n_irreps, 2 L + 1)``.
       one_hot: ``(n, n_atoms, n_elements)``.
     """
 
     x: np.ndarray
-    dx: np.ndarray | None
+    dx: np.ndarray | Selected | None
     v: dict[int, np.ndarray]
     one_hot: np.ndarray
 
@@ -56,7 +62,11 @@ class Cache:
         i = np.asarray(index, dtype=np.int64)
         if len(i) and (np.diff(i) == 1).all():
             i = slice(int(i[0]), int(i[-1]) + 1)
-        dx = None if self.dx is None else self.dx[i]
+        dx = self.dx
+        if isinstance(dx, (np.memmap, Selected)):
+            dx = Selected(dx, np.arange(len(dx))[i])
+        elif dx is not None:
+            dx = dx[i]
         return Cache(self.x[i], dx, {l: v[i] for l, v in self.v.items()}, self.one_hot[i])
 
 
@@ -129,6 +139,9 @@ def build_cache(
     basis = definition.basis
     bucket = bucket or bucket_of(structures, basis)
     n, chunk = len(structures), min(CHUNK, len(structures))
+    if derivatives:
+        each = 8 * 3 * bucket.n_atoms * bucket.nao**2
+        chunk = min(chunk, max(1, CHUNK_BYTES // each))
     settings = {
         "model": [type(definition).__name__, repr(definition.config), basis.spec.fingerprint],
         "what": [derivatives, field, *irreps],

@@ -15,6 +15,7 @@ from ..models.op2prop import HEADS, Params, kernel_features
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
 from .config import OptimConfig
+from .rows import Selected
 
 CONSTANT = 1e-9
 """Invariants whose standard deviation is below this fraction of their mean are constant."""
@@ -83,13 +84,9 @@ def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
 
 def scaled(cache: Cache, scaler: Params) -> Cache:
     """The cache with standardised invariants, zero for padding."""
-    mask = cache.one_hot.sum(axis=-1)
     mean, inverse = cache.one_hot @ scaler["mean"], cache.one_hot @ scaler["inverse_std"]
-    x = (cache.x - mean) * inverse * mask[..., None]
-    dx = cache.dx
-    if dx is not None:
-        dx = dx * (inverse * mask[..., None])[:, None].astype(dx.dtype)
-    return dataclasses.replace(cache, x=x, dx=dx)
+    dx = None if cache.dx is None else Selected(cache.dx, factor=inverse[:, None])
+    return dataclasses.replace(cache, x=(cache.x - mean) * inverse, dx=dx)
 
 
 def _energy_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
@@ -100,7 +97,7 @@ def _energy_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
 
 def _slope_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
     """``(n * n_slopes, n_used)``: minus the derivatives of :func:`_energy_rows`."""
-    rows = -np.einsum("nie,ndik->ndek", cache.one_hot, cache.dx, optimize=True)
+    rows = -np.einsum("nie,ndik->ndek", cache.one_hot, np.asarray(cache.dx), optimize=True)
     return rows.reshape(rows.shape[0] * rows.shape[1], -1)[:, used].astype(np.float64)
 
 
@@ -160,7 +157,8 @@ class _KernelColumns:
 
     def slopes(self, cache: Cache) -> np.ndarray:
         """Minus derivatives: each Gaussian times (y_m - y_i) . dy_i, summed over atoms."""
-        n, d = cache.dx.shape[:2]
+        dx = np.asarray(cache.dx)
+        n, d = dx.shape[:2]
         columns = []
         for e, w in enumerate(self.whiten):
             c, references = self.kernel["components"][e], self.kernel["references"][e]
@@ -169,7 +167,7 @@ class _KernelColumns:
                 rows = np.flatnonzero(cache.one_hot[:, i, e] > 0)
                 if not len(rows):
                     continue
-                y, dy = cache.x[rows, i] @ c, cache.dx[rows, :, i] @ c
+                y, dy = cache.x[rows, i] @ c, dx[rows, :, i] @ c
                 value = np.exp(
                     y @ references.T - 0.5 * ((y**2).sum(-1)[:, None] + (references**2).sum(-1))
                 )

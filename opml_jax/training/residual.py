@@ -71,12 +71,13 @@ def _inputs(params: Params, s: Cache, labels: Arrays, index: np.ndarray) -> Arra
     gradient, found = jax.grad(energy, has_aux=True)(jnp.asarray(s.x))
     arrays["energy"] = labels["energy"][index] - np.asarray(found)
     if slopes := [k for k in SLOPES if k in labels]:
-        dz = np.zeros((*s.dx.shape[:3], arrays["z"].shape[-1]), s.dx.dtype)
+        dx = np.asarray(s.dx)
+        dz = np.zeros((*dx.shape[:3], arrays["z"].shape[-1]), dx.dtype)
         for e, components in enumerate(params["components"]):
-            own = s.one_hot[:, None, :, e, None].astype(s.dx.dtype)
-            dz += own * (s.dx @ components.astype(s.dx.dtype))
+            own = s.one_hot[:, None, :, e, None].astype(dx.dtype)
+            dz += own * (dx @ components.astype(dx.dtype))
         arrays["dz"] = dz
-        closed = -np.einsum("ndik,nik->nd", s.dx, np.asarray(gradient), optimize=True)
+        closed = -np.einsum("ndik,nik->nd", dx, np.asarray(gradient), optimize=True)
         flat = [labels[k][index].reshape(len(index), -1) for k in slopes]
         cuts = np.cumsum([own.shape[1] for own in flat])[:-1]
         left = np.split(np.concatenate(flat, axis=1) - closed, cuts, axis=1)

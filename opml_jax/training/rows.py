@@ -1,4 +1,4 @@
-"""Arrays that are filled row by row, in memory or in files that outlive a killed process."""
+"""Arrays too large for memory: filled row by row, and read in the same way."""
 
 from __future__ import annotations
 
@@ -15,6 +15,39 @@ from ..data.files import write_text
 
 MAX_MEMORY = 2**32
 """Bytes of one array kept in memory."""
+
+
+class Selected:
+    """Rows of an array, picked and multiplied only when they are read.
+
+    Stands for an array in what goes through its first axis in parts: ``shape``, ``dtype``,
+    ``len``, and indices into the first axis, which give an array of their rows.
+
+    Args:
+      array: ``(n, ...)``, or another selection.
+      index: rows of it, in order. Default: all.
+      factor: ``(len(index), ...)`` broadcast against them. Default: 1.
+    """
+
+    def __init__(
+        self,
+        array: np.ndarray | Selected,
+        index: np.ndarray | None = None,
+        factor: np.ndarray | None = None,
+    ):
+        self.array, self.factor = array, factor
+        self.index = np.arange(len(array)) if index is None else np.asarray(index)
+        self.dtype, self.shape = array.dtype, (len(self.index), *array.shape[1:])
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    def __getitem__(self, i) -> np.ndarray:
+        rows = np.asarray(self.array[self.index[i]])
+        return rows if self.factor is None else rows * self.factor[i].astype(self.dtype)
+
+    def __array__(self, dtype=None, copy=None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
 
 
 class Rows:
