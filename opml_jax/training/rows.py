@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,9 @@ from ..data.files import write_text
 
 MAX_MEMORY = 2**32
 """Bytes of one array kept in memory."""
+
+SAVE_SECONDS = 20.0
+"""Least time between two writes to the disk, which for large arrays take seconds each."""
 
 
 class Selected:
@@ -56,7 +60,8 @@ class Rows:
     Args:
       n: rows.
       folder: keeps the arrays, each in a file. What an earlier process filled from the same
-        source is taken up, anything else in the folder is deleted. Default, and where the disk
+        source, but for the last :data:`SAVE_SECONDS`, is taken up, anything else in the folder is
+        deleted. Default, and where the disk
         has not twice the room: memory.
       source: fingerprint of what the rows are computed from.
 
@@ -66,6 +71,7 @@ class Rows:
 
     def __init__(self, n: int, folder: str | os.PathLike | None = None, source: str = ""):
         self.n, self.source, self.done = n, source, 0
+        self._saved = -SAVE_SECONDS
         self.folder = None if folder is None else Path(folder)
         self._arrays: dict[str, np.ndarray] = {}
         if self.folder is not None and self.folder.exists():
@@ -93,9 +99,11 @@ class Rows:
         for name, own in values.items():
             self._arrays[name][self.done : stop] = own
         self.done = stop
-        if self.folder is not None:
+        late = time.monotonic() - self._saved >= SAVE_SECONDS or stop == self.n
+        if self.folder is not None and late:
             for array in self._arrays.values():
                 array.flush()
+            self._saved = time.monotonic()
             left = {"source": self.source, "done": stop, "names": [*values]}
             write_text(self.folder / "rows.json", json.dumps(left))
 

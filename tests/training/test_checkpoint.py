@@ -109,8 +109,11 @@ def test_rows(tmp_path, monkeypatch, where):
     assert isinstance(found["x"], np.memmap) == (where == "little memory")
 
 
-def test_rows_outlive_a_process(tmp_path):
+def test_rows_outlive_a_process(tmp_path, monkeypatch):
     folder = tmp_path / STRUCTURES
+    _fill(Rows(5, folder, "a"), 4)
+    assert Rows(5, folder, "a").done == 2  # the second write came too soon after the first
+    monkeypatch.setattr(module, "SAVE_SECONDS", 0.0)
     _fill(Rows(5, folder, "a"), 4)
     again = Rows(5, folder, "a")
     assert again.done == 4
