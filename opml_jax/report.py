@@ -18,6 +18,7 @@ from .data import Dataset
 from .data.files import write_text
 from .features.inputs import OPERATORS
 from .models import Model, OperatorModel
+from .training.operator_metrics import is_effective, paired_levels
 from .units import (
     ANGSTROM_PER_BOHR,
     DEBYE_PER_EBOHR,
@@ -92,7 +93,7 @@ def write_report(
         ]
     if history:
         parts += [
-            "<h2>Training of the networks</h2>",
+            "<h2>Training</h2>",
             _image(_history(history)),
             "<p class=note>Loss, and root mean square errors on the validation set, by epoch.</p>",
         ]
@@ -103,14 +104,14 @@ def write_report(
         "<p class=note>Largest errors first, a row each for energies and forces where both are "
         "known: index in the data file, composition, error of the energy (predicted minus "
         "reference), largest error of the force on an atom; of Fock matrices the mean absolute "
-        "error of an element.</p>",
+        "error of an element, of an effective one that of an occupied level.</p>",
     ]
     if isinstance(model, OperatorModel):
         parts += [
             "<h2>Fock matrix and its error</h2>",
             _image(_fock(model, worst[0])),
             "<p class=note>Predicted matrix of the structure with the largest error, AO by AO, and "
-            "predicted minus reference.</p>",
+            "predicted minus reference (an effective matrix has none).</p>",
         ]
     else:
         parts += [
@@ -156,7 +157,9 @@ def _metrics_table(metrics) -> str:
         ("dipole_mae_debye", "dipole MAE, D"),
         ("fock_mae_uha", "Fock MAE, μHa"),
         ("eigenvalue_occupied_mae_uha", "occupied levels MAE, μHa"),
+        ("eigenvalue_virtual_mae_uha", "virtual levels MAE, μHa"),
         ("gap_mae_uha", "gap MAE, μHa"),
+        ("lowdin_charges_mae_e", "charges MAE, e"),
     ]
     columns = [c for c in columns if any(c[0] in m for m in metrics.values())]
     rows = []
@@ -212,16 +215,12 @@ def _columns(section: Section):
             DEBYE_PER_EBOHR * p["dipole"].ravel(),
         )
     if "fock" in ds and "fock" in p:
-        levels = [
-            (scipy.linalg.eigvalsh(f, p["overlap"][i, : len(f), : len(f)]), p["mo_energy"][i])
-            for i, f in enumerate(ds.labels["fock"])
-        ]
-        n = [(sum(s.numbers) - s.charge) // 2 for s in ds.structures]
+        levels = _levels(section)
         yield (
             "occupied level",
             "Hartree",
-            np.concatenate([e[:k] for (e, _), k in zip(levels, n, strict=True)]),
-            np.concatenate([e[:k] for (_, e), k in zip(levels, n, strict=True)]),
+            np.concatenate([wanted[:k] for wanted, _, k in levels]),
+            np.concatenate([found[:k] for _, found, k in levels]),
         )
 
 
@@ -278,12 +277,13 @@ def _history(history):
         if k in history[0]
     ]
     figure, (first, *axes) = _figure(1 + len(errors), width=3.4)
-    epochs = [r["epoch"] for r in history]
+    axis_name = "epoch" if "epoch" in history[0] else "step"
+    epochs = [r[axis_name] for r in history]
     for key, colour in (("loss", GREY), ("validation_loss", BLUE)):
         if key in history[0]:
             name = "validation" if "_" in key else "training"
             first.semilogy(epochs, [r[key] for r in history], color=colour, label=name)
-    first.set(xlabel="epoch", ylabel="loss")
+    first.set(xlabel=axis_name, ylabel="loss")
     first.legend(frameon=False)
     for axis, (key, text) in zip(axes, errors, strict=True):
         axis.semilogy(epochs, [r[key] for r in history], color=BLUE)
@@ -352,18 +352,34 @@ def _draw(axis, structure) -> None:
     axis.set(xlim=(-span, span), ylim=(-span, span), aspect="equal")
 
 
+def _levels(section: Section) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Levels of reference and prediction of each structure, and how many are occupied."""
+    ds, p = section.dataset, section.predicted
+    if is_effective(p, ds):
+        return paired_levels(p, ds)
+    own = [
+        scipy.linalg.eigvalsh(f, p["overlap"][i, : len(f), : len(f)])
+        for i, f in enumerate(ds.labels["fock"])
+    ]
+    return paired_levels(p, ds, own)
+
+
 def _fock_errors(section: Section) -> np.ndarray:
-    """Mean absolute error of a matrix element, of each structure, Hartree."""
-    wanted, found = section.dataset.labels["fock"], section.predicted["fock"]
+    """Mean absolute error of a matrix element (effective: occupied level) of each structure."""
+    ds, found = section.dataset, section.predicted["fock"]
+    if is_effective(section.predicted, ds):
+        return np.array([np.abs(p - w)[:k].mean() for w, p, k in _levels(section)])
+    wanted = ds.labels["fock"]
     return np.array([np.abs(found[i, : len(f), : len(f)] - f).mean() for i, f in enumerate(wanted)])
 
 
 def _fock(model: OperatorModel, section: Section):
     i = int(np.argmax(_fock_errors(section)))
-    structure, wanted = section.dataset.structures[i], section.dataset.labels["fock"][i]
-    n = len(wanted)
+    structure, n = section.dataset.structures[i], section.predicted["nao"][i]
     found = section.predicted["fock"][i, :n, :n]
-    named = {"F, Hartree": found, "error, μHa": 1e6 * (found - wanted)}
+    named = {"F, Hartree": found}
+    if not is_effective(section.predicted, section.dataset):
+        named["error, μHa"] = 1e6 * (found - section.dataset.labels["fock"][i])
     return _heat_maps(named, structure, model)
 
 

@@ -55,8 +55,10 @@ def run(args: argparse.Namespace) -> int:
         name, dataset = args.split, dataset.subset(splits[args.split])
     check_compatible(model, dataset)
     predicted = model.predict(dataset.structures)
-    less = model.predict(dataset.structures, **{model.without: True})
-    metrics = {name: errors(predicted, dataset), f"{name}_{model.without}": errors(less, dataset)}
+    metrics = {name: errors(predicted, dataset)}
+    if model.without:
+        less = model.predict(dataset.structures, **{model.without: True})
+        metrics[f"{name}_{model.without}"] = errors(less, dataset)
     print(f"{len(dataset)} structures of {args.data}")
     print(table(metrics))
     if isinstance(model, OperatorModel):
@@ -72,7 +74,7 @@ def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
     from ..training.operator_metrics import describe, errors_by_key
     from .progress import Progress
 
-    if "fock" in dataset:
+    if "fock_mae_uha" in metrics:
         for key in ("orbital_similarity", "dm_mae", "electron_number_error", "idempotency_error"):
             print(f"{key.replace('_', ' '):<24}{metrics[key]:>12.3g}")
         shares = errors_by_key(predicted, dataset, model.definition.basis)

@@ -16,7 +16,9 @@ from ..training.trainer import Trained
 HEADINGS = (
     ("fock_mae_uha", "Fock", "uHa"),
     ("eigenvalue_occupied_mae_uha", "occupied", "uHa"),
+    ("eigenvalue_virtual_mae_uha", "virtual", "uHa"),
     ("gap_mae_uha", "gap", "uHa"),
+    ("lowdin_charges_mae_e", "charges", "e"),
     ("energy_mae_mev", "energy", "meV"),
     ("forces_mae_mev_per_angstrom", "forces", "meV/A"),
     ("dipole_mae_debye", "dipole", "D"),
@@ -198,8 +200,9 @@ def evaluate_run(
         predicted = trained.model.predict(part.structures)
         less = trained.model.without
         metrics[name] = errors(predicted, part)
-        fewer = trained.model.predict(part.structures, **{less: True})
-        metrics[f"{name}_{less}"] = errors(fewer, part)
+        if less:
+            fewer = trained.model.predict(part.structures, **{less: True})
+            metrics[f"{name}_{less}"] = errors(fewer, part)
         sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
     folder = Path(output)
     sizes = {name: len(part) for name, part in sets.items()}

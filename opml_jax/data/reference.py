@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ..basis import from_pyscf, load_basis
+from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
 from ..errors import ConvergenceError, OpmlError, nearest, refusal
 from ..structures import Structure
@@ -109,6 +109,19 @@ def molecule(structure: Structure, basis_name: str):
         spin=structure.spin,
         verbose=0,
     )
+
+
+def cross_overlap(structure: Structure, rows: Basis, columns: Basis) -> np.ndarray:
+    """Overlap of the functions of two bases of PySCF's library.
+
+    Returns:
+      ``(nao_rows, nao_columns)``, each in the library's AO order.
+    """
+    from pyscf import gto
+
+    mols = [molecule(structure, basis.name) for basis in (rows, columns)]
+    order = [layout_of(structure, basis).from_pyscf_index for basis in (rows, columns)]
+    return gto.intor_cross("int1e_ovlp", *mols)[np.ix_(*order)]
 
 
 def mean_field(structure: Structure, method: Method):

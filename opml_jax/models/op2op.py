@@ -30,7 +30,7 @@ import numpy as np
 
 from .. import integrals, lapack
 from ..basis import AOLayout, batch, bucket_of, layout_of
-from ..errors import ConfigError, OpmlError, refusal
+from ..errors import ConfigError, OpmlError, one_of, refusal
 from ..features.couple import IrrepKey, couple_species, species_channels, uncouple_species
 from ..numerics import Array, einsum, is_concrete
 from ..observables import density_matrix
@@ -53,6 +53,9 @@ LETTERS = ("S", "S^-1", "T", "W", PIECES)
 """Operators known before the density: overlap, its inverse, kinetic energy, neutral atoms."""
 DENSITY_LETTERS = (*LETTERS, "P", "U")
 """And those of the density: itself, and the electrostatic potential."""
+
+WINDOWS = ("lowest", "homo")
+"""Levels of a larger basis that a matrix may stand for."""
 
 LINEAR_CYCLES, LINEAR_TOLERANCE = 100, 1e-11
 """Most steps of the equations of derivatives, and the largest element left, relative."""
@@ -85,6 +88,8 @@ class Op2OpConfig:
       cycles: most self-consistent cycles.
       tolerance: largest element of F[P] - F left, Hartree.
       history: matrices remembered by the extrapolation (DIIS).
+      window: which levels of a larger basis those of the matrix are, if it was trained on
+        observables: the ``"lowest"``, or as many around the highest occupied one (``"homo"``).
     """
 
     basis: str = "def2-svp"
@@ -94,8 +99,10 @@ class Op2OpConfig:
     cycles: int = 40
     tolerance: float = 1e-7
     history: int = 8
+    window: str = WINDOWS[0]
 
     def __post_init__(self):
+        one_of("operator.window", self.window, WINDOWS)
         check_words("operator.words", self.words, LETTERS)
         check_words("operator.density_words", self.density_words, DENSITY_LETTERS)
         falling = list(self.exponents) == sorted(set(self.exponents), reverse=True)
@@ -248,7 +255,7 @@ class Op2Op(Definition):
         table = self.table(structure) if table is None else table
         operators = self.operators(structure)
         one = isinstance(structure, Structure)
-        electrons, mask = n_electrons(structure), None if one else structure.layout.ao_mask
+        electrons, mask = self.n_described(structure), None if one else structure.layout.ao_mask
 
         def density(fock):
             return density_matrix(fock, operators["S"], electrons, mask=mask)
@@ -274,6 +281,24 @@ class Op2Op(Definition):
             "residual": residual,
         }
         return {k: v[0] for k, v in out.items()} if one else out
+
+    def first_level(self, structure: Structure | StructureBatch):
+        """The level of a larger basis that the lowest of the matrix is, ``()`` or ``(n,)``.
+
+        0 unless :attr:`Op2OpConfig.window` is ``"homo"``; then as many levels are below the highest
+        occupied one as above it, as far as there are so many.
+        """
+        electrons = n_electrons(structure)
+        if self.config.window == "lowest":
+            return 0 * electrons
+        if isinstance(structure, Structure):
+            return max(0, electrons // 2 - 1 - (layout_of(structure, self.basis).nao - 1) // 2)
+        nao = jnp.sum(structure.layout.ao_mask, axis=-1)
+        return jnp.maximum(0, electrons // 2 - 1 - (nao - 1) // 2)
+
+    def n_described(self, structure: Structure | StructureBatch):
+        """Electrons in the levels of the matrix, ``()`` or ``(n,)``."""
+        return n_electrons(structure) - 2 * self.first_level(structure)
 
     @property
     def n_known(self) -> int:

@@ -7,7 +7,7 @@ import functools
 import itertools
 import warnings
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -45,7 +45,10 @@ class OperatorModel(Model):
 
     definition: Op2Op
 
-    without: ClassVar[str] = "guess"
+    @property
+    def without(self) -> str:  # type: ignore[override]
+        """Option of :meth:`predict` that leaves the self-consistent part out; empty: none."""
+        return "guess" if self.definition.config.density_words else ""
 
     def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """Refused: the model predicts operators, and an energy needs a functional of them."""
@@ -83,6 +86,8 @@ class OperatorModel(Model):
           ``mo_energy`` ``(nao,)`` and ``gap`` ``()`` in Hartree, ``dipole`` ``(3,)`` in e Bohr
           about the centre of nuclear charge, ``mulliken_charges`` and ``lowdin_charges``
           ``(n_atoms,)``,
+          (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
+          and charges), ``polarizability`` ``(3, 3)`` in Bohr^3 if the model was trained on it,
           ``residual`` ``()`` (what is left of self-consistency, Hartree). For a list a leading
           axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
 
@@ -112,8 +117,9 @@ class OperatorModel(Model):
         }
         out: dict[str, np.ndarray] = {}
         size = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
+        polarizability = "polarizability" in self.card.get("targets", ())
         for padded, table, index in batches(definition, structures, size):
-            found = _evaluate(definition, self.params, padded, table)
+            found = _evaluate(definition, self.params, padded, table, polarizability)
             for name, values in found.items():
                 axes = _AXES.get(name, ())
                 shape = tuple(max(sizes[a]) for a in axes) or values.shape[1:]
@@ -149,21 +155,33 @@ class OperatorModel(Model):
             )
 
 
-@functools.partial(jax.jit, static_argnums=0)
+@functools.partial(jax.jit, static_argnums=(0, 4))
 def _evaluate(
-    definition: Op2Op, params: Params, structures: StructureBatch, table: SpeciesTable
+    definition: Op2Op,
+    params: Params,
+    structures: StructureBatch,
+    table: SpeciesTable,
+    polarizability: bool,
 ) -> dict[str, Array]:
     out: dict[str, Any] = definition.apply(params, structures, table)
-    basis, electrons = definition.basis, n_electrons(structures)
+    basis, electrons = definition.basis, definition.n_described(structures)
     padded = integrals.overlap(structures, basis, padding=1.0)
     mask = structures.layout.ao_mask
     energy, _ = observables.orbitals(out["fock"], padded, mask=mask)
     at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
     frontier = jnp.take_along_axis(energy, at, axis=-1)
-    return {
-        **out,
+    out |= {
         "mo_energy": jnp.where(mask, energy, 0.0),
         "gap": frontier[:, 1] - frontier[:, 0],
+    }
+    if definition.config.window != "lowest":  # without the electrons below its levels
+        return {**out, "first_level": definition.first_level(structures)}
+    if polarizability:
+        out["polarizability"] = observables.polarizability(
+            out["fock"], padded, electrons, structures, basis, mask=mask
+        )
+    return {
+        **out,
         "dipole": observables.dipole(out["dm"], structures, basis),
         "mulliken_charges": observables.mulliken_charges(out["dm"], padded, structures, basis),
         "lowdin_charges": observables.lowdin_charges(out["dm"], padded, structures, basis),

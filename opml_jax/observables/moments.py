@@ -51,7 +51,13 @@ def quadrupole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -
 
 
 def polarizability(
-    fock: Array, overlap: Array, n_electrons, structure: Structure | StructureBatch, basis: Basis
+    fock: Array,
+    overlap: Array,
+    n_electrons,
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    *,
+    mask: Array | None = None,
 ) -> Array:
     r"""Polarizability of independent electrons: derivative of the dipole in a field added to F.
 
@@ -60,19 +66,21 @@ def polarizability(
     so that this is the answer.
 
     Args:
-      fock: ``(nao, nao)`` Hartree.
+      fock: ``(nao, nao)`` Hartree; a batch adds a leading axis.
       overlap: the same shape.
-      n_electrons: even.
-      structure: molecule.
+      n_electrons: even, one number or one for each molecule.
+      structure: molecule or batch.
       basis: what the matrices are in.
+      mask: ``(n_structures, nao)`` of a batch, True for functions that are not padding.
 
     Returns:
-      ``(3, 3)`` in Bohr^3.
+      ``(3, 3)`` in Bohr^3; a batch adds a leading axis.
     """
     r = integrals.position(_centred(structure), basis)
 
     def dipole_in(field):
-        p = density_matrix(fock + einsum("x,xij->ij", field, r), overlap, n_electrons)
-        return -einsum("xij,ji->x", r, p)
+        in_field = fock + einsum("x,...xij->...ij", field, r)
+        p = density_matrix(in_field, overlap, n_electrons, mask=mask)
+        return -einsum("...xij,...ji->...x", r, p)
 
     return jax.jacfwd(dipole_in)(jnp.zeros(3, r.dtype))

@@ -22,6 +22,9 @@ TARGETS = (
     "isotropic_polarizability",
 )
 
+OBSERVABLES = ("mo_energy", "dipole", "lowdin_charges", "polarizability")
+"""What a small matrix may be trained on in place of its elements."""
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -132,6 +135,49 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class EffectiveConfig:
+    """How an Op2Op model in a small basis is fitted to observables of a larger one.
+
+    Errors count in units of what the closed form in the small basis leaves of them.
+
+    Attributes:
+      components: principal components of the columns of each kind of block that may move.
+      steps: most steps of L-BFGS.
+      penalty: of the squares of all changes together, for columns of unit size.
+      occupied_weight: of the mean square error of occupied orbital energies.
+      virtual_weight: likewise of the unoccupied ones in the window.
+      dipole_weight: likewise of dipoles.
+      charges_weight: likewise of Löwdin's charges.
+      polarizability_weight: likewise of polarizabilities.
+    """
+
+    components: int = 24
+    steps: int = 300
+    penalty: float = 1e-6
+    occupied_weight: float = 1.0
+    virtual_weight: float = 0.1
+    dipole_weight: float = 1.0
+    charges_weight: float = 1.0
+    polarizability_weight: float = 1.0
+
+    def __post_init__(self):
+        for name, least in (("components", 1), ("steps", 1)):
+            if getattr(self, name) < least:
+                raise ConfigError(
+                    refusal(f"effective.{name}", got=getattr(self, name), expected="at least 1")
+                )
+        for field in dataclasses.fields(self)[2:]:
+            if getattr(self, field.name) < 0:
+                raise ConfigError(
+                    refusal(
+                        f"effective.{field.name}",
+                        got=getattr(self, field.name),
+                        expected="zero or more",
+                    )
+                )
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
     """Everything ``opml train`` needs.
 
@@ -139,8 +185,10 @@ class TrainConfig:
       data: labels and splits.
       model: the model.
       network: an operator network, trained in place of ``model`` if given.
-      operator: an Op2Op model of Fock matrices, in place of ``model`` if given; targets are then
-        [fock], and ``optim`` and ``seed`` have no part in it.
+      operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], or
+        observables, and ``optim`` and ``seed`` have no part in it.
+      effective: how it is fitted to observables of a larger basis (targets among mo_energy,
+        dipole, lowdin_charges and polarizability).
       optim: the networks' training.
       targets: which of energy, forces, dipole, quadrupole, polarizability and
         isotropic_polarizability to learn; energy is always among them.
@@ -151,11 +199,15 @@ class TrainConfig:
     model: Op2PropConfig = Op2PropConfig()
     network: OperatorNetworkConfig | None = None
     operator: Op2OpConfig | None = None
+    effective: EffectiveConfig | None = None
     optim: OptimConfig = OptimConfig()
     targets: tuple[str, ...] = ("energy", "forces", "dipole")
     seed: int = 0
 
     def __post_init__(self):
+        if self.effective is not None:
+            self._check_effective()
+            return
         if self.operator is not None or "fock" in self.targets:
             if self.operator is None or self.network is not None or self.targets != ("fock",):
                 raise ConfigError(
@@ -179,6 +231,25 @@ class TrainConfig:
                     got=self.targets,
                     expected="dipole among them",
                     hint="optim.field_dipole_sigma fits derivatives in a field to dipoles.",
+                )
+            )
+
+    def _check_effective(self):
+        """Observables as targets of a one-shot Op2Op model."""
+        operator, expected = self.operator, None
+        if operator is None or self.network is not None or operator.density_words:
+            expected = "operator: with density_words: [], and no network:"
+        elif not self.targets or not set(self.targets) <= set(OBSERVABLES):
+            expected = f"targets among {OBSERVABLES}"
+        elif operator.window != "lowest" and self.targets != ("mo_energy",):
+            expected = "targets: [mo_energy], unless operator.window is lowest"
+        if expected:
+            raise ConfigError(
+                refusal(
+                    "effective",
+                    got=f"targets {self.targets}, operator {operator}",
+                    expected=expected,
+                    hint="opml config template effective prints such a configuration.",
                 )
             )
 
@@ -275,6 +346,7 @@ def explained(config: TrainConfig) -> str:
 
     lines = []
     idle = ("model", "optim", "seed") if config.operator else ("model",) if config.network else ()
+    idle += () if config.effective else ("effective",)
 
     def emit(part, indent):
         about = _attribute_docs(type(part))

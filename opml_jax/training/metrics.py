@@ -13,7 +13,7 @@ from ..data.moments import centred_quadrupoles
 from ..errors import ConventionError, UnitWarning, refusal
 from ..models import Model
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
-from .operator_metrics import operator_errors
+from .operator_metrics import is_effective, observable_errors, operator_errors
 
 LEVEL_KEYS = ("method", "basis", "convention")
 
@@ -30,7 +30,8 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
       ``dipole_mae_debye``, ``quadrupole_mae_ebohr2`` (about the centre of nuclear charge),
       ``polarizability_mae_bohr3`` (means over components), ``isotropic_polarizability_mae_bohr3``,
       their ``rmse``, and ``n_structures``. Labels that hold only the length of the dipole give
-      ``dipole_norm_mae_debye``; Fock matrices what :func:`operator_errors` returns.
+      ``dipole_norm_mae_debye``; Fock matrices what :func:`operator_errors` returns, or if they
+      are in a larger basis than the predicted ones :func:`observable_errors`.
     """
     out: dict[str, float] = {"n_structures": len(dataset)}
 
@@ -62,7 +63,8 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
         if name in dataset and name in predicted:
             add(name, "bohr3", predicted[name] - dataset[name])
     if "fock" in dataset and "fock" in predicted:
-        out |= operator_errors(predicted, dataset)
+        effective = is_effective(predicted, dataset)
+        out |= (observable_errors if effective else operator_errors)(predicted, dataset)
     return out
 
 

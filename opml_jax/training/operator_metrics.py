@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import scipy.linalg
 
-from ..basis import Basis, layout_of
+from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..data import Dataset
+from ..data.reference import molecule
 from ..features.couple import IrrepKey, couple_species, species_irreps_norm
 from ..operators.species import gather_species, species_table
+from ..structures import Structure, centre_of_nuclear_charge
 from ..structures.elements import symbol
+from .config import OBSERVABLES
 
 MICRO = 1e6
+
+
+def is_effective(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> bool:
+    """Whether the references are Fock matrices in a larger basis than the predicted ones."""
+    return len(dataset.labels["fock"][0]) != predicted["nao"][0]
 
 
 def operator_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
@@ -58,6 +66,116 @@ def operator_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> di
         "idempotency_error": float(max(idempotency)),
         "residual_uha": MICRO * float(np.max(predicted["residual"])),
     }
+
+
+def reference_observables(
+    dataset: Dataset, names: Sequence[str] = OBSERVABLES[:3]
+) -> dict[str, list[np.ndarray]]:
+    """Observables of the Fock matrices of a data set, in the basis they are in.
+
+    Args:
+      dataset: closed shells with ``fock``; ``meta`` names the basis.
+      names: which of :data:`~opml_jax.training.config.OBSERVABLES`. Polarizabilities are labels
+        (``polarizability``): those of independent electrons are no reference.
+
+    Returns:
+      ``{name: [array, ...]}``: ``mo_energy`` ``(nao,)`` Hartree, ``dipole`` ``(3,)`` e Bohr about
+      the centre of nuclear charge, ``lowdin_charges`` ``(n_atoms,)``, ``polarizability`` ``(3, 3)``
+      Bohr^3.
+
+    Raises:
+      ConventionError: matrices that are not in this basis.
+    """
+    basis = load_basis(dataset.meta["basis"], dataset.elements)
+    dataset.check_layout(basis)
+    rows = [
+        _of_fock(structure, np.asarray(dataset.labels["fock"][i]), basis)
+        for i, structure in enumerate(dataset.structures)
+    ]
+    out = {name: [row[name] for row in rows] for name in names if name != "polarizability"}
+    if "polarizability" in names:
+        out["polarizability"] = list(dataset.labels["polarizability"])
+    return out
+
+
+def _of_fock(structure: Structure, fock: np.ndarray, basis: Basis) -> dict[str, np.ndarray]:
+    """Observables of one matrix (on the host: every molecule has its own shape)."""
+    centre = np.asarray(centre_of_nuclear_charge(structure))
+    moved = structure.replace(positions=np.asarray(structure.positions) - centre)
+    mol, layout = molecule(moved, basis.name), layout_of(structure, basis)
+    overlap = np.asarray(from_pyscf(mol.intor("int1e_ovlp"), structure, basis))
+    position = from_pyscf(mol.intor("int1e_r"), structure, basis)
+    energy, c = scipy.linalg.eigh(fock, overlap)
+    occupied = c[:, : (sum(structure.numbers) - structure.charge) // 2]
+    dm = 2 * occupied @ occupied.T
+    w, u = np.linalg.eigh(overlap)
+    root = (u * np.sqrt(w)) @ u.T
+    populations = np.bincount(layout.atom, np.einsum("ij,jk,ki->i", root, dm, root))
+    return {
+        "mo_energy": energy,
+        "dipole": -np.einsum("xij,ji->x", position, dm),
+        "lowdin_charges": np.array(structure.numbers) - populations,
+    }
+
+
+def paired_levels(
+    predicted: Mapping[str, np.ndarray],
+    dataset: Dataset,
+    reference: Sequence[np.ndarray] | None = None,
+) -> list[tuple[np.ndarray, np.ndarray, int]]:
+    """Orbital energies of the reference and the predicted ones, and how many are occupied.
+
+    Args:
+      predicted: from :meth:`opml_jax.models.OperatorModel.predict` on ``dataset.structures``.
+      dataset: references with ``fock``, in the basis of the predicted matrices or a larger one.
+      reference: all levels of the references. Default: from their Fock matrices.
+
+    Returns:
+      For each structure two arrays of the levels the predicted matrix has, Hartree, and a number.
+    """
+    if reference is None:
+        reference = reference_observables(dataset, ("mo_energy",))["mo_energy"]
+    out = []
+    for i, structure in enumerate(dataset.structures):
+        n = int(predicted["nao"][i])
+        first = int(predicted["first_level"][i]) if "first_level" in predicted else 0
+        pairs = (sum(structure.numbers) - structure.charge) // 2 - first
+        out.append((reference[i][first : first + n], predicted["mo_energy"][i, :n], pairs))
+    return out
+
+
+def observable_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
+    """Errors of an effective operator's observables, against Fock matrices in a larger basis.
+
+    Args:
+      predicted: from :meth:`opml_jax.models.OperatorModel.predict` on ``dataset.structures``.
+      dataset: references, see :func:`reference_observables`.
+
+    Returns:
+      ``eigenvalue_occupied_mae_uha``, ``eigenvalue_virtual_mae_uha`` (of the levels the small
+      matrix has), ``gap_mae_uha``, and ``lowdin_charges_mae_e`` if they are predicted.
+    """
+    wanted = reference_observables(dataset, ("mo_energy", "lowdin_charges"))
+    occupied, virtual, gaps, charges = ([] for _ in range(4))
+    levels = paired_levels(predicted, dataset, wanted["mo_energy"])
+    for i, (structure, (reference, found, pairs)) in enumerate(
+        zip(dataset.structures, levels, strict=True)
+    ):
+        n_atoms, left = structure.n_atoms, found - reference
+        occupied.append(np.abs(left[:pairs]))
+        virtual.append(np.abs(left[pairs:]))
+        if 0 < pairs < len(left):
+            gaps.append(abs(left[pairs] - left[pairs - 1]))
+        if "lowdin_charges" in predicted:
+            found = predicted["lowdin_charges"][i, :n_atoms]
+            charges.append(np.abs(found - wanted["lowdin_charges"][i]))
+    out = {"eigenvalue_occupied_mae_uha": MICRO * float(np.concatenate(occupied).mean())}
+    if gaps:
+        out["eigenvalue_virtual_mae_uha"] = MICRO * float(np.concatenate(virtual).mean())
+        out["gap_mae_uha"] = MICRO * float(np.mean(gaps))
+    if charges:
+        out["lowdin_charges_mae_e"] = float(np.concatenate(charges).mean())
+    return out
 
 
 def errors_by_key(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 
 from ..models import Op2OpConfig, Op2PropConfig
-from .config import DataConfig, OptimConfig, TrainConfig, explained
+from .config import DataConfig, EffectiveConfig, OptimConfig, TrainConfig, explained
 
 _PRODUCTS = Op2PropConfig(
     basis="even-tempered",
@@ -65,6 +65,17 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
         "molecules: opml generate --no-forces, set data.path and operator.basis to those labels'.",
         TrainConfig(
             DataConfig(n_train=100, n_validation=50), operator=Op2OpConfig(), targets=("fock",)
+        ),
+    ),
+    "effective": (
+        "A minimal-basis operator of bundled water whose levels, dipoles and charges are those of "
+        "PBE/def2-SVP: runs as it is, in two minutes. Own molecules: opml generate --no-forces in "
+        "a large basis, set data.path.",
+        TrainConfig(
+            DataConfig(n_train=100, n_validation=50),
+            operator=Op2OpConfig(basis="sto-3g", density_words=()),
+            effective=EffectiveConfig(),
+            targets=("mo_energy", "dipole", "lowdin_charges"),
         ),
     ),
     "own": (

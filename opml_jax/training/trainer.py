@@ -25,6 +25,7 @@ from .cache import Cache, build_cache, rounding_noise
 from .checkpoint import STATE, STRUCTURES, TURNED, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
+from .effective import check_observables, fit_effective
 from .metrics import LEVEL_KEYS
 from .op2op import check_operators, fit_op2op
 from .operator_network import train_network
@@ -141,15 +142,17 @@ def train(
         return None if folder is None else Path(folder, name)
 
     if isinstance(definition, Op2Op):
-        fit = fit_op2op(
-            definition,
-            parts["train"],
-            parts["validation"],
-            on_progress=lambda stage, done, total: on_progress(stage, done, total, ""),
-        )
-        lap("closed form")
+        sets = definition, parts["train"], parts["validation"]
+        report = {"on_progress": lambda stage, done, total: on_progress(stage, done, total, "")}
+        history: list[dict[str, float]] = []
+        if config.effective:
+            found = fit_effective(*sets, config.targets, config.effective, **report)
+            params, history = found.params, found.history
+        else:
+            params = fit_op2op(*sets, **report).params
+        lap("operators")
         card = _card(definition, dataset, parts, config, {})
-        return Trained(OperatorModel(definition, fit.params, card), seconds)
+        return Trained(OperatorModel(definition, params, card), seconds, history)
     n = len(parts["train"])
     structures = parts["train"].structures + parts["validation"].structures
     in_field = config.optim.field_dipole_sigma > 0
@@ -260,7 +263,11 @@ def check_trainable(dataset: Dataset, splits: dict[str, list[int]], config: Trai
     definition = define(config, dataset.subset(splits["train"]).elements)
     if isinstance(definition, Op2Op):
         for name in ("train", "validation"):
-            check_operators(definition, name, dataset.subset(splits[name]))
+            part = dataset.subset(splits[name])
+            if config.effective:
+                check_observables(name, part, config.targets)
+            else:
+                check_operators(definition, name, part)
         return
     n_atoms = max(s.n_atoms for s in dataset.structures)
     padded_labels(dataset, config.targets, n_atoms)
@@ -289,7 +296,9 @@ def _card(
     kinds = {
         OperatorNetwork: "OperatorNetwork: learned mixing of operators, linear readout in closed "
         "form",
-        Op2Op: "Op2Op: exchange and correlation by block and irrep in closed form, self-consistent",
+        Op2Op: "Op2Op: an effective operator, fitted to observables of a larger basis"
+        if config.effective
+        else "Op2Op: exchange and correlation by block and irrep in closed form, self-consistent",
         Op2Prop: "Op2Prop: closed form plus residual networks",
     }
     card = {

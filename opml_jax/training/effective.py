@@ -1,0 +1,376 @@
+r"""Effective Op2Op: a small matrix whose observables are those of a larger basis.
+
+The first guess of :class:`~opml_jax.models.Op2Op` is linear in its weights. It starts as the
+closed form of the larger basis' Fock operator between the small functions,
+
+.. math::
+    F_s = S_{sl} S_{ll}^{-1} F_l S_{ll}^{-1} S_{ls},
+
+and its weights then move, in principal components of each kind of block's columns, until orbital
+energies, dipoles, charges and polarizabilities agree (Nigam, Smidt, Dusson, arXiv:2602.15345;
+Cignoni et al., arXiv:2311.00844, indirect learning). All molecules enter every step of L-BFGS.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+from .. import integrals, observables
+from ..basis import Basis, layout_of, load_basis
+from ..data import Dataset
+from ..data.plausibility import check_finite
+from ..data.reference import cross_overlap
+from ..errors import DataError, refusal
+from ..features.couple import uncouple_species
+from ..models.op2op import (
+    Op2Op,
+    Params,
+    batches,
+    has_constant,
+    key_name,
+    n_electrons,
+)
+from ..numerics import Array, einsum, require_x64
+from ..operators.species import scatter_species
+from ..structures import centre_of_nuclear_charge
+from .config import EffectiveConfig
+from .op2op import fit_op2op
+from .operator_metrics import reference_observables
+
+CHUNK = 16
+"""Molecules at once."""
+
+VANISHING = 1e-12
+"""Principal components whose share of the variance is below this are rounding errors."""
+
+PATIENCE = 20
+"""Steps without a better validation error after which training stops."""
+
+
+def check_observables(name: str, part: Dataset, targets: Sequence[str]) -> None:
+    """Refuse data that has no reference for observables.
+
+    Args:
+      name: of the data, for the message.
+      part: the data.
+      targets: of :data:`~opml_jax.training.config.OBSERVABLES`.
+
+    Raises:
+      DataError: labels or basis that are not there, open shells, NaN.
+    """
+    needed = ["fock"] + ["polarizability"] * ("polarizability" in targets)
+    if any(label not in part for label in needed) or "basis" not in part.meta or not len(part):
+        raise DataError(
+            refusal(
+                name,
+                got=repr(part),
+                expected=f"structures with {' and '.join(needed)}, and the name of their basis",
+                hint="opml generate makes files with Fock matrices.",
+            )
+        )
+    if odd := [s for s in part.structures if s.spin or n_electrons(s) % 2]:
+        raise DataError(refusal(name, got=repr(odd[0]), expected="closed shells"))
+    check_finite(name, {label: part.labels[label] for label in needed})
+
+
+def projected(dataset: Dataset, basis: Basis) -> Dataset:
+    """The same Fock operators between the functions of another basis.
+
+    Args:
+      dataset: ``fock`` in the basis that ``meta`` names.
+      basis: a smaller one, of PySCF's library.
+
+    Returns:
+      Structures with ``fock`` in ``basis``.
+    """
+    large = load_basis(dataset.meta["basis"], dataset.elements)
+    out = []
+    for structure, fock in zip(dataset.structures, dataset.labels["fock"], strict=True):
+        own = cross_overlap(structure, large, large)
+        inside = np.linalg.solve(own, cross_overlap(structure, large, basis))
+        out.append(inside.T @ fock @ inside)
+    meta = {**dataset.meta, "basis": basis.name}
+    return Dataset(
+        dataset.structures,
+        {"fock": out},
+        meta,
+        [layout_of(s, basis).hash for s in dataset.structures],
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedEffective:
+    """Result of :func:`fit_effective`.
+
+    Attributes:
+      params: of the model.
+      history: one row a step: the loss of training and validation, 1 for each weight at the start.
+    """
+
+    params: Params
+    history: list[dict[str, float]]
+
+
+def fit_effective(
+    definition: Op2Op,
+    train: Dataset,
+    validation: Dataset,
+    targets: Sequence[str],
+    config: EffectiveConfig,
+    *,
+    on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> FittedEffective:
+    """Weights whose matrices have the observables of the labels; the best on validation.
+
+    Args:
+      definition: one-shot model (no density words) in the small basis.
+      train: closed shells with ``fock`` in a larger basis, and other labels of ``targets``.
+      validation: likewise.
+      targets: of :data:`~opml_jax.training.config.OBSERVABLES`.
+      config: weights and settings.
+      on_progress: called with (stage, done, total).
+
+    Raises:
+      DataError: labels that are not there, open shells.
+      PrecisionError: x64 is off.
+    """
+    from scipy.optimize import minimize
+
+    require_x64("training")
+    sets = {"train": train, "validation": validation}
+    small = {k: projected(part, definition.basis) for k, part in sets.items()}
+    start = fit_op2op(definition, small["train"], small["validation"], on_progress=on_progress)
+    prepared = {
+        k: _prepare(definition, start.params, part, reference_observables(part, targets))
+        for k, part in sets.items()
+    }
+    maps = _principal_maps(definition, prepared["train"], config.components)
+    stacked = {k: _stack(definition, parts, maps) for k, parts in prepared.items()}
+    weights = {
+        key_name(key): {
+            "weights": np.zeros((m.shape[1], definition.n_outputs(key))),
+            **({"constant": np.zeros(definition.n_outputs(key))} if has_constant(key) else {}),
+        }
+        for key, (_, m) in maps.items()
+    }
+    flat, unflatten = jax.flatten_util.ravel_pytree(weights)
+    parts = _parts(definition, targets)
+
+    @jax.jit
+    def squares(flat, batches):
+        """Sum of squares and number of values of every part of the loss, over all molecules."""
+
+        def add(total, batch):
+            found = parts(unflatten(flat), batch)
+            return jax.tree.map(jnp.add, total, found), None
+
+        one = jax.tree.map(lambda x: x[0], batches)
+        zero = jax.tree.map(lambda x: jnp.zeros(()), jax.eval_shape(parts, weights, one))
+        return jax.lax.scan(add, zero, batches)[0]
+
+    scales = {
+        k: {name: float(s / n) for name, (s, n) in squares(flat, own).items()}
+        for k, own in stacked.items()
+    }
+
+    def loss(flat, batches):
+        found = squares(flat, batches)
+        total = sum(
+            getattr(config, f"{name}_weight") * s / n / scales["train"][name]
+            for name, (s, n) in found.items()
+            if scales["train"][name] > 0
+        )
+        return total
+
+    @jax.jit
+    def objective(flat):
+        value, slope = jax.value_and_grad(loss)(flat, stacked["train"])
+        return value + config.penalty * flat @ flat, slope + 2 * config.penalty * flat, value
+
+    judged = jax.jit(lambda flat: loss(flat, stacked["validation"]))
+    history: list[dict[str, float]] = []
+    best = {"flat": np.asarray(flat), "loss": float(judged(flat)), "step": 0}
+    seen: dict[str, float] = {}
+
+    def evaluate(x):
+        value, slope, bare = objective(jnp.asarray(x))
+        seen["train"] = float(bare)
+        return float(value), np.asarray(slope)
+
+    def step(x):
+        now = float(judged(jnp.asarray(x)))
+        history.append({"step": len(history) + 1, "loss": seen["train"], "validation_loss": now})
+        on_progress("observables", len(history), config.steps)
+        if now < best["loss"]:
+            best.update(flat=np.array(x), loss=now, step=len(history))
+        if len(history) - best["step"] >= PATIENCE:
+            raise StopIteration
+
+    minimize(
+        evaluate,
+        np.asarray(flat),
+        jac=True,
+        method="L-BFGS-B",
+        callback=step,
+        options={"maxiter": config.steps, "maxcor": 30},
+    )
+    on_progress("observables", config.steps, config.steps)
+    return FittedEffective(_moved(start.params, maps, unflatten(best["flat"])), history)
+
+
+def _prepare(
+    definition: Op2Op, params: Params, part: Dataset, wanted: Mapping[str, list[np.ndarray]]
+) -> list[dict[str, Any]]:
+    """Every batch: columns by key, the matrices of the start, and what is to be reached."""
+
+    @jax.jit
+    def of_batch(structures, table):
+        operators = definition.operators(structures)
+        x = definition.known_irreps(operators, table)
+        fock = operators["T"] + operators["W"]
+        fock = fock + definition.assemble(params["guess"], x, table, operators["S"])
+        centre = centre_of_nuclear_charge(structures)[..., None, :]
+        moved = structures.replace(positions=structures.positions - centre)
+        return {
+            "x": x,
+            "fock": fock,
+            "overlap": integrals.overlap(structures, definition.basis, padding=1.0),
+            "position": integrals.position(moved, definition.basis),
+        }
+
+    out = []
+    for structures, table, index in batches(definition, part.structures, CHUNK):
+        found = jax.tree.map(np.asarray, of_batch(structures, table))
+        n = structures.n_structures
+        real = np.arange(n) < len(index)
+        found |= {"structures": structures, "table": table, "real": real}
+        found["wanted"] = {}
+        for name, values in wanted.items():
+            rows = [values[i] for i in index] + [values[index[-1]]] * (n - len(index))
+            if name == "mo_energy":
+                first = definition.first_level(structures)
+                rows = [row[int(f) :] for row, f in zip(rows, np.asarray(first), strict=True)]
+                shape = (found["fock"].shape[-1],)
+            elif name == "lowdin_charges":
+                shape = (structures.numbers.shape[1],)
+            else:
+                shape = rows[0].shape
+            full = np.zeros((n, *shape))
+            for own, row in zip(full, rows, strict=True):
+                cut = tuple(slice(min(a, b)) for a, b in zip(shape, row.shape, strict=True))
+                own[cut] = row[cut]
+            found["wanted"][name] = full
+        out.append(found)
+    return out
+
+
+def _principal_maps(
+    definition: Op2Op, prepared: Sequence[dict[str, Any]], components: int
+) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
+    """For each key the mean of its columns, and the map to principal components of unit size."""
+    out = {}
+    for key in prepared[0]["x"]:
+        own = (abs(key[0]), *key[1:3])
+        rows = []
+        for part in prepared:
+            nao = part["fock"].shape[-1]
+            table = part["table"]
+            inside = np.asarray(table.rows[own])[:, 0] < nao
+            inside &= part["real"][np.asarray(table.molecule[own])]
+            x = part["x"][key][inside]
+            rows.append(x.reshape(-1, x.shape[-1]))
+        x = np.concatenate(rows)
+        mean = x.mean(axis=0) if has_constant(key) and len(x) else np.zeros(x.shape[1])
+        centred = x - mean
+        size = np.sqrt((centred**2).mean(axis=0)) if len(x) else np.zeros(x.shape[1])
+        if not size.max(initial=0.0) > 0:
+            continue
+        inverse = np.where(size > 1e-10 * size.max(), 1 / np.maximum(size, 1e-300), 0.0)
+        scaled = centred * inverse
+        values, u = np.linalg.eigh(scaled.T @ scaled / len(x))
+        values, u = values[::-1][:components], u[:, ::-1][:, :components]
+        kept = values > VANISHING * values[0]
+        out[key] = mean, inverse[:, None] * u[:, kept] / np.sqrt(values[kept])
+    return out
+
+
+def _stack(definition: Op2Op, prepared: Sequence[dict[str, Any]], maps) -> dict[str, Any]:
+    """All batches side by side, columns replaced by their principal components."""
+    out = []
+    for part in prepared:
+        z = {k: (part["x"][k] - mean) @ m for k, (mean, m) in maps.items()}
+        out.append({**{k: v for k, v in part.items() if k != "x"}, "z": z})
+    return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *out)
+
+
+def _parts(definition: Op2Op, targets: Sequence[str]):
+    """``f(weights, batch)``: sum of squares and number of values of each part of the loss."""
+    basis = definition.basis
+
+    def parts(weights, batch) -> dict[str, tuple[Array, Array]]:
+        structures, table = batch["structures"], batch["table"]
+        y = {}
+        for key, z in batch["z"].items():
+            own = weights[key_name(key)]
+            y[key] = einsum("nmc,co->nmo", z, own["weights"]) + own.get("constant", 0.0)
+        n, nao = batch["fock"].shape[:2]
+        change = scatter_species(uncouple_species(y, basis.spec), table, n, nao)
+        fock, overlap, mask = batch["fock"] + change, batch["overlap"], structures.layout.ao_mask
+        electrons = definition.n_described(structures)
+        real, wanted, out = batch["real"], batch["wanted"], {}
+
+        def add(name, difference, counted):
+            counted = jnp.broadcast_to(counted, difference.shape)
+            out[name] = (
+                jnp.sum(jnp.where(counted, difference, 0.0) ** 2),
+                jnp.sum(counted, dtype=difference.dtype),
+            )
+
+        if "mo_energy" in targets:
+            energy, _ = observables.orbitals(fock, overlap, mask=mask)
+            occupied = jnp.arange(nao) < electrons[:, None] // 2
+            for name, which in (("occupied", occupied), ("virtual", ~occupied)):
+                add(name, energy - wanted["mo_energy"], which & mask & real[:, None])
+        if set(targets) == {"mo_energy"}:
+            return out
+
+        def dipole(field):
+            in_field = fock + einsum("x,nxij->nij", field, batch["position"])
+            dm = observables.density_matrix(in_field, overlap, electrons, mask=mask)
+            return -einsum("nxij,nji->nx", batch["position"], dm), dm
+
+        none = jnp.zeros(3, fock.dtype)
+        moment, dm = dipole(none)
+        if "dipole" in targets:
+            add("dipole", moment - wanted["dipole"], real[:, None])
+        if "lowdin_charges" in targets:
+            charges = observables.lowdin_charges(dm, overlap, structures, basis)
+            atoms = jnp.asarray(structures.numbers) > 0
+            add("charges", charges - wanted["lowdin_charges"], atoms & real[:, None])
+        if "polarizability" in targets:
+            alpha = jax.jacfwd(lambda f: dipole(f)[0])(none)
+            add("polarizability", alpha - wanted["polarizability"], real[:, None, None])
+        return out
+
+    return parts
+
+
+def _moved(params: Params, maps, weights: Params) -> Params:
+    """The start's parameters with the changes, in its own columns."""
+    guess = {k: dict(v) for k, v in params["guess"].items()}
+    for key, (mean, m) in maps.items():
+        own, name = weights[key_name(key)], key_name(key)
+        change = m @ np.asarray(own["weights"])
+        into = guess.setdefault(name, {"weights": np.zeros_like(change)})
+        into["weights"] = into["weights"] + change
+        if "constant" in own:
+            constant = np.asarray(own["constant"]) - mean @ change
+            into["constant"] = into.get("constant", 0.0) + constant
+    return {**params, "guess": guess}
