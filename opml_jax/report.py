@@ -18,7 +18,7 @@ from .data import Dataset
 from .data.files import write_text
 from .features.inputs import OPERATORS
 from .models import Model, OperatorModel
-from .training.operator_metrics import is_effective, paired_levels
+from .training.operator_metrics import density_of, is_effective, paired_levels
 from .units import (
     ANGSTROM_PER_BOHR,
     DEBYE_PER_EBOHR,
@@ -103,13 +103,13 @@ def write_report(
         _image(_worst(worst[0])),
         "<p class=note>Largest errors first, a row each for energies and forces where both are "
         "known: index in the data file, composition, error of the energy (predicted minus "
-        "reference), largest error of the force on an atom; of Fock matrices the mean absolute "
-        "error of an element, of an effective one that of an occupied level.</p>",
+        "reference), largest error of the force on an atom; of matrices the mean absolute error of "
+        "an element, of effective ones that of an occupied level, in atomic units.</p>",
     ]
     if isinstance(model, OperatorModel):
         parts += [
-            "<h2>Fock matrix and its error</h2>",
-            _image(_fock(model, worst[0])),
+            "<h2>Predicted matrix and its error</h2>",
+            _image(_operator(model, worst[0])),
             "<p class=note>Predicted matrix of the structure with the largest error, AO by AO, and "
             "predicted minus reference (an effective matrix has none).</p>",
         ]
@@ -160,6 +160,7 @@ def _metrics_table(metrics) -> str:
         ("eigenvalue_virtual_mae_uha", "virtual levels MAE, μHa"),
         ("gap_mae_uha", "gap MAE, μHa"),
         ("lowdin_charges_mae_e", "charges MAE, e"),
+        ("dm_mae", "density matrix MAE"),
     ]
     columns = [c for c in columns if any(c[0] in m for m in metrics.values())]
     rows = []
@@ -297,8 +298,8 @@ def _worst(section: Section, columns: int = 5):
     found = {}
     if "energy" in ds and "energy" in p:
         found["energy"] = 1e3 * EV_PER_HARTREE * (p["energy"] - np.array(ds.labels["energy"]))
-    if "fock" in ds and "fock" in p:
-        found["fock"] = 1e6 * _fock_errors(section)
+    if "fock" in ds and "dm" in p:
+        found["matrix"] = 1e6 * _operator_errors(section)
     if "forces" in ds and "forces" in p:
         found["forces"] = (1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE) * np.array(
             [
@@ -313,7 +314,7 @@ def _worst(section: Section, columns: int = 5):
     ]
     rows = -(-len(chosen) // columns)
     figure, axes = _figure(columns, rows, width=2.2, height=2.4)
-    units = {"energy": "{:+.3g} meV", "forces": "{:.3g} meV/Å", "fock": "{:.3g} μHa"}
+    units = {"energy": "{:+.3g} meV", "forces": "{:.3g} meV/Å", "matrix": "{:.3g} 1e-6"}
     for axis in axes:
         axis.set_axis_off()
     for axis, i in zip(axes, chosen, strict=False):
@@ -364,22 +365,34 @@ def _levels(section: Section) -> list[tuple[np.ndarray, np.ndarray, int]]:
     return paired_levels(p, ds, own)
 
 
-def _fock_errors(section: Section) -> np.ndarray:
+def _matrix_pairs(section: Section) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Predicted and reference matrix of each structure: of F, or of P where no F is predicted."""
+    ds, p = section.dataset, section.predicted
+    out = []
+    for i, (structure, wanted) in enumerate(zip(ds.structures, ds.labels["fock"], strict=True)):
+        n = len(wanted)
+        if "fock" not in p:
+            wanted = density_of(wanted, p["overlap"][i, :n, :n], structure)
+        out.append((p["fock" if "fock" in p else "dm"][i, :n, :n], wanted))
+    return out
+
+
+def _operator_errors(section: Section) -> np.ndarray:
     """Mean absolute error of a matrix element (effective: occupied level) of each structure."""
-    ds, found = section.dataset, section.predicted["fock"]
-    if is_effective(section.predicted, ds):
+    if is_effective(section.predicted, section.dataset):
         return np.array([np.abs(p - w)[:k].mean() for w, p, k in _levels(section)])
-    wanted = ds.labels["fock"]
-    return np.array([np.abs(found[i, : len(f), : len(f)] - f).mean() for i, f in enumerate(wanted)])
+    return np.array([np.abs(found - wanted).mean() for found, wanted in _matrix_pairs(section)])
 
 
-def _fock(model: OperatorModel, section: Section):
-    i = int(np.argmax(_fock_errors(section)))
+def _operator(model: OperatorModel, section: Section):
+    i = int(np.argmax(_operator_errors(section)))
     structure, n = section.dataset.structures[i], section.predicted["nao"][i]
-    found = section.predicted["fock"][i, :n, :n]
-    named = {"F, Hartree": found}
-    if not is_effective(section.predicted, section.dataset):
-        named["error, μHa"] = 1e6 * (found - section.dataset.labels["fock"][i])
+    if is_effective(section.predicted, section.dataset):
+        named = {"F, Hartree": section.predicted["fock"][i, :n, :n]}
+    else:
+        found, wanted = _matrix_pairs(section)[i]
+        name, unit = ("F, Hartree", " μHa") if "fock" in section.predicted else ("P", " 1e-6")
+        named = {name: found, f"error,{unit}": 1e6 * (found - wanted)}
     return _heat_maps(named, structure, model)
 
 

@@ -74,12 +74,13 @@ def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
     from ..training.operator_metrics import describe, errors_by_key
     from .progress import Progress
 
-    if "fock_mae_uha" in metrics:
-        for key in ("orbital_similarity", "dm_mae", "electron_number_error", "idempotency_error"):
+    if "dm_mae" in metrics:
+        keys = ("orbital_similarity", "dm_mae", "electron_number_error", "idempotency_error")
+        for key in (k for k in keys if k in metrics):
             print(f"{key.replace('_', ' '):<24}{metrics[key]:>12.3g}")
         shares = errors_by_key(predicted, dataset, model.definition.basis)
         worst = [f"{describe(k)} {100 * share:.0f} %" for k, share in list(shares.items())[:5]]
-        print("squared error of F by irrep: " + "; ".join(worst))
+        print("squared error by irrep: " + "; ".join(worst))
     if n_scf:
         with Progress("scf") as progress:
             found = compare_guesses(

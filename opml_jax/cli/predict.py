@@ -108,13 +108,14 @@ def _write_hdf5(path, structures, predicted, model) -> None:
         if "dipole" not in predicted and np.abs(origins).max() > CENTRED:
             del predicted["quadrupole"]  # without dipoles it cannot be moved
     meta, hashes = {"predicted_by": "opml_jax"}, None
-    if "fock" in predicted:
+    if "dm" in predicted:
         basis = model.definition.basis
         meta["basis"] = basis.name
         hashes = [layout_of(s, basis).hash for s in structures]
-        # the field is about the coordinate origin: that matters for ions
-        origins = [s.charge * np.asarray(centre_of_nuclear_charge(s)) for s in structures]
-        predicted = {**predicted, "dipole": predicted["dipole"] + np.array(origins)}
+        if "dipole" in predicted:
+            # the field is about the coordinate origin: that matters for ions
+            origins = [s.charge * np.asarray(centre_of_nuclear_charge(s)) for s in structures]
+            predicted = {**predicted, "dipole": predicted["dipole"] + np.array(origins)}
     sizes = {"atom": predicted["n_atoms"], "ao": predicted.get("nao")}
     for name in (k for k in predicted if k in FIELDS):
         padded = [a if a in sizes else None for a in FIELDS[name].axes]

@@ -19,6 +19,7 @@ HEADINGS = (
     ("eigenvalue_virtual_mae_uha", "virtual", "uHa"),
     ("gap_mae_uha", "gap", "uHa"),
     ("lowdin_charges_mae_e", "charges", "e"),
+    ("dm_mae", "P", ""),
     ("energy_mae_mev", "energy", "meV"),
     ("forces_mae_mev_per_angstrom", "forces", "meV/A"),
     ("dipole_mae_debye", "dipole", "D"),

@@ -124,6 +124,26 @@ def cross_overlap(structure: Structure, rows: Basis, columns: Basis) -> np.ndarr
     return gto.intor_cross("int1e_ovlp", *mols)[np.ix_(*order)]
 
 
+def atomic_densities(basis: Basis) -> dict[str, np.ndarray]:
+    """Density matrices of free atoms, spherical averages of restricted Hartree-Fock.
+
+    Args:
+      basis: of PySCF's library.
+
+    Returns:
+      ``{atomic number as text: (nao, nao)}`` in the library's AO order, as many electrons as the
+      nucleus has charges.
+    """
+    from pyscf import scf
+
+    out = {}
+    for z in basis.elements:
+        atom = Structure([z], [[0.0, 0.0, 0.0]], spin=z % 2)
+        dm = scf.hf.init_guess_by_atom(molecule(atom, basis.name))
+        out[str(z)] = from_pyscf(np.asarray(dm), atom, basis)
+    return out
+
+
 def mean_field(structure: Structure, method: Method):
     """An unconverged PySCF RHF or RKS object.
 

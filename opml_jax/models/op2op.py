@@ -5,7 +5,8 @@ r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before 
     F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
     \qquad P = P(F[P])
 
-W is the potential of neutral atoms, E are pieces of the nuclei's, by element and range,
+The first two terms are the baseline, one of :data:`BASELINES`. W is the potential of neutral atoms,
+E are pieces of the nuclei's, by element and range,
 :math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
 (:func:`opml_jax.integrals.fitted_coulomb`). X are the irreps, block by block, of these operators
 and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
@@ -15,7 +16,9 @@ correlation as a function of the density, and the density is made self-consisten
 weights are solved in closed form at the reference's densities; equivariance, permutations and size
 extensivity hold by construction.
 
-Derivatives of the self-consistent matrices follow from the implicit function theorem.
+Derivatives of the self-consistent matrices follow from the implicit function theorem. A model of
+density matrices (``target="dm"``) is a first guess too, of P instead of F, made idempotent with the
+right number of electrons.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from ..basis import AOLayout, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, one_of, refusal
 from ..features.couple import IrrepKey, couple_species, species_channels, uncouple_species
 from ..numerics import Array, einsum, is_concrete
-from ..observables import density_matrix
+from ..observables import density_matrix, project
 from ..operators.species import (
     SpeciesTable,
     gather_species,
@@ -53,6 +56,13 @@ LETTERS = ("S", "S^-1", "T", "W", PIECES)
 """Operators known before the density: overlap, its inverse, kinetic energy, neutral atoms."""
 DENSITY_LETTERS = (*LETTERS, "P", "U")
 """And those of the density: itself, and the electrostatic potential."""
+
+TARGETS = ("fock", "dm")
+"""Matrices that may be learned."""
+
+BASELINES = ("neutral_atoms", "hcore", "superposed", "none")
+"""What a first guess starts from: T + W, T + V, T + V and the Coulomb matrix of superposed atoms,
+or nothing; for density matrices those of these operators, the superposed atoms, or nothing."""
 
 WINDOWS = ("lowest", "homo")
 """Levels of a larger basis that a matrix may stand for."""
@@ -88,6 +98,8 @@ class Op2OpConfig:
       cycles: most self-consistent cycles.
       tolerance: largest element of F[P] - F left, Hartree.
       history: matrices remembered by the extrapolation (DIIS).
+      target: ``"fock"``, or ``"dm"``, the density matrix, which needs ``density_words`` to be none.
+      baseline: what the first guess starts from, one of :data:`BASELINES`.
       window: which levels of a larger basis those of the matrix are, if it was trained on
         observables: the ``"lowest"``, or as many around the highest occupied one (``"homo"``).
     """
@@ -99,9 +111,13 @@ class Op2OpConfig:
     cycles: int = 40
     tolerance: float = 1e-7
     history: int = 8
+    target: str = TARGETS[0]
+    baseline: str = BASELINES[0]
     window: str = WINDOWS[0]
 
     def __post_init__(self):
+        one_of("operator.target", self.target, TARGETS)
+        one_of("operator.baseline", self.baseline, BASELINES)
         one_of("operator.window", self.window, WINDOWS)
         check_words("operator.words", self.words, LETTERS)
         check_words("operator.density_words", self.density_words, DENSITY_LETTERS)
@@ -112,6 +128,14 @@ class Op2OpConfig:
                     "operator",
                     got=f"{len(self.words)} words, exponents {self.exponents}",
                     expected="at least one word, and positive exponents in descending order",
+                )
+            )
+        if self.target == "dm" and self.density_words:
+            raise ConfigError(
+                refusal(
+                    "operator.density_words",
+                    got=f"{len(self.density_words)} words and target dm",
+                    expected="none: a density matrix is predicted in one step",
                 )
             )
         if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:
@@ -234,6 +258,45 @@ class Op2Op(Definition):
         blocks = uncouple_species(y, self.basis.spec)
         return scatter_species(blocks, table, like.shape[0], like.shape[-1])
 
+    def baseline(
+        self,
+        params: Params,
+        structure: Structure | StructureBatch,
+        operators: dict[str, Array],
+        table: SpeciesTable,
+    ) -> Array:
+        """What the first guess starts from, ``(n_structures, nao, nao)``.
+
+        Args:
+          params: of them ``atoms`` is read, density matrices of free atoms by atomic number, if
+            the baseline is ``"superposed"``.
+          structure: molecule or batch.
+          operators: of :meth:`operators`.
+          table: of its blocks.
+        """
+        s, name = operators["S"], self.config.baseline
+        if name == "none":
+            return jnp.zeros_like(s)
+        if name == "superposed":
+            blocks = {
+                key: jnp.broadcast_to(
+                    jnp.asarray(params["atoms"][str(key[1])], s.dtype),
+                    (len(rows), *params["atoms"][str(key[1])].shape),
+                )
+                for key, rows in table.rows.items()
+                if key[0] == 0
+            }
+            dm = scatter_species(blocks, table, s.shape[0], s.shape[-1])
+            if self.config.target == "dm":
+                return dm
+            return operators["T"] + self.with_density(structure, operators, dm)["U"]
+        fock = operators["T"] + operators["W" if name == "neutral_atoms" else "V"]
+        return fock if self.config.target == "fock" else self._density(structure, operators, fock)
+
+    def _density(self, structure, operators: dict[str, Array], fock: Array) -> Array:
+        mask = None if isinstance(structure, Structure) else structure.layout.ao_mask
+        return density_matrix(fock, operators["S"], self.n_described(structure), mask=mask)
+
     def apply(
         self,
         params: Params,
@@ -248,38 +311,39 @@ class Op2Op(Definition):
           table: of a batch whose composition is traced (:meth:`table`).
 
         Returns:
-          ``fock`` in Hartree, ``dm`` (occupation 2) and ``overlap``, ``(nao, nao)``, in the
-          library's AO order, and ``residual``, the largest element of F[P] - F in Hartree, 0 for a
-          model without density words. A batch adds a leading axis.
+          ``fock`` in Hartree (not by a model of density matrices), ``dm`` (occupation 2) and
+          ``overlap``, ``(nao, nao)``, in the library's AO order, and ``residual``, the largest
+          element of F[P] - F in Hartree, 0 for a model without density words. A batch adds a
+          leading axis.
         """
         table = self.table(structure) if table is None else table
         operators = self.operators(structure)
         one = isinstance(structure, Structure)
-        electrons, mask = self.n_described(structure), None if one else structure.layout.ao_mask
-
-        def density(fock):
-            return density_matrix(fock, operators["S"], electrons, mask=mask)
-
         known = self.known_irreps(operators, table)
         s, kinetic = operators["S"], operators["T"]
-        fock = kinetic + operators["W"] + self.assemble(params["guess"], known, table, s)
-        residual = jnp.zeros(fock.shape[0], fock.dtype)
+        guess = self.baseline(params, structure, operators, table)
+        guess = guess + self.assemble(params["guess"], known, table, s)
+        out = {"overlap": s, "residual": jnp.zeros(guess.shape[0], guess.dtype)}
+        if self.config.target == "dm":
+            mask = None if one else structure.layout.ao_mask
+            padded = s if one else integrals.overlap(structure, self.basis, padding=1.0)
+            out["dm"] = project(guess, padded, self.n_described(structure), mask=mask)
+            return {k: v[0] for k, v in out.items()} if one else out
+        out["fock"] = guess
         if self.config.density_words:
             constant = kinetic + self.assemble(params["known"], known, table, s)
 
             def step(fock):
-                found = self.with_density(structure, operators, density(fock))
+                dm = self._density(structure, operators, fock)
+                found = self.with_density(structure, operators, dm)
                 x = self.density_irreps(found, table)
                 return constant + found["U"] + self.assemble(params["density"], x, table, s)
 
             c = self.config
-            fock, residual = fixed_point(step, fock, c.cycles, c.tolerance, c.history)
-        out = {
-            "fock": fock,
-            "dm": density(fock),
-            "overlap": operators["S"],
-            "residual": residual,
-        }
+            out["fock"], out["residual"] = fixed_point(
+                step, guess, c.cycles, c.tolerance, c.history
+            )
+        out["dm"] = self._density(structure, operators, out["fock"])
         return {k: v[0] for k, v in out.items()} if one else out
 
     def first_level(self, structure: Structure | StructureBatch):

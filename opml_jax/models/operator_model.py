@@ -83,7 +83,8 @@ class OperatorModel(Model):
 
         Returns:
           ``fock`` (Hartree), ``dm``, ``overlap`` ``(nao, nao)`` in the library's AO order,
-          ``mo_energy`` ``(nao,)`` and ``gap`` ``()`` in Hartree, ``dipole`` ``(3,)`` in e Bohr
+          ``mo_energy`` ``(nao,)`` and ``gap`` ``()`` in Hartree (a model of density matrices has
+          neither these nor ``fock``), ``dipole`` ``(3,)`` in e Bohr
           about the centre of nuclear charge, ``mulliken_charges`` and ``lowdin_charges``
           ``(n_atoms,)``,
           (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
@@ -167,13 +168,12 @@ def _evaluate(
     basis, electrons = definition.basis, definition.n_described(structures)
     padded = integrals.overlap(structures, basis, padding=1.0)
     mask = structures.layout.ao_mask
-    energy, _ = observables.orbitals(out["fock"], padded, mask=mask)
-    at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
-    frontier = jnp.take_along_axis(energy, at, axis=-1)
-    out |= {
-        "mo_energy": jnp.where(mask, energy, 0.0),
-        "gap": frontier[:, 1] - frontier[:, 0],
-    }
+    if "fock" in out:
+        energy, _ = observables.orbitals(out["fock"], padded, mask=mask)
+        at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
+        frontier = jnp.take_along_axis(energy, at, axis=-1)
+        out["mo_energy"] = jnp.where(mask, energy, 0.0)
+        out["gap"] = frontier[:, 1] - frontier[:, 0]
     if definition.config.window != "lowest":  # without the electrons below its levels
         return {**out, "first_level": definition.first_level(structures)}
     if polarizability:

@@ -185,8 +185,8 @@ class TrainConfig:
       data: labels and splits.
       model: the model.
       network: an operator network, trained in place of ``model`` if given.
-      operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], or
-        observables, and ``optim`` and ``seed`` have no part in it.
+      operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], [dm],
+        or observables, and ``optim`` and ``seed`` have no part in it.
       effective: how it is fitted to observables of a larger basis (targets among mo_energy,
         dipole, lowdin_charges and polarizability).
       optim: the networks' training.
@@ -208,13 +208,16 @@ class TrainConfig:
         if self.effective is not None:
             self._check_effective()
             return
-        if self.operator is not None or "fock" in self.targets:
-            if self.operator is None or self.network is not None or self.targets != ("fock",):
+        if self.operator is not None or {"fock", "dm"} & set(self.targets):
+            operator, wanted = self.operator, self.targets
+            fits = operator is not None and self.network is None and wanted == (operator.target,)
+            if not fits or operator.window != "lowest":
                 raise ConfigError(
                     refusal(
                         "targets",
                         got=self.targets,
-                        expected="[fock] with operator: given and network: not",
+                        expected="[fock] or [dm], as operator.target says, with operator.window: "
+                        "lowest and no network:",
                         hint="opml config template op2op prints such a configuration.",
                     )
                 )

@@ -62,7 +62,7 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
     for name in ("polarizability", "isotropic_polarizability"):
         if name in dataset and name in predicted:
             add(name, "bohr3", predicted[name] - dataset[name])
-    if "fock" in dataset and "fock" in predicted:
+    if "fock" in dataset and "dm" in predicted:
         effective = is_effective(predicted, dataset)
         out |= (observable_errors if effective else operator_errors)(predicted, dataset)
     return out

@@ -17,6 +17,7 @@ import numpy as np
 from ..basis import layout_of
 from ..data import Dataset
 from ..data.plausibility import check_finite
+from ..data.reference import atomic_densities
 from ..errors import ConventionError, ConvergenceError, DataError, DataWarning, refusal
 from ..features.couple import IrrepKey, couple_species
 from ..models import OperatorModel
@@ -38,6 +39,8 @@ self-consistent predictions.
 
 N_JUDGED = 40
 """Validation structures that floors are judged by, at most."""
+
+SUPERPOSED = "superposed"
 
 CHUNK = 8
 """Molecules at once."""
@@ -222,15 +225,19 @@ def fit_op2op(
         stage: {"train": {}, "validation": {}} for stage in stages
     }
     total, done = len(train) + len(validation), 0
+    atoms = atomic_densities(definition.basis) if definition.config.baseline == SUPERPOSED else {}
+    drawn: Params = {"atoms": atoms} if atoms else {}
 
     @jax.jit
     def features(structures, table, fock):
         operators = definition.operators(structures)
         known = definition.known_irreps(operators, table)
-        out = {"guess": (known, irreps(fock - operators["T"] - operators["W"], table))}
+        electrons, mask = n_electrons(structures), structures.layout.ao_mask
+        dm = density_matrix(fock, operators["S"], electrons, mask=mask)
+        wanted = fock if definition.config.target == "fock" else dm
+        left = wanted - definition.baseline(drawn, structures, operators, table)
+        out = {"guess": (known, irreps(left, table))}
         if "functional" in stages:
-            electrons, mask = n_electrons(structures), structures.layout.ao_mask
-            dm = density_matrix(fock, operators["S"], electrons, mask=mask)
             operators = definition.with_density(structures, operators, dm)
             density = definition.density_irreps(operators, table)
             x = {k: jnp.concatenate([known[k], density[k]], axis=-1) for k in known}
@@ -265,22 +272,22 @@ def fit_op2op(
             if found := solve_key(system, judge, n_outputs, constant):
                 solved[stage][key] = found
     if "functional" not in stages:
-        return _chosen(definition, solved, 0.0)
+        return _chosen(definition, solved, 0.0, drawn)
     floors: dict[float, float] = {}
     for i, floor in enumerate(FLOORS):
         on_progress("self-consistent", i, len(FLOORS))
-        params = _chosen(definition, solved, floor).params
+        params = _chosen(definition, solved, floor, drawn).params
         floors[floor] = _self_consistent_error(definition, params, validation)
         if floors[floor] > 2 * min(floors.values()) and np.isfinite(min(floors.values())):
             break  # larger ones are worse still
     on_progress("self-consistent", len(FLOORS), len(FLOORS))
     best = min(floors, key=lambda f: (floors[f], -f))
-    return dataclasses.replace(_chosen(definition, solved, best), floors=floors)
+    return dataclasses.replace(_chosen(definition, solved, best, drawn), floors=floors)
 
 
-def _chosen(definition: Op2Op, solved, floor: float) -> Fitted:
+def _chosen(definition: Op2Op, solved, floor: float, drawn: Params) -> Fitted:
     """Parameters with the best lambda of every key, of the functional not below ``floor``."""
-    params: Params = {"guess": {}}
+    params: Params = {**drawn, "guess": {}}
     keys: dict[str, dict[IrrepKey, KeyFit]] = {stage: {} for stage in solved}
     for key, candidates in solved["guess"].items():
         params["guess"][key_name(key)], keys["guess"][key] = best_of(candidates)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,6 +25,13 @@ def is_effective(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> bool:
     return len(dataset.labels["fock"][0]) != predicted["nao"][0]
 
 
+def density_of(fock: np.ndarray, overlap: np.ndarray, structure: Structure) -> np.ndarray:
+    """Closed-shell density matrix ``(nao, nao)`` of a Fock matrix (NumPy)."""
+    _, c = scipy.linalg.eigh(fock, overlap)
+    occupied = c[:, : (sum(structure.numbers) - structure.charge) // 2]
+    return 2 * occupied @ occupied.T
+
+
 def operator_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
     r"""Errors of operators, and of what follows from them.
 
@@ -37,33 +45,40 @@ def operator_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> di
       ``eigenvalue_occupied_mae_uha``, ``gap_mae_uha``, ``orbital_similarity`` (mean
       :math:`|c^T S c'|` of occupied orbitals; arbitrary where they are degenerate),
       ``dm_mae``, ``electron_number_error`` and ``idempotency_error`` (largest), and
-      ``residual_uha`` (largest).
+      ``residual_uha`` (largest). Of a model of density matrices only the last four.
     """
-    elements, squares, levels, gaps, cosines, dms, electrons, idempotency = ([] for _ in range(8))
+    of: dict[str, list] = defaultdict(list)
     for i, structure in enumerate(dataset.structures):
         wanted = dataset.labels["fock"][i]
         n, pairs = len(wanted), (sum(structure.numbers) - structure.charge) // 2
-        found, s, dm = (predicted[k][i, :n, :n] for k in ("fock", "overlap", "dm"))
-        (e, c), (e_wanted, c_wanted) = (scipy.linalg.eigh(f, s) for f in (found, wanted))
-        left, occupied = found - wanted, c_wanted[:, :pairs]
-        elements.append(np.abs(left).ravel())
-        squares.append((left**2).sum() / n)
-        levels.append(np.abs(e - e_wanted)[:pairs])
+        s, dm = (predicted[k][i, :n, :n] for k in ("overlap", "dm"))
+        e_wanted, c_wanted = scipy.linalg.eigh(wanted, s)
+        occupied = c_wanted[:, :pairs]
+        of["dm"].append(np.abs(dm - 2 * occupied @ occupied.T).ravel())
+        of["electrons"].append(abs(np.sum(dm * s) - 2 * pairs))
+        of["idempotency"].append(np.abs(0.5 * dm @ s @ dm - dm).max())
+        if "fock" not in predicted:
+            continue
+        left = predicted["fock"][i, :n, :n] - wanted
+        e, c = scipy.linalg.eigh(wanted + left, s)
+        of["fock"].append(np.abs(left).ravel())
+        of["squares"].append((left**2).sum() / n)
+        of["levels"].append(np.abs(e - e_wanted)[:pairs])
         if 0 < pairs < n:
-            gaps.append(abs((e - e_wanted)[pairs] - (e - e_wanted)[pairs - 1]))
-        cosines.append(np.abs(np.einsum("ip,ij,jp->p", occupied, s, c[:, :pairs])))
-        dms.append(np.abs(dm - 2 * occupied @ occupied.T).ravel())
-        electrons.append(abs(np.sum(dm * s) - 2 * pairs))
-        idempotency.append(np.abs(0.5 * dm @ s @ dm - dm).max())
-    return {
-        "fock_mae_uha": MICRO * float(np.concatenate(elements).mean()),
-        "fock_rmse_uha": MICRO * float(np.mean(squares)) ** 0.5,
-        "eigenvalue_occupied_mae_uha": MICRO * float(np.concatenate(levels).mean()),
-        **({"gap_mae_uha": MICRO * float(np.mean(gaps))} if gaps else {}),
-        "orbital_similarity": float(np.concatenate(cosines).mean()),
-        "dm_mae": float(np.concatenate(dms).mean()),
-        "electron_number_error": float(max(electrons)),
-        "idempotency_error": float(max(idempotency)),
+            of["gaps"].append(abs((e - e_wanted)[pairs] - (e - e_wanted)[pairs - 1]))
+        of["cosines"].append(np.abs(np.einsum("ip,ij,jp->p", occupied, s, c[:, :pairs])))
+    out = {}
+    if of["fock"]:
+        out["fock_mae_uha"] = MICRO * float(np.concatenate(of["fock"]).mean())
+        out["fock_rmse_uha"] = MICRO * float(np.mean(of["squares"])) ** 0.5
+        out["eigenvalue_occupied_mae_uha"] = MICRO * float(np.concatenate(of["levels"]).mean())
+        out["orbital_similarity"] = float(np.concatenate(of["cosines"]).mean())
+    if of["gaps"]:
+        out["gap_mae_uha"] = MICRO * float(np.mean(of["gaps"]))
+    return out | {
+        "dm_mae": float(np.concatenate(of["dm"]).mean()),
+        "electron_number_error": float(max(of["electrons"])),
+        "idempotency_error": float(max(of["idempotency"])),
         "residual_uha": MICRO * float(np.max(predicted["residual"])),
     }
 
@@ -181,7 +196,7 @@ def observable_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> 
 def errors_by_key(
     predicted: Mapping[str, np.ndarray], dataset: Dataset, basis: Basis
 ) -> dict[IrrepKey, float]:
-    """Share of each kind of irrep in the squared error of Fock matrices, largest first.
+    """Share of each kind of irrep in the squared error of the matrices, largest first.
 
     Args:
       predicted: as for :func:`operator_errors`.
@@ -195,7 +210,11 @@ def errors_by_key(
     for i, structure in enumerate(dataset.structures):
         wanted = dataset.labels["fock"][i]
         n = len(wanted)
-        left = predicted["fock"][None, i, :n, :n] - wanted
+        if "fock" in predicted:
+            left = predicted["fock"][None, i, :n, :n] - wanted
+        else:
+            dm = density_of(wanted, predicted["overlap"][i, :n, :n], structure)
+            left = predicted["dm"][None, i, :n, :n] - dm
         table = species_table([layout_of(structure, basis)])
         for key, x in couple_species(gather_species(left, table), basis.spec).items():
             square = float(species_irreps_norm({key: x}, basis.spec)) ** 2

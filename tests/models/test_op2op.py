@@ -265,7 +265,7 @@ def test_training_from_a_configuration(tmp_path, capsys):
     assert "test (guess)" in capsys.readouterr().out
     metrics = json.loads((run / "metrics.json").read_text())
     assert metrics["test"]["fock_mae_uha"] < 0.3 * metrics["test_guess"]["fock_mae_uha"]
-    assert "Fock matrix and its error" in (run / "report.html").read_text()
+    assert "Predicted matrix and its error" in (run / "report.html").read_text()
     assert "Op2Op" in (run / "card.md").read_text()
     options = ["--split", "test", "--scf", "1", "--json", str(tmp_path / "e.json")]
     assert main(["evaluate", str(run), "bundled:water", *options]) == 0
