@@ -68,7 +68,10 @@ def _check(args: argparse.Namespace) -> int:
         f"{args.file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of "
         f"{elements}; labels: {', '.join(dataset.labels) or 'none'}"
     )
-    problems = _convention(dataset) + _forces(dataset)
+    found, problems = _convention(dataset)
+    if found:
+        print(found)
+    problems += _forces(dataset)
     pairs = duplicates(dataset.structures, tolerance=tolerance)
     if len(pairs):
         repeats = len(set(pairs[:, 1]))
@@ -149,35 +152,24 @@ def _leaks(name: str, dataset, train, other, held_out, tolerance: float) -> list
     return problems
 
 
-def _convention(dataset) -> list[str]:
-    """Stored layout hashes, and the stored overlap against one computed from the geometry."""
-    import jax
-    import numpy as np
-
+def _convention(dataset) -> tuple[str, list[str]]:
+    """What AO matrices are in and how that is known; stored layout hashes, and the order found."""
     from ..basis import load_basis
+    from ..data.matrices import JUDGES, MATRICES, check_matrices
     from ..errors import ConventionError
 
-    if "basis" not in dataset.meta:
-        return []
-    if dataset.layout_hashes is not None:
-        try:
-            dataset.check_layout(load_basis(dataset.meta["basis"], dataset.elements))
-        except ConventionError as err:
-            return [str(err)]
-    if "overlap" not in dataset:
-        return []
-    jax.config.update("jax_enable_x64", True)
-    from ..basis import layout_of
-    from ..conventions import diagnose
-    from ..integrals import overlap
-
+    names = [n for n in MATRICES if n in dataset]
+    if not names or "basis" not in dataset.meta:
+        return "", []
     basis = load_basis(dataset.meta["basis"], dataset.elements)
-    s = dataset.structures[0]
-    verdict = diagnose(
-        dataset.labels["overlap"][0], np.asarray(overlap(s, basis)), layout_of(s, basis).shell_ls
-    )
-    return (
-        []
-        if verdict == "agrees"
-        else [f"overlap of structure 0 does not match its geometry: {verdict}"]
-    )
+    order = dataset.meta.get("order_in_file", "opml")
+    found = f"{', '.join(names)}: {basis.name}, AO order {order} in the file"
+    try:
+        dataset.check_layout(basis)
+    except ConventionError as err:
+        return found, [str(err)]
+    verdict = check_matrices(dataset.structures, dataset.labels, basis)
+    judge = next((n for n in JUDGES if n in names), None)
+    if verdict != "agrees":
+        return found, [f"{judge} does not match the geometry: {verdict}"]
+    return f"{found}" + (f", confirmed by the geometry ({judge})" if judge else ""), []

@@ -70,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
     """What else is to be said of Fock matrices; ``metrics`` is added to."""
-    from ..interfaces.pyscf import compare_guesses
+    from ..interfaces.pyscf import compare_guesses, guess_table
     from ..training.operator_metrics import describe, errors_by_key
     from .progress import Progress
 
@@ -87,8 +87,6 @@ def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
                 model, dataset.subset(range(min(n_scf, len(dataset)))), on_progress=progress.update
             )
         metrics |= found
-        starts = [k for k in found if k.startswith("scf_iterations_") and "ratio_" not in k]
-        cycles = (f"{k.removeprefix('scf_iterations_')} {found[k]:.1f}" for k in starts)
         energy = found["energy_of_density_mae_uha"]
-        print("SCF cycles from: " + ", ".join(cycles))
+        print(guess_table(found))
         print(f"energy of the predicted density: {energy:.3g} uHa above the converged one")

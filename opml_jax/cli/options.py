@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from ..conventions import AO_ORDERS
+
 
 def add_reading_options(p: argparse.ArgumentParser) -> None:
     """Units of a file, and which of its labels mean what."""
@@ -16,6 +18,13 @@ def add_reading_options(p: argparse.ArgumentParser) -> None:
         metavar="FIELD=NAME:UNIT",
         help="read this label instead of the format's, such as energy=U0:hartree; may be repeated",
     )
+    p.add_argument("--basis", metavar="NAME", help="of AO matrices in npz and database files")
+    p.add_argument(
+        "--convention",
+        choices=AO_ORDERS,
+        help="order of AO matrices in npz and database files (default: what file or format says)",
+    )
+    p.add_argument("--limit", type=int, metavar="N", help="read only the first N structures")
 
 
 def read_labelled(path, args: argparse.Namespace):
@@ -28,4 +37,7 @@ def read_labelled(path, args: argparse.Namespace):
         labels=parse_labels(args.label),
         length_unit=args.length_unit,
         energy_unit=args.energy_unit,
+        basis=args.basis,
+        convention=args.convention,
+        limit=args.limit,
     )

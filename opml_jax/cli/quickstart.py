@@ -75,7 +75,6 @@ def run(args: argparse.Namespace) -> int:
 
 def _fresh(dataset, folder, workers: int):
     """New geometries of the bundled distribution, labelled here and now at the bundled level."""
-    import dataclasses
     import os
     from concurrent.futures import ProcessPoolExecutor
     from multiprocessing import get_context
@@ -98,8 +97,7 @@ def _fresh(dataset, folder, workers: int):
         seed=FRESH_SEED,
         temperature=how["temperature_kelvin"],
     )
-    names = [f.name for f in dataclasses.fields(Method)]
-    method = Method(**{n: dataset.meta[n] for n in names if n in dataset.meta})
+    method = Method.from_meta(dataset.meta)
     workers = min(N_FRESH, workers or os.cpu_count() or 1)
     with (
         Progress("fresh PySCF labels") as progress,

@@ -50,6 +50,9 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
         labels=parse_labels(config.labels),
         length_unit=config.length_unit or None,
         energy_unit=config.energy_unit or None,
+        basis=config.basis or None,
+        convention=config.convention or None,
+        limit=config.limit or None,
     )
     if config.splits:
         splits = read_splits(path(config.splits, ".splits.json"))

@@ -169,9 +169,9 @@ def _earlier(
     if not output.exists():
         return {}, {}
     old = read_hdf5(output)
+    stated = dataclasses.asdict(Method.from_meta(old.meta))
     for key, value in dataclasses.asdict(method).items():
-        got = old.meta.get(key, True if key == "forces" else None)  # older files have them
-        if got != value:
+        if (got := stated[key]) != value:
             raise ConventionError(
                 refusal(
                     f"{key} of {output}",

@@ -96,6 +96,33 @@ def check_energies(
         warnings.warn(f"{text}, reading them as {believed}. {hint}", UnitWarning, stacklevel=5)
 
 
+def check_core_levels(where: str, structures: Sequence[Structure], levels: Sequence[float]) -> None:
+    """Raise :class:`DataError` when the lowest levels of Fock matrices are not in Hartree.
+
+    The 1s level of the heaviest atom lies between -0.2 and -0.6 Z^2 Hartree: that of a bare nucleus
+    is -Z^2/2, electrons screen it, and charges of molecules shift it by little but for hydrogen.
+
+    Args:
+      where: file, for the message.
+      structures: molecules.
+      levels: the lowest level of each, believed to be in Hartree.
+    """
+    charges = np.array([max(s.numbers) for s in structures])
+    ratio = float(np.median(np.asarray(levels) / charges**2))
+    if -1.0 < ratio < 0.0:
+        return
+    meant = [u for u, factor in ENERGY.items() if -1.0 < ratio * factor < -0.1]
+    hint = f"They fit {meant[0]}: convert them." if meant else ""
+    raise DataError(
+        refusal(
+            f"Fock matrices of {where}",
+            got=f"a lowest level of {ratio:.3g} Z^2",
+            expected="in Hartree, with a lowest level between 0 and -Z^2",
+            hint=hint,
+        )
+    )
+
+
 def check_forces(where: str, forces: Sequence[np.ndarray]) -> None:
     """Raise :class:`DataError` when typical forces (Hartree/Bohr) exceed any molecule's."""
     typical = np.median([np.abs(f).max() for f in forces]) * EV_PER_ANGSTROM_PER_ATOMIC_FORCE

@@ -2,37 +2,42 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 
+from ..conventions import CONVENTION
 from ..errors import DataError, DataWarning, OpmlError, nearest, one_of, refusal
 from ..structures import Structure
 from ..structures.elements import atomic_number
 from ..units import ENERGY, LENGTH
+from .databases import identify, read_rows
 from .dataset import FIELDS, Dataset
 from .labels import Source, chosen_sources, factor_of
+from .matrices import MATRICES, own_matrices
 from .plausibility import check_labels, check_lengths
 from .store import label_names as hdf5_label_names
 from .store import read_hdf5
 
 _NPZ_NUMBERS = ("nuclear_charges", "z", "Z", "numbers", "atomic_numbers")
 _NPZ_POSITIONS = ("coords", "R", "positions")
-SUFFIXES = (".xyz", ".extxyz", ".npz", ".h5", ".hdf5")
+_NPZ_STATED = ("basis", "convention")
+SUFFIXES = (".xyz", ".extxyz", ".npz", ".db", ".h5", ".hdf5")
 
 
 def read_structures(
     path: str | os.PathLike, *, length_unit: str | None = None, charge: int = 0, spin: int = 0
 ) -> list[Structure]:
-    """Structures from xyz, extxyz, rMD17/MD17 npz, or the library's HDF5.
+    """Structures from xyz, extxyz, rMD17/MD17 npz, Hamiltonian databases, or the library's HDF5.
 
     Args:
       path: the file; its suffix names the format.
       length_unit: ``"angstrom"`` or ``"bohr"``. Default: the unit the format means (Angstrom
-        for xyz and npz; HDF5 states its own).
+        for xyz and npz; for databases see :mod:`opml_jax.data.databases`; HDF5 states its own).
       charge: total charge, for formats that carry none.
       spin: 2S, for formats that carry none.
 
@@ -49,7 +54,7 @@ def read_structures(
     path = _existing(path)
     if path.suffix in (".h5", ".hdf5"):
         return read_hdf5(path, fields=()).structures
-    return _read(path, {}, length_unit, charge, spin).structures
+    return _read(path, {}, length_unit, charge, spin, None).structures
 
 
 def read_dataset(
@@ -60,6 +65,9 @@ def read_dataset(
     energy_unit: str | None = None,
     charge: int = 0,
     spin: int = 0,
+    basis: str | None = None,
+    convention: str | None = None,
+    limit: int | None = None,
 ) -> Dataset:
     """Structures with their labels, converted to atomic units.
 
@@ -67,6 +75,13 @@ def read_dataset(
     ``forces`` (or ``REF_energy``, ``REF_forces``) in eV and eV/Angstrom, ``dipole`` in
     e Angstrom, ASE's units, unless ``energy_unit`` says otherwise. rMD17/MD17 npz: kcal/mol and
     kcal/mol/Angstrom, and rMD17's ``old_indices`` as ``frame``. HDF5 states its own units.
+
+    AO matrices, in Hartree, come from npz (``fock``, ``hamiltonian``, ``Ham``, ``H`` or ``F`` of
+    shape ``(n, nao, nao)``; ``overlap`` or ``S``; ``dm``, ``density_matrix`` or ``P``) once their
+    basis is known, and from the databases of QH9, PhiSNet and SchNOrb
+    (:mod:`opml_jax.data.databases`), which fix units, basis and AO order. What is stated is held
+    against the geometry (:mod:`opml_jax.data.matrices`), and matrices are put in the library's
+    order.
 
     Args:
       path: the file; its suffix names the format.
@@ -77,27 +92,44 @@ def read_dataset(
       energy_unit: ``"hartree"``, ``"ev"`` or ``"kcal/mol"``. Forces are in energy_unit/length_unit.
       charge: total charge, for formats that carry none.
       spin: 2S, for formats that carry none.
+      basis: of AO matrices, a name of :func:`opml_jax.load_basis`. Default: what the file (an npz
+        may have a string ``basis``) or its format says.
+      convention: order of AO matrices: ``"opml"``, ``"pyscf"`` or ``"orca"``
+        (:data:`opml_jax.conventions.AO_ORDERS`). Default: likewise.
+      limit: read only so many structures, the first.
 
     Raises:
       DataError: as :func:`read_structures`; also labels asked for that a structure lacks, NaN
         labels, and labels no molecule can have (:mod:`opml_jax.data.plausibility`).
+      ConventionError: AO matrices whose order is not stated, or is another than what is stated;
+        the message names the order they are in.
 
     Warns:
       UnitWarning: bonds or labels that look like another unit.
-      DataWarning: labels are left unread: some structures lack them, or their unit is not known.
+      DataWarning: labels are left unread: some structures lack them, or their unit or basis is not
+        known.
     """
     path = _existing(path)
+    if limit is not None and limit < 1:
+        raise DataError(refusal("limit", got=limit, expected="at least 1"))
     if path.suffix in (".h5", ".hdf5"):
-        if labels:
-            got = f"a choice of labels for {path.name}"
-            expected = "left out: HDF5 states fields and units itself"
-            raise DataError(refusal("labels", got=got, expected=expected))
-        return read_hdf5(path)
+        given = {"labels": labels, "basis": basis, "convention": convention}
+        for name in (n for n, value in given.items() if value):
+            got = f"a choice of {name} for {path.name}"
+            expected = "left out: HDF5 states fields, units and basis itself"
+            raise DataError(refusal(name, got=got, expected=expected))
+        dataset = read_hdf5(path)
+        return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
     if labels and energy_unit:
         expected = "left out: each of the labels names its unit"
         raise DataError(refusal("energy_unit", got=repr(energy_unit), expected=expected))
-    sources = chosen_sources(labels) if labels else _known_sources(path, energy_unit, length_unit)
-    return _read(path, sources, length_unit, charge, spin)
+    known, meta = _known_sources(path, energy_unit, length_unit)
+    stated = {"basis": basis, "convention": convention}
+    meta |= {k: v for k, v in stated.items() if v is not None}
+    sources = known
+    if labels:
+        sources = {k: v for k, v in known.items() if k in MATRICES} | chosen_sources(labels)
+    return _read(path, sources, length_unit, charge, spin, limit, meta)
 
 
 def label_names(path: str | os.PathLike) -> list[str]:
@@ -111,7 +143,10 @@ def label_names(path: str | os.PathLike) -> list[str]:
         return hdf5_label_names(path)
     if path.suffix == ".npz":
         names = _open_npz(path, lambda f: f.files)
-        return sorted({*names} - {*_NPZ_NUMBERS, *_NPZ_POSITIONS})
+        return sorted({*names} - {*_NPZ_NUMBERS, *_NPZ_POSITIONS, *_NPZ_STATED})
+    if path.suffix == ".db":
+        _, _, found = next(read_rows(path), (None, None, {}))
+        return sorted(found)
     _, found = next(_iterate_xyz(path))
     return sorted(k for k, v in found.items() if np.asarray(v).dtype.kind in "fiu")
 
@@ -126,8 +161,16 @@ def _existing(path: str | os.PathLike) -> Path:
     return path
 
 
-def _known_sources(path: Path, energy_unit: str | None, length_unit: str | None):
-    """What is read without being asked: names whose unit is the format's."""
+def _known_sources(
+    path: Path, energy_unit: str | None, length_unit: str | None
+) -> tuple[dict[str, Source], dict[str, str]]:
+    """What is read without being asked, names whose unit is the format's, and what it says."""
+    if path.suffix == ".db":
+        layout = identify(path)
+        if energy_unit:
+            expected = "left out: the format fixes it (or name a unit with labels)"
+            raise DataError(refusal("energy_unit", got=repr(energy_unit), expected=expected))
+        return dict(layout.sources), {**layout.meta, "convention": layout.convention}
     npz = path.suffix == ".npz"
     energy = factor_of("energy_unit", energy_unit or ("kcal/mol" if npz else "ev"), ENERGY)
     forces = energy / factor_of("length_unit", length_unit or "angstrom", LENGTH)
@@ -136,20 +179,36 @@ def _known_sources(path: Path, energy_unit: str | None, length_unit: str | None)
             "energy": Source(("energies", "E", "energy"), energy),
             "forces": Source(("forces", "F"), forces),  # MD17 calls them F
             "frame": Source(("old_indices",), 1.0),
-        }
+            **MATRICES,
+        }, _npz_statements(path)
     return {
         "energy": Source(("REF_energy", "energy"), energy),
         "forces": Source(("REF_forces", "forces"), forces),
         "dipole": Source(("REF_dipole", "dipole"), LENGTH["angstrom"]),
-    }
+    }, {}
 
 
-def _read(path: Path, sources: Mapping[str, Source], length_unit, charge, spin) -> Dataset:
-    """Structures and the labels of ``sources``, checked."""
-    read = _read_npz if path.suffix == ".npz" else _read_xyz
-    length = factor_of("length_unit", length_unit or "angstrom", LENGTH)
+def _length_unit(path: Path, length_unit: str | None) -> float:
+    """Factor from the unit of positions to Bohr."""
+    default = identify(path).length_unit if path.suffix == ".db" else "angstrom"
+    return factor_of("length_unit", length_unit or default, LENGTH)
+
+
+def _read(
+    path: Path,
+    sources: Mapping[str, Source],
+    length_unit: str | None,
+    charge: int,
+    spin: int,
+    limit: int | None,
+    meta: Mapping[str, str] | None = None,
+) -> Dataset:
+    """Structures and the labels of ``sources``, checked; ``meta`` says what matrices are in."""
+    read = {".npz": _read_npz, ".db": _read_database}.get(path.suffix, _read_xyz)
+    length = _length_unit(path, length_unit)
     structures, found = [], []
-    for i, (numbers, positions, own_charge, raw) in enumerate(read(path, sources)):
+    rows = itertools.islice(read(path, sources), limit)
+    for i, (numbers, positions, own_charge, raw) in enumerate(rows):
         try:
             s = Structure(
                 numbers,
@@ -169,11 +228,26 @@ def _read(path: Path, sources: Mapping[str, Source], length_unit, charge, spin) 
         values = {n: [_shaped(n, raw[n]) * sources[n].factor for raw in found] for n in names}
     except (TypeError, ValueError) as err:
         raise DataError(refusal(f"labels of {path}", got=f"{err}", expected="numbers")) from err
+    meta = dict(meta or {})
+    matrices = {n: values.pop(n) for n in MATRICES if n in values}
+    order, hashes = meta.pop("convention", None), None
+    if matrices and "basis" not in meta:
+        warnings.warn(
+            f"{', '.join(matrices)} of {path} not read: the basis is not known. Name basis and AO "
+            "order: basis='def2-svp', convention='pyscf' (--basis, --convention).",
+            DataWarning,
+            stacklevel=3,
+        )
+    elif matrices:
+        own, hashes = own_matrices(path, structures, matrices, meta["basis"], order)
+        values |= own
+        meta |= {"convention": CONVENTION, "order_in_file": order}
     try:
-        dataset = Dataset(structures, values, {"source": path.name})
+        dataset = Dataset(structures, values, {"source": path.name, **meta}, hashes)
     except DataError as err:
         raise DataError(f"{path}: {err}") from err
-    check_labels(str(path), structures, dataset.labels, {n: sources[n].factor for n in names})
+    numbers = {n: v for n, v in dataset.labels.items() if n not in MATRICES}
+    check_labels(str(path), structures, numbers, {n: sources[n].factor for n in numbers})
     return dataset
 
 
@@ -215,7 +289,7 @@ def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> l
 def _shaped(field: str, value) -> np.ndarray:
     """A label as float64; a tensor written as nine numbers in its shape."""
     array, axes = np.asarray(value, np.float64), FIELDS[field].axes
-    fixed = "atom" not in axes
+    fixed = all(isinstance(n, int) for n in axes)
     return array.reshape(axes) if fixed and array.size == np.prod(axes, dtype=int) else array
 
 
@@ -266,6 +340,18 @@ def _read_xyz(path: Path, sources: Mapping[str, Source]):
         )
 
 
+def _read_database(path: Path, sources: Mapping[str, Source]) -> Iterator[tuple]:
+    for numbers, positions, found in read_rows(path):
+        raw = {field: _first(source.names, found) for field, source in sources.items()}
+        yield numbers, positions, None, {k: v for k, v in raw.items() if v is not None}
+
+
+def _npz_statements(path: Path) -> dict[str, str]:
+    """What an npz says of its AO matrices."""
+    found = _open_npz(path, lambda f: {k: f[k] for k in _NPZ_STATED if k in f.files})
+    return {k: str(v) for k, v in found.items() if v.dtype.kind == "U" and v.ndim == 0}
+
+
 def _open_npz(path: Path, read):
     """``read(file)`` of an npz; nothing in it is ever unpickled."""
     try:
@@ -290,12 +376,20 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
     arrays = _open_npz(path, lambda f: {k: f[k] for k in f.files if k in wanted})
     numbers, positions = _npz_geometries(path, arrays)
     n, n_atoms = positions.shape[:2]
-    found = {field: _first(source.names, arrays) for field, source in sources.items()}
-    found = {field: array for field, array in found.items() if array is not None}
+    found = {}
+    for field, source in sources.items():
+        # F is forces in MD17, and a Fock matrix where its shape says so
+        names = [
+            k for k in source.names if k != "F" or (field == "fock") == _is_fock(arrays.get(k))
+        ]
+        if (array := _first(names, arrays)) is not None:
+            found[field] = array
     for field, array in found.items():
         axes = FIELDS[field].axes
-        shape = (n, *(n_atoms if a == "atom" else a for a in axes))
-        flat = "atom" not in axes and array.shape[:1] == (n,) and array.size == np.prod(shape)
+        sizes = {"atom": n_atoms, "ao": array.shape[-1] if array.ndim else 0}
+        shape = (n, *(sizes.get(a, a) for a in axes))
+        ragged = any(a in sizes for a in axes)
+        flat = not ragged and array.shape[:1] == (n,) and array.size == np.prod(shape)
         if array.shape != shape and not flat:  # energies may be (n, 1), tensors (n, 9)
             raise DataError(
                 refusal(
@@ -310,6 +404,10 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
         real = z > 0  # QM7-style files pad with zeros
         raw = {k: v[i][real] if "atom" in FIELDS[k].axes else v[i] for k, v in found.items()}
         yield z[real], positions[i][real], None, raw
+
+
+def _is_fock(array: np.ndarray | None) -> bool:
+    return array is not None and array.ndim == 3 and array.shape[1] == array.shape[2] != 3
 
 
 def _npz_geometries(path: Path, arrays: Mapping[str, np.ndarray]):

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
+from collections.abc import Mapping
 from importlib.metadata import version
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
-from ..errors import ConvergenceError, OpmlError, nearest, refusal
+from ..errors import ConventionError, ConvergenceError, OpmlError, nearest, refusal
 from ..structures import Structure
 
 
@@ -63,6 +64,33 @@ class Method:
                         hint=nearest(self.method, known),
                     )
                 ) from err
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any], **given: Any) -> Method:
+        """The level of theory that meta data of a data set tell.
+
+        Args:
+          meta: ``Dataset.meta``. Settings of the calculation that are not in it have their
+            defaults; method and basis must be there, or given.
+          given: what is known otherwise, and taken instead.
+
+        Raises:
+          ConventionError: no method or basis, or a value of another kind.
+          OpmlError: a functional that is not known.
+        """
+        kinds = {f.name: type(f.default) for f in dataclasses.fields(cls)}
+        found = {k: v for k, v in {**meta, **given}.items() if k in kinds}
+        for name in ("method", "basis"):
+            if name not in found:
+                text = refusal(f"{name} of the data set", got="none", expected="in its meta data")
+                raise ConventionError(text)
+        for name, value in found.items():
+            kind = (float, int) if kinds[name] is float else kinds[name]
+            if not isinstance(value, kind):
+                expected = f"of type {kinds[name].__name__}"
+                where = f"{name} of the data set"
+                raise ConventionError(refusal(where, got=repr(value), expected=expected))
+        return cls(**found)
 
     @property
     def is_hf(self) -> bool:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -12,12 +11,28 @@ from ..basis import from_pyscf, layout_of, to_pyscf
 from ..conventions import check_convention
 from ..data import Dataset
 from ..data.reference import Method, mean_field
-from ..errors import ConventionError, ConvergenceError, OpmlError, refusal
+from ..errors import ConventionError, ConvergenceError, OpmlError, one_of, refusal
 from ..models import OperatorModel
 from ..structures import Structure
 
 ELECTRONS = 1e-6
 """Largest error of the number of electrons of a guess."""
+
+HIGHER = 1e-6
+"""Hartree: an SCF that ends so much above another found another solution."""
+
+GUESSES = {
+    "minao": "init_guess_by_minao",
+    "atom": "init_guess_by_atom",
+    "huckel": "init_guess_by_huckel",
+    "vsap": "init_guess_by_vsap",
+    "sap": "init_guess_by_sap",
+    "hcore": "init_guess_by_1e",
+}
+"""PySCF's initial guesses and the methods that make them; ``vsap`` and ``sap`` are superpositions
+of atomic potentials, on the grid of a Kohn-Sham calculation and fitted by Gaussians."""
+
+_CYCLES, _FAILED = "scf_iterations_", "scf_failures_"
 
 
 def structure_from_pyscf(mol) -> Structure:
@@ -61,11 +76,36 @@ def guess(mf, model: OperatorModel, *, fallback: str | None = "minao") -> np.nda
         return np.asarray(mf.get_init_guess(key=fallback))
 
 
+def pyscf_guesses(mf, names: Sequence[str] = ("minao", "atom", "vsap", "hcore")) -> dict:
+    """Initial density matrices that PySCF offers for a mean field, by name.
+
+    Args:
+      mf: a PySCF mean-field object.
+      names: of :data:`GUESSES`. What this mean field does not have is left out: ``get_init_guess``
+        would give minao in its place, as it does for ``vsap`` of Hartree-Fock.
+
+    Raises:
+      OpmlError: a name that is not known.
+    """
+    for name in names:
+        one_of("guess", name, GUESSES, OpmlError)
+    return {n: getattr(mf, GUESSES[n])() for n in names if hasattr(mf, GUESSES[n])}
+
+
+def scf_ends(mf, starts: Mapping[str, np.ndarray]) -> dict[str, tuple[int, float]]:
+    """Cycles and energy (Hartree; NaN if it did not converge) of the SCF from each density."""
+    ends = {}
+    for name, dm in starts.items():
+        mf.kernel(dm0=dm)
+        ends[name] = (mf.cycles, float(mf.e_tot) if mf.converged else float("nan"))
+    return ends
+
+
 def compare_guesses(
     model: OperatorModel,
     dataset: Dataset,
     *,
-    guesses: Sequence[str] = ("minao", "atom", "vsap"),
+    guesses: Sequence[str] = ("minao", "atom", "vsap", "hcore"),
     conv_tol: float = 1e-9,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, float]:
@@ -75,47 +115,43 @@ def compare_guesses(
       model: predicts operators in the basis of the calculations.
       dataset: structures; ``meta`` tells functional, basis and grid (default: PBE in the model's
         basis, level 4).
-      guesses: of PySCF, to compare with; what a mean field does not offer is left out.
+      guesses: of PySCF, to compare with, as for :func:`pyscf_guesses`.
       conv_tol: energy convergence, Hartree.
       on_progress: called with (done, total).
 
     Returns:
       ``scf_iterations_model`` and ``scf_iterations_<guess>``, means; ``scf_iterations_ratio_minao``
-      if minao is among them; ``energy_of_density_mae_uha``: the energy of one evaluation at the
-      predicted density, above the converged one (PySCF, same functional); ``n_scf``.
+      if minao is among them; ``scf_failures_<guess>``, how many did not converge or ended above
+      another, if any did (they are not in the means); ``energy_of_density_mae_uha``: the energy of
+      one evaluation at the predicted density, above the converged one (PySCF, same functional);
+      ``n_scf``. :func:`guess_table` prints it.
 
     Raises:
-      ConvergenceError: an SCF that does not converge, or converges to another solution.
+      ConvergenceError: an SCF from the prediction that does not converge, or not to the lowest
+        solution found.
     """
-    meta = dataset.meta
-    method = Method(
-        meta.get("method", "pbe"),
-        model.definition.config.basis,
-        int(meta.get("grid_level", 4)),
-        conv_tol,
+    method = Method.from_meta(
+        {"method": "pbe", **dataset.meta},
+        basis=model.definition.config.basis,
+        conv_tol=conv_tol,
     )
     cycles: dict[str, list[int]] = {}
+    failures: dict[str, int] = {}
     excess = []
     for i, structure in enumerate(dataset.structures):
         mf = mean_field(structure, method)
         start = guess(mf, model, fallback=None)
-        starts = {"model": start}
-        for name in guesses:
-            with contextlib.suppress(AttributeError):  # Hartree-Fock has no vsap
-                starts[name] = mf.get_init_guess(key=name)
-        energies = {}
-        for name, dm in starts.items():
-            mf.kernel(dm0=dm)
-            if not mf.converged:
-                raise ConvergenceError(f"the SCF of {structure!r} from {name} did not converge")
-            energies[name] = mf.e_tot
-            cycles.setdefault(name, []).append(mf.cycles)
-        lowest = min(energies.values())
-        if (worst := max(energies, key=energies.__getitem__)) and energies[worst] > lowest + 1e-6:
-            raise ConvergenceError(
-                f"the SCF of {structure!r} from {worst} ended {energies[worst] - lowest:.1e} "
-                "Hartree above another: more than one solution"
-            )
+        ends = scf_ends(mf, {"model": start, **pyscf_guesses(mf, guesses)})
+        lowest = min((e for _, e in ends.values() if not np.isnan(e)), default=float("nan"))
+        for name, (count, energy) in ends.items():
+            if energy <= lowest + HIGHER:
+                cycles.setdefault(name, []).append(count)
+                continue
+            if name == "model":
+                above = f"ended {energy - lowest:.1e} Hartree above another solution"
+                end = "did not converge" if np.isnan(energy) else above
+                raise ConvergenceError(f"the SCF of {structure!r} from the model {end}")
+            failures[name] = failures.get(name, 0) + 1
         excess.append(abs(mf.energy_tot(dm=start) - lowest))
         on_progress(i + 1, len(dataset))
     found = {f"scf_iterations_{k}": float(np.mean(v)) for k, v in cycles.items()}
@@ -124,9 +160,24 @@ def compare_guesses(
         found["scf_iterations_ratio_minao"] = ratio
     return {
         **found,
+        **{f"scf_failures_{k}": n for k, n in failures.items()},
         "energy_of_density_mae_uha": 1e6 * float(np.mean(excess)),
         "n_scf": len(dataset),
     }
+
+
+def guess_table(found: Mapping[str, float]) -> str:
+    """What :func:`compare_guesses` found, a line for each start, fewest cycles first."""
+    prefixes = (_CYCLES, _FAILED)
+    names = [k.removeprefix(p) for p in prefixes for k in found if k.startswith(p)]
+    cycles = {n: found.get(_CYCLES + n, float("inf")) for n in names if n != "ratio_minao"}
+    best = cycles.get("minao", float("nan"))
+    rows = [f"{'SCF from':<12}{'cycles':>8}{'of minao':>10}{'failed':>8}"]
+    rows += [
+        f"{n:<12}{cycles[n]:>8.1f}{cycles[n] / best:>10.2f}{found.get(_FAILED + n, 0):>8}"
+        for n in sorted(cycles, key=cycles.__getitem__)
+    ]
+    return "\n".join(rows)
 
 
 def _predicted(mf, model: OperatorModel) -> np.ndarray:

@@ -7,6 +7,8 @@ from .moments import polarizability as polarizability
 from .moments import quadrupole as quadrupole
 from .orbitals import density_matrix as density_matrix
 from .orbitals import electron_number as electron_number
+from .orbitals import electronic_entropy as electronic_entropy
+from .orbitals import free_energy as free_energy
 from .orbitals import gap as gap
 from .orbitals import idempotency_error as idempotency_error
 from .orbitals import orbitals as orbitals

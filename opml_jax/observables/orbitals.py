@@ -24,6 +24,7 @@ from ..lapack import eigh
 from ..numerics import Array, einsum, is_concrete, matmul
 from ..operators import inverse_sqrt
 from ..operators.eigen import lyapunov
+from .smearing import occupied
 
 SMALLEST_GAP = 1e-6
 """Hartree; below it the density matrix of a closed shell is not defined to useful precision."""
@@ -140,26 +141,45 @@ def _frontier(energy: Array, pairs: Array) -> tuple[Array, Array]:
     return 0.5 * (low + high), lumo - homo
 
 
-def density_matrix(fock: Array, overlap: Array, n_electrons, *, mask: Array | None = None) -> Array:
-    r"""Closed-shell density matrix :math:`P = 2 \sum_{i \le N/2} c_i c_i^T`.
+def density_matrix(
+    fock: Array,
+    overlap: Array,
+    n_electrons,
+    *,
+    mask: Array | None = None,
+    smearing: Array | float | None = None,
+) -> Array:
+    r"""Closed-shell density matrix :math:`P = 2 \sum_{i \le N/2} c_i c_i^T`, or at a temperature.
 
     Differentiable to any order, forward and reverse, in both matrices; orbitals may be degenerate
     among the occupied and among the virtual ones.
 
+    With ``smearing`` :math:`P = 2 \sum_i f_i c_i c_i^T`, where :math:`f_i = 1/(1 + e^{(\epsilon_i -
+    \mu)/T})` and :math:`\mu` keeps the number of electrons (Mermin, Phys. Rev. 137, A1441 (1965)).
+    There need be no gap, and levels may be degenerate anywhere. Differentiable twice, also in
+    ``smearing``; memory of second derivatives grows as ``nao**3``.
+
     Args:
       fock: ``(..., nao, nao)`` symmetric, Hartree.
       overlap: the same shape.
-      n_electrons: even, one number or one for each matrix.
+      n_electrons: even, one number or one for each matrix; with ``smearing`` any number.
       mask: ``(..., nao)`` True for functions that are not padding.
+      smearing: Boltzmann's constant times the electronic temperature in **Hartree**, positive, one
+        number or one for each matrix (1000 K are 0.003167, see
+        :data:`opml_jax.units.HARTREE_PER_KELVIN`). Default: none, a closed shell at 0 K.
 
     Returns:
       ``(..., nao, nao)``, trace of P S exactly ``n_electrons``. Under ``jit``, where nothing can
       be raised, NaN where the gap closes.
 
     Raises:
-      OpmlError: shapes that differ, an odd number of electrons, more than fit, a gap below
-        :data:`SMALLEST_GAP`, or nearly linearly dependent functions.
+      OpmlError: shapes that differ, more electrons than fit, a ``smearing`` that is not positive,
+        nearly linearly dependent functions; without smearing also an odd number of electrons and a
+        gap below :data:`SMALLEST_GAP`.
     """
+    if smearing is not None:
+        d, x, _ = _smeared(fock, overlap, n_electrons, mask, smearing)
+        return _without_padding(2 * matmul(matmul(x, d), x), mask)
     f, x = _orthogonal(fock, overlap, mask)
     pairs = _pairs(n_electrons, f.shape[-1])
     w, u = eigh(f)
@@ -170,15 +190,61 @@ def density_matrix(fock: Array, overlap: Array, n_electrons, *, mask: Array | No
                 "fock",
                 got=f"a gap of {np.min(width):.1e} Hartree at {n_electrons} electrons",
                 expected=f"at least {SMALLEST_GAP:.0e}: a closed shell",
-                hint="Check the number of electrons.",
+                hint="Check the number of electrons, or give a smearing.",
             )
         )
     eye = jnp.eye(f.shape[-1], dtype=f.dtype)
     g = _sign(f - middle[..., None, None] * eye, w - middle[..., None], u)
-    p = matmul(matmul(x, eye - g), x)
-    if mask is not None:  # zero but for rounding, of functions at 1e4 Hartree
-        p = jnp.where(mask[..., :, None] & mask[..., None, :], p, 0.0)
+    p = _without_padding(matmul(matmul(x, eye - g), x), mask)
     return jnp.where((width >= SMALLEST_GAP)[..., None, None], p, jnp.nan)
+
+
+def _without_padding(p: Array, mask: Array | None) -> Array:
+    """Zero but for rounding, of functions at :data:`OUTSIDE`; then zero."""
+    return p if mask is None else jnp.where(mask[..., :, None] & mask[..., None, :], p, 0.0)
+
+
+def _smeared(
+    fock: Array, overlap: Array, n_electrons, mask: Array | None, smearing
+) -> tuple[Array, Array, Array]:
+    """Occupations in Löwdin's basis, S^-1/2, and the entropy of the orbitals."""
+    f, x = _orthogonal(fock, overlap, mask)
+    n, nao = jnp.asarray(n_electrons, f.dtype), f.shape[-1]
+    if is_concrete(n) and not np.all((np.asarray(n) >= 0) & (np.asarray(n) <= 2 * nao)):
+        expected = f"from 0 to {2 * nao}, two electrons an orbital"
+        raise OpmlError(refusal("n_electrons", got=n_electrons, expected=expected))
+    if is_concrete(smearing) and not np.all(np.asarray(smearing) > 0):
+        hint = "Leave it out for a closed shell at 0 K."
+        raise OpmlError(refusal("smearing", got=smearing, expected="positive, Hartree", hint=hint))
+    d, entropy = occupied(f, jnp.broadcast_to(0.5 * n, f.shape[:-2]), smearing)
+    return d, x, entropy
+
+
+def electronic_entropy(
+    fock: Array, overlap: Array, n_electrons, smearing, *, mask: Array | None = None
+) -> Array:
+    r"""Entropy :math:`-2 \sum_i f_i \ln f_i + (1 - f_i) \ln(1 - f_i)` of Fermi-Dirac occupations.
+
+    Arguments, errors and derivatives as for :func:`density_matrix` with ``smearing``.
+
+    Returns:
+      ``(...)``, in units of Boltzmann's constant: an energy less ``smearing`` times it is a free
+      energy, for example that of :func:`opml_jax.observables.hartree_fock_energy`.
+    """
+    return 2 * _smeared(fock, overlap, n_electrons, mask, smearing)[2]
+
+
+def free_energy(
+    fock: Array, overlap: Array, n_electrons, smearing, *, mask: Array | None = None
+) -> Array:
+    r"""Helmholtz free energy :math:`\mathrm{Tr}\, P F - T S` of independent electrons, Hartree.
+
+    Its derivative in F is P, and in ``smearing`` minus the entropy. Arguments, errors and
+    derivatives as for :func:`density_matrix` with ``smearing``.
+    """
+    d, x, entropy = _smeared(fock, overlap, n_electrons, mask, smearing)
+    p = _without_padding(2 * matmul(matmul(x, d), x), mask)
+    return einsum("...ij,...ji->...", p, jnp.asarray(fock)) - 2 * smearing * entropy
 
 
 def project(dm: Array, overlap: Array, n_electrons, *, mask: Array | None = None) -> Array:

@@ -31,7 +31,8 @@ class DataConfig:
     """Where the labels are and how they are split.
 
     Attributes:
-      path: labelled data (HDF5, extxyz, npz), or ``bundled:water``.
+      path: labelled data (HDF5, extxyz, npz, databases of QH9, PhiSNet and SchNOrb), or
+        ``bundled:water``.
       splits: split file (JSON), or ``bundled:water``; empty: a random split of the sizes below.
       n_train: training structures of a random split.
       n_validation: validation structures of a random split.
@@ -41,6 +42,9 @@ class DataConfig:
       energy_unit: of xyz and npz files; empty: the format's own.
       labels: labels to read instead of the format's, each FIELD=NAME:UNIT, for example
         energy=U0:hartree.
+      basis: of AO matrices in npz and database files; empty: what file or format says.
+      convention: their AO order: opml, pyscf or orca; empty: likewise.
+      limit: read only so many structures, the first; 0: all.
     """
 
     path: str = "bundled:water"
@@ -52,6 +56,9 @@ class DataConfig:
     length_unit: str = ""
     energy_unit: str = ""
     labels: tuple[str, ...] = ()
+    basis: str = ""
+    convention: str = ""
+    limit: int = 0
 
 
 @dataclasses.dataclass(frozen=True)

@@ -322,3 +322,21 @@ def test_sigkill_loses_no_finished_geometry(tmp_path):
     assert f"{n - len(finished)} labelled, {len(finished)} found, 0 failed" in again.stdout
     assert len(read_dataset(output)) == n
     assert _names(tmp_path) == ["h2.xyz", "out.h5"]
+
+
+def test_method_of_meta_data():
+    method = Method("pbe0", "sto-3g", grid_level=2, conv_tol=1e-8, forces=False)
+    meta = {**method.meta(), "source": "w.xyz"}
+    assert Method.from_meta(meta) == method
+    assert Method.from_meta({"method": "hf"}, basis="sto-3g") == Method("hf", "sto-3g")
+    assert Method.from_meta(meta, conv_tol=1).conv_tol == 1
+    for wrong, says in (
+        ({"method": "pbe"}, "basis of the data set"),
+        ({"basis": "sto-3g"}, "method of the data set"),
+        ({**meta, "grid_level": "4"}, "grid_level of the data set must be of type int"),
+        ({**meta, "method": 5}, "method of the data set must be of type str"),
+    ):
+        with pytest.raises(ConventionError, match=says):
+            Method.from_meta(wrong)
+    with pytest.raises(OpmlError, match="functional"):
+        Method.from_meta({**meta, "method": "pbbe"})

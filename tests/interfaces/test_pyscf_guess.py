@@ -1,12 +1,21 @@
 """PySCF started from a prediction, and what keeps it from being started so."""
 
+import types
+
 import numpy as np
 import pytest
-from pyscf import dft, gto
+from pyscf import dft, gto, scf
 
 import opml_jax as opml
 from opml_jax.errors import OpmlError
-from opml_jax.interfaces.pyscf import guess, structure_from_pyscf
+from opml_jax.interfaces.pyscf import (
+    compare_guesses,
+    guess,
+    guess_table,
+    pyscf_guesses,
+    scf_ends,
+    structure_from_pyscf,
+)
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.training.op2op import fit_op2op
 
@@ -48,6 +57,77 @@ def test_molecules_come_back(water):
         structure_from_pyscf(gto.M(atom="H 0 0 0; ghost-H 0 0 1", spin=1, verbose=0))
     with pytest.raises(OpmlError, match="effective core"):
         structure_from_pyscf(gto.M(atom="I 0 0 0", basis="def2-svp", ecp="def2-svp", spin=1))
+
+
+def test_guesses_that_pyscf_offers(water):
+    """Hartree-Fock has no vsap, and minao is not taken for it."""
+    mol = _mol(water.structures[0], "sto-3g")
+    kohn_sham, hartree_fock = _kohn_sham(mol), scf.RHF(mol)
+    found = pyscf_guesses(kohn_sham)
+    assert list(found) == ["minao", "atom", "vsap", "hcore"]
+    for name, dm in found.items():
+        np.testing.assert_array_equal(dm, kohn_sham.get_init_guess(key=name))
+        assert np.sum(dm * mol.intor("int1e_ovlp")) == pytest.approx(10, abs=0.3)
+    assert list(pyscf_guesses(hartree_fock)) == ["minao", "atom", "hcore"]
+    assert "sap" in pyscf_guesses(hartree_fock, ("sap",))
+    with pytest.raises(OpmlError, match="Did you mean 'minao'"):
+        pyscf_guesses(kohn_sham, ("minoa",))
+    ends = scf_ends(kohn_sham, found)
+    assert kohn_sham.converged
+    ends |= scf_ends(kohn_sham, {"own": kohn_sham.make_rdm1()})
+    energies = [energy for _, energy in ends.values()]
+    assert np.ptp(energies) < 1e-8
+    assert ends["own"][0] <= 2 < ends["minao"][0] < ends["hcore"][0]
+    kohn_sham.max_cycle = 2
+    assert np.isnan(scf_ends(kohn_sham, {"hcore": found["hcore"]})["hcore"][1])
+
+
+def test_table_of_guesses():
+    found = {
+        "scf_iterations_model": 4.0,
+        "scf_iterations_minao": 8.0,
+        "scf_iterations_atom": 10.0,
+        "scf_iterations_ratio_minao": 0.5,
+        "scf_failures_hcore": 2,
+        "n_scf": 2,
+    }
+    rows = [line.split() for line in guess_table(found).splitlines()]
+    assert rows[0] == ["SCF", "from", "cycles", "of", "minao", "failed"]
+    assert rows[1] == ["model", "4.0", "0.50", "0"]
+    assert [r[0] for r in rows[1:]] == ["model", "minao", "atom", "hcore"]
+    assert rows[4][1:] == ["inf", "inf", "2"]
+
+
+class _ConvergedDensity:
+    """A model whose prediction is the converged density of RHF."""
+
+    def __init__(self, basis):
+        self.definition = types.SimpleNamespace(
+            config=types.SimpleNamespace(basis=basis.name), basis=basis
+        )
+
+    def check_elements(self, structures):
+        pass
+
+    def predict(self, structure):
+        basis = self.definition.basis
+        mf = scf.RHF(_mol(structure, basis.name)).run(conv_tol=1e-11)
+        matrices = {"dm": mf.make_rdm1(), "overlap": mf.get_ovlp()}
+        return {k: opml.from_pyscf(v, structure, basis) for k, v in matrices.items()}
+
+
+def test_the_converged_density_needs_the_fewest_cycles(water):
+    model = _ConvergedDensity(opml.load_basis("sto-3g", [1, 8]))
+    some = opml.data.Dataset(water.structures[:2], meta={"method": "hf", "basis": "sto-3g"})
+    found = compare_guesses(model, some)
+    assert found["scf_iterations_model"] <= 2
+    assert found["scf_iterations_model"] < found["scf_iterations_minao"]
+    assert found["scf_iterations_hcore"] >= found["scf_iterations_minao"]
+    assert found["energy_of_density_mae_uha"] < 1e-3
+    assert "scf_iterations_vsap" not in found
+    assert found["n_scf"] == 2
+    other = opml.data.Dataset(water.structures[:1], meta={"method": "pbe"})
+    assert "scf_iterations_vsap" in compare_guesses(model, other, guesses=("vsap",))
 
 
 @pytest.mark.slow
