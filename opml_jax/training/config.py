@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError, one_of, refusal
 from ..models import Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
+from .operator_losses import OperatorLosses
 
 TARGETS = (
     "energy",
@@ -140,8 +141,9 @@ class TrainConfig:
       model: the model.
       network: an operator network, trained in place of ``model`` if given.
       operator: an Op2Op model of Fock matrices, in place of ``model`` if given; targets are then
-        [fock], and ``optim`` and ``seed`` have no part in it.
+        [fock], and ``optim``, ``losses`` and ``seed`` have a part only in its network, if any.
       optim: the networks' training.
+      losses: of the network of ``operator``.
       targets: which of energy, forces, dipole, quadrupole, polarizability and
         isotropic_polarizability to learn; energy is always among them.
       seed: of initial weights and batch order.
@@ -152,6 +154,7 @@ class TrainConfig:
     network: OperatorNetworkConfig | None = None
     operator: Op2OpConfig | None = None
     optim: OptimConfig = OptimConfig()
+    losses: OperatorLosses = OperatorLosses()
     targets: tuple[str, ...] = ("energy", "forces", "dipole")
     seed: int = 0
 
@@ -274,7 +277,9 @@ def explained(config: TrainConfig) -> str:
     import yaml
 
     lines = []
-    idle = ("model", "optim", "seed") if config.operator else ("model",) if config.network else ()
+    idle = ("losses", *(("model",) if config.network else ()))
+    if config.operator:
+        idle = ("model",) if config.operator.network else ("model", "optim", "losses", "seed")
 
     def emit(part, indent):
         about = _attribute_docs(type(part))

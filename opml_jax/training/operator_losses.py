@@ -52,6 +52,12 @@ class OperatorLosses:
                 )
             )
 
+    @property
+    def need_orbitals(self) -> bool:
+        """True unless all that counts are elements of F."""
+        others = (self.occupied, self.mixing, self.levels, self.commutator)
+        return any(others)
+
 
 class Reference(NamedTuple):
     """What predictions are held against; ``(..., nao, nao)`` and ``(..., nao)``.
@@ -73,11 +79,29 @@ class Reference(NamedTuple):
     mask: Array
 
 
-def reference(fock: Array, overlap: Array, n_electrons, mask: Array | None = None) -> Reference:
-    """The reference of Fock matrices ``(..., nao, nao)``, with their orbitals."""
+def reference(
+    fock: Array,
+    overlap: Array,
+    n_electrons,
+    mask: Array | None = None,
+    *,
+    with_orbitals: bool = True,
+) -> Reference:
+    """The reference of Fock matrices ``(..., nao, nao)``.
+
+    Args:
+      fock: Hartree.
+      overlap: the same shape.
+      n_electrons: even, one number or one for each matrix.
+      mask: ``(..., nao)`` True for functions that are not padding.
+      with_orbitals: False leaves them out (NaN): :func:`matrix_loss` needs none.
+    """
     if mask is None:
         mask = jnp.ones(fock.shape[:-1], bool)
-    energy, coefficients = orbitals(fock, overlap, mask=mask)
+    if with_orbitals:
+        energy, coefficients = orbitals(fock, overlap, mask=mask)
+    else:
+        energy, coefficients = jnp.full(mask.shape, jnp.nan), jnp.full(fock.shape, jnp.nan)
     return Reference(
         jnp.asarray(fock), overlap, energy, coefficients, jnp.asarray(n_electrons) // 2, mask
     )
