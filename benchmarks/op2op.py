@@ -8,8 +8,9 @@ validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; 
 50. ``--scf N`` starts PySCF from the predictions of the first N test structures, beside its own
 guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``opml generate
 --no-forces --grid-level 1`` (geometries 200 to 999 of rMD17's train_01; the npz holds the first
-200), for a learning curve with ``--n-train``. What the errors are:
-:mod:`opml_jax.training.operator_metrics`.
+200), for a learning curve with ``--n-train``. ``--networks`` trains networks of these kinds on the
+first guess, one-shot, or alone (``gated-alone``); ``paper`` has one gate an output. What the errors
+are: :mod:`opml_jax.training.operator_metrics`.
 """
 
 from __future__ import annotations
@@ -27,9 +28,12 @@ from environment import environment
 import opml_jax as opml
 from opml_jax.data import Dataset
 from opml_jax.interfaces.pyscf import compare_guesses
-from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+from opml_jax.models import Op2Op, Op2OpConfig, Op2OpNetworkConfig, OperatorModel
+from opml_jax.training.config import OptimConfig
 from opml_jax.training.metrics import errors
 from opml_jax.training.op2op import fit_op2op
+from opml_jax.training.op2op_network import train_op2op_network
+from opml_jax.training.operator_losses import OperatorLosses
 from opml_jax.units import ANGSTROM_PER_BOHR
 
 SPLITS = {
@@ -46,6 +50,13 @@ SPLITS = {
         "test": range(150, 200),
     },
 }
+NETWORKS = {
+    "gated": Op2OpNetworkConfig(),
+    "paper": Op2OpNetworkConfig(gates=0),
+    "matrix": Op2OpNetworkConfig("matrix"),
+}
+OPTIM = OptimConfig(batch_size=50, learning_rate=5e-3)
+EPOCHS = {"gated": 100, "paper": 100, "matrix": 30}
 GRIDS = {"water": 4, "ethanol": 1}
 
 
@@ -67,6 +78,32 @@ def joined(first: Dataset, more: Dataset) -> Dataset:
     return Dataset(first.structures + more.structures, {"fock": fock}, first.meta)
 
 
+def models_of(definition: Op2Op, params: dict, parts: tuple[Dataset, Dataset], args):
+    """Yield names, models, and what was noted in training them, one after another."""
+    if not args.one_shot:
+        yield "self-consistent", OperatorModel(definition, params), {}
+
+    def one_shot(network):
+        own = dataclasses.replace(definition.config, density_words=(), network=network)
+        return dataclasses.replace(definition, config=own)
+
+    if args.guess or args.one_shot:
+        yield "guess", OperatorModel(one_shot(None), params), {}
+    for name in args.networks:
+        kind, _, alone = name.partition("-")
+        only = one_shot(dataclasses.replace(NETWORKS[kind], alone=bool(alone)))
+        optim = dataclasses.replace(OPTIM, epochs=EPOCHS[kind])
+        start = time.perf_counter(), time.process_time()
+        found = train_op2op_network(only, params, *parts, optim, OperatorLosses(), 0)
+        notes = {
+            "network_seconds": time.perf_counter() - start[0],
+            "network_cpu_seconds": time.process_time() - start[1],
+            "epochs": optim.epochs,
+            **found.chosen,
+        }
+        yield name, OperatorModel(only, found.params), notes
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -74,6 +111,9 @@ def main() -> None:
     parser.add_argument("--molecules", nargs="*", choices=[*SPLITS], default=[*SPLITS])
     parser.add_argument("--n-train", type=int, nargs="*", default=[], help="fewer, from the first")
     parser.add_argument("--guess", action="store_true", help="also without the density")
+    parser.add_argument("--one-shot", action="store_true", help="only without the density")
+    every = [*NETWORKS, *(f"{k}-alone" for k in NETWORKS)]
+    parser.add_argument("--networks", nargs="*", choices=every, default=[])
     parser.add_argument("--scf", type=int, default=0, help="structures to restart PySCF for")
     parser.add_argument("--quick", action="store_true", help="50 waters")
     parser.add_argument("--json", action="store_true", help="append lines to results/op2op.jsonl")
@@ -89,19 +129,17 @@ def main() -> None:
         if args.more and molecule == "ethanol":
             pool = joined(pool, opml.read_dataset(args.more))
         basis = opml.load_basis("def2-svp", data.elements)
-        definition = Op2Op(Op2OpConfig(), basis)
+        config = Op2OpConfig(density_words=()) if args.one_shot else Op2OpConfig()
+        definition = Op2Op(config, basis)
         for n in args.n_train or [len(pool)]:
             start = time.perf_counter()
             validation = data.subset(split["validation"])
             fit = fit_op2op(definition, pool.subset(range(n)), validation)
             seconds = time.perf_counter() - start
-            models = {"self-consistent": OperatorModel(definition, fit.params)}
-            if args.guess:
-                first = dataclasses.replace(definition.config, density_words=())
-                only = dataclasses.replace(definition, config=first)
-                models["guess"] = OperatorModel(only, fit.params)
-            for name, model in models.items():
+            parts = (pool.subset(range(n)), validation)
+            for name, model, notes in models_of(definition, fit.params, parts, args):
                 line = {"name": name, "molecule": molecule, "n_train": n, "fit_seconds": seconds}
+                line |= notes
                 for key in list(split)[2:]:
                     part = data.subset(split[key])
                     model.predict(part.structures)  # compiles

@@ -63,6 +63,17 @@ IrrepKey = tuple[int, int, int, int, int]
 """Kind, atomic numbers of row and column atom, L, and sigma = (-1)^(l1 + l2 + L)."""
 
 
+def key_name(key: IrrepKey) -> str:
+    """A key as text, for parameters and files: ``"2_1_6_0_1"``."""
+    return "_".join(map(str, key))
+
+
+def has_constant(key: IrrepKey) -> bool:
+    """True for scalars on an atom; of a pair, a constant would not vanish with distance."""
+    kind, _, _, l, sigma = key
+    return kind == l == 0 and sigma == 1
+
+
 @functools.lru_cache(maxsize=256)
 def species_coupling(spec: BasisSpec, z1: int, z2: int):
     r"""The orthogonal matrix from the block of two atoms to its irreps, and what they are.

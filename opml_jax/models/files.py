@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,6 +22,7 @@ from ..data.files import atomic_path
 from ..errors import ConventionError, ModelFileError, refusal
 from .model import Model
 from .op2op import Op2Op, Op2OpConfig
+from .op2op_network import Op2OpNetworkConfig
 from .op2prop import Op2Prop, Op2PropConfig
 from .operator_model import OperatorModel
 from .operator_network import OperatorNetwork, OperatorNetworkConfig
@@ -138,6 +140,16 @@ def load_model(path: str | os.PathLike) -> Model:
                 expected="an undamaged file",
             )
         )
-    config = {k: tuple(v) if isinstance(v, list) else v for k, v in header["config"].items()}
     definition, settings, kind = KINDS[header["kind"]]
-    return kind(definition(settings(**config), basis), params, header["card"])
+    config = _settings(settings, header["config"])
+    return kind(definition(config, basis), params, header["card"])
+
+
+def _settings(cls: type, values: dict[str, Any]) -> Any:
+    """A configuration from what JSON made of it."""
+    inner = {"network": Op2OpNetworkConfig}
+    found = {
+        k: _settings(inner[k], v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v
+        for k, v in values.items()
+    }
+    return cls(**found)

@@ -34,12 +34,11 @@ import numpy as np
 from .. import integrals, lapack
 from ..basis import AOLayout, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, one_of, refusal
-from ..features.couple import IrrepKey, couple_species, species_channels, uncouple_species
+from ..features.couple import IrrepKey, key_name, species_channels, uncouple_species
 from ..numerics import Array, einsum, is_concrete
 from ..observables import density_matrix, project
 from ..operators.species import (
     SpeciesTable,
-    gather_species,
     scatter_species,
     species_capacities,
     species_table,
@@ -47,6 +46,14 @@ from ..operators.species import (
 from ..operators.words import check_words, every_word, spell
 from ..structures import Structure, StructureBatch
 from .definition import Definition
+from .op2op_network import (
+    Op2OpNetworkConfig,
+    columns_of,
+    network_irreps,
+    operator_irreps,
+    prepare,
+    to_matrix,
+)
 
 Params = dict[str, Any]
 
@@ -98,6 +105,8 @@ class Op2OpConfig:
       cycles: most self-consistent cycles.
       tolerance: largest element of F[P] - F left, Hartree.
       history: matrices remembered by the extrapolation (DIIS).
+      network: what adds to the closed form (:mod:`opml_jax.models.op2op_network`), of the first
+        guess without density words, else of the self-consistent matrix.
       target: ``"fock"``, or ``"dm"``, the density matrix, which needs ``density_words`` to be none.
       baseline: what the first guess starts from, one of :data:`BASELINES`.
       window: which levels of a larger basis those of the matrix are, if it was trained on
@@ -111,6 +120,7 @@ class Op2OpConfig:
     cycles: int = 40
     tolerance: float = 1e-7
     history: int = 8
+    network: Op2OpNetworkConfig | None = None
     target: str = TARGETS[0]
     baseline: str = BASELINES[0]
     window: str = WINDOWS[0]
@@ -146,17 +156,20 @@ class Op2OpConfig:
                     expected="at least 1, at least 2, and positive",
                 )
             )
-
-
-def key_name(key: IrrepKey) -> str:
-    """A key as text, for parameters and files: ``"2_1_6_0_1"``."""
-    return "_".join(map(str, key))
-
-
-def has_constant(key: IrrepKey) -> bool:
-    """True for scalars on an atom; of a pair, a constant would not vanish with distance."""
-    kind, _, _, l, sigma = key
-    return kind == l == 0 and sigma == 1
+        if self.network and self.target != "fock":
+            raise ConfigError(
+                refusal("operator.network", got="target dm", expected="target fock, or no network")
+            )
+        of_guess_only = self.network and (self.network.alone or self.network.kind == "matrix")
+        if of_guess_only and self.density_words:
+            raise ConfigError(
+                refusal(
+                    "operator.network",
+                    got=f"kind {self.network.kind}, alone {self.network.alone}, density words",
+                    expected="kind gated beside the closed form",
+                    hint="Or set operator.density_words: [], a first guess.",
+                )
+            )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -221,21 +234,14 @@ class Op2Op(Definition):
         Returns:
           ``{key: (n_blocks, 2 L + 1, n_columns)}``.
         """
-        return self._irreps(_spelled(self.config.words, LETTERS, operators), table)
+        return operator_irreps(_spelled(self.config.words, LETTERS, operators), table)
 
     def density_irreps(
         self, operators: dict[str, Array], table: SpeciesTable
     ) -> dict[IrrepKey, Array]:
         """Likewise of :attr:`Op2OpConfig.density_words`."""
         words = _spelled(self.config.density_words, DENSITY_LETTERS, operators)
-        return self._irreps(words, table)
-
-    def _irreps(self, matrices: Array, table: SpeciesTable) -> dict[IrrepKey, Array]:
-        found = couple_species(gather_species(matrices, table), self.basis.spec)
-        return {
-            k: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1)  # channels before shell pairs
-            for k, x in found.items()
-        }
+        return operator_irreps(words, table)
 
     def with_density(
         self, structure: Structure | StructureBatch, operators: dict[str, Array], dm: Array
@@ -297,6 +303,22 @@ class Op2Op(Definition):
         mask = None if isinstance(structure, Structure) else structure.layout.ao_mask
         return density_matrix(fock, operators["S"], self.n_described(structure), mask=mask)
 
+    def learned(
+        self,
+        params: Params,
+        operators: dict[str, Array],
+        x: dict[IrrepKey, Array],
+        table: SpeciesTable,
+    ) -> Array:
+        """The matrix that the network adds, ``(n_structures, nao, nao)``; 0 if there is none."""
+        s, network = operators["S"], self.config.network
+        if network is None or "network" not in params:
+            return jnp.zeros_like(s)
+        own = params["network"]
+        x = columns_of(network, x, operators, table)
+        data = prepare(network, own["fixed"], x, operators, table)
+        return to_matrix(network_irreps(network, own, data, table), table, *s.shape[:2])
+
     def apply(
         self,
         params: Params,
@@ -329,15 +351,17 @@ class Op2Op(Definition):
             padded = s if one else integrals.overlap(structure, self.basis, padding=1.0)
             out["dm"] = project(guess, padded, self.n_described(structure), mask=mask)
             return {k: v[0] for k, v in out.items()} if one else out
-        out["fock"] = guess
-        if self.config.density_words:
+        if not self.config.density_words:
+            out["fock"] = guess + self.learned(params, operators, known, table)
+        else:
             constant = kinetic + self.assemble(params["known"], known, table, s)
 
             def step(fock):
                 dm = self._density(structure, operators, fock)
                 found = self.with_density(structure, operators, dm)
                 x = self.density_irreps(found, table)
-                return constant + found["U"] + self.assemble(params["density"], x, table, s)
+                fock = constant + found["U"] + self.assemble(params["density"], x, table, s)
+                return fock + self.learned(params, found, joined(known, x), table)
 
             c = self.config
             out["fock"], out["residual"] = fixed_point(
@@ -380,6 +404,11 @@ def _spelled(words: Sequence[str], letters: Sequence[str], operators: dict[str, 
     found = spell(words, {k: operators[k] for k in letters})
     own = [x if PIECES in w.split() else x[None] for w, x in zip(words, found, strict=True)]
     return jnp.concatenate(own)
+
+
+def joined(known: dict[IrrepKey, Array], density: dict[IrrepKey, Array]) -> dict[IrrepKey, Array]:
+    """Columns of known words, then those of the density's."""
+    return {k: jnp.concatenate([x, density[k]], axis=-1) for k, x in known.items()}
 
 
 def layouts_of(structures: StructureBatch, basis) -> list[AOLayout]:

@@ -79,7 +79,7 @@ class OperatorModel(Model):
 
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
-          guess: the first guess alone, whose density is not made self-consistent.
+          guess: the first guess alone, in closed form, whose density is not made self-consistent.
 
         Returns:
           ``fock`` (Hartree), ``dm``, ``overlap`` ``(nao, nao)`` in the library's AO order,
@@ -110,7 +110,7 @@ class OperatorModel(Model):
         self._warn_of_pairs(structures)
         definition = self.definition
         if guess:
-            first = dataclasses.replace(definition.config, density_words=())
+            first = dataclasses.replace(definition.config, density_words=(), network=None)
             definition = dataclasses.replace(definition, config=first)
         sizes = {
             "nao": [layout_of(s, definition.basis).nao for s in structures],

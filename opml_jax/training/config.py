@@ -12,6 +12,7 @@ from typing import Any
 
 from ..errors import ConfigError, one_of, refusal
 from ..models import Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
+from .operator_losses import OperatorLosses
 
 TARGETS = (
     "energy",
@@ -192,11 +193,12 @@ class TrainConfig:
       data: labels and splits.
       model: the model.
       network: an operator network, trained in place of ``model`` if given.
-      operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], [dm],
-        or observables, and ``optim`` and ``seed`` have no part in it.
+      operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], [dm], or
+        observables; ``optim``, ``losses`` and ``seed`` have a part only in its network, if any.
       effective: how it is fitted to observables of a larger basis (targets among mo_energy,
         dipole, lowdin_charges and polarizability).
       optim: the networks' training.
+      losses: of the network of ``operator``.
       targets: which of energy, forces, dipole, quadrupole, polarizability and
         isotropic_polarizability to learn; energy is always among them.
       seed: of initial weights and batch order.
@@ -208,6 +210,7 @@ class TrainConfig:
     operator: Op2OpConfig | None = None
     effective: EffectiveConfig | None = None
     optim: OptimConfig = OptimConfig()
+    losses: OperatorLosses = OperatorLosses()
     targets: tuple[str, ...] = ("energy", "forces", "dipole")
     seed: int = 0
 
@@ -247,7 +250,7 @@ class TrainConfig:
     def _check_effective(self):
         """Observables as targets of a one-shot Op2Op model."""
         operator, expected = self.operator, None
-        if operator is None or self.network is not None or operator.density_words:
+        if operator is None or self.network or operator.network or operator.density_words:
             expected = "operator: with density_words: [], and no network:"
         elif not self.targets or not set(self.targets) <= set(OBSERVABLES):
             expected = f"targets among {OBSERVABLES}"
@@ -355,7 +358,9 @@ def explained(config: TrainConfig) -> str:
     import yaml
 
     lines = []
-    idle = ("model", "optim", "seed") if config.operator else ("model",) if config.network else ()
+    idle = ("losses", *(("model",) if config.network else ()))
+    if config.operator:
+        idle = ("model",) if config.operator.network else ("model", "optim", "losses", "seed")
     idle += () if config.effective else ("effective",)
 
     def emit(part, indent):

@@ -19,12 +19,12 @@ from ..data import Dataset
 from ..data.plausibility import check_finite
 from ..data.reference import atomic_densities
 from ..errors import ConventionError, ConvergenceError, DataError, DataWarning, refusal
-from ..features.couple import IrrepKey, couple_species
+from ..features.couple import IrrepKey, couple_species, has_constant, key_name
 from ..models import OperatorModel
-from ..models.op2op import Op2Op, Params, batches, has_constant, key_name, n_electrons
+from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
 from ..numerics import require_x64
 from ..observables import density_matrix
-from ..operators.species import gather_species
+from ..operators.species import SpeciesTable, gather_species
 
 LAMBDAS = tuple(10.0 ** np.arange(-11.0, 1.5, 1.0))
 """Candidates for the regularisation of columns of unit variance, by the number of rows."""
@@ -151,7 +151,8 @@ class Fitted:
     floors: dict[float, float]
 
 
-def _padded(matrices: Sequence[np.ndarray], size: int, nao: int) -> np.ndarray:
+def padded(matrices: Sequence[np.ndarray], size: int, nao: int) -> np.ndarray:
+    """Matrices in one array, ``(size, nao, nao)``."""
     out = np.zeros((size, nao, nao))
     for i, m in enumerate(matrices):
         out[i, : len(m), : len(m)] = m
@@ -162,6 +163,13 @@ def _rows(x: np.ndarray, real: np.ndarray) -> np.ndarray:
     """Rows of real blocks."""
     x = np.asarray(x)[real]
     return x.reshape(-1, x.shape[-1])
+
+
+def real_rows(key: tuple[int, ...], table: SpeciesTable, n: int) -> np.ndarray:
+    """Which blocks of a kind are those of the first n molecules, and not padding."""
+    own = (abs(key[0]), *key[1:3])
+    inside = np.asarray(table.rows[own])[:, 0] < np.iinfo(np.int32).max
+    return inside & (np.asarray(table.molecule[own]) < n)
 
 
 def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
@@ -240,8 +248,10 @@ def fit_op2op(
         if "functional" in stages:
             operators = definition.with_density(structures, operators, dm)
             density = definition.density_irreps(operators, table)
-            x = {k: jnp.concatenate([known[k], density[k]], axis=-1) for k in known}
-            out["functional"] = x, irreps(fock - operators["T"] - operators["U"], table)
+            out["functional"] = (
+                joined(known, density),
+                irreps(fock - operators["T"] - operators["U"], table),
+            )
         return out
 
     def irreps(matrix, table):
@@ -252,12 +262,10 @@ def fit_op2op(
             n, nao = structures.n_structures, structures.layout.nao
             labels = [part.labels["fock"][i] for i in index]
             labels += [labels[-1]] * (n - len(labels))
-            found = features(structures, table, jnp.asarray(_padded(labels, n, nao)))
+            found = features(structures, table, jnp.asarray(padded(labels, n, nao)))
             for stage, (x, y) in found.items():
                 for key in x:
-                    own = (abs(key[0]), *key[1:3])
-                    inside = np.asarray(table.rows[own])[:, 0] < nao
-                    real = inside & (np.asarray(table.molecule[own]) < len(index))
+                    real = real_rows(key, table, len(index))
                     if real.any():
                         system = systems[stage][name].setdefault(key, KeyedSystem())
                         system.add(_rows(x[key], real), _rows(y[key], real))
@@ -277,7 +285,7 @@ def fit_op2op(
     for i, floor in enumerate(FLOORS):
         on_progress("self-consistent", i, len(FLOORS))
         params = _chosen(definition, solved, floor, drawn).params
-        floors[floor] = _self_consistent_error(definition, params, validation)
+        floors[floor] = mean_error(definition, params, validation)
         if floors[floor] > 2 * min(floors.values()) and np.isfinite(min(floors.values())):
             break  # larger ones are worse still
     on_progress("self-consistent", len(FLOORS), len(FLOORS))
@@ -301,7 +309,7 @@ def _chosen(definition: Op2Op, solved, floor: float, drawn: Params) -> Fitted:
     return Fitted(params, keys, {})
 
 
-def _self_consistent_error(definition: Op2Op, params: Params, data: Dataset) -> float:
+def mean_error(definition: Op2Op, params: Params, data: Dataset) -> float:
     """Mean absolute error of an element of F, Hartree; infinite if a density does not converge."""
     part = data.subset(range(min(N_JUDGED, len(data))))
     model = OperatorModel(definition, params)

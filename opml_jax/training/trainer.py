@@ -28,6 +28,7 @@ from .config import TrainConfig, to_mapping
 from .effective import check_observables, fit_effective
 from .metrics import LEVEL_KEYS
 from .op2op import check_operators, fit_op2op
+from .op2op_network import train_op2op_network
 from .operator_network import train_network
 from .residual import make_inputs, train_residual
 
@@ -141,20 +142,48 @@ def train(
     def inside(name: str) -> Path | None:
         return None if folder is None else Path(folder, name)
 
+    n = len(parts["train"])
+    structures = parts["train"].structures + parts["validation"].structures
+    log = None if folder is None else History(inside("history.jsonl"))
+
+    def on_epoch(epoch: int, row: dict[str, float]) -> None:
+        row = in_physical_units(row)
+        if log is not None:
+            log.append(row)
+        on_progress("epochs", epoch, config.optim.epochs, _note(row))
+
+    read = ("fock",) if isinstance(definition, Op2Op) else config.targets
+    learned = [v for p in parts.values() for k in read for v in p.labels[k]]
+    source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
+    resume = {"state": inside(STATE), "fingerprint": source, "on_epoch": on_epoch}
     if isinstance(definition, Op2Op):
         sets = definition, parts["train"], parts["validation"]
         report = {"on_progress": lambda stage, done, total: on_progress(stage, done, total, "")}
-        history: list[dict[str, float]] = []
+        history, solved = [], {}
         if config.effective:
             found = fit_effective(*sets, config.targets, config.effective, **report)
             params, history = found.params, found.history
         else:
             params = fit_op2op(*sets, **report).params
-        lap("operators")
-        card = _card(definition, dataset, parts, config, {})
+        lap("closed form")
+        if config.operator.network is not None:
+            on_progress("network", 0, 1, "")
+            found = train_op2op_network(
+                definition,
+                params,
+                *sets[1:],
+                config.optim,
+                config.losses,
+                config.seed,
+                **resume,
+            )
+            params, history = found.params, found.history
+            solved["network"] = "kept" if "network" in params else "no better than the closed form"
+            solved |= {f"network_{k}": v for k, v in found.chosen.items()}
+            lap("network")
+            on_progress("network", 1, 1, solved["network"])
+        card = _card(definition, dataset, parts, config, solved)
         return Trained(OperatorModel(definition, params, card), seconds, history)
-    n = len(parts["train"])
-    structures = parts["train"].structures + parts["validation"].structures
     in_field = config.optim.field_dipole_sigma > 0
     built = {
         "derivatives": "forces" in config.targets,
@@ -171,17 +200,6 @@ def train(
     )
     caches = {"train": cache.subset(range(n)), "validation": cache.subset(range(n, len(cache)))}
     labels = {k: padded_labels(p, config.targets, cache.one_hot.shape[1]) for k, p in parts.items()}
-    log = None if folder is None else History(inside("history.jsonl"))
-
-    def on_epoch(epoch: int, row: dict[str, float]) -> None:
-        row = in_physical_units(row)
-        if log is not None:
-            log.append(row)
-        on_progress("epochs", epoch, config.optim.epochs, _note(row))
-
-    learned = [v for p in parts.values() for k in config.targets for v in p.labels[k]]
-    source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
-    resume = {"state": inside(STATE), "fingerprint": source, "on_epoch": on_epoch}
     if isinstance(definition, OperatorNetwork):
         lap("descriptors")
         params, history = train_network(
@@ -286,7 +304,8 @@ def in_physical_units(row: dict[str, float]) -> dict[str, float]:
 def _note(row: dict[str, float]) -> str:
     """Validation errors of a row, for people."""
     keys = {f"validation_{name}_rmse_{unit}": shown for name, (unit, shown, _) in UNITS.items()}
-    return "validation rmse " + ", ".join(f"{row[k]:.3g} {u}" for k, u in keys.items() if k in row)
+    found = ", ".join(f"{row[k]:.3g} {u}" for k, u in keys.items() if k in row)
+    return f"validation rmse {found}" if found else f"validation loss {row['validation_loss']:.3g}"
 
 
 def _card(
