@@ -1,12 +1,13 @@
 """Heats of formation of QM7 from the external potential: learning curves of Op2Prop.
 
-    python benchmarks/qm7.py QM7.extxyz --cache DIR --json
+    python benchmarks/qm7.py QM7.extxyz --cache DIR --json [--picture FILE]
 
 Features of the screened potential (``even-tempered`` basis): invariants of its powers (``v``), or
-products of random mixtures (``products``). On them the closed form (linear; linear with a sparse
-Gaussian kernel) and networks on what it leaves. The split is that of
-``soap.py``, and so are the metrics; validation is a tenth of the training set. Descriptors are kept
-in ``--cache``, where a killed run goes on.
+products of random mixtures (``products``, blocks damped by the overlap of their atoms;
+``lifted``, far blocks lifted instead). On them the closed form (linear; linear with a sparse
+Gaussian kernel) and networks on what it leaves. The split is that of ``soap.py``, and so are the
+metrics; validation is a tenth of the training set. Descriptors are kept in ``--cache``, where a
+killed run goes on. ``--picture`` draws the last lines of ``results/`` beside SOAP's.
 """
 
 from __future__ import annotations
@@ -34,9 +35,19 @@ MODEL = Op2PropConfig(
     basis="even-tempered", powers=(1, 2, 3), components=200, hidden=(64, 64), vectors=0
 )
 PRODUCTS = dataclasses.replace(
-    MODEL, metric="lifted", others=("overlap",), powers=(1,), channels=32
+    MODEL, metric="damped", others=("overlap",), powers=(1,), channels=64
 )
-MODELS = {"v": MODEL, "products": PRODUCTS}
+LIFTED = dataclasses.replace(PRODUCTS, metric="lifted", channels=32)
+MODELS = {"v": MODEL, "products": PRODUCTS, "lifted": LIFTED}
+RESULTS = Path(__file__).parent / "results"
+SHOWN = {
+    "soap_linear": ("SOAP, linear", "C1--"),
+    "soap_kernel": ("SOAP, kernel", "C1-"),
+    "v_kernel": ("powers of V, linear + kernel", "C2-"),
+    "products_linear": ("products, linear", "C0--"),
+    "products_kernel": ("products, linear + kernel", "C0-"),
+}
+"""Names of lines, what a picture calls them, and how it draws them."""
 OPTIM = OptimConfig(
     epochs=150, batch_size=32, weight_decay=1e-2, ema=0.99, loss="mae", force_precision=0.0
 )
@@ -45,8 +56,8 @@ PART = 512
 
 def descriptors(definition: Op2Prop, structures, folder: Path | None, drawn) -> Cache:
     """Invariants of all molecules, in parts that are kept on disk."""
-    parts, channels = [], definition.config.channels
-    stem = definition.config.basis + (f"_{channels}" if channels else "")
+    parts, config = [], definition.config
+    stem = f"{config.basis}_{config.metric}_{config.channels}"
     bucket = opml.basis.bucket_of(structures, definition.basis)
     for start in range(0, len(structures), PART):
         file = None if folder is None else folder / f"{stem}_{start}.npz"
@@ -87,34 +98,62 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="1000 molecules for training at most")
     parser.add_argument("--sizes", type=int, nargs="*", default=TRAIN)
     parser.add_argument("--seeds", type=int, default=3, help="of the networks")
-    parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
-    parser.add_argument("--references", type=int, default=400, help="atoms per element")
+    parser.add_argument(
+        "--models", nargs="*", choices=[*MODELS], default=["v", "products"], help="default: both"
+    )
+    parser.add_argument("--references", type=int, default=1500, help="atoms per element")
+    parser.add_argument("--picture", type=Path, help="PNG of learning curves")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     dataset = read_dataset(args.path, labels={"energy": (LABEL, "kcal/mol")})
     for name in args.models:
         run(name, dataset, args)
+    if args.picture:
+        picture(args.picture)
+
+
+def picture(path: Path) -> None:
+    """Learning curves: of every model the last lines kept."""
+    from matplotlib.figure import Figure
+
+    curves = {name: {} for name in SHOWN}
+    for file in ("soap_qm7.jsonl", "qm7.jsonl"):
+        for line in map(json.loads, (RESULTS / file).read_text().splitlines()):
+            if line["name"] in curves:
+                curves[line["name"]][line["n_train"]] = line["mae_kcal_per_mol"]
+    figure = Figure(figsize=(4.6, 3.6), layout="constrained")
+    axis = figure.subplots()
+    for name, (label, style) in SHOWN.items():
+        n, mae = zip(*sorted(curves[name].items()), strict=True)
+        axis.loglog(n, mae, style, marker="o", ms=4, label=label)
+    ticks = [0.3, 0.5, 1, 2, 3]
+    axis.set_yticks(ticks, [str(t) for t in ticks])
+    axis.set_xticks(TRAIN, [str(n) for n in TRAIN])
+    axis.minorticks_off()
+    axis.set(xlabel="molecules for training", ylabel="MAE of 1401 others, kcal/mol")
+    axis.legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=110)
 
 
 def run(model: str, dataset, args) -> None:
     """Learning curves of one kind of features."""
     config = MODELS[model]
+    pool, test = qm7_split(len(dataset))
+    dataset = dataset.subset(np.concatenate([pool, test]))  # what is picked below is a view
     definition = Op2Prop(config, opml.load_basis(config.basis, dataset.elements))
     drawn = definition.draw(0)
     cache = descriptors(definition, dataset.structures, args.cache, drawn)
     noise = rounding_noise(definition, dataset.structures, cache, derivatives=False, params=drawn)
     energy = np.array(dataset.labels["energy"])
-    pool, test = qm7_split(len(dataset))
-    judged = cache.subset(test)
-    file = Path(__file__).parent / "results" / "qm7.jsonl"
+    judged, wanted = cache.subset(range(len(pool), len(dataset))), energy[len(pool) :]
 
     def report(name: str, n: int, prediction: np.ndarray, **more) -> None:
-        found = errors(prediction * KCAL, energy[test] * KCAL)
-        worst = np.argsort(-np.abs(prediction - energy[test]))[:10]
+        difference = (prediction - wanted) * KCAL
+        found = errors(prediction * KCAL, wanted * KCAL)
+        worst = np.argsort(-np.abs(difference))[:10]
         line = {"name": name, "n_train": n, "n_test": len(test), **found, **more}
-        line["worst_ten"] = [
-            [int(test[i]), round(float((prediction - energy[test])[i] * KCAL), 2)] for i in worst
-        ]
+        line["worst_ten"] = [[int(test[i]), round(float(difference[i]), 2)] for i in worst]
+        line |= {"metric": config.metric, "channels": config.channels}
         line |= {"invariants": definition.n_invariants, **environment()}
         print(
             f"{name:24} {n:5} MAE {found['mae_kcal_per_mol']:.3f} "
@@ -122,48 +161,39 @@ def run(model: str, dataset, args) -> None:
             flush=True,
         )
         if args.json:
-            with open(file, "a") as f:
+            with open(RESULTS / "qm7.jsonl", "a") as f:
                 f.write(json.dumps(line) + "\n")
+
+    def sets(n: int):
+        """Caches for training and validation (the first tenth), and their labels."""
+        parts = np.arange(n // 10, n), np.arange(n // 10)
+        return *map(cache.subset, parts), *({"energy": energy[i]} for i in parts)
 
     for n in args.sizes:
         if args.quick and n > 1000:
             continue
-        n_validation = n // 10
-        index = {"train": pool[n_validation:n], "validation": pool[:n_validation]}
-        caches = {k: cache.subset(np.sort(i)) for k, i in index.items()}
-        labels = {k: {"energy": energy[np.sort(i)]} for k, i in index.items()}
-        fits = {}
+        closed = dataclasses.replace(OPTIM, epochs=0)  # validation joins once it has chosen
         for kind, m in (("linear", 0), ("kernel", args.references)):
             own = dataclasses.replace(definition, config=dataclasses.replace(config, references=m))
-            fits[kind] = fit_closed_form(
-                own,
-                caches["train"],
-                caches["validation"],
-                labels["train"],
-                labels["validation"],
-                OPTIM,
-                noise,
-                drawn,
-            )
-            fit = fits[kind]
+            fit = fit_closed_form(own, *sets(n), closed, noise, drawn)
             report(
                 f"{model}_{kind}",
                 n,
-                predicted(fit.params, judged, energy[test], own),
+                predicted(fit.params, judged, wanted, own),
                 energy_lambda=fit.energy.lam,
+                references=m,
             )
-        inputs = {k: make_inputs(fits["linear"].params, caches[k], labels[k]) for k in caches}
+        if not args.seeds:
+            continue
+        train, validation, *labels = sets(n)
+        start = fit_closed_form(definition, *sets(n), OPTIM, noise, drawn).params
+        inputs = [
+            make_inputs(start, c, y) for c, y in zip((train, validation), labels, strict=True)
+        ]
         runs = []
         for seed in range(args.seeds):
-            params, _ = train_residual(
-                definition,
-                fits["linear"].params,
-                inputs["train"],
-                inputs["validation"],
-                OPTIM,
-                seed,
-            )
-            runs.append(predicted(params, judged, energy[test], definition))
+            params, _ = train_residual(definition, start, *inputs, OPTIM, seed)
+            runs.append(predicted(params, judged, wanted, definition))
             report(f"{model}_linear_network", n, runs[-1], seed=seed)
         report(f"{model}_linear_networks_mean", n, np.mean(runs, axis=0), seeds=args.seeds)
 

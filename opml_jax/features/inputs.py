@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from ..basis import AOLayout, Basis, BasisSpec
 from ..errors import ConfigError, one_of, refusal
 from ..numerics import Array
-from ..operators import Operator, build, lifted, lowdin, powers
+from ..operators import Operator, build, damped, lifted, lowdin, powers
 from ..structures import Structure, StructureBatch
 from ..structures.elements import symbol
 
@@ -32,7 +32,7 @@ OPERATORS = {
 """Physical operators by name."""
 
 POTENTIALS = ("screened_potential", "external_potential", "neutral_atom_potential")
-METRICS = ("plain", "lowdin", "overlap", "lifted")
+METRICS = ("plain", "lowdin", "overlap", "lifted", "damped")
 RESOLUTIONS = ("none", "charges", "intermediates")
 
 
@@ -44,8 +44,8 @@ class Inputs:
       operator: the potential V, one of :data:`POTENTIALS`.
       metric: of the powers: ``"plain"`` V V, ``"overlap"`` V S^-1 V, ``"lowdin"``
         (S^-1/2 V S^-1/2)^2, these two for bases without near linear dependence; ``"lifted"``
-        makes blocks of far pairs visible, those of ``others`` too
-        (:func:`opml_jax.operators.lifted`).
+        makes blocks of far pairs visible, ``"damped"`` makes them small, those of ``others`` too
+        (:func:`opml_jax.operators.lifted`, :func:`opml_jax.operators.damped`).
       resolve: ``"none"``, ``"charges"`` or ``"intermediates"``.
       others: operators beside V that enter with their first power, such as ``("overlap",)``.
     """
@@ -138,7 +138,8 @@ class Inputs:
             )
         potential = functools.partial(OPERATORS[self.operator], structure, basis)
         s = build.overlap(structure, basis, padding=1.0) if self.metric != "plain" else None
-        change = {"lowdin": lowdin, "lifted": lifted}.get(self.metric, lambda o, _: o)
+        by_distance = {"lifted": lifted, "damped": damped}
+        change = {"lowdin": lowdin, **by_distance}.get(self.metric, lambda o, _: o)
         v = potential(**options)
         found = {name: OPERATORS[name](structure, basis) for name in self.others}
         if self.metric == "overlap":
@@ -146,8 +147,8 @@ class Inputs:
             found |= {self._power(k): o for k, o in zip(exponents, values, strict=True)}
         else:
             found["V"] = v = change(v, s)
-            if self.metric == "lifted":
-                found |= {name: lifted(found[name], s) for name in self.others}
+            if self.metric in by_distance:
+                found |= {name: change(found[name], s) for name in self.others}
         if self.resolve == "charges":
             numbers = jnp.asarray(structure.numbers)
             for z in basis.elements:

@@ -108,6 +108,7 @@ class Products:
       recipe: what makes the irreps of atoms; those of parity (-1)^L are used.
       channels: random mixtures.
       lmax: highest irrep that is multiplied.
+      lift: power of eigenvalues that divides principal components before they are mixed.
 
     Example:
       >>> recipe = Products(AtomFeatures(basis.spec, {"V": (1,), "S": (1,)}), 64)  # doctest: +SKIP
@@ -118,6 +119,7 @@ class Products:
     recipe: AtomFeatures
     channels: int
     lmax: int = 3
+    lift: float = LIFT
 
     @functools.cached_property
     def ls(self) -> tuple[int, ...]:
@@ -183,7 +185,7 @@ class Products:
                         part = part - mean[e, own][:, None]
                     rows = np.swapaxes(part, 1, 2).reshape(-1, len(own))
                     weight = 1.0 if place == ON_SITE else NEIGHBOURS**-0.5
-                    mix[e, own] = weight * _random_mixtures(rows, self.channels, rng)
+                    mix[e, own] = weight * _random_mixtures(rows, self.channels, self.lift, rng)
             if l == 0:
                 out["mean"] = mean
             out["mix"][str(l)] = mix
@@ -229,7 +231,9 @@ class Products:
         return by_molecule(molecule, irreps, hot, chunk=1)  # what one atom needs fills a cache
 
 
-def _random_mixtures(rows: np.ndarray, channels: int, rng: np.random.Generator) -> np.ndarray:
+def _random_mixtures(
+    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator
+) -> np.ndarray:
     """``(n_columns, channels)`` random mixtures of principal components, of unit mean square."""
     deviation = np.sqrt((rows**2).mean(axis=0))
     present = deviation > 1e-6 * max(deviation.max(initial=0.0), 1e-12)
@@ -238,7 +242,7 @@ def _random_mixtures(rows: np.ndarray, channels: int, rng: np.random.Generator) 
     values, u = np.linalg.eigh(scaled.T @ scaled / len(rows))
     values, u = values[::-1][:KEPT], u[:, ::-1][:, :KEPT]
     kept = values > LEAST * values[0]
-    lift = np.where(kept, np.where(kept, values, 1.0) ** -LIFT, 0.0)
+    lift = np.where(kept, np.where(kept, values, 1.0) ** -power, 0.0)
     mixture = inverse[:, None] * u * lift @ rng.normal(size=(len(values), channels))
     size = np.sqrt(((rows @ mixture) ** 2).mean(axis=0))
     return mixture / np.where(size > 0, size, 1.0)

@@ -1,9 +1,10 @@
 r"""Ridge regression in closed form, with its regularisation chosen honestly.
 
 Minimises :math:`|A w - y|^2 + \lambda |w|^2`. The normal equations of operator features reach the
-limits of float64 (condition numbers of 1e16), so what has up to a few thousand columns goes
-through orthogonal factorisations: a streamed QR for many rows, then one SVD that serves every
-lambda. Beyond that, normal equations of columns of unit length, with lambda above rounding.
+limits of float64 (condition numbers of 1e16), so what has up to a few thousand columns (or rows)
+goes through orthogonal factorisations: a streamed QR for many rows, then one SVD that serves every
+lambda. Beyond that, normal equations of columns of unit length, or of the rows where these are
+fewer, with lambda above rounding.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ import numpy as np
 
 from ..errors import OpmlError, refusal
 
-LAMBDAS = tuple(10.0**k for k in np.arange(-10.0, 4.5, 0.5))
+LAMBDAS = tuple(10.0**k for k in np.arange(-10.0, 7.5, 0.5))
 """Default candidates for the regularisation of standardised columns."""
 
 
 MANY = 2048
-"""Columns beyond which normal equations take the place of orthogonal factorisations."""
+"""Columns and rows beyond which normal equations take the place of orthogonal factorisations."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +146,8 @@ class _System:
     with still more rows become normal equations, in columns of unit length, solved by a Cholesky
     factorisation for each lambda. Small columns are then solved as precisely as large ones; below
     rounding lambda is raised to it, and with so many columns validation asks for more than that.
+    Fewer rows than columns, but still more than that number, are solved for in the rows' own
+    normal equations, w = A^T (A A^T + lambda)^-1 y.
     """
 
     def __init__(self):
@@ -168,6 +171,8 @@ class _System:
 
     def solve(self, lambdas: Sequence[float]) -> np.ndarray:
         """``(n_columns, n_lambdas)`` weights."""
+        if self.gram is None and min(self.rows[:, :-1].shape) > MANY:
+            return _solve_rows(self.rows[:, :-1], self.rows[:, -1], lambdas)
         if self.gram is None:
             u, s, vt = np.linalg.svd(self.rows[:, :-1], full_matrices=False)
             return _solutions(vt.T, s, u.T @ self.rows[:, -1], lambdas)
@@ -188,6 +193,24 @@ class _System:
             weights.append(solution)
             before = penalty
         return np.array(weights).T
+
+
+def _solve_rows(a: np.ndarray, y: np.ndarray, lambdas: Sequence[float]) -> np.ndarray:
+    """``(n_columns, n_lambdas)`` weights from normal equations of the rows."""
+    import scipy.linalg
+
+    gram = a @ a.T
+    least, solutions, before = len(gram) * np.finfo(float).eps * gram.diagonal().max(), [], None
+    for lam in lambdas:
+        penalty = max(lam, least)
+        if penalty != before:
+            system = gram.copy()
+            system.flat[:: len(gram) + 1] += penalty
+            factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
+            solution = scipy.linalg.cho_solve(factor, y)
+        solutions.append(solution)
+        before = penalty
+    return a.T @ np.array(solutions).T
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:

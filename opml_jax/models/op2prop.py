@@ -64,14 +64,15 @@ class Op2PropConfig:
         ``"neutral_atom_potential"``.
       powers: powers of the operator that give features.
       gram_powers: powers whose on-site irreps enter scalar products.
-      metric: ``"plain"``, ``"lowdin"``, ``"overlap"`` or ``"lifted"``; see
+      metric: ``"plain"``, ``"lowdin"``, ``"overlap"``, ``"lifted"`` or ``"damped"``; see
         :class:`opml_jax.features.Inputs`.
       resolve: ``"none"``, ``"charges"`` or ``"intermediates"``: V or V^2 by element.
       others: operators beside it, such as ``overlap`` and ``kinetic``.
       channels: random mixtures whose products are the invariants
         (:class:`opml_jax.features.Products`); 0: scalar products of ``gram_powers`` are, which
         are not read otherwise.
-      references: reference atoms of each element for the kernel; 0 for none.
+      references: reference atoms of each element for the kernel, up to so many; 0 for none. Worth
+        the most where compositions differ.
       components: principal components of the invariants fed to the networks.
       hidden: hidden widths of the networks.
       vectors: principal dipole vectors gated by the network; 0 turns the gate off.
@@ -144,6 +145,8 @@ class Op2Prop(Definition):
     @functools.cached_property
     def products(self) -> Products:
         """Makes the invariants, if the configuration has channels."""
+        if self.config.metric == "damped":  # what was made small stays small
+            return Products(self.recipe, self.config.channels, lift=0.0)
         return Products(self.recipe, self.config.channels)
 
     @property

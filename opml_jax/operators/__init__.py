@@ -16,6 +16,7 @@ from .eigen import inverse_sqrt as inverse_sqrt
 from .eigen import sqrtm as sqrtm
 from .functions import chebyshev as chebyshev
 from .functions import commutator as commutator
+from .functions import damped as damped
 from .functions import identity as identity
 from .functions import lifted as lifted
 from .functions import lowdin as lowdin

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..conventions import CARTESIAN_TO_E3NN, cartesian_to_e3nn, matrix_to_e3nn
 from ..errors import OpmlError, refusal
 from ..models import Op2Prop
 from ..models.linear import Ridge, composition_offsets, ridge_leave_one_out, ridge_validated
-from ..models.op2prop import HEADS, Params, kernel_features
+from ..models.op2prop import HEADS, Params
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
 from .config import OptimConfig
@@ -29,6 +28,10 @@ FLOOR = 0.1
 What hardly varies in the training set for one element (neighbours of a kind it never had there)
 may vary a lot elsewhere, and would then be magnified millions of times.
 """
+
+LENGTH, KERNEL_COMPONENTS = 1.5, 200
+"""Of the kernel: its length in units of the spread of an element's atoms, and how many of their
+principal components it compares."""
 
 CHUNK = 64
 
@@ -103,31 +106,35 @@ def _slope_rows(cache: Cache, used: np.ndarray) -> np.ndarray:
 
 def farthest_points(y: np.ndarray, m: int) -> np.ndarray:
     """Indices of up to ``m`` rows, each the farthest from those before; repeats are left out."""
+    square = (y**2).sum(axis=1)
+
+    def distance_to(i):
+        return square + square[i] - 2 * (y @ y[i])
+
     chosen = [int(np.argmin(((y - y.mean(axis=0)) ** 2).sum(axis=1)))]
-    distance = ((y - y[chosen[0]]) ** 2).sum(axis=1)
+    distance = distance_to(chosen[0])
     while len(chosen) < min(m, len(y)) and distance.max() > 1e-12:
         chosen.append(int(np.argmax(distance)))
-        distance = np.minimum(distance, ((y - y[chosen[-1]]) ** 2).sum(axis=1))
+        distance = np.minimum(distance, distance_to(chosen[-1]))
     return np.array(chosen)
 
 
-def fit_references(cache: Cache, m: int, k: int = 150, length: float = 4.0) -> Params:
+def fit_references(cache: Cache, m: int) -> Params:
     """Coordinates of the kernel and its reference atoms, ``m`` of each element.
 
-    Coordinates are principal components scaled by eigenvalue^(-1/8), which lifts the small ones a
-    little, in units of ``length`` times their root mean square spread.
+    Coordinates are principal components of the standardised (and by the prior weighted)
+    invariants, in units of :data:`LENGTH` times their root mean square distance from the mean.
     """
     components, references = [], []
     for e in range(cache.one_hot.shape[-1]):
         rows = cache.x[cache.one_hot[..., e] > 0]
-        s, vt = _principal(rows, k)
-        scale = np.where(s > 0, np.where(s > 0, s, 1.0) ** -0.25, 0.0)
-        spread = np.sqrt(np.sum((scale * s) ** 2)) * length
-        c = np.zeros((rows.shape[1], k))
-        c[:, : len(s)] = vt.T * (scale / max(spread, 1e-12))
+        s, vt = _principal(rows, KERNEL_COMPONENTS)
+        spread = np.sqrt(np.sum(s**2)) * LENGTH
+        c = np.zeros((rows.shape[1], KERNEL_COMPONENTS))
+        c[:, : len(s)] = vt.T * (s > 0) / max(spread, 1e-12)
         y = rows @ c
         chosen = farthest_points(y, m)
-        own = np.full((m, k), 1e3)  # absent references are far from everything: their Gaussian is 0
+        own = np.full((m, KERNEL_COMPONENTS), 1e3)  # absent ones are far: their Gaussian is 0
         own[: len(chosen)] = y[chosen]
         components.append(c)
         references.append(own)
@@ -135,52 +142,69 @@ def fit_references(cache: Cache, m: int, k: int = 150, length: float = 4.0) -> P
 
 
 class _KernelColumns:
-    """Columns of the ridge for the kernel part, whitened so that one penalty fits all."""
+    """Columns of the ridge for the kernel part, whitened so that one penalty fits all.
+
+    A Gaussian of amplitude t^2 in coordinates x / t is x . x' to first order, the kernel of the
+    linear columns, whose penalty is then the right one for both.
+    """
 
     def __init__(self, kernel: Params):
         self.kernel = kernel
         self.whiten = []
-        for references in kernel["references"]:
+        for c, references in zip(kernel["components"], kernel["references"], strict=True):
+            amplitude = 1.0 / max(np.linalg.norm(c, axis=0).max(), 1e-12)
             real = references[:, 0] < 1e2
-            own = references[real]
-            gram = np.exp(-0.5 * ((own[:, None] - own[None]) ** 2).sum(axis=-1))
-            values, u = np.linalg.eigh(gram)
+            values, u = np.linalg.eigh(_gaussians(references[real], references[real]))
             kept = values > 1e-10 * values[-1]
             full = np.zeros((len(references), kept.sum()))
-            full[real] = u[:, kept] / np.sqrt(values[kept])
+            full[real] = amplitude * u[:, kept] / np.sqrt(values[kept])
             self.whiten.append(full)
 
-    def energy(self, cache: Cache) -> np.ndarray:
-        found = kernel_features(self.kernel, jnp.asarray(cache.x), jnp.asarray(cache.one_hot))
-        found = np.asarray(found)
-        return np.concatenate([found[:, e] @ w for e, w in enumerate(self.whiten)], axis=1)
-
-    def slopes(self, cache: Cache) -> np.ndarray:
-        """Minus derivatives: each Gaussian times (y_m - y_i) . dy_i, summed over atoms."""
-        dx = np.asarray(cache.dx)
-        n, d = dx.shape[:2]
+    def _sums(self, cache: Cache, shape: tuple[int, ...], of_atoms) -> np.ndarray:
+        """Sums over atoms of each element of columns ``of_atoms(e, rows, i)`` for atoms i."""
         columns = []
         for e, w in enumerate(self.whiten):
-            c, references = self.kernel["components"][e], self.kernel["references"][e]
-            total = np.zeros((n, d, w.shape[1]))
+            total = np.zeros((len(cache), *shape, len(w)))
             for i in range(cache.x.shape[1]):
                 rows = np.flatnonzero(cache.one_hot[:, i, e] > 0)
-                if not len(rows):
-                    continue
-                y, dy = cache.x[rows, i] @ c, dx[rows, :, i] @ c
-                value = np.exp(
-                    y @ references.T - 0.5 * ((y**2).sum(-1)[:, None] + (references**2).sum(-1))
-                )
-                slope = dy @ references.T - np.einsum("ndk,nk->nd", dy, y)[..., None]
-                total[rows] -= (slope * value[:, None]) @ w
-            columns.append(total)
-        return np.concatenate(columns, axis=-1).reshape(n * d, -1)
+                if len(rows):
+                    total[rows] += of_atoms(e, rows, i)
+            columns.append(total @ w)
+        return np.concatenate(columns, axis=-1)
+
+    def energy(self, cache: Cache) -> np.ndarray:
+        """``(n, n_columns)``."""
+
+        def of_atoms(e, rows, i):
+            y = cache.x[rows, i] @ self.kernel["components"][e]
+            return _gaussians(y, self.kernel["references"][e])
+
+        return self._sums(cache, (), of_atoms)
+
+    def slopes(self, cache: Cache) -> np.ndarray:
+        """Minus derivatives: each Gaussian times (y_i - y_m) . dy_i, summed over atoms."""
+        dx = np.asarray(cache.dx)
+
+        def of_atoms(e, rows, i):
+            c, references = self.kernel["components"][e], self.kernel["references"][e]
+            y, dy = cache.x[rows, i] @ c, dx[rows, :, i] @ c
+            slope = np.einsum("ndk,nk->nd", dy, y)[..., None] - dy @ references.T
+            return slope * _gaussians(y, references)[:, None]
+
+        found = self._sums(cache, dx.shape[1:2], of_atoms)
+        return found.reshape(-1, found.shape[-1])
 
     def weights(self, solution: np.ndarray) -> np.ndarray:
         """``(n_elements, m)`` from the whitened solution."""
         cuts = np.cumsum([w.shape[1] for w in self.whiten])[:-1]
         parts = np.split(solution, cuts)
         return np.array([w @ part for w, part in zip(self.whiten, parts, strict=True)])
+
+
+def _gaussians(y: np.ndarray, references: np.ndarray) -> np.ndarray:
+    """``(n, m)`` Gaussians of the distances between rows."""
+    y2, m2 = (y**2).sum(axis=-1), (references**2).sum(axis=-1)
+    return np.exp(np.minimum(y @ references.T - 0.5 * (y2[:, None] + m2), 0.0))
 
 
 def fit_energy(

@@ -12,7 +12,7 @@ from opml_jax.basis import layout_of
 from opml_jax.features import AtomFeatures, Inputs, Products, clebsch_gordan, pairs_of_atoms
 from opml_jax.features.products import DISTANCES, KEPT, SETS, scalars
 from opml_jax.models import Op2Prop, Op2PropConfig
-from opml_jax.operators import build, lifted
+from opml_jax.operators import build, damped, lifted
 
 INVARIANCE = 1e-11  # relative to the largest invariant
 EXACT = 1e-12  # relative: the same sums in another order
@@ -158,24 +158,30 @@ def test_prior_follows_the_degree(rng):
     np.testing.assert_allclose(products.prior, 0.25 ** (degree - 1), rtol=1e-10)
 
 
-def test_lifted_against_plain_loops(molecules):
+def test_lifted_and_damped_against_plain_loops(molecules):
     s = molecules["formamide"]
     basis = opml.load_basis("sto-3g", ELEMENTS)
     v = build.screened_potential(s, basis, driver="libcint")
     overlap = build.overlap(s, basis, driver="libcint")
     layout = layout_of(s, basis)
-    expected = np.array(v.values)
+    s_ij = np.ones(v.values.shape)
     for i, j in itertools.product(range(s.n_atoms), repeat=2):
         rows, columns = layout.atom == i, layout.atom == j
         own = np.asarray(overlap.values)[np.ix_(rows & (layout.l == 0), columns & (layout.l == 0))]
-        expected[np.ix_(rows, columns)] *= (np.sum(own**2) + 1e-8) ** -0.25
-    found = lifted(v, overlap)
-    assert found.symmetric
-    np.testing.assert_allclose(found.values, expected, rtol=EXACT)
+        s_ij[np.ix_(rows, columns)] = (np.sum(own**2) + 1e-8) ** 0.5
     batch = opml.batch([molecules["water"], s], basis)
-    padded = jax.jit(lambda b: lifted(build.screened_potential(b, basis), build.overlap(b, basis)))(
-        batch
-    )
+
+    @jax.jit
+    def both(b):
+        operators = build.screened_potential(b, basis), build.overlap(b, basis)
+        return [change(*operators) for change in (lifted, damped)]
+
     n = layout.nao
-    np.testing.assert_allclose(padded.values[1, :n, :n], expected, rtol=1e-10, atol=1e-14)
-    assert not np.any(np.asarray(padded.values)[0, 7:])
+    for change, factor, padded in zip(
+        (lifted, damped), (s_ij**-0.5, s_ij), both(batch), strict=True
+    ):
+        found, expected = change(v, overlap), v.values * factor
+        assert found.symmetric
+        np.testing.assert_allclose(found.values, expected, rtol=EXACT)
+        np.testing.assert_allclose(padded.values[1, :n, :n], expected, rtol=1e-10, atol=1e-14)
+        assert not np.any(np.asarray(padded.values)[0, 7:])

@@ -77,6 +77,15 @@ def test_fewer_rows_than_columns(rng):
     np.testing.assert_allclose(fit.weights, expected, rtol=EXACT)
 
 
+def test_many_rows_and_more_columns_go_through_normal_equations(rng, monkeypatch):
+    chunks, held_out = [_problem(rng, n=6, p=12)], _problem(rng, n=5, p=12)
+    one = ridge_validated(chunks, held_out, [1e-3, 0.1])
+    monkeypatch.setattr(linear, "MANY", 4)
+    other = ridge_validated(chunks, held_out, [1e-3, 0.1])
+    np.testing.assert_allclose(other.weights, one.weights, rtol=EXACT)
+    np.testing.assert_allclose(other.scores, one.scores, rtol=EXACT)
+
+
 def test_refit_solves_for_all_rows(rng):
     a, y = _problem(rng, n=50)
     fit = ridge_validated([(a[:40], y[:40])], (a[40:], y[40:]), [0.05], refit=True)
