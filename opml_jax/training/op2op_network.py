@@ -91,10 +91,10 @@ class Moments:
 
 
 def _constants(guess: Params, mean: dict[str, np.ndarray]) -> Params:
-    """The closed form of a first guess without its columns: constants only."""
+    """The closed form of a first guess without its columns: constants only (0 where unknown)."""
     return {
         name: {"weights": np.zeros_like(own["weights"])}
-        | ({"constant": mean[name]} if "constant" in own else {})
+        | ({"constant": mean.get(name, 0 * own["constant"])} if "constant" in own else {})
         for name, own in guess.items()
     }
 
