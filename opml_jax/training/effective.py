@@ -28,15 +28,8 @@ from ..data import Dataset
 from ..data.plausibility import check_finite
 from ..data.reference import cross_overlap
 from ..errors import DataError, refusal
-from ..features.couple import uncouple_species
-from ..models.op2op import (
-    Op2Op,
-    Params,
-    batches,
-    has_constant,
-    key_name,
-    n_electrons,
-)
+from ..features.couple import has_constant, key_name, uncouple_species
+from ..models.op2op import Op2Op, Params, batches, n_electrons
 from ..numerics import Array, einsum, require_x64
 from ..operators.species import scatter_species
 from ..structures import centre_of_nuclear_charge

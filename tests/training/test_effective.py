@@ -1,5 +1,6 @@
 """Effective operators on bundled water (PBE/def2-SVP): observables of a larger basis."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,7 +12,7 @@ import opml_jax as opml
 from opml_jax import observables
 from opml_jax.cli import main
 from opml_jax.data import Dataset
-from opml_jax.data.reference import Method, calculate, mean_field
+from opml_jax.data.reference import Method, calculate, cross_overlap, mean_field
 from opml_jax.errors import ConfigError, DataError
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.training.config import EffectiveConfig, TrainConfig
@@ -53,8 +54,6 @@ def test_projection_keeps_the_operator(water):
     structure, fock = part.structures[0], part.labels["fock"][0]
     large, small = (opml.load_basis(b, (1, 8)) for b in ("def2-svp", "sto-3g"))
     assert np.abs(projected(part, large).labels["fock"][0] - fock).max() < 1e-10
-    from opml_jax.data.reference import cross_overlap
-
     own = np.asarray(opml.integrals.overlap(structure, large))
     energy, c = scipy.linalg.eigh(fock, own)
     seen = cross_overlap(structure, small, large) @ c
@@ -75,6 +74,7 @@ def test_references_are_those_of_pyscf(water):
         assert np.abs(found["lowdin_charges"][i] - charges).max() < 1e-10
 
 
+@pytest.mark.slow
 def test_closer_to_the_larger_basis_than_the_small_one_itself(trained, parts):
     model, _ = trained
     test = parts["test"]
@@ -104,6 +104,7 @@ def test_closer_to_the_larger_basis_than_the_small_one_itself(trained, parts):
         assert found[key] < itself[key] / 10, key
 
 
+@pytest.mark.slow
 def test_validation_chooses(trained):
     _, fit = trained
     losses = [row["validation_loss"] for row in fit.history]
@@ -113,8 +114,6 @@ def test_validation_chooses(trained):
 
 @pytest.mark.slow
 def test_levels_around_the_highest_occupied_one(parts):
-    import dataclasses
-
     model, _ = fitted(parts, dataclasses.replace(FEW, window="homo"), ("mo_energy",))
     test = parts["test"]
     predicted = model.predict(test.structures)
