@@ -34,7 +34,7 @@ from ..numerics import Array, einsum, require_x64
 from ..operators.species import scatter_species
 from ..structures import centre_of_nuclear_charge
 from .config import EffectiveConfig
-from .op2op import fit_op2op
+from .op2op import fit_op2op, real_rows
 from .operator_metrics import reference_observables
 
 CHUNK = 16
@@ -168,37 +168,33 @@ def fit_effective(
         zero = jax.tree.map(lambda x: jnp.zeros(()), jax.eval_shape(parts, weights, one))
         return jax.lax.scan(add, zero, batches)[0]
 
-    scales = {
-        k: {name: float(s / n) for name, (s, n) in squares(flat, own).items()}
-        for k, own in stacked.items()
-    }
-
-    def loss(flat, batches):
-        found = squares(flat, batches)
-        total = sum(
-            getattr(config, f"{name}_weight") * s / n / scales["train"][name]
-            for name, (s, n) in found.items()
-            if scales["train"][name] > 0
-        )
-        return total
+    scales = {name: float(s / n) for name, (s, n) in squares(flat, stacked["train"]).items()}
 
     @jax.jit
-    def objective(flat):
-        value, slope = jax.value_and_grad(loss)(flat, stacked["train"])
+    def loss(flat, batches):
+        return sum(
+            getattr(config, f"{name}_weight") * s / n / scales[name]
+            for name, (s, n) in squares(flat, batches).items()
+            if scales[name] > 0
+        )
+
+    @jax.jit
+    def objective(flat, batches):
+        value, slope = jax.value_and_grad(loss)(flat, batches)
         return value + config.penalty * flat @ flat, slope + 2 * config.penalty * flat, value
 
-    judged = jax.jit(lambda flat: loss(flat, stacked["validation"]))
     history: list[dict[str, float]] = []
-    best = {"flat": np.asarray(flat), "loss": float(judged(flat)), "step": 0}
+    start_loss = float(loss(flat, stacked["validation"]))
+    best = {"flat": np.asarray(flat), "loss": start_loss, "step": 0}
     seen: dict[str, float] = {}
 
     def evaluate(x):
-        value, slope, bare = objective(jnp.asarray(x))
+        value, slope, bare = objective(jnp.asarray(x), stacked["train"])
         seen["train"] = float(bare)
         return float(value), np.asarray(slope)
 
     def step(x):
-        now = float(judged(jnp.asarray(x)))
+        now = float(loss(jnp.asarray(x), stacked["validation"]))
         history.append({"step": len(history) + 1, "loss": seen["train"], "validation_loss": now})
         on_progress("observables", len(history), config.steps)
         if now < best["loss"]:
@@ -227,7 +223,7 @@ def _prepare(
     def of_batch(structures, table):
         operators = definition.operators(structures)
         x = definition.known_irreps(operators, table)
-        fock = operators["T"] + operators["W"]
+        fock = definition.baseline(params, structures, operators, table)
         fock = fock + definition.assemble(params["guess"], x, table, operators["S"])
         centre = centre_of_nuclear_charge(structures)[..., None, :]
         moved = structures.replace(positions=structures.positions - centre)
@@ -270,16 +266,10 @@ def _principal_maps(
     """For each key the mean of its columns, and the map to principal components of unit size."""
     out = {}
     for key in prepared[0]["x"]:
-        own = (abs(key[0]), *key[1:3])
-        rows = []
-        for part in prepared:
-            nao = part["fock"].shape[-1]
-            table = part["table"]
-            inside = np.asarray(table.rows[own])[:, 0] < nao
-            inside &= part["real"][np.asarray(table.molecule[own])]
-            x = part["x"][key][inside]
-            rows.append(x.reshape(-1, x.shape[-1]))
-        x = np.concatenate(rows)
+        rows = [
+            part["x"][key][real_rows(key, part["table"], part["real"].sum())] for part in prepared
+        ]
+        x = np.concatenate([own.reshape(-1, own.shape[-1]) for own in rows])
         mean = x.mean(axis=0) if has_constant(key) and len(x) else np.zeros(x.shape[1])
         centred = x - mean
         size = np.sqrt((centred**2).mean(axis=0)) if len(x) else np.zeros(x.shape[1])
@@ -298,7 +288,8 @@ def _stack(definition: Op2Op, prepared: Sequence[dict[str, Any]], maps) -> dict[
     """All batches side by side, columns replaced by their principal components."""
     out = []
     for part in prepared:
-        z = {k: (part["x"][k] - mean) @ m for k, (mean, m) in maps.items()}
+        x = part["x"]  # of validation: may lack a pair of elements
+        z = {k: (x[k] - mean) @ m for k, (mean, m) in maps.items() if k in x}
         out.append({**{k: v for k, v in part.items() if k != "x"}, "z": z})
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *out)
 
