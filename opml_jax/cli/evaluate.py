@@ -80,7 +80,8 @@ def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
             print(f"{key.replace('_', ' '):<24}{metrics[key]:>12.3g}")
         shares = errors_by_key(predicted, dataset, model.definition.basis)
         worst = [f"{describe(k)} {100 * share:.0f} %" for k, share in list(shares.items())[:5]]
-        print("squared error by irrep: " + "; ".join(worst))
+        matrix = "F" if "fock" in predicted else "P"
+        print(f"squared error of {matrix} by irrep: " + "; ".join(worst))
     if n_scf:
         with Progress("scf") as progress:
             found = compare_guesses(

@@ -138,6 +138,8 @@ def fit_effective(
 
     require_x64("training")
     sets = {"train": train, "validation": validation}
+    for name, part in sets.items():
+        check_observables(name, part, targets)
     small = {k: projected(part, definition.basis) for k, part in sets.items()}
     start = fit_op2op(definition, small["train"], small["validation"], on_progress=on_progress)
     prepared = {
