@@ -21,6 +21,7 @@ import jax
 import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 
 from .. import integrals, observables
 from ..basis import Basis, layout_of, load_basis
@@ -32,7 +33,7 @@ from ..features.couple import has_constant, key_name, uncouple_species
 from ..models.op2op import Op2Op, Params, batches, n_electrons
 from ..numerics import Array, einsum, require_x64
 from ..operators.species import scatter_species
-from ..structures import centre_of_nuclear_charge
+from ..structures import Structure, centre_of_nuclear_charge
 from .config import EffectiveConfig
 from .op2op import fit_op2op, real_rows
 from .operator_metrics import reference_observables
@@ -73,12 +74,16 @@ def check_observables(name: str, part: Dataset, targets: Sequence[str]) -> None:
     check_finite(name, {label: part.labels[label] for label in needed})
 
 
-def projected(dataset: Dataset, basis: Basis) -> Dataset:
+def projected(
+    dataset: Dataset, basis: Basis, first_level: Callable[[Structure], int] = lambda s: 0
+) -> Dataset:
     """The same Fock operators between the functions of another basis.
 
     Args:
       dataset: ``fock`` in the basis that ``meta`` names.
       basis: a smaller one, of PySCF's library.
+      first_level: of a structure; levels below are moved to the top of those the smaller basis has
+        room for, so that their functions serve what is above.
 
     Returns:
       Structures with ``fock`` in ``basis``.
@@ -87,8 +92,12 @@ def projected(dataset: Dataset, basis: Basis) -> Dataset:
     out = []
     for structure, fock in zip(dataset.structures, dataset.labels["fock"], strict=True):
         own = cross_overlap(structure, large, large)
-        inside = np.linalg.solve(own, cross_overlap(structure, large, basis))
-        out.append(inside.T @ fock @ inside)
+        cross = cross_overlap(structure, large, basis)
+        energy, c = scipy.linalg.eigh(fock, own)
+        first = first_level(structure)
+        energy[:first] = energy[first + cross.shape[1] - 1]
+        seen = cross.T @ c
+        out.append((seen * energy) @ seen.T)
     meta = {**dataset.meta, "basis": basis.name}
     return Dataset(
         dataset.structures,
@@ -140,7 +149,9 @@ def fit_effective(
     sets = {"train": train, "validation": validation}
     for name, part in sets.items():
         check_observables(name, part, targets)
-    small = {k: projected(part, definition.basis) for k, part in sets.items()}
+    small = {
+        k: projected(part, definition.basis, definition.first_level) for k, part in sets.items()
+    }
     start = fit_op2op(definition, small["train"], small["validation"], on_progress=on_progress)
     prepared = {
         k: _prepare(definition, start.params, part, reference_observables(part, targets))
