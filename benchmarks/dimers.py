@@ -1,7 +1,7 @@
 """Two water molecules pulled apart: do linear models of V know the long range, unlike a cutoff?
 
 The study of the paper: pairs of water molecules at 20 distances between oxygens from 3.5 to 12
-Angstrom, PBE/def2-SVP (35 pairs in ``data/``; the paper has 50); closed-form ridge for energies
+Angstrom, PBE/def2-SVP (50 pairs, in ``data/``); closed-form ridge for energies
 (L = 0) and dipoles (L = 1) on V, on V and V^2, on V to V^3 (blocks with one atom at an oxygen,
 summed, or at any atom, summed by element; bare and screened), beside correlations of neighbour
 densities (ACDC nu = 2, featomic) at cutoffs of 4 and more Angstrom.

@@ -11,13 +11,12 @@ PySCF calculation of every test structure in it, with the same functional.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from environment import environment
+from environment import record
 
 import opml_jax as opml
 from opml_jax.data import Dataset, random_split
@@ -85,11 +84,7 @@ def main() -> None:
         line = {"name": name, "target": level, "elements": data.elements}
         line |= {k: len(v) for k, v in parts.items()} | errors(found, test)
         line |= {"fit_cpu_seconds": seconds, "steps": len(fit.history)}
-        line |= environment()
-        print(json.dumps(line), flush=True)
-        if args.json and not args.quick:
-            with open(Path(__file__).parent / "results" / "effective.jsonl", "a") as f:
-                f.write(json.dumps(line) + "\n")
+        record(line, "effective", args.json and not args.quick)
 
 
 if __name__ == "__main__":

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
 from importlib.metadata import version
+from pathlib import Path
 
 import jax
 
@@ -27,3 +29,12 @@ def environment() -> dict[str, str]:
         **{package: version(package) for package in ("jax", "pyscf", "pyscfad")},
         "omp_num_threads": os.environ.get("OMP_NUM_THREADS", "unset"),
     }
+
+
+def record(line: dict, name: str, keep: bool) -> None:
+    """Print a line with where it was measured; ``keep`` appends it to ``results/NAME.jsonl``."""
+    text = json.dumps({**line, **environment()})
+    print(text, flush=True)
+    if keep:
+        with open(Path(__file__).parent / "results" / f"{name}.jsonl", "a") as f:
+            f.write(text + "\n")

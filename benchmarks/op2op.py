@@ -17,13 +17,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from environment import environment
+from environment import record
 
 import opml_jax as opml
 from opml_jax.data import Dataset
@@ -149,11 +148,7 @@ def main() -> None:
                 if args.scf:
                     part = data.subset(list(split["test"])[: args.scf])
                     line["scf"] = compare_guesses(model, part)
-                line |= environment()
-                print(json.dumps(line), flush=True)
-                if args.json and not args.quick:
-                    with open(Path(__file__).parent / "results" / "op2op.jsonl", "a") as f:
-                        f.write(json.dumps(line) + "\n")
+                record(line, "op2op", args.json and not args.quick)
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from environment import environment
+from environment import record
 
 import opml_jax as opml
 from opml_jax.data import read_dataset
@@ -206,11 +205,7 @@ def main() -> None:
                     {"seed": seed} | errors(left) | {"fit_cpu_seconds": time.process_time() - start}
                 )
                 line |= {"epochs": args.epochs} if define is OperatorNetwork else {}
-                line |= environment()
-                print(json.dumps(line), flush=True)
-                if args.json:
-                    with open(Path(__file__).parent / "results" / "rmd17.jsonl", "a") as f:
-                        f.write(json.dumps(line) + "\n")
+                record(line, "rmd17", args.json)
 
 
 if __name__ == "__main__":

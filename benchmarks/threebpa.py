@@ -12,13 +12,12 @@ of each training set is for validation. Model, descriptors and fit are those of 
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 
 import jax
 import numpy as np
-from environment import environment
+from environment import record
 from rmd17 import MODELS, descriptors, errors, fit_op2prop
 
 import opml_jax as opml
@@ -89,11 +88,8 @@ def main() -> None:
             for temperature, of in (("300K", ~hot), ("mixedT", hot)):
                 if of.any():
                     line[temperature] = errors({k: v[of] for k, v in left.items()})
-            line |= {k: len(v) for k, v in split.items()} | environment()
-            print(json.dumps(line), flush=True)
-            if args.json and not args.quick:
-                with open(Path(__file__).parent / "results" / "threebpa.jsonl", "a") as f:
-                    f.write(json.dumps(line) + "\n")
+            line |= {k: len(v) for k, v in split.items()}
+            record(line, "threebpa", args.json and not args.quick)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,24 @@ def one_of(
         )
 
 
+def at_least(where: str, config: object, names: Iterable[str], least: int = 0) -> None:
+    """Refuse settings below ``least``.
+
+    Args:
+      where: what they belong to, for the message.
+      config: has them as attributes.
+      names: which.
+      least: of each.
+
+    Raises:
+      ConfigError: one of them is smaller.
+    """
+    for name in names:
+        if (value := getattr(config, name)) < least:
+            expected = f"at least {least}" if least else "zero or more"
+            raise ConfigError(refusal(f"{where}.{name}", got=value, expected=expected))
+
+
 def nearest(word: str, known: Iterable[str]) -> str:
     """``"Did you mean 'x'?"`` for the closest known word, or an empty string."""
     words = {str(k).lower(): str(k) for k in known}

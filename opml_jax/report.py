@@ -16,9 +16,10 @@ import scipy.linalg
 from .basis import layout_of
 from .data import Dataset
 from .data.files import write_text
+from .data.reference import density_of
 from .features.inputs import OPERATORS
 from .models import Model, OperatorModel
-from .training.operator_metrics import density_of, is_effective, paired_levels
+from .training.operator_metrics import is_effective, paired_levels
 from .units import (
     ANGSTROM_PER_BOHR,
     DEBYE_PER_EBOHR,

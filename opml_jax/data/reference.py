@@ -11,11 +11,12 @@ from importlib.metadata import version
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
 from ..errors import ConventionError, ConvergenceError, OpmlError, nearest, refusal
-from ..structures import Structure
+from ..structures import Structure, centre_of_nuclear_charge
 
 
 @dataclasses.dataclass(frozen=True)
@@ -170,6 +171,42 @@ def atomic_densities(basis: Basis) -> dict[str, np.ndarray]:
         dm = scf.hf.init_guess_by_atom(molecule(atom, basis.name))
         out[str(z)] = from_pyscf(np.asarray(dm), atom, basis)
     return out
+
+
+def density_of(fock: np.ndarray, overlap: np.ndarray, structure: Structure) -> np.ndarray:
+    """Closed-shell density matrix ``(nao, nao)`` of a Fock matrix."""
+    _, c = scipy.linalg.eigh(fock, overlap)
+    occupied = c[:, : (sum(structure.numbers) - structure.charge) // 2]
+    return 2 * occupied @ occupied.T
+
+
+def observables_of(structure: Structure, fock: np.ndarray, basis: Basis) -> dict[str, np.ndarray]:
+    """What follows from a Fock matrix, by libcint and NumPy.
+
+    :mod:`opml_jax.observables` would be compiled anew for every molecule of a data set.
+
+    Args:
+      structure: closed-shell molecule.
+      fock: ``(nao, nao)`` Hartree, the library's AO order.
+      basis: of PySCF's library.
+
+    Returns:
+      ``mo_energy`` ``(nao,)`` Hartree, ``dipole`` ``(3,)`` e Bohr about the centre of nuclear
+      charge, ``lowdin_charges`` ``(n_atoms,)``.
+    """
+    centre = np.asarray(centre_of_nuclear_charge(structure))
+    moved = structure.replace(positions=np.asarray(structure.positions) - centre)
+    mol, layout = molecule(moved, basis.name), layout_of(structure, basis)
+    overlap = np.asarray(from_pyscf(mol.intor("int1e_ovlp"), structure, basis))
+    position = from_pyscf(mol.intor("int1e_r"), structure, basis)
+    dm = density_of(fock, overlap, structure)
+    root = scipy.linalg.sqrtm(overlap).real
+    populations = np.bincount(layout.atom, np.einsum("ij,jk,ki->i", root, dm, root))
+    return {
+        "mo_energy": scipy.linalg.eigh(fock, overlap, eigvals_only=True),
+        "dipole": -np.einsum("xij,ji->x", position, dm),
+        "lowdin_charges": np.array(structure.numbers) - populations,
+    }
 
 
 def mean_field(structure: Structure, method: Method):

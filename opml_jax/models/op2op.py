@@ -34,7 +34,7 @@ import numpy as np
 from .. import integrals, lapack
 from ..basis import AOLayout, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, one_of, refusal
-from ..features.couple import IrrepKey, key_name, species_channels, uncouple_species
+from ..features.couple import IrrepKey, key_name, species_channels
 from ..numerics import Array, einsum, is_concrete
 from ..observables import density_matrix, project
 from ..operators.species import (
@@ -261,8 +261,7 @@ class Op2Op(Definition):
                 y[key] = einsum("nmc,co->nmo", columns, own["weights"])
                 if "constant" in own:
                     y[key] = y[key] + own["constant"]
-        blocks = uncouple_species(y, self.basis.spec)
-        return scatter_species(blocks, table, like.shape[0], like.shape[-1])
+        return to_matrix(y, table, like.shape[0], like.shape[-1])
 
     def baseline(
         self,
@@ -348,8 +347,7 @@ class Op2Op(Definition):
         out = {"overlap": s, "residual": jnp.zeros(guess.shape[0], guess.dtype)}
         if self.config.target == "dm":
             mask = None if one else structure.layout.ao_mask
-            padded = s if one else integrals.overlap(structure, self.basis, padding=1.0)
-            out["dm"] = project(guess, padded, self.n_described(structure), mask=mask)
+            out["dm"] = project(guess, s, self.n_described(structure), mask=mask)
             return {k: v[0] for k, v in out.items()} if one else out
         if not self.config.density_words:
             out["fock"] = guess + self.learned(params, operators, known, table)

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, one_of, refusal
+from ..errors import ConfigError, at_least, one_of, refusal
 from ..models import Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
 from .operator_losses import OperatorLosses
 
@@ -114,7 +114,7 @@ class OptimConfig:
                 raise ConfigError(
                     refusal(f"optim.{name}", got=getattr(self, name), expected="a positive number")
                 )
-        for name in (
+        zero_or_more = (
             "epochs",
             "weight_decay",
             "energy_weight",
@@ -124,11 +124,8 @@ class OptimConfig:
             "dipole_precision",
             "field_dipole_sigma",
             "consistency_sigma",
-        ):
-            if getattr(self, name) < 0:
-                raise ConfigError(
-                    refusal(f"optim.{name}", got=getattr(self, name), expected="zero or more")
-                )
+        )
+        at_least("optim", self, zero_or_more)
         if self.consistency_sigma and not self.field_dipole_sigma:
             raise ConfigError(
                 refusal(
@@ -169,20 +166,8 @@ class EffectiveConfig:
     polarizability_weight: float = 1.0
 
     def __post_init__(self):
-        for name, least in (("components", 1), ("steps", 1)):
-            if getattr(self, name) < least:
-                raise ConfigError(
-                    refusal(f"effective.{name}", got=getattr(self, name), expected="at least 1")
-                )
-        for field in dataclasses.fields(self)[2:]:
-            if getattr(self, field.name) < 0:
-                raise ConfigError(
-                    refusal(
-                        f"effective.{field.name}",
-                        got=getattr(self, field.name),
-                        expected="zero or more",
-                    )
-                )
+        at_least("effective", self, ("components", "steps"), 1)
+        at_least("effective", self, [f.name for f in dataclasses.fields(self)])
 
 
 @dataclasses.dataclass(frozen=True)

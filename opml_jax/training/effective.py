@@ -29,20 +29,20 @@ from ..data import Dataset
 from ..data.plausibility import check_finite
 from ..data.reference import cross_overlap
 from ..errors import DataError, refusal
-from ..features.couple import has_constant, key_name, uncouple_species
+from ..features.couple import has_constant, key_name
 from ..models.op2op import Op2Op, Params, batches, n_electrons
+from ..models.op2op_network import compress
 from ..numerics import Array, einsum, require_x64
-from ..operators.species import scatter_species
 from ..structures import Structure, centre_of_nuclear_charge
 from .config import EffectiveConfig
-from .op2op import fit_op2op, real_rows
+from .op2op import VANISHING, fit_op2op, real_rows
 from .operator_metrics import reference_observables
 
 CHUNK = 16
 """Molecules at once."""
 
-VANISHING = 1e-12
-"""Principal components whose share of the variance is below this are rounding errors."""
+SMALLEST = 1e-12
+"""Principal components with less of the largest one's variance are rounding errors."""
 
 PATIENCE = 20
 """Steps without a better validation error after which training stops."""
@@ -157,15 +157,19 @@ def fit_effective(
         k: _prepare(definition, start.params, part, reference_observables(part, targets))
         for k, part in sets.items()
     }
-    maps = _principal_maps(definition, prepared["train"], config.components)
-    stacked = {k: _stack(definition, parts, maps) for k, parts in prepared.items()}
-    weights = {
-        key_name(key): {
-            "weights": np.zeros((m.shape[1], definition.n_outputs(key))),
-            **({"constant": np.zeros(definition.n_outputs(key))} if has_constant(key) else {}),
-        }
-        for key, (_, m) in maps.items()
+    known = start.params["guess"]
+    columns = {
+        name: own
+        for name, own in _components(prepared["train"], config.components).items()
+        if name in known
     }
+    stacked = {k: _stack(parts, columns) for k, parts in prepared.items()}
+    weights = {}
+    for name, own in columns.items():
+        n_outputs = known[name]["weights"].shape[1]
+        weights[name] = {"weights": np.zeros((own["components"].shape[1], n_outputs))}
+        if "mean" in own:
+            weights[name]["constant"] = np.zeros(n_outputs)
     flat, unflatten = jax.flatten_util.ravel_pytree(weights)
     parts = _parts(definition, targets)
 
@@ -224,7 +228,7 @@ def fit_effective(
         options={"maxiter": config.steps, "maxcor": 30},
     )
     on_progress("observables", config.steps, config.steps)
-    return FittedEffective(_moved(start.params, maps, unflatten(best["flat"])), history)
+    return FittedEffective(_moved(start.params, columns, unflatten(best["flat"])), history)
 
 
 def _prepare(
@@ -273,37 +277,38 @@ def _prepare(
     return out
 
 
-def _principal_maps(
-    definition: Op2Op, prepared: Sequence[dict[str, Any]], components: int
-) -> dict[tuple, tuple[np.ndarray, np.ndarray]]:
-    """For each key the mean of its columns, and the map to principal components of unit size."""
-    out = {}
+def _components(prepared: Sequence[dict[str, Any]], most: int) -> Params:
+    """Principal components of every key's columns, of unit size, for :func:`compress`.
+
+    Of whole columns, centred before they are squared: added up as moments, small columns would be
+    lost to rounding, and observables twice as wrong.
+    """
+    out: Params = {}
     for key in prepared[0]["x"]:
         rows = [
             part["x"][key][real_rows(key, part["table"], part["real"].sum())] for part in prepared
         ]
         x = np.concatenate([own.reshape(-1, own.shape[-1]) for own in rows])
-        mean = x.mean(axis=0) if has_constant(key) and len(x) else np.zeros(x.shape[1])
-        centred = x - mean
-        size = np.sqrt((centred**2).mean(axis=0)) if len(x) else np.zeros(x.shape[1])
-        if not size.max(initial=0.0) > 0:
+        if not np.any(x):
             continue
-        inverse = np.where(size > 1e-10 * size.max(), 1 / np.maximum(size, 1e-300), 0.0)
-        scaled = centred * inverse
-        values, u = np.linalg.eigh(scaled.T @ scaled / len(x))
-        values, u = values[::-1][:components], u[:, ::-1][:, :components]
-        kept = values > VANISHING * values[0]
-        out[key] = mean, inverse[:, None] * u[:, kept] / np.sqrt(values[kept])
+        own = {"mean": x.mean(axis=0)} if has_constant(key) else {}
+        x = x - own.get("mean", 0.0)
+        size = np.sqrt((x**2).mean(axis=0))
+        inverse = np.where(size > VANISHING * size.max(), 1 / np.maximum(size, 1e-300), 0.0)
+        values, u = np.linalg.eigh((x * inverse).T @ (x * inverse) / len(x))
+        values, u = values[::-1][:most], u[:, ::-1][:, :most]
+        kept = values > SMALLEST * values[0]
+        own["components"] = inverse[:, None] * u[:, kept] / np.sqrt(values[kept])
+        out[key_name(key)] = own
     return out
 
 
-def _stack(definition: Op2Op, prepared: Sequence[dict[str, Any]], maps) -> dict[str, Any]:
+def _stack(prepared: Sequence[dict[str, Any]], columns: Params) -> dict[str, Any]:
     """All batches side by side, columns replaced by their principal components."""
     out = []
     for part in prepared:
-        x = part["x"]  # of validation: may lack a pair of elements
-        z = {k: (x[k] - mean) @ m for k, (mean, m) in maps.items() if k in x}
-        out.append({**{k: v for k, v in part.items() if k != "x"}, "z": z})
+        rest = {k: v for k, v in part.items() if k != "x"}
+        out.append({**rest, "z": compress(columns, part["x"])})
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *out)
 
 
@@ -313,12 +318,7 @@ def _parts(definition: Op2Op, targets: Sequence[str]):
 
     def parts(weights, batch) -> dict[str, tuple[Array, Array]]:
         structures, table = batch["structures"], batch["table"]
-        y = {}
-        for key, z in batch["z"].items():
-            own = weights[key_name(key)]
-            y[key] = einsum("nmc,co->nmo", z, own["weights"]) + own.get("constant", 0.0)
-        n, nao = batch["fock"].shape[:2]
-        change = scatter_species(uncouple_species(y, basis.spec), table, n, nao)
+        change = definition.assemble(weights, batch["z"], table, batch["fock"])
         fock, overlap, mask = batch["fock"] + change, batch["overlap"], structures.layout.ao_mask
         electrons = definition.n_described(structures)
         real, wanted, out = batch["real"], batch["wanted"], {}
@@ -332,7 +332,7 @@ def _parts(definition: Op2Op, targets: Sequence[str]):
 
         if "mo_energy" in targets:
             energy, _ = observables.orbitals(fock, overlap, mask=mask)
-            occupied = jnp.arange(nao) < electrons[:, None] // 2
+            occupied = jnp.arange(fock.shape[-1]) < electrons[:, None] // 2
             for name, which in (("occupied", occupied), ("virtual", ~occupied)):
                 add(name, energy - wanted["mo_energy"], which & mask & real[:, None])
         if set(targets) == {"mo_energy"}:
@@ -359,15 +359,13 @@ def _parts(definition: Op2Op, targets: Sequence[str]):
     return parts
 
 
-def _moved(params: Params, maps, weights: Params) -> Params:
+def _moved(params: Params, columns: Params, weights: Params) -> Params:
     """The start's parameters with the changes, in its own columns."""
     guess = {k: dict(v) for k, v in params["guess"].items()}
-    for key, (mean, m) in maps.items():
-        own, name = weights[key_name(key)], key_name(key)
-        change = m @ np.asarray(own["weights"])
-        into = guess.setdefault(name, {"weights": np.zeros_like(change)})
-        into["weights"] = into["weights"] + change
-        if "constant" in own:
-            constant = np.asarray(own["constant"]) - mean @ change
-            into["constant"] = into.get("constant", 0.0) + constant
+    for name, own in columns.items():
+        change = own["components"] @ np.asarray(weights[name]["weights"])
+        guess[name]["weights"] = guess[name]["weights"] + change
+        if "mean" in own:
+            moved = np.asarray(weights[name]["constant"]) - own["mean"] @ change
+            guess[name]["constant"] = guess[name]["constant"] + moved
     return {**params, "guess": guess}

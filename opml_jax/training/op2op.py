@@ -40,8 +40,6 @@ self-consistent predictions.
 N_JUDGED = 40
 """Validation structures that floors are judged by, at most."""
 
-SUPERPOSED = "superposed"
-
 CHUNK = 8
 """Molecules at once."""
 
@@ -233,7 +231,7 @@ def fit_op2op(
         stage: {"train": {}, "validation": {}} for stage in stages
     }
     total, done = len(train) + len(validation), 0
-    atoms = atomic_densities(definition.basis) if definition.config.baseline == SUPERPOSED else {}
+    atoms = atomic_densities(definition.basis) if definition.config.baseline == "superposed" else {}
     drawn: Params = {"atoms": atoms} if atoms else {}
 
     @jax.jit

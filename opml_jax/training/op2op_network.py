@@ -40,6 +40,7 @@ from .checkpoint import SAVE_EVERY, load_state, save_state
 from .config import OptimConfig
 from .op2op import KeyedSystem, best_of, mean_error, padded, real_rows, solve_key
 from .operator_losses import OperatorLosses, reference, total_loss
+from .residual import optimizer_of
 
 SMALLEST = 1e-6
 """Components with less of the largest component's variance than this are left out."""
@@ -329,14 +330,7 @@ def train_op2op_network(
 
     unit = {name: float(closed_form_loss(part)) for name, part in parts.items()}
     n_batches = len(parts["train"]["real"])
-    steps = max(1, optim.epochs * n_batches)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(optim.clip),
-        optax.adamw(
-            optax.cosine_decay_schedule(optim.learning_rate, steps, 0.01),
-            weight_decay=optim.weight_decay,
-        ),
-    )
+    optimizer = optimizer_of(optim, optim.epochs * n_batches)
 
     def step(state, i, part):
         weights, average, optimizer_state = state

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import jax.numpy as jnp
 
-from ..errors import ConfigError, refusal
+from ..errors import ConfigError, at_least, refusal
 from ..numerics import Array, einsum, matmul
 from ..observables import orbitals
 
@@ -42,15 +42,10 @@ class OperatorLosses:
     frontier: int = 0
 
     def __post_init__(self):
-        weights = {k: v for k, v in dataclasses.asdict(self).items() if k != "frontier"}
-        if min(weights.values()) < 0 or not max(weights.values()) > 0 or self.frontier < 0:
-            raise ConfigError(
-                refusal(
-                    "losses",
-                    got=f"{weights}, frontier {self.frontier}",
-                    expected="zero or more, and one weight above zero",
-                )
-            )
+        names = [f.name for f in dataclasses.fields(self)]
+        at_least("losses", self, names)
+        if not self.matrix and not self.need_orbitals:
+            raise ConfigError(refusal("losses", got="all zero", expected="one weight above zero"))
 
     @property
     def need_orbitals(self) -> bool:

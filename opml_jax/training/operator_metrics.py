@@ -8,12 +8,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import scipy.linalg
 
-from ..basis import Basis, from_pyscf, layout_of, load_basis
+from ..basis import Basis, layout_of, load_basis
 from ..data import Dataset
-from ..data.reference import molecule
+from ..data.reference import density_of, observables_of
 from ..features.couple import IrrepKey, couple_species, species_irreps_norm
 from ..operators.species import gather_species, species_table
-from ..structures import Structure, centre_of_nuclear_charge
 from ..structures.elements import symbol
 from .config import OBSERVABLES
 
@@ -23,13 +22,6 @@ MICRO = 1e6
 def is_effective(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> bool:
     """Whether the references are Fock matrices in a larger basis than the predicted ones."""
     return len(dataset.labels["fock"][0]) != predicted["nao"][0]
-
-
-def density_of(fock: np.ndarray, overlap: np.ndarray, structure: Structure) -> np.ndarray:
-    """Closed-shell density matrix ``(nao, nao)`` of a Fock matrix (NumPy)."""
-    _, c = scipy.linalg.eigh(fock, overlap)
-    occupied = c[:, : (sum(structure.numbers) - structure.charge) // 2]
-    return 2 * occupied @ occupied.T
 
 
 def operator_errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
@@ -104,33 +96,13 @@ def reference_observables(
     basis = load_basis(dataset.meta["basis"], dataset.elements)
     dataset.check_layout(basis)
     rows = [
-        _of_fock(structure, np.asarray(dataset.labels["fock"][i]), basis)
+        observables_of(structure, np.asarray(dataset.labels["fock"][i]), basis)
         for i, structure in enumerate(dataset.structures)
     ]
     out = {name: [row[name] for row in rows] for name in names if name != "polarizability"}
     if "polarizability" in names:
         out["polarizability"] = list(dataset.labels["polarizability"])
     return out
-
-
-def _of_fock(structure: Structure, fock: np.ndarray, basis: Basis) -> dict[str, np.ndarray]:
-    """Observables of one matrix (on the host: every molecule has its own shape)."""
-    centre = np.asarray(centre_of_nuclear_charge(structure))
-    moved = structure.replace(positions=np.asarray(structure.positions) - centre)
-    mol, layout = molecule(moved, basis.name), layout_of(structure, basis)
-    overlap = np.asarray(from_pyscf(mol.intor("int1e_ovlp"), structure, basis))
-    position = from_pyscf(mol.intor("int1e_r"), structure, basis)
-    energy, c = scipy.linalg.eigh(fock, overlap)
-    occupied = c[:, : (sum(structure.numbers) - structure.charge) // 2]
-    dm = 2 * occupied @ occupied.T
-    w, u = np.linalg.eigh(overlap)
-    root = (u * np.sqrt(w)) @ u.T
-    populations = np.bincount(layout.atom, np.einsum("ij,jk,ki->i", root, dm, root))
-    return {
-        "mo_energy": energy,
-        "dipole": -np.einsum("xij,ji->x", position, dm),
-        "lowdin_charges": np.array(structure.numbers) - populations,
-    }
 
 
 def paired_levels(

@@ -42,6 +42,15 @@ Arrays = dict[str, Any]
 """Named arrays, structures first."""
 
 
+def optimizer_of(optim: OptimConfig, n_steps: int) -> optax.GradientTransformation:
+    """AdamW with clipped gradients and a cosine schedule."""
+    schedule = optax.cosine_decay_schedule(optim.learning_rate, max(1, n_steps), 0.01)
+    return optax.chain(
+        optax.clip_by_global_norm(optim.clip),
+        optax.adamw(schedule, weight_decay=optim.weight_decay),
+    )
+
+
 def make_inputs(params: Params, cache: Cache, labels: Arrays) -> Arrays:
     """What the networks see of a set.
 
@@ -199,11 +208,7 @@ def train_residual(
     weights = jax.vmap(initial)(keys)
     size = min(optim.batch_size, n_train)
     steps = max(1, n_train // size)
-    schedule = optax.cosine_decay_schedule(optim.learning_rate, max(1, optim.epochs * steps), 0.01)
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(optim.clip),
-        optax.adamw(schedule, weight_decay=optim.weight_decay),
-    )
+    optimizer = optimizer_of(optim, optim.epochs * steps)
 
     def predict(weights, batch):
         network = functools.partial(module.apply, {"params": weights})
