@@ -96,7 +96,7 @@ class AOLayout:
         out = []
         for a, n, l, m in self._table:
             name = names[l][m + l] if l in names else f"{m:+d}"
-            out.append(f"{a} {symbol(self.numbers[a])} {n}{'spdfg'[l]} {name}".rstrip())
+            out.append(f"{a} {symbol(self.numbers[a])} {n}{'spdfghi'[l]} {name}".rstrip())
         return out
 
     @functools.cached_property

@@ -50,7 +50,7 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
 
     Raises:
       BasisError: unknown name (the nearest known one is suggested), an element the basis
-        lacks, an element for which it is an effective-core-potential basis, or l above g.
+        lacks, an element for which it is an effective-core-potential basis, or l above i.
 
     Example:
       >>> load_basis("def2-svp", [8, 1, 1])

@@ -15,8 +15,8 @@ from ..numerics import Array, is_concrete, pytree, replace, static
 from ..structures.elements import symbol
 from .spec import BasisSpec
 
-MAX_L = 4
-"""Highest angular momentum supported (g shells)."""
+MAX_L = 6
+"""Highest angular momentum supported (i shells); auxiliary bases need h."""
 
 
 @pytree
@@ -57,7 +57,7 @@ class Basis:
         """Basis from ``{atomic number: shells}``; shells are sorted by l, stably.
 
         Raises:
-          BasisError: an element without shells, or an angular momentum above g.
+          BasisError: an element without shells, or an angular momentum above i.
         """
         elements = tuple(sorted(shells))
         ordered = []
@@ -72,7 +72,7 @@ class Basis:
                     refusal(
                         "basis",
                         got=f"{name!r} with l={own[-1].l} on {symbol(z)}",
-                        expected=f"angular momenta up to l={MAX_L} (g)",
+                        expected=f"angular momenta up to l={MAX_L} (i)",
                     )
                 )
             ordered.append(own)

@@ -72,8 +72,8 @@ class Channel:
     def __str__(self) -> str:
         where = {ON_SITE: "on-site", PAIR: "pair"}.get(self.neighbour)
         where = where or f"sum over {symbol(self.neighbour)}"
-        a = f"{self.n1 + self.l1 + 1}{'spdfg'[self.l1]}"
-        b = f"{self.n2 + self.l2 + 1}{'spdfg'[self.l2]}"
+        a = f"{self.n1 + self.l1 + 1}{'spdfghi'[self.l1]}"
+        b = f"{self.n2 + self.l2 + 1}{'spdfghi'[self.l2]}"
         irrep = f"{self.l}{'e' if self.parity > 0 else 'o'}"
         return f"{self.operator}^{self.power} {where} {a},{b} -> {irrep}"
 

@@ -1,4 +1,4 @@
-"""One-electron integrals over a molecule or a batch, each differentiable in what it is given."""
+"""Integrals over a molecule or a batch, each differentiable in what it is given."""
 
 from .coulomb import fitted_coulomb as fitted_coulomb
 from .one_electron import DRIVERS as DRIVERS
@@ -11,3 +11,8 @@ from .one_electron import screened_potential as screened_potential
 from .one_electron import second_moments as second_moments
 from .screening import ScreenedPairs as ScreenedPairs
 from .screening import screen as screen
+from .three_center import three_center as three_center
+from .two_center import coulomb_metric as coulomb_metric
+from .two_center import overlap_metric as overlap_metric
+from .two_center import potentials as potentials
+from .two_center import values as values

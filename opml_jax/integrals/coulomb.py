@@ -39,7 +39,7 @@ N_FIT = _N_S + 3 * len(P_EXPONENTS)
 """Fitting functions of one atom."""
 
 
-def coulomb_metric(positions: Array) -> Array:
+def fit_metric(positions: Array) -> Array:
     r"""Coulomb energies :math:`(Q|Q')` of the fitting functions, Hartree.
 
     s functions hold a charge of 1, p functions are their derivatives in the centre (a dipole of 1).
@@ -137,7 +137,7 @@ def fitted_coulomb(
     ).reshape(*lead, n * N_FIT)
 
     own = jnp.repeat(real, N_FIT, axis=-1)
-    metric = jnp.where(own[..., :, None] & own[..., None, :], coulomb_metric(positions), 0.0)
+    metric = jnp.where(own[..., :, None] & own[..., None, :], fit_metric(positions), 0.0)
     metric = metric + jnp.where(own, 0.0, 1.0)[..., None] * jnp.eye(n * N_FIT, dtype=dtype)
     scale = 1 / jnp.sqrt(jnp.diagonal(metric, axis1=-2, axis2=-1))
     metric = metric * scale[..., :, None] * scale[..., None, :]

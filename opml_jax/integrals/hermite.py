@@ -93,7 +93,7 @@ def gaussian_radial(l: int, k: int, mu: Any, r2: Any) -> Any:
     return (-2 * mu) ** l * (-4 * mu) ** k * math.factorial(k) * _laguerre(k, l + 0.5, mu * r2)
 
 
-def _radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int, int], Array]:
+def radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int, int], Array]:
     """Every G_lk to ``order``; with ``up`` also G_{l+1,k} for each (l, k)."""
     top_order = order + 1 if up else order
     inverse = 1 / variance
@@ -159,7 +159,7 @@ def _potential(sources, centres, spreads, pairs, variances, *, order: int, dipol
     def step(total, charge):
         source, centre, spread = charge  # (1 or 3, K, B), (3, B), (B,)
         r, r2, v = _displacements(pairs, variances, centre, spread)
-        g = _radial(order, r2, v, up=dipole)
+        g = radial(order, r2, v, up=dipole)
         s = _rows(order, r)
         source = source[..., None]
         if dipole:
@@ -212,7 +212,7 @@ def _moments(weights, centres, spreads, pairs, variances, *, order: int, dipole:
     def step(_, charge):
         centre, spread = charge
         r, r2, v = _displacements(pairs, variances, centre, spread)
-        g = _radial(order, r2, v, up=dipole)
+        g = radial(order, r2, v, up=dipole)
         s = solid_harmonics(order, *r)
 
         def sum_over(l: int, own: Callable[[int], Array]) -> Array:

@@ -29,7 +29,7 @@ from ..structures import Structure
 MAX_ORDER = 4  # pyscfad's libcint goes no further
 
 # Slots of libcint's integer and float tables (cint.h).
-_ATM_SLOTS, _BAS_SLOTS, _ENV_START = 6, 8, 20
+_ATM_SLOTS, _BAS_SLOTS, ENV_START = 6, 8, 20
 _PTR_RINV_ORIGIN, _PTR_RINV_ZETA = 4, 7
 
 
@@ -76,17 +76,20 @@ class _Member:
 
 
 @functools.lru_cache(maxsize=256)
-def _tables(spec: BasisSpec, numbers: tuple[int, ...]):
-    """Integer tables atm and bas, and the AO permutation, for atoms without padding."""
+def tables(spec: BasisSpec, numbers: tuple[int, ...]):
+    """Integer tables atm and bas, and the AO permutation, for atoms without padding.
+
+    env: ``ENV_START`` zeros, positions, exponents and coefficients of ``Basis.flat``.
+    """
     n_table = sum(sum(s) for s in spec.sizes) + 1  # Basis.flat closes with an empty primitive
-    start = _ENV_START + 3 * len(numbers)
+    start = ENV_START + 3 * len(numbers)
     offsets, used = [], 0
     for own in spec.sizes:
         offsets.append(used)
         used += sum(own)
     atm = np.zeros((len(numbers), _ATM_SLOTS), np.int32)
     atm[:, 0] = numbers
-    atm[:, 1] = _ENV_START + 3 * np.arange(len(numbers))
+    atm[:, 1] = ENV_START + 3 * np.arange(len(numbers))
     bas, ls = [], []
     for a, z in enumerate(numbers):
         e = spec.element_index(z)
@@ -103,8 +106,8 @@ def _one(member: _Member, numbers, positions, table, centres, zetas, charges) ->
     from pyscfad.gto._pyscf_moleintor import getints
 
     real = numbers > 0
-    atm, bas, permutation = _tables(member.spec, tuple(int(z) for z in numbers[real]))
-    env = np.concatenate([np.zeros(_ENV_START), positions[real].ravel(), table.ravel()])
+    atm, bas, permutation = tables(member.spec, tuple(int(z) for z in numbers[real]))
+    env = np.concatenate([np.zeros(ENV_START), positions[real].ravel(), table.ravel()])
     name = f"int1e_{member.operator}"
     order = member.bra + member.ket
     if order:

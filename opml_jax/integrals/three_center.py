@@ -1,0 +1,63 @@
+"""Integrals over pairs of orbitals and one auxiliary function, by libcint on the host.
+
+They make labels: coefficients of a density matrix. Geometry is not traced through them, and asking
+for that is an error rather than a derivative of zero.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ..basis import Basis, layout_of
+from ..errors import OpmlError, one_of, refusal
+from ..numerics import is_concrete
+from ..structures import Structure
+from .libcint import ENV_START, tables
+
+KINDS = {"coulomb": "int3c2e_sph", "overlap": "int3c1e_sph"}
+
+
+def three_center(
+    structure: Structure, basis: Basis, aux_basis: Basis, kind: str = "coulomb"
+) -> np.ndarray:
+    r"""Integrals :math:`(p|ij) = \int\!\int p(r)\, i(r') j(r') / |r - r'|`, or :math:`\int p i j`.
+
+    Args:
+      structure: molecule, positions in Bohr, numbers and not traced.
+      basis: of the orbitals i and j.
+      aux_basis: of p.
+      kind: ``"coulomb"`` (Hartree) or ``"overlap"`` (Bohr^-1.5).
+
+    Returns:
+      ``(naux, nao, nao)``, all axes in the library's AO order.
+
+    Raises:
+      OpmlError: an unknown kind; positions that are traced.
+      BasisError: an element a basis does not cover.
+    """
+    from pyscf.gto.moleintor import getints
+
+    one_of("kind", kind, KINDS, OpmlError)
+    if not is_concrete(structure.positions):
+        raise OpmlError(
+            refusal(
+                "positions",
+                got="traced ones",
+                expected="numbers for integrals over three centres, which have no derivatives",
+                hint="Differentiate coulomb_metric, values or potentials instead.",
+            )
+        )
+    layouts = [layout_of(structure, b) for b in (basis, aux_basis)]
+    (atm, of_orbitals, permutation), (_, of_aux, aux_permutation) = (
+        tables(layout.spec, structure.numbers) for layout in layouts
+    )
+    flat = [np.stack(b.flat()) for b in (basis, aux_basis)]
+    of_aux = of_aux.copy()
+    of_aux[:, [5, 6]] += flat[0].size
+    bas = np.concatenate([of_orbitals, of_aux])
+    n, total = len(of_orbitals), len(bas)
+    positions = np.asarray(structure.positions, np.float64)
+    env = np.concatenate([np.zeros(ENV_START), positions.ravel(), *(f.ravel() for f in flat)])
+    out = getints(KINDS[kind], atm, bas, env, shls_slice=(0, n, 0, n, n, total), aosym="s1")
+    out = out.transpose(2, 0, 1)[aux_permutation]
+    return np.ascontiguousarray(out[:, permutation[:, None], permutation])
