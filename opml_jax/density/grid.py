@@ -1,0 +1,134 @@
+"""Densities on points of space: integration grids, errors, cube files."""
+
+from __future__ import annotations
+
+import os
+
+import jax
+import numpy as np
+
+from .. import integrals
+from ..basis import Basis
+from ..data.files import atomic_path
+from ..errors import OpmlError, refusal
+from ..numerics import Array
+from ..structures import Structure
+
+CHUNK = 4096
+"""Points at a time."""
+
+
+def grid(structure: Structure, level: int = 3) -> tuple[np.ndarray, np.ndarray]:
+    """Points and weights for integrals over a molecule, PySCF's atomic grids joined by Becke.
+
+    Args:
+      structure: molecule.
+      level: 0 to 9, coarse to fine.
+
+    Returns:
+      ``(n_points, 3)`` Bohr and ``(n_points,)`` Bohr^3.
+
+    Raises:
+      OpmlError: another level.
+    """
+    from pyscf.dft import gen_grid
+
+    if level not in range(10):
+        raise OpmlError(refusal("level", got=level, expected="from 0 to 9"))
+    grids = gen_grid.Grids(_bare(structure))
+    grids.level, grids.verbose = level, 0
+    grids.build(with_non0tab=False)
+    return grids.coords, grids.weights
+
+
+def _bare(structure: Structure):
+    """``pyscf.gto.Mole`` with nuclei and no more than one function each."""
+    from pyscf import gto
+
+    positions = np.asarray(structure.positions).tolist()
+    return gto.M(
+        atom=list(zip(structure.symbols, positions, strict=True)),
+        unit="Bohr",
+        basis={symbol: [[0, [1.0, 1.0]]] for symbol in structure.symbols},
+        charge=structure.charge,
+        spin=structure.spin,
+        verbose=0,
+    )
+
+
+def on_points(
+    coefficients: Array, structure: Structure, basis: Basis, points: np.ndarray
+) -> np.ndarray:
+    """Density at points, a few thousand at a time.
+
+    Args:
+      coefficients: ``(..., naux)``.
+      structure: molecule.
+      basis: auxiliary basis.
+      points: ``(n_points, 3)`` Bohr.
+
+    Returns:
+      ``(..., n_points)`` electrons per Bohr^3.
+    """
+    coefficients, points = np.asarray(coefficients), np.asarray(points)
+    out = []
+    for start in range(0, len(points), CHUNK):
+        part = points[start : start + CHUNK]
+        filled = np.concatenate([part, np.zeros((CHUNK - len(part), 3))])  # one shape to compile
+        found = np.asarray(_values(structure, basis, filled))[: len(part)]
+        out.append(coefficients @ found.T)
+    return np.concatenate(out, axis=-1)
+
+
+_values = jax.jit(integrals.values)
+
+
+def density_error_percent(
+    difference: Array, structure: Structure, basis: Basis, *, level: int = 3
+) -> float:
+    r"""Absolute error per electron, :math:`100 \int |\Delta\rho| / N` percent.
+
+    The error quoted for predicted densities (Grisafi et al., arXiv:2206.14087).
+
+    Args:
+      difference: ``(naux,)`` coefficients of predicted minus reference density.
+      structure: molecule.
+      basis: auxiliary basis.
+      level: of the integration grid.
+    """
+    points, weights = grid(structure, level)
+    error = np.abs(on_points(difference, structure, basis, points))
+    return float(100 * (weights @ error) / structure.n_electrons)
+
+
+def write_cube(
+    path: str | os.PathLike,
+    coefficients: Array,
+    structure: Structure,
+    basis: Basis,
+    *,
+    spacing: float = 0.2,
+    margin: float = 5.0,
+) -> None:
+    """Write a density as a Gaussian cube file (PySCF's writer), atomically.
+
+    Args:
+      path: file to write.
+      coefficients: ``(naux,)``.
+      structure: molecule.
+      basis: auxiliary basis.
+      spacing: Bohr between points.
+      margin: Bohr between the nuclei and the edge of the box.
+
+    Raises:
+      OpmlError: a spacing or margin that is not positive.
+    """
+    from pyscf.tools.cubegen import Cube
+
+    for name, value in (("spacing", spacing), ("margin", margin)):
+        if not value > 0:
+            raise OpmlError(refusal(name, got=value, expected="positive"))
+    cube = Cube(_bare(structure), resolution=spacing, margin=margin)
+    field = on_points(coefficients, structure, basis, cube.get_coords())
+    with atomic_path(path) as temporary:
+        cube.write(field.reshape(cube.nx, cube.ny, cube.nz), str(temporary), "density, e/Bohr^3")
