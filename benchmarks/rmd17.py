@@ -46,6 +46,7 @@ PRODUCTS = Op2PropConfig(
 )
 MODELS = {
     "products": PRODUCTS,
+    "products_kernel": dataclasses.replace(PRODUCTS, references=600),
     "products_128": dataclasses.replace(PRODUCTS, channels=128),
     "products_128_residual": dataclasses.replace(PRODUCTS, channels=128),
     "products_residual": PRODUCTS,

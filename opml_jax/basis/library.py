@@ -34,6 +34,12 @@ has the same channels.
 """
 
 
+EVEN_TEMPERED_F = (*EVEN_TEMPERED, (3, (0.5,)))
+"""The same with f functions, ``"even-tempered-f"``: blocks with irreps up to l = 6."""
+
+_OWN = {"even-tempered": EVEN_TEMPERED, "even-tempered-f": EVEN_TEMPERED_F}
+
+
 def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     """Load a spherical all-electron basis from PySCF's library.
 
@@ -42,7 +48,7 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
 
     Args:
       name: any name PySCF knows, e.g. ``"sto-3g"``, ``"def2-svp"``, ``"cc-pvtz"``; or
-        ``"even-tempered"`` (:data:`EVEN_TEMPERED`).
+        ``"even-tempered"`` (:data:`EVEN_TEMPERED`) and ``"even-tempered-f"``.
       numbers: atomic numbers (or symbols) to cover; repeats are fine.
 
     Returns:
@@ -59,8 +65,8 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     elements = sorted({atomic_number(z) for z in numbers})
     if not elements:
         raise BasisError(refusal("numbers", got="no elements", expected="at least one element"))
-    if name == "even-tempered":
-        shells = [Shell(l, np.array([a]), np.ones(1)) for l, row in EVEN_TEMPERED for a in row]
+    if name in _OWN:
+        shells = [Shell(l, np.array([a]), np.ones(1)) for l, row in _OWN[name] for a in row]
         return Basis.from_shells(name, dict.fromkeys(elements, shells))
     return Basis.from_shells(name, {z: _element(name, z) for z in elements})
 

@@ -5,6 +5,7 @@ from .atoms import superposed_atoms as superposed_atoms
 from .fitting import METRICS as METRICS
 from .fitting import Fitting as Fitting
 from .fitting import check_coefficients as check_coefficients
+from .fitting import check_positive as check_positive
 from .fitting import external_energies as external_energies
 from .fitting import fit as fit
 from .fitting import fitting as fitting

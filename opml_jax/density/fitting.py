@@ -61,6 +61,9 @@ def external_energies(structure: Structure, aux_basis: Basis) -> Array:
     return -jnp.asarray(structure.numbers, positions.dtype) @ at_nuclei
 
 
+_compiled = jax.jit(metric_matrix, static_argnames="metric")
+
+
 @pytree
 class Fitting:
     """The linear map from a density matrix to coefficients; see :func:`fitting`.
@@ -144,9 +147,9 @@ def fitting(
     projections = integrals.three_center(structure, basis, aux_basis, kind)
     if metric == "hartree+external":
         attraction = integrals.external_potential(structure, basis)
-        external = external_energies(structure, aux_basis)
+        external = np.asarray(jax.jit(external_energies)(structure, aux_basis))
         projections = projections + external[:, None, None] * attraction
-    matrix = np.asarray(metric_matrix(structure, aux_basis, metric))
+    matrix = np.asarray(_compiled(structure, aux_basis, metric))
     check_positive(matrix, f"the {metric} metric of {aux_basis!r}")
     return Fitting(
         matrix,

@@ -22,17 +22,18 @@ def _radial_moments(structure: Structure, basis: Basis, degree: int) -> Array:
     """``(naux,)`` of each function: int r^(degree) R(r) Y_lm(r) S_lm(r / |r|)."""
     layout = layout_of(structure, basis)
     topology = layout.primitives
-    exponents, coefficients = (jnp.asarray(x) for x in basis.flat())
+    exponents, coefficients = basis.flat()
+    xp = np if isinstance(exponents, np.ndarray) else jnp
     l, _, shell = topology.ao.T
-    out = jnp.zeros(layout.nao, exponents.dtype)
+    out = xp.zeros(layout.nao)
     for k, (table, member) in enumerate(zip(topology.table, topology.shell, strict=True)):
         if not len(table):
             continue
         p = (k + degree + 3) / 2
         front = math.sqrt(4 * math.pi / (2 * k + 1)) * math.gamma(p) / 2
         own = front * coefficients[table] * exponents[table] ** -p
-        shells = jnp.zeros(topology.shell_counts[k], own.dtype).at[member].add(own)
-        out = out.at[l == k].set(shells[shell[l == k]])
+        of_shell = xp.asarray(member[None] == np.arange(topology.shell_counts[k])[:, None], float)
+        out = xp.where(l == k, (of_shell @ own)[xp.where(l == k, shell, 0)], out)
     return out
 
 
@@ -44,7 +45,7 @@ def charges(structure: Structure, basis: Basis) -> Array:
       basis: auxiliary basis.
     """
     l = layout_of(structure, basis).l
-    return jnp.where(l == 0, _radial_moments(structure, basis, 0), 0.0)
+    return _radial_moments(structure, basis, 0) * (l == 0)
 
 
 def electron_number(coefficients: Array, structure: Structure, basis: Basis) -> Array:

@@ -196,6 +196,6 @@ def potentials(structure: Structure, basis: Basis, points: Array) -> Array:
         a, l = own.exponents, own.l[own.of_primitive]
         front = (math.pi / a) ** 1.5 * (-2 * a) ** (-l)  # the derivative is at the point: a sign
         found = radial(own.ls[-1], r2, jnp.broadcast_to(0.5 / a, r2.shape), up=False)
-        return front * jnp.choose(l, [found[k, 0] for k in range(own.ls[-1] + 1)])
+        return front * jnp.select([l == k for k in own.ls], [found[k, 0] for k in own.ls])
 
     return _at_points(structure, basis, points, potential)

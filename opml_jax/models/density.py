@@ -1,0 +1,220 @@
+r"""Operator to density: coefficients of an auxiliary basis by symmetry-adapted kernels.
+
+Coefficients of degree l on an atom are a baseline and a kernel expansion over reference
+environments of its element (SALTED: Grisafi, Lewis, Rossi, Ceriotti, arXiv:2206.14087; Lewis,
+Grisafi, Ceriotti, Rossi, J. Chem. Theory Comput. 17, 7203 (2021)),
+
+.. math::
+    c_{inl m} = \delta_{l0}\, \bar c_n + \sum_{j m'} k^l_{m m'}(i, j)\, w_{j m' n}, \qquad
+    k^l_{m m'}(i, j) = \kappa(i, j) \sum_q x^l_{i q m} x^l_{j q m'},
+
+x being irreps of blocks of powers of V around an atom, of natural parity, in principal components
+of its element, and kappa a function of the scalars among them: a Gaussian of their distance, or
+(the original) a power of their scalar product, all irreps then being of unit length. One kernel
+serves all radial channels n.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .. import density
+from ..basis import AOLayout, Basis, layout_of
+from ..errors import ConfigError, OpmlError, at_least, one_of, refusal
+from ..features import atom_features
+from ..features.inputs import OPERATORS
+from ..numerics import Array, einsum
+from ..structures import Structure, StructureBatch
+
+Params = dict[str, Any]
+KERNELS = ("gaussian", "polynomial")
+BASELINES = ("atoms", "average")
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2DensityConfig:
+    """What an Op2Density model reads, and how it is solved.
+
+    Attributes:
+      aux_basis: auxiliary basis of the density; any fitting set PySCF knows.
+      basis: basis of the operator that is read; its functions up to l give irreps up to 2 l.
+      operator: the operator, by name.
+      powers: which of its powers.
+      components: principal components of the irreps of each degree and element that are kept.
+      references: reference environments of each element, chosen farthest point first.
+      kernel: ``"gaussian"`` or ``"polynomial"``, what multiplies products of irreps.
+      length: of the Gaussian, in units of the spread of an element's scalars.
+      zeta: of the polynomial: products of irreps times the scalars' to the power zeta - 1.
+      baseline: ``"atoms"`` (superposed free atoms) or ``"average"`` (of the training set).
+      metric: in which the error is made least: coulomb, overlap, or hartree+external.
+      fit_metric: likewise, in which coefficients of density matrices are found.
+      penalty: of the squares of the weights, beside the mean error of a structure.
+      tolerance: of the residual of the conjugate gradients, relative to the right-hand side.
+      cycles: most steps of them.
+    """
+
+    aux_basis: str = "def2-universal-jkfit"
+    basis: str = "even-tempered-f"
+    operator: str = "screened_potential"
+    powers: tuple[int, ...] = (1, 2)
+    components: int = 32
+    references: int = 100
+    kernel: str = "gaussian"
+    length: float = 3.0
+    zeta: int = 2
+    baseline: str = "atoms"
+    metric: str = "coulomb"
+    fit_metric: str = "coulomb"
+    penalty: float = 1e-10
+    tolerance: float = 1e-6
+    cycles: int = 1000
+
+    def __post_init__(self):
+        at_least("density", self, ("components", "references", "zeta", "cycles"), 1)
+        for name in ("length", "penalty", "tolerance"):
+            if not getattr(self, name) > 0:
+                got = getattr(self, name)
+                raise ConfigError(refusal(f"density.{name}", got=got, expected="positive"))
+        one_of("density.kernel", self.kernel, KERNELS)
+        one_of("density.baseline", self.baseline, BASELINES)
+        for name in ("metric", "fit_metric"):
+            one_of(f"density.{name}", getattr(self, name), density.METRICS)
+        one_of("density.operator", self.operator, OPERATORS)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2Density:
+    """Pure functions of an Op2Density model.
+
+    Args:
+      config: settings.
+      basis: of the operator that is read.
+      aux_basis: of the density.
+    """
+
+    config: Op2DensityConfig
+    basis: Basis
+    aux_basis: Basis
+
+    def features(self, structure: Structure | StructureBatch) -> dict[int, Array]:
+        """Irreps of natural parity around every atom.
+
+        Args:
+          structure: molecule or batch, of elements that the basis covers.
+
+        Returns:
+          ``{l: (n_atoms, n_channels, 2 l + 1)}``, l up to the highest of the auxiliary basis or
+          of the features; a batch adds a leading axis.
+        """
+        found = atom_features(
+            structure,
+            self.basis,
+            {self.config.operator: self.config.powers},
+            lmax=self.aux_basis.spec.lmax,
+        )
+        natural = {
+            ir.l: x
+            for (_, ir), x in zip(found.irreps, found.chunks, strict=True)
+            if ir.p == (-1) ** ir.l
+        }
+        if (top := max(natural)) < self.aux_basis.spec.lmax:
+            raise OpmlError(
+                refusal(
+                    "basis",
+                    got=f"{self.basis.name!r}, whose blocks have irreps up to {top}",
+                    expected=f"up to {self.aux_basis.spec.lmax}, as {self.aux_basis.name!r}",
+                )
+            )
+        return natural
+
+    def apply(self, params: Params, structure: Structure) -> dict[str, Array]:
+        """Density of a molecule.
+
+        Args:
+          params: of the model.
+          structure: a neutral molecule, positions in Bohr.
+
+        Returns:
+          ``coefficients`` ``(naux,)`` in the library's order, with the molecule's electrons;
+          ``dipole`` ``(3,)`` in e Bohr about the centre of nuclear charge. Differentiable.
+        """
+        layout = layout_of(structure, self.aux_basis)
+        features = self.features(structure)
+        c = jnp.zeros(layout.nao, features[0].dtype)
+        for z, atoms in atoms_of(structure.numbers).items():
+            own = {l: x[atoms] for l, x in features.items()}
+            for l, found in self.of_element(params[str(z)], own).items():
+                c = c.at[channels(layout, atoms, l)].set(found)
+        metric = density.metric_matrix(structure, self.aux_basis, self.config.metric)
+        charges = density.charges(structure, self.aux_basis)
+        c = density.with_electrons(c, metric, charges, structure.n_electrons)
+        return {"coefficients": c, "dipole": density.dipole(c, structure, self.aux_basis)}
+
+    def of_element(self, params: Params, features: Mapping[int, Array]) -> dict[int, Array]:
+        """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` of atoms of one element."""
+        x = reduced(params["components"], features, self.config.kernel)
+        out = {}
+        for l, weights in params["weights"].items():
+            k = kernel(self.config, int(l), x, params["references"])
+            out[int(l)] = einsum("imjp,jpn->inm", k, weights)
+        out[0] = out[0] + params["baseline"][:, None]
+        return out
+
+
+def atoms_of(numbers: tuple[int, ...]) -> dict[int, np.ndarray]:
+    """Atoms of every element of a molecule."""
+    z = np.array(numbers)
+    return {int(e): np.flatnonzero(z == e) for e in np.unique(z)}
+
+
+def channels(layout: AOLayout, atoms: np.ndarray, l: int) -> np.ndarray:
+    """``(n_atoms, n, 2 l + 1)`` functions of degree l of atoms of one element."""
+    at = [np.flatnonzero((layout.atom == a) & (layout.l == l)) for a in atoms]
+    return np.array(at).reshape(len(atoms), -1, 2 * l + 1)
+
+
+def reduced(components: Params, features: Mapping[int, Array], kind: str) -> dict[str, Array]:
+    """Principal components of features, ``{l: (n_atoms, n_components, 2 l + 1)}``.
+
+    For the polynomial kernel they are of unit length, and scalars keep their mean.
+    """
+    out = {}
+    for l, c in components.items():
+        x = features[int(l)]
+        if "mean" in c:
+            x = x - c["mean"][:, None]
+        x = einsum("iqm,qk->ikm", x, c["matrix"])
+        if kind == "polynomial":
+            x = x / jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True) + 1e-300)
+        out[l] = x
+    return out
+
+
+def kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Array:
+    """Kernel between environments: ``(n_a, 2 l + 1, n_b, 2 l + 1)``.
+
+    Args:
+      config: which kernel.
+      l: degree.
+      a: :func:`reduced` features.
+      b: likewise.
+    """
+    za, zb = a["0"][..., 0], b["0"][..., 0]
+    if config.kernel == "gaussian":
+        # squares of differences, not of sums: close environments differ in the last digits
+        d2 = jnp.sum((za[:, None] - zb[None]) ** 2, axis=-1)
+        scalar = jnp.exp(-0.5 / config.length**2 * d2)[:, None, :, None]
+        if l == 0:
+            return scalar
+    else:
+        product = einsum("ik,jk->ij", za, zb)
+        scalar = product ** (config.zeta if l == 0 else config.zeta - 1)
+        scalar = scalar[:, None, :, None]
+        if l == 0:
+            return scalar
+    return scalar * einsum("ikm,jkp->imjp", a[str(l)], b[str(l)])

@@ -1,0 +1,544 @@
+r"""Closed form of Op2Density: weights of the kernels that make the error of densities least.
+
+.. math::
+    L(b) = \frac1N \sum_A (\Psi_A b + \bar c_A - c_A)^T M_A (\Psi_A b + \bar c_A - c_A)
+    + \eta\, b^T b
+
+(Grisafi, Lewis, Rossi, Ceriotti, arXiv:2206.14087). The columns of Psi are kernels between atoms
+and reference environments in an orthonormal basis of the space that these span. Functions of one
+atom overlap with those of another, so all weights are coupled, and the metrics M are ill
+conditioned (1e9 for Coulomb's). The sum is minimised by conjugate gradients on products of Psi and
+M alone; what makes them converge is that between functions of *one* atom M is known beforehand: the
+same for all atoms of an element, diagonal in m. That part of the Hessian is a Kronecker product,
+inverted through two small eigenproblems.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import density, integrals
+from ..basis import batch, layout_of, load_basis
+from ..data import Dataset
+from ..data.reference import Method, density_of
+from ..errors import ConvergenceError, DataError, refusal
+from ..models.density import Op2Density, Params, atoms_of, channels, kernel, reduced
+from ..numerics import Array, einsum, pytree
+from ..structures import Structure
+from .checkpoint import SAVE_EVERY, load_state, save_state
+
+CHUNK = 16
+"""Molecules at a time."""
+STEPS = 10
+"""Steps of conjugate gradients between reports."""
+NOISE = 1e-6
+"""Channels whose spread is less, relative to the largest, are rounding."""
+RANK = 1e-10
+"""Eigenvalues of the kernel of references that are less, relative to the largest, are left out."""
+
+Weights = dict[str, Array]
+Report = Callable[[int, int, str], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Environments:
+    """Atoms of one element in many molecules.
+
+    Attributes:
+      features: ``{l: (n, n_channels, 2 l + 1)}``.
+      structure: ``(n,)`` molecule of each.
+      places: ``{l: (n, n_radial, 2 l + 1)}`` functions of degree l among all of its molecule.
+    """
+
+    features: dict[int, np.ndarray]
+    structure: np.ndarray
+    places: dict[int, np.ndarray]
+
+
+def environments(
+    definition: Op2Density, structures: Sequence[Structure]
+) -> dict[int, Environments]:
+    """Features of all atoms, by element."""
+    compiled = jax.jit(definition.features)
+    found: dict[int, list] = {}
+    for start in range(0, len(structures), CHUNK):
+        part = list(structures[start : start + CHUNK])
+        filled = part + [part[-1]] * (min(CHUNK, len(structures)) - len(part))
+        features = {l: np.asarray(x) for l, x in compiled(batch(filled, definition.basis)).items()}
+        for i, s in enumerate(part):
+            layout = layout_of(s, definition.aux_basis)
+            for z, atoms in atoms_of(s.numbers).items():
+                ls = sorted(set(_ls_of(definition, z)))
+                found.setdefault(z, []).append(
+                    (
+                        {l: x[i, atoms] for l, x in features.items()},
+                        np.full(len(atoms), start + i),
+                        {l: channels(layout, atoms, l) for l in ls},
+                    )
+                )
+    return {z: _joined(rows) for z, rows in sorted(found.items())}
+
+
+def _joined(rows: Sequence[tuple]) -> Environments:
+    features, structure, places = zip(*rows, strict=True)
+    return Environments(
+        {l: np.concatenate([f[l] for f in features]) for l in features[0]},
+        np.concatenate(structure),
+        {l: np.concatenate([p[l] for p in places]) for l in places[0]},
+    )
+
+
+def principal_components(definition: Op2Density, features: dict[int, np.ndarray]) -> Params:
+    """Components of one element's irreps, ``{l: {"matrix", "mean"}}``; squares sum to 1 in mean.
+
+    For the Gaussian kernel channels are first brought to unit variance (scalars without their
+    mean); for the polynomial one they are taken as they are, as its inventors do.
+    """
+    config, out = definition.config, {}
+    for l, x in features.items():
+        centred = x
+        own: dict[str, np.ndarray] = {}
+        scale = np.ones(x.shape[1])
+        if config.kernel == "gaussian":
+            if l == 0:
+                own["mean"] = x.mean(axis=0)[:, 0]
+                centred = x - own["mean"][:, None]
+            spread = np.sqrt((centred**2).mean(axis=(0, 2)))
+            scale = np.where(spread > NOISE * spread.max(), spread, np.inf)
+        centred = centred / scale[:, None]
+        values, vectors = np.linalg.eigh(np.einsum("iqm,ipm->qp", centred, centred) / len(x))
+        kept = slice(None, -config.components - 1, -1)
+        total = values.sum()
+        matrix = vectors[:, kept] / scale[:, None] / np.sqrt(total if total > 0 else 1.0)
+        out[str(l)] = {"matrix": matrix, **own}
+    return out
+
+
+def farthest_points(x: np.ndarray, n: int) -> np.ndarray:
+    """Up to ``n`` rows of ``x``, each the farthest from those before; from the mean at first."""
+    nearest = ((x - x.mean(axis=0)) ** 2).sum(axis=-1)
+    chosen: list[int] = []
+    for _ in range(min(n, len(x))):
+        chosen.append(int(np.argmax(nearest)))
+        own = ((x - x[chosen[-1]]) ** 2).sum(axis=-1)
+        nearest = own if len(chosen) == 1 else np.minimum(nearest, own)
+        if nearest.max() <= 1e-20:
+            break
+    return np.array(chosen)
+
+
+@pytree
+class Problem:
+    """What the loss is made of.
+
+    Attributes:
+      psi: ``{key: (n_atoms, 2 l + 1, n_columns)}``, a key for each element and l.
+      places: ``{key: (n_atoms, n_radial, 2 l + 1)}`` in all structures' coefficients one after
+        the other.
+      metric: ``(n_structures, naux, naux)``, padded by zeros.
+      target: ``(n_structures, naux)`` coefficients less their baseline, padded likewise.
+      penalty: eta.
+      factors: ``{key: (vectors, vectors, inverse)}`` of the preconditioner.
+    """
+
+    psi: Weights
+    places: dict[str, Array]
+    metric: Array
+    target: Array
+    penalty: Array
+    factors: dict[str, tuple[Array, Array, Array]]
+
+    def densities(self, b: Weights) -> Array:
+        """``(n_structures, naux)`` coefficients of weights ``{key: (n_columns, n_radial)}``."""
+        out = jnp.zeros(self.target.size, self.target.dtype)
+        for k, psi in self.psi.items():
+            out = out.at[self.places[k]].set(einsum("imd,dn->inm", psi, b[k]))
+        return out.reshape(self.target.shape)
+
+    def back(self, v: Array) -> Weights:
+        """Transpose of :meth:`densities`, divided by the number of structures."""
+        flat = v.reshape(-1) / len(self.target)
+        return {k: einsum("inm,imd->dn", flat[self.places[k]], psi) for k, psi in self.psi.items()}
+
+    def hessian(self, b: Weights) -> Weights:
+        """Half the second derivative of the loss, times weights."""
+        found = self.back(einsum("spq,sq->sp", self.metric, self.densities(b)))
+        return {k: found[k] + self.penalty * b[k] for k in b}
+
+    def right(self) -> Weights:
+        """Minus half the slope of the loss at no weights."""
+        return self.back(einsum("spq,sq->sp", self.metric, self.target))
+
+    def loss(self, b: Weights) -> Array:
+        """The loss."""
+        e = self.densities(b) - self.target
+        error = einsum("sp,spq,sq->", e, self.metric, e) / len(self.target)
+        return error + self.penalty * _dot(b, b)
+
+    def precondition(self, r: Weights) -> Weights:
+        """Inverse of what functions of one atom make of the Hessian, times a residual."""
+        out = {}
+        for k, (u, v, inverse) in self.factors.items():
+            out[k] = u @ ((u.T @ r[k] @ v) * inverse) @ v.T
+        return out
+
+
+def _dot(a: Weights, b: Weights) -> Array:
+    return sum(jnp.vdot(a[k], b[k]) for k in a)
+
+
+def factors(psi: np.ndarray, metric: np.ndarray, n: int, penalty: float):
+    """Eigenvectors of both parts of one key's diagonal block, and its inverse eigenvalues.
+
+    Args:
+      psi: ``(n_atoms, 2 l + 1, n_columns)``.
+      metric: ``(n_radial, n_radial)`` between functions of one atom and m.
+      n: structures.
+      penalty: eta.
+    """
+    flat = psi.reshape(-1, psi.shape[-1])
+    a, u = np.linalg.eigh(flat.T @ flat / n)
+    m, v = np.linalg.eigh(metric)
+    return u, v, 1 / (np.maximum(a, 0)[:, None] * np.maximum(m, 0) + penalty)
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """Result of :func:`conjugate_gradients`.
+
+    Attributes:
+      weights: b.
+      steps: how many were taken.
+      residual: what is left of the right-hand side, relative to it.
+    """
+
+    weights: Weights
+    steps: int
+    residual: float
+
+
+def conjugate_gradients(
+    problem: Problem,
+    *,
+    tolerance: float = 1e-6,
+    cycles: int = 1000,
+    preconditioned: bool = True,
+    state: Path | None = None,
+    fingerprint: str = "",
+    on_progress: Report = lambda done, total, note: None,
+) -> Solution:
+    """Minimise the loss on products of Psi and M alone; the Hessian is never formed.
+
+    Args:
+      problem: the loss.
+      tolerance: residual to reach, relative to the right-hand side.
+      cycles: most steps.
+      preconditioned: by the blocks of single atoms; otherwise plain.
+      state: file to keep the state in, and to go on from: to the very same weights.
+      fingerprint: what the state must belong to.
+      on_progress: called with (steps, cycles, residual as text).
+
+    Raises:
+      ConvergenceError: the tolerance was not reached.
+      ModelFileError: a damaged state, or one of another problem.
+    """
+    precondition = problem.precondition if preconditioned else lambda r: r
+    right = jax.jit(Problem.right)(problem)
+    size = float(jnp.sqrt(_dot(right, right)))
+    z = precondition(right)
+    running = (jax.tree.map(jnp.zeros_like, right), right, z, _dot(right, z))
+    steps, saved = 0, time.monotonic()
+
+    @jax.jit
+    def advance(problem, running):
+        own = problem.precondition if preconditioned else lambda r: r
+
+        def step(running, _):
+            b, r, d, rz = running
+            h = problem.hessian(d)
+            length = rz / _dot(d, h)
+            b = jax.tree.map(lambda x, y: x + length * y, b, d)
+            r = jax.tree.map(lambda x, y: x - length * y, r, h)
+            z = own(r)
+            new = _dot(r, z)
+            return (b, r, jax.tree.map(lambda x, y: x + new / rz * y, z, d), new), None
+
+        return jax.lax.scan(step, running, None, length=STEPS)[0]
+
+    if state is not None and (found := load_state(state, running, fingerprint)):
+        running, steps = found[0], found[1]["steps"]
+    residual = _residual(running, size)
+    while residual > tolerance and steps < cycles:
+        running = advance(problem, running)
+        steps += STEPS
+        residual = _residual(running, size)
+        on_progress(steps, cycles, f"residual {residual:.1e}")
+        if state is not None and time.monotonic() > saved + SAVE_EVERY:
+            save_state(state, running, {"fingerprint": fingerprint, "steps": steps})
+            saved = time.monotonic()
+    if not residual <= tolerance:
+        raise ConvergenceError(
+            f"conjugate gradients left {residual:.1e} of the right-hand side after {steps} steps; "
+            f"{tolerance:.0e} was asked. Raise density.penalty, cycles or tolerance."
+        )
+    return Solution({k: np.asarray(v) for k, v in running[0].items()}, steps, residual)
+
+
+def _residual(running: Any, size: float) -> float:
+    r = running[1]
+    return float(jnp.sqrt(_dot(r, r))) / size if size else 0.0
+
+
+def normal_equations(problem: Problem) -> Weights:
+    """The same minimum by forming and solving the normal equations; for few columns.
+
+    Its memory grows with the square of all columns together: it is there to check the other way,
+    and gives :func:`variances`.
+    """
+    matrix, keys = hessian_matrix(problem)
+    right = jax.jit(Problem.right)(problem)
+    flat = np.concatenate([np.asarray(right[k]).ravel() for k in keys])
+    return unravelled(np.linalg.solve(matrix, flat), right, keys)
+
+
+def unravelled(flat: np.ndarray, like: Weights, keys: Sequence[str]) -> Weights:
+    """One vector as weights by key."""
+    sizes = np.cumsum([like[k].size for k in keys])[:-1]
+    parts = np.split(flat, sizes)
+    return {k: p.reshape(like[k].shape) for k, p in zip(keys, parts, strict=True)}
+
+
+def hessian_matrix(problem: Problem) -> tuple[np.ndarray, list[str]]:
+    """Half the Hessian of the loss, rows by key, and the order of the keys."""
+    keys = sorted(problem.psi)
+    n, naux = problem.target.shape
+    right = jax.jit(Problem.right)(problem)
+    total = sum(right[k].size for k in keys)
+    rows = np.zeros((n, naux, total))  # Psi as a matrix, structure by structure
+    start = 0
+    for k in keys:
+        psi, places = np.asarray(problem.psi[k]), np.asarray(problem.places[k])
+        columns, radial = psi.shape[-1], places.shape[1]
+        flat = rows.reshape(n * naux, total)
+        for i in range(radial):
+            flat[places[:, i], start + np.arange(columns)[:, None, None] * radial + i] += (
+                psi.transpose(2, 0, 1)
+            )
+        start += columns * radial
+    matrix = np.zeros((total, total))
+    for own, metric in zip(rows, np.asarray(problem.metric), strict=True):
+        matrix += own.T @ metric @ own
+    return matrix / n + float(problem.penalty) * np.eye(total), keys
+
+
+def metrics(definition: Op2Density, structures: Sequence[Structure]) -> np.ndarray:
+    """Metrics of the loss, ``(n_structures, naux, naux)``, padded by zeros; checked.
+
+    Raises:
+      OpmlError: one that is not positive definite.
+    """
+    compiled = jax.jit(
+        lambda s: density.metric_matrix(s, definition.aux_basis, definition.config.metric)
+    )
+    found = [np.asarray(compiled(s)) for s in structures]
+    naux = max(map(len, found))
+    out = np.zeros((len(found), naux, naux))
+    for i, (s, m) in enumerate(zip(structures, found, strict=True)):
+        density.check_positive(m, f"the metric of structure {i}, {s!r},")
+        out[i, : len(m), : len(m)] = m
+    return out
+
+
+def labelled_coefficients(
+    definition: Op2Density, dataset: Dataset, on_progress: Report = lambda done, total, note: None
+) -> list[np.ndarray]:
+    """Coefficients of the density matrices of a data set, fitted in ``config.fit_metric``.
+
+    Raises:
+      DataError: neither density nor Fock matrices, or their basis not said.
+    """
+    if "dm" not in dataset and "fock" not in dataset:
+        raise DataError(
+            refusal(
+                "targets",
+                got="density, of a data set without density matrices",
+                expected="a data set with dm or fock",
+                hint="opml generate writes them.",
+            )
+        )
+    name = Method.from_meta({"method": "hf", **dataset.meta}).basis
+    basis = load_basis(name, dataset.elements)
+    out = []
+    for i, s in enumerate(dataset.structures):
+        if "dm" in dataset:
+            dm = dataset.labels["dm"][i]
+        else:
+            overlap = np.asarray(integrals.overlap(s, basis))
+            dm = density_of(dataset.labels["fock"][i], overlap, s)
+        c = density.fit(dm, s, basis, definition.aux_basis, definition.config.fit_metric)
+        out.append(np.asarray(c))
+        on_progress(i + 1, len(dataset), "")
+    return out
+
+
+def fit_density(
+    definition: Op2Density,
+    structures: Sequence[Structure],
+    coefficients: Sequence[np.ndarray],
+    atoms: dict[int, np.ndarray] | None = None,
+    *,
+    found: dict[int, Environments] | None = None,
+    on_progress: Callable[[str, int, int, str], None] = lambda stage, done, total, note: None,
+    **options: Any,
+) -> tuple[Params, Solution]:
+    """Parameters of a model, by conjugate gradients.
+
+    Args:
+      definition: the model.
+      structures: training set.
+      coefficients: ``(naux,)`` for each, in the library's order.
+      atoms: ``{Z: (naux,)}`` of free atoms (:func:`opml_jax.density.atomic_coefficients`), for the
+        baseline ``"atoms"``.
+      found: environments with other features than the model's own, if any.
+      on_progress: called with (stage, done, total, note).
+      options: ``state`` and ``fingerprint`` of :func:`conjugate_gradients`.
+
+    Raises:
+      DataError: coefficients that do not fit the molecules, or no free atoms.
+      ConvergenceError: conjugate gradients did not reach ``config.tolerance``.
+    """
+    problem, bases = make_problem(
+        definition, structures, coefficients, atoms, found=found, on_progress=on_progress
+    )
+    config = definition.config
+    solution = conjugate_gradients(
+        problem,
+        tolerance=config.tolerance,
+        cycles=config.cycles,
+        on_progress=lambda *x: on_progress("conjugate gradients", *x),
+        **options,
+    )
+    return parameters(bases, solution.weights), solution
+
+
+def parameters(bases: dict[str, Params], weights: Weights) -> Params:
+    """What prediction needs, from what :func:`make_problem` gives beside the problem."""
+    out: Params = {}
+    for z, own in bases.items():
+        rows = {}
+        for l, basis in own["bases"].items():
+            w = basis @ weights[f"{z}_{l}"]
+            rows[l] = np.ascontiguousarray(w.reshape(-1, 2 * int(l) + 1, w.shape[-1]))
+        out[z] = {k: v for k, v in own.items() if k != "bases"} | {"weights": rows}
+    return out
+
+
+def make_problem(
+    definition: Op2Density,
+    structures: Sequence[Structure],
+    coefficients: Sequence[np.ndarray],
+    atoms: dict[int, np.ndarray] | None = None,
+    *,
+    found: dict[int, Environments] | None = None,
+    on_progress: Callable[[str, int, int, str], None] = lambda stage, done, total, note: None,
+) -> tuple[Problem, dict[str, Params]]:
+    """The loss of a training set, and the parameters that do not depend on its minimum.
+
+    Arguments as for :func:`fit_density`.
+    """
+    config = definition.config
+    check(definition, structures, coefficients, atoms)
+    on_progress("features", 0, 1, "")
+    found = environments(definition, structures) if found is None else found
+    on_progress("features", 1, 1, "")
+    on_progress("metrics", 0, 1, "")
+    metric = metrics(definition, structures)
+    on_progress("metrics", 1, 1, "")
+    n, naux = metric.shape[:2]
+    target = np.zeros((n, naux))
+    for i, c in enumerate(coefficients):
+        target[i, : len(c)] = c
+    psi, places, inverses, bases = {}, {}, {}, {}
+    for z, own in found.items():
+        flat = {l: own.structure[:, None, None] * naux + p for l, p in own.places.items()}
+        values = target.reshape(-1)[flat[0]][..., 0]  # (n_atoms, n)
+        if config.baseline == "average":
+            baseline = values.mean(axis=0)
+        else:
+            baseline = atoms[z][np.array(_ls_of(definition, z)) == 0]
+        target.reshape(-1)[flat[0]] -= baseline[:, None]
+        components = principal_components(definition, own.features)
+        x = reduced(components, own.features, config.kernel)
+        x = {l: np.asarray(v) for l, v in x.items()}
+        chosen = farthest_points(x["0"][..., 0], config.references)
+        references = {l: v[chosen] for l, v in x.items()}
+        bases[str(z)] = {
+            "baseline": baseline,
+            "components": components,
+            "references": references,
+            "bases": {},
+        }
+        for l in own.places:
+            key = f"{z}_{l}"
+            compare = jax.jit(functools.partial(kernel, config, l))
+            k = np.asarray(compare(references, references))
+            k = k.reshape(len(chosen) * k.shape[1], -1)
+            values, vectors = np.linalg.eigh(0.5 * (k + k.T))
+            kept = values > RANK * values[-1]
+            basis = vectors[:, kept] / np.sqrt(values[kept])
+            rows = np.asarray(compare(x, references))
+            psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis
+            places[key] = flat[l]
+            at = own.places[l][0, :, 0]
+            on_atom = metric[own.structure[0]][at[:, None], at]
+            inverses[key] = factors(psi[key], on_atom, n, config.penalty)
+            bases[str(z)]["bases"][str(l)] = basis
+    return Problem(psi, places, metric, target, np.float64(config.penalty), inverses), bases
+
+
+def _ls_of(definition: Op2Density, z: int) -> list[int]:
+    """Angular momentum of every function of an element."""
+    return [
+        l
+        for l in definition.aux_basis.spec.ls[definition.aux_basis.spec.element_index(z)]
+        for _ in range(2 * l + 1)
+    ]
+
+
+def check(definition, structures, coefficients, atoms) -> None:
+    """Refuse a training set that does not fit the model.
+
+    Raises:
+      DataError: none, coefficients of another basis, or free atoms that are missing.
+    """
+    if not structures:
+        raise DataError(refusal("structures", got="none", expected="at least one"))
+    for i, (s, c) in enumerate(zip(structures, coefficients, strict=True)):
+        naux = layout_of(s, definition.aux_basis).nao
+        if np.shape(c) != (naux,) or not np.isfinite(c).all():
+            raise DataError(
+                refusal(
+                    f"coefficients of structure {i}",
+                    got=f"shape {np.shape(c)}" if np.shape(c) != (naux,) else "NaN",
+                    expected=f"{naux} numbers, as {definition.aux_basis!r} has for {s!r}",
+                )
+            )
+    elements = {z for s in structures for z in s.numbers}
+    if definition.config.baseline == "atoms" and not elements <= set(atoms or {}):
+        raise DataError(
+            refusal(
+                "atoms",
+                got=f"elements {sorted(atoms or {})}",
+                expected=f"coefficients of free atoms of {sorted(elements)}",
+                hint="Or set density.baseline: average.",
+            )
+        )
