@@ -158,7 +158,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
     parser.add_argument("--sizes", type=int, nargs="*", default=[50, 200, 1000])
     parser.add_argument("--test", type=int, default=500, help="test structures")
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of networks")
     parser.add_argument("--epochs", type=int, default=30, help="of the operator network")
     parser.add_argument("--quick", action="store_true", help="50 structures, closed form")
     parser.add_argument("--json", action="store_true", help="append lines to results/rmd17.jsonl")
@@ -193,7 +193,7 @@ def main() -> None:
                 for k in ("train", "validation")
             } | {"test": padded_labels(test, targets, n_atoms)}
             trained = kind.endswith(("residual", "ensemble"))
-            for seed in range(args.seeds if trained or kind == "operator_network" else 1):
+            for seed in args.seeds if trained or kind == "operator_network" else [0]:
                 start = time.process_time()
                 if define is OperatorNetwork:
                     state = args.cache / f"{stem}_{n}_{seed}_{args.epochs}.state.npz"
