@@ -148,7 +148,8 @@ def _operators(model: Model) -> tuple[str, ...]:
     config = model.definition.config
     if isinstance(model, OperatorModel):
         return ("overlap", "kinetic_energy", "potential_of_neutral_atoms")
-    return getattr(config, "operators", None) or (config.operator, *config.others)
+    others = getattr(config, "others", ())
+    return getattr(config, "operators", None) or (config.operator, *others)
 
 
 def _metrics_table(metrics) -> str:

@@ -55,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         name, dataset = args.split, dataset.subset(splits[args.split])
     check_compatible(model, dataset)
     predicted = model.predict(dataset.structures)
-    metrics = {name: errors(predicted, dataset)}
+    metrics = {name: errors(predicted, dataset, model)}
     if model.without:
         less = model.predict(dataset.structures, **{model.without: True})
         metrics[f"{name}_{model.without}"] = errors(less, dataset)

@@ -31,7 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import read_structures
     from ..errors import OpmlError, one_of, refusal
-    from ..models import OperatorModel, load_model
+    from ..models import DensityModel, OperatorModel, load_model
     from .runs import enable_x64
 
     enable_x64()
@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     options = {"uncertainty": args.uncertainty}
-    if isinstance(model, OperatorModel) and options.pop("uncertainty"):
+    if isinstance(model, OperatorModel | DensityModel) and options.pop("uncertainty"):
         raise OpmlError(
             refusal("--uncertainty", got=repr(model), expected="an ensemble of networks")
         )

@@ -14,6 +14,8 @@ from ..training.config import DataConfig, TrainConfig
 from ..training.trainer import Trained
 
 HEADINGS = (
+    ("density_error_percent", "density", "%"),
+    ("density_self_energy_mae_uha", "self-energy", "uHa"),
     ("fock_mae_uha", "Fock", "uHa"),
     ("eigenvalue_occupied_mae_uha", "occupied", "uHa"),
     ("eigenvalue_virtual_mae_uha", "virtual", "uHa"),
@@ -203,7 +205,7 @@ def evaluate_run(
         check_compatible(trained.model, part)
         predicted = trained.model.predict(part.structures)
         less = trained.model.without
-        metrics[name] = errors(predicted, part)
+        metrics[name] = errors(predicted, part, trained.model)
         if less:
             fewer = trained.model.predict(part.structures, **{less: True})
             metrics[f"{name}_{less}"] = errors(fewer, part)
@@ -277,8 +279,9 @@ def card_text(card: dict) -> str:
 
 def _spread(card: dict) -> list[str]:
     """What a card says about an ensemble."""
-    members = card["config"]["model"]["members"]
-    if members == 1 or card["config"]["network"] or card["config"].get("operator"):
+    config = card["config"]
+    members = config["model"]["members"]
+    if members == 1 or any(config.get(k) for k in ("network", "operator", "density")):
         return []
     return [
         f"An ensemble of {members} networks: `opml predict --uncertainty` gives the standard "

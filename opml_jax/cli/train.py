@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from .runs import evaluate_run, train_run
 
     config = load_config(args.config, args.overrides)
-    if args.curve and (config.network or config.operator):
+    if args.curve and (config.network or config.operator or config.density):
         raise ConfigError(
             refusal("--curve", got="a model of operators", expected="one of energies (model:)")
         )

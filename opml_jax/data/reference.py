@@ -17,6 +17,7 @@ from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
 from ..errors import ConventionError, ConvergenceError, OpmlError, nearest, refusal
 from ..structures import Structure, centre_of_nuclear_charge
+from ..structures.elements import symbol
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,19 +122,33 @@ def record_id(structure: Structure, method: Method) -> str:
     return digest.hexdigest()[:20]
 
 
-def molecule(structure: Structure, basis_name: str):
+def molecule(structure: Structure, basis: str | Basis):
     """``pyscf.gto.Mole`` of a structure, in Bohr.
+
+    Args:
+      structure: molecule.
+      basis: name PySCF knows, or a basis (orbital or auxiliary) of this library.
 
     Raises:
       BasisError: an element the basis lacks or treats with an ECP.
     """
     from pyscf import gto
 
-    load_basis(basis_name, structure.numbers)
+    if isinstance(basis, Basis):
+        given = {
+            symbol(z): [
+                [s.l, *np.stack([s.exponents, s.coefficients], axis=1).tolist()]
+                for s in basis.element_shells(z)
+            ]
+            for z in set(structure.numbers)
+        }
+    else:
+        load_basis(basis, structure.numbers)
+        given = basis
     return gto.M(
         atom=list(zip(structure.symbols, np.asarray(structure.positions).tolist(), strict=True)),
         unit="Bohr",
-        basis=basis_name,
+        basis=given,
         charge=structure.charge,
         spin=structure.spin,
         verbose=0,

@@ -14,6 +14,7 @@ from .fitting import metric_matrix as metric_matrix
 from .fitting import self_energy as self_energy
 from .fitting import to_pyscf as to_pyscf
 from .fitting import with_electrons as with_electrons
+from .grid import CHUNK as CHUNK
 from .grid import density_error_percent as density_error_percent
 from .grid import grid as grid
 from .grid import on_points as on_points

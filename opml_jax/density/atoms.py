@@ -7,6 +7,7 @@ import functools
 import numpy as np
 
 from ..basis import Basis
+from ..data.reference import molecule
 from ..errors import OpmlError
 from ..structures import Structure
 from ..structures.elements import symbol
@@ -45,18 +46,14 @@ class _Held:
 
 @functools.lru_cache(maxsize=256)
 def _atom(z: int, basis: _Held, aux_basis: _Held) -> np.ndarray:
-    from pyscf import gto
     from pyscf.scf import atom_hf
 
-    shells = basis.basis.element_shells(z)
-    raw = [[s.l, *np.stack([s.exponents, s.coefficients], axis=1).tolist()] for s in shells]
-    name = symbol(z)
-    mol = gto.M(atom=[(name, (0, 0, 0))], basis={name: raw}, spin=None, verbose=0)
-    energy, _, orbitals, occupations = atom_hf.get_atm_nrhf(mol)[name]
-    if not np.isfinite(energy):
-        raise OpmlError(f"The free atom {name} in {basis.basis!r} did not converge.")
-    dm = (orbitals * occupations) @ orbitals.T  # spherical: its order of p does not matter
     atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
+    mol = molecule(atom, basis.basis)
+    energy, _, orbitals, occupations = atom_hf.get_atm_nrhf(mol)[symbol(z)]
+    if not np.isfinite(energy):
+        raise OpmlError(f"The free atom {symbol(z)} in {basis.basis!r} did not converge.")
+    dm = (orbitals * occupations) @ orbitals.T  # spherical: its order of p does not matter
     c = np.asarray(fitting(atom, basis.basis, aux_basis.basis)(dm))
     l = np.concatenate([[s.l] * (2 * s.l + 1) for s in aux_basis.basis.element_shells(z)])
     return np.where(l == 0, c, 0.0)

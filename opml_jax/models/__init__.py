@@ -1,5 +1,8 @@
 """Models: pure functions of parameters and structures, their closed-form parts, their files."""
 
+from .density import Op2Density as Op2Density
+from .density import Op2DensityConfig as Op2DensityConfig
+from .density_model import DensityModel as DensityModel
 from .files import load_model as load_model
 from .files import save_model as save_model
 from .model import Model as Model

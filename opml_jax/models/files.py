@@ -1,8 +1,8 @@
 """Model files: one safetensors file with everything needed to use the model. No pickle.
 
 Tensors are the parameters (``params/...``) and the exponents and coefficients of the input
-basis, so loading needs neither PySCF nor its library. The header's metadata is JSON: format
-version, configuration, convention, basis fingerprint, card.
+basis, and of the auxiliary basis of densities, so loading needs neither PySCF nor its library. The
+header's metadata is JSON: format version, configuration, convention, basis fingerprints, card.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
 from ..errors import ConventionError, ModelFileError, refusal
+from .density import Op2Density, Op2DensityConfig
+from .density_model import DensityModel
 from .model import Model
 from .op2op import Op2Op, Op2OpConfig
 from .op2op_network import Op2OpNetworkConfig
@@ -30,10 +32,14 @@ from .operator_network import OperatorNetwork, OperatorNetworkConfig
 FORMAT_VERSION = 2
 """2: networks are stacked over the members of an ensemble."""
 
+BASES = ("basis", "aux_basis")
+"""What a definition may hold: the basis of the operators, and of the density."""
+
 KINDS = {
     "op2prop": (Op2Prop, Op2PropConfig, Model),
     "operator_network": (OperatorNetwork, OperatorNetworkConfig, Model),
     "op2op": (Op2Op, Op2OpConfig, OperatorModel),
+    "op2density": (Op2Density, Op2DensityConfig, DensityModel),
 }
 """Definitions, configurations and classes of the kinds of models."""
 
@@ -44,15 +50,16 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
 
     from safetensors.numpy import save_file
 
-    basis = model.definition.basis
+    bases = {k: getattr(model.definition, k) for k in BASES if hasattr(model.definition, k)}
     tensors = {
         "params/" + "/".join(k.key for k in key): np.ascontiguousarray(value)
         for key, value in jax.tree_util.tree_leaves_with_path(model.params)
     }
-    for z, shells in zip(basis.elements, basis.shells, strict=True):
-        for i, shell in enumerate(shells):
-            table = np.stack([shell.exponents, shell.coefficients], axis=1)
-            tensors[f"basis/{z}/{i}/{shell.l}"] = np.ascontiguousarray(table)
+    for name, basis in bases.items():
+        for z, shells in zip(basis.elements, basis.shells, strict=True):
+            for i, shell in enumerate(shells):
+                table = np.stack([shell.exponents, shell.coefficients], axis=1)
+                tensors[f"{name}/{z}/{i}/{shell.l}"] = np.ascontiguousarray(table)
     header = {
         "format": "opml_jax model",
         "format_version": FORMAT_VERSION,
@@ -60,8 +67,8 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
         "kind": next(k for k, (d, _, _) in KINDS.items() if isinstance(model.definition, d)),
         "config": dataclasses.asdict(model.definition.config),
         "convention": CONVENTION,
-        "basis_name": basis.name,
-        "basis_fingerprint": basis.spec.fingerprint,
+        **{f"{name}_name": basis.name for name, basis in bases.items()},
+        **{f"{name}_fingerprint": basis.spec.fingerprint for name, basis in bases.items()},
         "card": model.card,
     }
     with atomic_path(path) as temporary:
@@ -116,13 +123,13 @@ def load_model(path: str | os.PathLike) -> Model:
                 f"convention of {path}", got=repr(header["convention"]), expected=repr(CONVENTION)
             )
         )
-    shells: dict[int, dict[int, Shell]] = {}
+    shells: dict[str, dict[int, dict[int, Shell]]] = {}
     params: dict = {}
     for name, value in tensors.items():
         kind, *keys = name.split("/")
-        if kind == "basis":
+        if kind in BASES:
             z, i, l = map(int, keys)
-            shells.setdefault(z, {})[i] = Shell(l, value[:, 0], value[:, 1])
+            shells.setdefault(kind, {}).setdefault(z, {})[i] = Shell(l, value[:, 0], value[:, 1])
         else:
             node = params
             for key in keys[:-1]:
@@ -130,19 +137,21 @@ def load_model(path: str | os.PathLike) -> Model:
             node[keys[-1]] = value
     if version == 1 and "residual" in params:
         params["residual"] = jax.tree.map(lambda w: w[None], params["residual"])
-    ordered = {z: [own[i] for i in sorted(own)] for z, own in shells.items()}
-    basis = Basis.from_shells(header["basis_name"], ordered)
-    if basis.spec.fingerprint != header["basis_fingerprint"]:
-        raise ModelFileError(
-            refusal(
-                str(path),
-                got="a basis that does not match its fingerprint",
-                expected="an undamaged file",
+    bases = {}
+    for name in (k for k in BASES if k in shells):
+        ordered = {z: [own[i] for i in sorted(own)] for z, own in shells[name].items()}
+        bases[name] = Basis.from_shells(header[f"{name}_name"], ordered)
+        if bases[name].spec.fingerprint != header[f"{name}_fingerprint"]:
+            raise ModelFileError(
+                refusal(
+                    str(path),
+                    got="a basis that does not match its fingerprint",
+                    expected="an undamaged file",
+                )
             )
-        )
     definition, settings, kind = KINDS[header["kind"]]
     config = _settings(settings, header["config"])
-    return kind(definition(config, basis), params, header["card"])
+    return kind(definition(config, **bases), params, header["card"])
 
 
 def _settings(cls: type, values: dict[str, Any]) -> Any:

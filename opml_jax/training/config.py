@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ConfigError, at_least, one_of, refusal
-from ..models import Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
+from ..models import Op2DensityConfig, Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
 from .operator_losses import OperatorLosses
 
 TARGETS = (
@@ -180,6 +180,8 @@ class TrainConfig:
       network: an operator network, trained in place of ``model`` if given.
       operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], [dm], or
         observables; ``optim``, ``losses`` and ``seed`` have a part only in its network, if any.
+      density: an Op2Density model, in place of ``model`` if given; targets are then [density], and
+        ``optim``, ``losses`` and ``seed`` have no part.
       effective: how it is fitted to observables of a larger basis (targets among mo_energy,
         dipole, lowdin_charges and polarizability).
       optim: the networks' training.
@@ -193,6 +195,7 @@ class TrainConfig:
     model: Op2PropConfig = Op2PropConfig()
     network: OperatorNetworkConfig | None = None
     operator: Op2OpConfig | None = None
+    density: Op2DensityConfig | None = None
     effective: EffectiveConfig | None = None
     optim: OptimConfig = OptimConfig()
     losses: OperatorLosses = OperatorLosses()
@@ -200,6 +203,19 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
+        if self.density is not None or "density" in self.targets:
+            others = (self.operator, self.network, self.effective)
+            if self.density is None or any(others) or self.targets != ("density",):
+                raise ConfigError(
+                    refusal(
+                        "targets",
+                        got=self.targets,
+                        expected="[density], with density: and no operator:, network: or "
+                        "effective:",
+                        hint="opml config template density prints such a configuration.",
+                    )
+                )
+            return
         if self.effective is not None:
             self._check_effective()
             return
@@ -346,7 +362,9 @@ def explained(config: TrainConfig) -> str:
     idle = ("losses", *(("model",) if config.network else ()))
     if config.operator:
         idle = ("model",) if config.operator.network else ("model", "optim", "losses", "seed")
-    idle += () if config.effective else ("effective",)
+    if config.density:
+        idle = ("model", "operator", "network", "optim", "losses", "seed")
+    idle += tuple(k for k in ("effective", "density") if getattr(config, k) is None)
 
     def emit(part, indent):
         about = _attribute_docs(type(part))

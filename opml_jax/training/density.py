@@ -26,10 +26,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import density, integrals
-from ..basis import batch, layout_of, load_basis
+from .. import density
+from ..basis import Basis, batch, from_pyscf, layout_of, load_basis
 from ..data import Dataset
-from ..data.reference import Method, density_of
+from ..data.reference import Method, density_of, molecule
 from ..errors import ConvergenceError, DataError, refusal
 from ..models.density import Op2Density, Params, atoms_of, channels, kernel, reduced
 from ..numerics import Array, einsum, pytree
@@ -358,13 +358,12 @@ def metrics(definition: Op2Density, structures: Sequence[Structure]) -> np.ndarr
     return out
 
 
-def labelled_coefficients(
-    definition: Op2Density, dataset: Dataset, on_progress: Report = lambda done, total, note: None
-) -> list[np.ndarray]:
-    """Coefficients of the density matrices of a data set, fitted in ``config.fit_metric``.
+def check_densities(definition: Op2Density, dataset: Dataset) -> Basis:
+    """The orbital basis of a data set's matrices; refuses what has no density.
 
     Raises:
-      DataError: neither density nor Fock matrices, or their basis not said.
+      DataError: neither density nor Fock matrices; ions.
+      ConventionError: the basis is not said.
     """
     if "dm" not in dataset and "fock" not in dataset:
         raise DataError(
@@ -375,19 +374,55 @@ def labelled_coefficients(
                 hint="opml generate writes them.",
             )
         )
+    if ions := [s for s in dataset.structures if s.charge or s.spin]:
+        raise DataError(
+            refusal("structures", got=repr(ions[0]), expected="neutral closed-shell molecules")
+        )
     name = Method.from_meta({"method": "hf", **dataset.meta}).basis
-    basis = load_basis(name, dataset.elements)
-    out = []
+    return load_basis(name, dataset.elements)
+
+
+def labelled_coefficients(
+    definition: Op2Density, dataset: Dataset, on_progress: Report = lambda done, total, note: None
+) -> list[np.ndarray]:
+    """Coefficients of the density matrices of a data set, fitted in ``config.fit_metric``.
+
+    Raises:
+      DataError: as :func:`check_densities`.
+      OpmlError: as :func:`opml_jax.density.fit`.
+    """
+    basis = check_densities(definition, dataset)
+    aux, out = definition.aux_basis, []
     for i, s in enumerate(dataset.structures):
         if "dm" in dataset:
             dm = dataset.labels["dm"][i]
         else:
-            overlap = np.asarray(integrals.overlap(s, basis))
+            overlap = from_pyscf(molecule(s, basis.name).intor("int1e_ovlp"), s, basis)
             dm = density_of(dataset.labels["fock"][i], overlap, s)
-        c = density.fit(dm, s, basis, definition.aux_basis, definition.config.fit_metric)
-        out.append(np.asarray(c))
+        out.append(np.asarray(density.fit(dm, s, basis, aux, definition.config.fit_metric)))
         on_progress(i + 1, len(dataset), "")
     return out
+
+
+def train_density(
+    definition: Op2Density,
+    dataset: Dataset,
+    on_progress: Callable[[str, int, int, str], None] = lambda stage, done, total, note: None,
+    **options: Any,
+) -> tuple[Params, Solution]:
+    """:func:`fit_density` to the density matrices of a data set."""
+    coefficients = labelled_coefficients(
+        definition, dataset, lambda *x: on_progress("density fitting", *x)
+    )
+    atoms = None
+    if definition.config.baseline == "atoms":
+        basis = check_densities(definition, dataset)
+        atoms = {
+            z: density.atomic_coefficients(z, basis, definition.aux_basis) for z in dataset.elements
+        }
+    return fit_density(
+        definition, dataset.structures, coefficients, atoms, on_progress=on_progress, **options
+    )
 
 
 def fit_density(

@@ -11,19 +11,23 @@ from ..conventions import CONVENTION
 from ..data import Dataset
 from ..data.moments import centred_quadrupoles
 from ..errors import ConventionError, UnitWarning, refusal
-from ..models import Model
+from ..models import DensityModel, Model
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+from .density_metrics import density_errors
 from .operator_metrics import is_effective, observable_errors, operator_errors
 
 LEVEL_KEYS = ("method", "basis", "convention")
 
 
-def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, float]:
+def errors(
+    predicted: Mapping[str, np.ndarray], dataset: Dataset, model: Model | None = None
+) -> dict[str, float]:
     """Mean absolute and root mean square errors of what both sides have.
 
     Args:
       predicted: from :meth:`opml_jax.models.Model.predict` on ``dataset.structures``.
       dataset: references.
+      model: what predicted it; needed for densities.
 
     Returns:
       ``energy_mae_mev``, ``energy_mae_mev_per_atom``, ``forces_mae_mev_per_angstrom``,
@@ -31,7 +35,8 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
       ``polarizability_mae_bohr3`` (means over components), ``isotropic_polarizability_mae_bohr3``,
       their ``rmse``, and ``n_structures``. Labels that hold only the length of the dipole give
       ``dipole_norm_mae_debye``; Fock matrices what :func:`operator_errors` returns, or if they
-      are in a larger basis than the predicted ones :func:`observable_errors`.
+      are in a larger basis than the predicted ones :func:`observable_errors`; densities what
+      :func:`density_errors` does.
     """
     out: dict[str, float] = {"n_structures": len(dataset)}
 
@@ -65,6 +70,8 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset) -> dict[str, f
     if "fock" in dataset and "dm" in predicted:
         effective = is_effective(predicted, dataset)
         out |= (observable_errors if effective else operator_errors)(predicted, dataset)
+    if isinstance(model, DensityModel):
+        out |= density_errors(predicted, dataset, model.definition)
     return out
 
 
@@ -114,4 +121,4 @@ def evaluate(model: Model, dataset: Dataset, **options: bool) -> dict[str, float
       ConventionError: labels of another level of theory or convention.
     """
     check_compatible(model, dataset)
-    return errors(model.predict(dataset.structures, **options), dataset)
+    return errors(model.predict(dataset.structures, **options), dataset, model)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..models import Op2OpConfig, Op2PropConfig
+from ..models import Op2DensityConfig, Op2OpConfig, Op2PropConfig
 from .config import DataConfig, EffectiveConfig, OptimConfig, TrainConfig, explained
 
 _PRODUCTS = Op2PropConfig(
@@ -65,6 +65,15 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
         "molecules: opml generate --no-forces, set data.path and operator.basis to those labels'.",
         TrainConfig(
             DataConfig(n_train=100, n_validation=50), operator=Op2OpConfig(), targets=("fock",)
+        ),
+    ),
+    "density": (
+        "Electron densities of bundled water, PBE/def2-SVP: runs as it is, in two minutes. Own "
+        "molecules: opml generate --no-forces, set data.path.",
+        TrainConfig(
+            DataConfig(n_train=100, n_validation=50),
+            density=Op2DensityConfig(),
+            targets=("density",),
         ),
     ),
     "effective": (

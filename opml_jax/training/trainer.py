@@ -17,7 +17,7 @@ from ..data import Dataset, check_splits
 from ..data.moments import centred_quadrupoles
 from ..data.plausibility import check_finite
 from ..errors import ConfigError, DataError, refusal
-from ..models import Model, Op2Op, Op2Prop, OperatorModel, OperatorNetwork
+from ..models import DensityModel, Model, Op2Density, Op2Op, Op2Prop, OperatorModel, OperatorNetwork
 from ..numerics import require_x64
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
@@ -25,6 +25,7 @@ from .cache import Cache, build_cache, rounding_noise
 from .checkpoint import STATE, STRUCTURES, TURNED, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
+from .density import check_densities, train_density
 from .effective import check_observables, fit_effective
 from .metrics import LEVEL_KEYS
 from .op2op import check_operators, fit_op2op
@@ -152,10 +153,18 @@ def train(
             log.append(row)
         on_progress("epochs", epoch, config.optim.epochs, _note(row))
 
-    read = ("fock",) if isinstance(definition, Op2Op) else config.targets
+    read = config.targets
+    if isinstance(definition, Op2Op | Op2Density):
+        read = [k for k in ("fock", "dm") if k in dataset]
     learned = [v for p in parts.values() for k in read for v in p.labels[k]]
     source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
-    resume = {"state": inside(STATE), "fingerprint": source, "on_epoch": on_epoch}
+    resume = {"state": inside(STATE), "fingerprint": source}
+    if isinstance(definition, Op2Density):
+        params, solution = train_density(definition, parts["train"], on_progress, **resume)
+        lap("closed form")
+        solved = {"cg_steps": solution.steps, "cg_residual": solution.residual}
+        card = _card(definition, dataset, parts, config, solved)
+        return Trained(DensityModel(definition, params, card), seconds)
     if isinstance(definition, Op2Op):
         sets = definition, parts["train"], parts["validation"]
         report = {"on_progress": lambda stage, done, total: on_progress(stage, done, total, "")}
@@ -175,6 +184,7 @@ def train(
                 config.optim,
                 config.losses,
                 config.seed,
+                on_epoch=on_epoch,
                 **resume,
             )
             params, history = found.params, found.history
@@ -210,6 +220,7 @@ def train(
             labels["validation"],
             config.optim,
             config.seed,
+            on_epoch=on_epoch,
             **resume,
         )
         history = [in_physical_units(row) for row in history]
@@ -243,6 +254,7 @@ def train(
             inputs["validation"],
             config.optim,
             config.seed,
+            on_epoch=on_epoch,
             **resume,
         )
         history = [in_physical_units(row) for row in history]
@@ -252,10 +264,13 @@ def train(
     return Trained(Model(definition, params, card), seconds, history, caches, labels, noise)
 
 
-def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op:
+def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op | Op2Density:
     """The pure functions of a configuration's model, with its basis loaded for ``elements``."""
     if config.operator is not None:
         return Op2Op(config.operator, load_basis(config.operator.basis, elements))
+    if config.density is not None:
+        bases = (load_basis(n, elements) for n in (config.density.basis, config.density.aux_basis))
+        return Op2Density(config.density, *bases)
     if config.network is None:
         return Op2Prop(config.model, load_basis(config.model.basis, elements))
     if not {"energy", "forces"} == set(config.targets):
@@ -279,6 +294,9 @@ def check_trainable(dataset: Dataset, splits: dict[str, list[int]], config: Trai
     """
     check_splits(dataset, splits)
     definition = define(config, dataset.subset(splits["train"]).elements)
+    if isinstance(definition, Op2Density):
+        check_densities(definition, dataset)
+        return
     if isinstance(definition, Op2Op):
         for name in ("train", "validation"):
             part = dataset.subset(splits[name])
@@ -318,6 +336,7 @@ def _card(
         Op2Op: "Op2Op: an effective operator, fitted to observables of a larger basis"
         if config.effective
         else "Op2Op: exchange and correlation by block and irrep in closed form, self-consistent",
+        Op2Density: "Op2Density: symmetry-adapted kernels, in closed form",
         Op2Prop: "Op2Prop: closed form plus residual networks",
     }
     card = {

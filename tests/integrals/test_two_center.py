@@ -8,6 +8,7 @@ import pytest
 import opml_jax as opml
 from opml_jax import integrals
 from opml_jax.basis import Basis, Shell, layout_of
+from opml_jax.data.reference import molecule
 from opml_jax.errors import OpmlError
 from opml_jax.testing import assert_grad_matches_fd
 
@@ -25,27 +26,13 @@ CONTRACTED = Basis.from_shells(
 """A contraction, and the highest angular momenta."""
 
 
-def _mole(structure, basis):
-    from pyscf import gto
-
-    raw = {
-        opml.Structure((z,), np.zeros((1, 3)), spin=z % 2).symbols[0]: [
-            [s.l, *np.stack([s.exponents, s.coefficients], axis=1).tolist()]
-            for s in basis.element_shells(z)
-        ]
-        for z in basis.elements
-    }
-    atoms = list(zip(structure.symbols, np.asarray(structure.positions).tolist(), strict=True))
-    return gto.M(atom=atoms, unit="Bohr", basis=raw, spin=structure.spin, verbose=0)
-
-
 @pytest.fixture(scope="module", params=["def2-universal-jkfit", "contracted"])
 def case(request, water):
     basis = CONTRACTED
     if request.param != "contracted":
         basis = opml.load_basis(request.param, water.numbers)
     index = layout_of(water, basis).from_pyscf_index
-    return water, basis, _mole(water, basis), index
+    return water, basis, molecule(water, basis), index
 
 
 def test_metrics_are_libcints(case):
@@ -106,7 +93,7 @@ def test_three_centres_are_pyscfs(water):
 
     basis = opml.load_basis("sto-3g", water.numbers)
     aux = opml.load_basis("def2-universal-jfit", water.numbers)
-    mol, aux_mol = _mole(water, basis), _mole(water, aux)
+    mol, aux_mol = molecule(water, basis), molecule(water, aux)
     i, p = (layout_of(water, b).from_pyscf_index for b in (basis, aux))
     for kind, name in (("coulomb", "int3c2e"), ("overlap", "int3c1e")):
         theirs = df.incore.aux_e2(mol, aux_mol, name).transpose(2, 0, 1)[p][:, i[:, None], i]

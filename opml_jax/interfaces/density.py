@@ -1,0 +1,178 @@
+r"""Energies of densities through PySCF: from electrostatics to a self-consistent calculation.
+
+A density :math:`\tilde\rho = \sum_p c_p \phi_p` makes the Kohn-Sham matrix :math:`\tilde F = T + V
++ J[\tilde\rho] + V_{xc}[\tilde\rho]`. One diagonalisation of it gives a density matrix P1, and
+
+- *harris*: :math:`2 \sum \epsilon - \frac12 c^T J c + E_{xc}[\tilde\rho] - \int v_{xc} \tilde\rho
+  + E_{nn}` (Harris, Phys. Rev. B 31, 1770 (1985)); it keeps the error of the density fit,
+- *one_shot*: the energy functional at P1, the route of Grisafi et al. (arXiv:2206.14087).
+
+Errors of both are of second order in that of the density.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import scipy.linalg
+
+from .. import density, integrals
+from ..basis import Basis, from_pyscf, layout_of, load_basis, to_pyscf
+from ..data.reference import molecule
+from ..errors import OpmlError, refusal
+from ..structures import Structure
+from .pyscf import structure_from_pyscf
+
+ELECTRONS = 1e-3
+"""A density whose electrons are off by more is refused."""
+
+
+@dataclasses.dataclass(frozen=True)
+class DensityEnergies:
+    """Energies of a density, Hartree.
+
+    Attributes:
+      hartree: repulsion of the density with itself.
+      external: its energy in the field of the nuclei.
+      exchange_correlation: of the density.
+      electrostatic: ``hartree + external`` and the repulsion of the nuclei.
+      harris: Harris' functional.
+      one_shot: the energy functional after one diagonalisation.
+      dm: ``(nao, nao)`` density matrix P1, PySCF's AO order: a start for ``mf.kernel(dm0=...)``.
+      negative: electrons in regions of negative density, left out of exchange and correlation.
+    """
+
+    hartree: float
+    external: float
+    exchange_correlation: float
+    electrostatic: float
+    harris: float
+    one_shot: float
+    dm: np.ndarray
+    negative: float
+
+
+def energies(mf, coefficients: np.ndarray, aux_basis: Basis) -> DensityEnergies:
+    """Energies of a density by a PySCF calculation's functional.
+
+    Args:
+      mf: a restricted Kohn-Sham object (built, not necessarily converged), without exact exchange.
+      coefficients: ``(naux,)`` in the library's order.
+      aux_basis: what they are in.
+
+    Raises:
+      OpmlError: a functional with exact exchange or one beyond gradients, an open shell,
+        coefficients of another shape, or electrons off by more than 1e-3.
+    """
+    structure = structure_from_pyscf(mf.mol)
+    c = np.asarray(coefficients, np.float64)
+    _check(mf, c, structure, aux_basis)
+    basis = basis_of(mf, structure)
+    projections = integrals.three_center(structure, basis, aux_basis)
+    coulomb = np.asarray(integrals.coulomb_metric(structure, aux_basis))
+    repulsion = to_pyscf(np.einsum("p,pij->ij", c, projections), structure, basis)
+    e_xc, of_density, v_xc, negative = _exchange_correlation(mf, c, structure, aux_basis)
+    fock = mf.get_hcore() + repulsion + v_xc
+    levels, orbitals = scipy.linalg.eigh(fock, mf.get_ovlp())
+    occupied = orbitals[:, : structure.n_electrons // 2]
+    dm = 2 * occupied @ occupied.T
+    hartree = float(density.self_energy(c, coulomb))
+    external = float(c @ np.asarray(density.external_energies(structure, aux_basis)))
+    nuclei = float(mf.energy_nuc())
+    bands = 2 * float(levels[: structure.n_electrons // 2].sum())
+    return DensityEnergies(
+        hartree=hartree,
+        external=external,
+        exchange_correlation=e_xc,
+        electrostatic=hartree + external + nuclei,
+        harris=bands - hartree + e_xc - of_density + nuclei,
+        one_shot=float(mf.energy_tot(dm=dm)),
+        dm=dm,
+        negative=negative,
+    )
+
+
+def basis_of(mf, structure: Structure) -> Basis:
+    """The orbital basis of a calculation, checked by its overlap matrix.
+
+    Raises:
+      OpmlError: a basis that is given by something else than one name.
+    """
+    if not isinstance(mf.mol.basis, str):
+        raise OpmlError(
+            refusal("mf.mol.basis", got=type(mf.mol.basis).__name__, expected="one name")
+        )
+    basis = load_basis(mf.mol.basis, structure.numbers)
+    theirs = np.asarray(mf.get_ovlp())
+    n = layout_of(structure, basis).nao
+    ours = np.asarray(integrals.overlap(structure, basis)) if theirs.shape == (n, n) else None
+    if ours is None or np.abs(from_pyscf(theirs, structure, basis) - ours).max() > 1e-8:
+        raise OpmlError(
+            refusal("mf", got="another overlap matrix", expected=f"that of {basis!r}, spherical")
+        )
+    return basis
+
+
+def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis) -> None:
+    if structure.spin or not hasattr(mf, "xc"):
+        raise OpmlError(
+            refusal("mf", got=type(mf).__name__, expected="closed-shell Kohn-Sham (dft.RKS)")
+        )
+    exact = any(mf._numint.rsh_and_hybrid_coeff(mf.xc, mf.mol.spin))
+    if exact or mf._numint._xc_type(mf.xc) not in ("LDA", "GGA"):
+        raise OpmlError(
+            refusal(
+                "mf.xc",
+                got=repr(mf.xc),
+                expected="a functional of the density and its gradient",
+                hint="Exact exchange and kinetic energy densities need a density matrix.",
+            )
+        )
+    naux = layout_of(structure, aux_basis).nao
+    if c.shape != (naux,):
+        raise OpmlError(refusal("coefficients", got=f"shape {c.shape}", expected=f"({naux},)"))
+    electrons = float(density.electron_number(c, structure, aux_basis))
+    if not abs(electrons - structure.n_electrons) < ELECTRONS:
+        raise OpmlError(
+            refusal(
+                "coefficients",
+                got=f"{electrons:.4f} electrons",
+                expected=f"a density of {structure.n_electrons}",
+                hint="Are they in another basis or order?",
+            )
+        )
+
+
+def _exchange_correlation(mf, c: np.ndarray, structure: Structure, aux_basis: Basis):
+    """Energy, integral of potential times density, matrix, and electrons of negative density."""
+    ni, mol = mf._numint, mf.mol
+    if mf.grids.coords is None:
+        mf.grids.build(with_non0tab=True)
+    gradient = ni._xc_type(mf.xc) == "GGA"
+    aux = molecule(structure, aux_basis)
+    theirs = np.asarray(density.to_pyscf(c, structure, aux_basis))
+    energy = of_density = negative = 0.0
+    matrix = np.zeros((mol.nao, mol.nao))
+    for start in range(0, len(mf.grids.coords), density.CHUNK):
+        part = slice(start, start + density.CHUNK)
+        points, weights = mf.grids.coords[part], mf.grids.weights[part]
+        suffix = "_deriv1" if gradient else ""
+        of_aux = aux.eval_gto(f"GTOval_sph{suffix}", points)
+        orbitals = mol.eval_gto(f"GTOval_sph{suffix}", points)
+        if not gradient:
+            of_aux, orbitals = of_aux[None], orbitals[None]
+        rho = of_aux @ theirs  # (1 or 4, n_points)
+        negative -= float(weights @ np.minimum(rho[0], 0.0))
+        rho = np.where(rho[0] > 0, rho, 0.0)
+        per_electron, potential = ni.eval_xc_eff(
+            mf.xc, rho if gradient else rho[0], deriv=1, xctype="GGA" if gradient else "LDA"
+        )[:2]
+        potential = potential.reshape(len(rho), -1)
+        energy += float(weights @ (per_electron * rho[0]))
+        of_density += float(np.einsum("g,xg,xg->", weights, potential, rho))
+        weighted = weights * potential
+        weighted[0] *= 0.5  # the transpose adds the other half
+        half = orbitals[0].T @ np.einsum("xg,xgi->gi", weighted, orbitals)
+        matrix += half + half.T
+    return energy, of_density, matrix, negative

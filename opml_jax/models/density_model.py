@@ -1,0 +1,93 @@
+"""A trained Op2Density model: coefficients of electron densities, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import jax
+import numpy as np
+
+from ..basis import layout_of
+from ..errors import OpmlError, refusal
+from ..numerics import Array, require_x64
+from ..structures import Structure
+from .density import Op2Density, Params
+from .model import Model
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class DensityModel(Model):
+    """An Op2Density model ready for use; see :class:`Model` for its attributes."""
+
+    definition: Op2Density
+
+    without = ""  # nothing to leave out
+
+    def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """Refused: the model predicts densities, and an energy needs a functional of them."""
+        raise OpmlError(
+            refusal(
+                "model",
+                got="an Op2Density model, which predicts densities",
+                expected="a model of energies",
+                hint="Use opml_jax.interfaces.density.energies, which takes a PySCF calculation.",
+            )
+        )
+
+    def density_fn(self, params: Params | None = None) -> Callable[[Structure], dict[str, Array]]:
+        """A pure function for ``jax.grad`` and friends: ``coefficients`` and ``dipole``.
+
+        Args:
+          params: parameters to use. Default: the model's own.
+
+        Returns:
+          ``density(structure) -> dict``, see :meth:`Op2Density.apply`.
+        """
+        return functools.partial(self.definition.apply, self.params if params is None else params)
+
+    def predict(  # type: ignore[override]
+        self, structures: Structure | Sequence[Structure]
+    ) -> dict[str, np.ndarray]:
+        """Densities of neutral molecules; one compilation for each composition.
+
+        Args:
+          structures: one molecule or several (any mix of compositions the model knows).
+
+        Returns:
+          ``coefficients`` ``(naux,)`` in the library's order of the auxiliary basis and ``dipole``
+          ``(3,)`` in e Bohr about the centre of nuclear charge; for a list a leading axis, padded
+          with zeros to the largest molecule, and ``naux`` and ``n_atoms``.
+
+        Raises:
+          OpmlError: an empty list, an ion, an element the model has not seen.
+          PrecisionError: x64 is off.
+        """
+        require_x64("an Op2Density model")
+        if isinstance(structures, Structure):
+            out = self.predict([structures])
+            return {k: v[0] for k, v in out.items() if k not in ("naux", "n_atoms")}
+        structures = list(structures)
+        if not structures:
+            raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
+        self.check_elements(structures)
+        if ions := [s for s in structures if s.charge]:
+            raise OpmlError(refusal("structures", got=repr(ions[0]), expected="neutral molecules"))
+        naux = [layout_of(s, self.definition.aux_basis).nao for s in structures]
+        c = np.zeros((len(structures), max(naux)))
+        dipoles = np.zeros((len(structures), 3))
+        for i, s in enumerate(structures):
+            found = _apply(self.definition, self.params, s)
+            c[i, : naux[i]], dipoles[i] = found["coefficients"], found["dipole"]
+        return {
+            "coefficients": c,
+            "dipole": dipoles,
+            "naux": np.array(naux),
+            "n_atoms": np.array([s.n_atoms for s in structures]),
+        }
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _apply(definition: Op2Density, params: Params, structure: Structure) -> dict[str, Array]:
+    return definition.apply(params, structure)

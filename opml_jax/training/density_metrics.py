@@ -1,0 +1,83 @@
+"""Errors of predicted densities, with names that say what of and how."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from .. import density, integrals
+from ..basis import layout_of
+from ..data import Dataset
+from ..models.density import Op2Density
+from ..units import DEBYE_PER_EBOHR
+from .density import labelled_coefficients
+
+GRID_LEVEL = 1
+"""Of the grids that absolute errors are integrated on; their relative error is about 1e-3."""
+
+_metrics = jax.jit(
+    lambda s, aux: (integrals.coulomb_metric(s, aux), integrals.overlap_metric(s, aux))
+)
+
+
+def density_errors(
+    predicted: Mapping[str, np.ndarray], dataset: Dataset, definition: Op2Density
+) -> dict[str, float]:
+    r"""Errors of coefficients against fits of a data set's density matrices.
+
+    Args:
+      predicted: from :meth:`opml_jax.models.DensityModel.predict` on ``dataset.structures``.
+      dataset: with density or Fock matrices.
+      definition: of the model, for its bases and the metric of the fits.
+
+    Returns:
+      ``density_error_percent``: :math:`100 \int |\Delta\rho| / N` against the fit, mean over
+      structures, and ``_max``; ``density_rmse_percent``: error relative to the spread of the
+      densities about their mean isotropic coefficients, both in the overlap metric (SALTED's "%
+      RMSE"); ``density_self_energy_mae_uha``: Coulomb energy of the error with itself;
+      ``electron_number_error``; ``dipole_fit_mae_debye``: against the dipole of the fit.
+    """
+    references = labelled_coefficients(definition, dataset)
+    return coefficient_errors(
+        [c[: len(r)] for c, r in zip(predicted["coefficients"], references, strict=True)],
+        references,
+        dataset.structures,
+        definition,
+    )
+
+
+def coefficient_errors(predicted, references, structures, definition) -> dict[str, float]:
+    """What :func:`density_errors` returns, of coefficients ``(naux,)`` for each structure."""
+    aux = definition.aux_basis
+    means = _isotropic_means(references, structures, definition)
+    absolute, energy, electrons, dipoles = [], [], [], []
+    square = spread = 0.0
+    for c, r, s in zip(predicted, references, structures, strict=True):
+        coulomb, overlap = (np.asarray(m) for m in _metrics(s, aux))
+        e, about = c - r, r - np.concatenate([means[z] for z in s.numbers])
+        absolute.append(density.density_error_percent(e, s, aux, level=GRID_LEVEL))
+        energy.append(density.self_energy(e, coulomb))
+        electrons.append(abs(density.electron_number(c, s, aux) - s.n_electrons))
+        dipoles.append(density.dipole(c, s, aux) - density.dipole(r, s, aux))
+        square, spread = square + e @ overlap @ e, spread + about @ overlap @ about
+    return {
+        "density_error_percent": float(np.mean(absolute)),
+        "density_error_percent_max": float(np.max(absolute)),
+        "density_rmse_percent": float(100 * np.sqrt(square / spread)),
+        "density_self_energy_mae_uha": float(1e6 * np.mean(energy)),
+        "electron_number_error": float(np.max(electrons)),
+        "dipole_fit_mae_debye": float(DEBYE_PER_EBOHR * np.mean(np.abs(dipoles))),
+    }
+
+
+def _isotropic_means(references, structures, definition) -> dict[int, np.ndarray]:
+    """Mean coefficients of s functions for each element; zero for all other functions."""
+    found: dict[int, list[np.ndarray]] = {}
+    for c, s in zip(references, structures, strict=True):
+        layout = layout_of(s, definition.aux_basis)
+        own = np.where(layout.l == 0, c, 0.0)
+        for z, start, stop in zip(s.numbers, layout.offsets, layout.offsets[1:], strict=False):
+            found.setdefault(z, []).append(own[start:stop])
+    return {z: np.mean(rows, axis=0) for z, rows in found.items()}
