@@ -64,37 +64,41 @@ class Environments:
     places: dict[int, np.ndarray]
 
 
+def places(definition: Op2Density, structures: Sequence[Structure]) -> dict[int, Environments]:
+    """Environments without features: atoms of each element, and where their functions are."""
+    found: dict[int, list] = {}
+    for i, s in enumerate(structures):
+        layout = layout_of(s, definition.aux_basis)
+        for z, atoms in atoms_of(s.numbers).items():
+            own = {l: channels(layout, atoms, l) for l in sorted(set(_ls_of(definition, z)))}
+            found.setdefault(z, []).append((np.full(len(atoms), i), own))
+    out = {}
+    for z, rows in sorted(found.items()):
+        structure, own = zip(*rows, strict=True)
+        joined = {l: np.concatenate([p[l] for p in own]) for l in own[0]}
+        out[z] = Environments({}, np.concatenate(structure), joined)
+    return out
+
+
 def environments(
     definition: Op2Density, structures: Sequence[Structure]
 ) -> dict[int, Environments]:
     """Features of all atoms, by element."""
     compiled = jax.jit(definition.features)
-    found: dict[int, list] = {}
+    found: dict[int, list[dict[int, np.ndarray]]] = {}
     for start in range(0, len(structures), CHUNK):
         part = list(structures[start : start + CHUNK])
         filled = part + [part[-1]] * (min(CHUNK, len(structures)) - len(part))
         features = {l: np.asarray(x) for l, x in compiled(batch(filled, definition.basis)).items()}
         for i, s in enumerate(part):
-            layout = layout_of(s, definition.aux_basis)
             for z, atoms in atoms_of(s.numbers).items():
-                ls = sorted(set(_ls_of(definition, z)))
-                found.setdefault(z, []).append(
-                    (
-                        {l: x[i, atoms] for l, x in features.items()},
-                        np.full(len(atoms), start + i),
-                        {l: channels(layout, atoms, l) for l in ls},
-                    )
-                )
-    return {z: _joined(rows) for z, rows in sorted(found.items())}
-
-
-def _joined(rows: Sequence[tuple]) -> Environments:
-    features, structure, places = zip(*rows, strict=True)
-    return Environments(
-        {l: np.concatenate([f[l] for f in features]) for l in features[0]},
-        np.concatenate(structure),
-        {l: np.concatenate([p[l] for p in places]) for l in places[0]},
-    )
+                found.setdefault(z, []).append({l: x[i, atoms] for l, x in features.items()})
+    return {
+        z: dataclasses.replace(
+            own, features={l: np.concatenate([f[l] for f in found[z]]) for l in found[z][0]}
+        )
+        for z, own in places(definition, structures).items()
+    }
 
 
 def principal_components(definition: Op2Density, features: dict[int, np.ndarray]) -> Params:

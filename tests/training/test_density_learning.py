@@ -30,7 +30,7 @@ AUX = Basis.from_shells(
 
 
 READ = Basis.from_shells(
-    "s-d-f", dict.fromkeys((1, 8), [Shell(l, np.array([0.5]), np.ones(1)) for l in (0, 2, 3)])
+    "s-d-f", {z: [Shell(l, np.array([0.5]), np.ones(1)) for l in (0, 2, 3)] for z in (1, 8)}
 )
 """Fewest functions whose blocks have irreps to l = 5."""
 
