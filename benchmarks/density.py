@@ -162,7 +162,7 @@ def waters(args) -> None:
 def ladder(args) -> None:
     """Errors and energies of a labelled set."""
     path = opml.bundled("water", ".h5") if str(args.data) == "bundled:water" else args.data
-    dataset = opml.read_dataset(path)
+    dataset = opml.read_dataset(path, basis=args.basis, convention=args.convention)
     order = np.random.default_rng(args.seed).permutation(len(dataset))
     train, test = (dataset.subset(i) for i in np.split(order, [args.train])[:2])
     test = test.subset(range(args.test))
@@ -302,6 +302,8 @@ def main() -> None:
     parser.add_argument("task", choices=["waters", "ladder", "scaling"])
     parser.add_argument("data", type=Path, help="folder, or labelled data")
     parser.add_argument("--name", default="water", help="of the labelled molecules")
+    parser.add_argument("--basis", help="of Fock matrices in npz files")
+    parser.add_argument("--convention", help="their AO order")
     parser.add_argument("--sizes", type=int, nargs="+", default=[40, 100, 250, 500])
     parser.add_argument("--kernels", nargs="+", default=["gaussian", "polynomial"])
     parser.add_argument("--train", type=int, default=400)

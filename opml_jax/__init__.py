@@ -7,6 +7,7 @@ properties come out; every derivative is one ``jax.grad`` away. Atomic units thr
 from importlib.metadata import version as _version
 
 from . import conventions as conventions
+from . import density as density
 from . import errors as errors
 from . import features as features
 from . import integrals as integrals

@@ -17,8 +17,9 @@ from .basis import layout_of
 from .data import Dataset
 from .data.files import write_text
 from .data.reference import density_of
+from .density import on_points
 from .features.inputs import OPERATORS
-from .models import Model, OperatorModel
+from .models import DensityModel, Model, OperatorModel
 from .training.operator_metrics import is_effective, paired_levels
 from .units import (
     ANGSTROM_PER_BOHR,
@@ -113,6 +114,14 @@ def write_report(
             _image(_operator(model, worst[0])),
             "<p class=note>Predicted matrix of the structure with the largest error, AO by AO, and "
             "predicted minus reference (an effective matrix has none).</p>",
+        ]
+    elif isinstance(model, DensityModel):
+        parts += [
+            "<h2>Predicted density</h2>",
+            _image(_density(model, worst[0])),
+            "<p class=note>In the plane that shows most of the molecule, of the structure with the "
+            "largest error of the dipole: the density, and what the model adds to its baseline."
+            "</p>",
         ]
     else:
         parts += [
@@ -302,6 +311,8 @@ def _worst(section: Section, columns: int = 5):
         found["energy"] = 1e3 * EV_PER_HARTREE * (p["energy"] - np.array(ds.labels["energy"]))
     if "fock" in ds and "dm" in p:
         found["matrix"] = 1e6 * _operator_errors(section)
+    if not found and "dipole" in ds and "dipole" in p:
+        found["dipole"] = _dipole_errors(section)
     if "forces" in ds and "forces" in p:
         found["forces"] = (1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE) * np.array(
             [
@@ -317,6 +328,7 @@ def _worst(section: Section, columns: int = 5):
     rows = -(-len(chosen) // columns)
     figure, axes = _figure(columns, rows, width=2.2, height=2.4)
     units = {"energy": "{:+.3g} meV", "forces": "{:.3g} meV/Å", "matrix": "{:.3g} 1e-6"}
+    units["dipole"] = "{:.3g} mD"
     for axis in axes:
         axis.set_axis_off()
     for axis, i in zip(axes, chosen, strict=False):
@@ -396,6 +408,52 @@ def _operator(model: OperatorModel, section: Section):
         name, unit = ("F, Hartree", " μHa") if "fock" in section.predicted else ("P", " 1e-6")
         named = {name: found, f"error,{unit}": 1e6 * (found - wanted)}
     return _heat_maps(named, structure, model)
+
+
+def _dipole_errors(section: Section) -> np.ndarray:
+    """Length of the error of each dipole, 1e-3 Debye; zero without labels."""
+    if "dipole" not in section.dataset:
+        return np.zeros(len(section.dataset))
+    difference = section.predicted["dipole"] - section.dataset["dipole"]
+    return 1e3 * DEBYE_PER_EBOHR * np.linalg.norm(difference, axis=-1)
+
+
+def _density(model: DensityModel, section: Section, points: int = 80, margin: float = 3.5):
+    """A density and its difference from the baseline, in a plane through the molecule."""
+    from matplotlib.colors import LogNorm, SymLogNorm
+
+    i = int(np.argmax(_dipole_errors(section)))
+    structure, aux = section.dataset.structures[i], model.definition.aux_basis
+    layout = layout_of(structure, aux)
+    baseline = np.zeros(layout.nao)
+    for z, start in zip(structure.numbers, layout.offsets, strict=False):
+        own = model.params[str(z)]["baseline"]
+        baseline[start : start + len(own)] = own  # s functions come first
+    c = section.predicted["coefficients"][i, : layout.nao]
+    x = np.asarray(structure.positions)
+    centre = x.mean(axis=0)
+    axes_of_plane = np.linalg.svd(x - centre, full_matrices=True)[2][:2]
+    flat = (x - centre) @ axes_of_plane.T
+    span = np.abs(flat).max() + margin
+    line = np.linspace(-span, span, points)
+    grid = centre + np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2) @ axes_of_plane
+    rho, base = on_points(np.stack([c, baseline]), structure, aux, grid)
+    extent = np.array([-span, span, -span, span]) * ANGSTROM_PER_BOHR
+    figure, axes = _figure(2, height=4.0)
+    change = rho - base
+    top = np.abs(change).max()
+    pictures = (
+        ("density, e/Bohr³", np.maximum(rho, 1e-4), "viridis", LogNorm(1e-3, rho.max())),
+        ("minus baseline", change, "RdBu_r", SymLogNorm(0.01 * top, vmin=-top, vmax=top)),
+    )
+    for axis, (title, values, colours, norm) in zip(axes, pictures, strict=True):
+        image = axis.imshow(
+            values.reshape(points, points), origin="lower", extent=extent, cmap=colours, norm=norm
+        )
+        figure.colorbar(image, ax=axis, shrink=0.8)
+        axis.plot(*(flat * ANGSTROM_PER_BOHR).T, "+", color="black", ms=5)
+        axis.set(title=title, xlabel="Å", ylabel="Å")
+    return figure
 
 
 def _matrices(model: Model, section: Section):

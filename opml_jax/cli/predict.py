@@ -116,7 +116,9 @@ def _write_hdf5(path, structures, predicted, model) -> None:
             # the field is about the coordinate origin: that matters for ions
             origins = [s.charge * np.asarray(centre_of_nuclear_charge(s)) for s in structures]
             predicted = {**predicted, "dipole": predicted["dipole"] + np.array(origins)}
-    sizes = {"atom": predicted["n_atoms"], "ao": predicted.get("nao")}
+    if "coefficients" in predicted:
+        meta["aux_basis"] = model.definition.aux_basis.name
+    sizes = {k: predicted.get(n) for k, n in (("atom", "n_atoms"), ("ao", "nao"), ("aux", "naux"))}
     for name in (k for k in predicted if k in FIELDS):
         padded = [a if a in sizes else None for a in FIELDS[name].axes]
         labels[name] = [

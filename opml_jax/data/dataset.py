@@ -15,7 +15,7 @@ from ..structures import Structure
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """What a named quantity is: its axes (``atom``, ``ao`` or a length), unit and meaning."""
+    """A named quantity: its axes (``atom``, ``ao``, ``aux`` or a length), unit and meaning."""
 
     axes: tuple[str | int, ...]
     unit: str
@@ -44,6 +44,7 @@ FIELDS: dict[str, Field] = {
     "mo_occ": Field(("ao",), "1", "orbital occupations"),
     "fock": Field(("ao", "ao"), "Hartree", "converged Fock (Kohn-Sham) matrix"),
     "dm": Field(("ao", "ao"), "1", "density matrix, occupation 2"),
+    "coefficients": Field(("aux",), "Bohr^-1.5", "density in the auxiliary basis ``aux_basis``"),
     "overlap": Field(("ao", "ao"), "1", "overlap matrix"),
     "kinetic": Field(("ao", "ao"), "Hartree", "kinetic energy matrix"),
     "external_potential": Field(("ao", "ao"), "Hartree", "nuclear attraction matrix"),
@@ -106,7 +107,7 @@ class Dataset(Sequence):
                     square
                     and v.ndim == len(axes)
                     and all(
-                        n == s.n_atoms if a == "atom" else a == "ao" or n == a
+                        n == s.n_atoms if a == "atom" else a in ("ao", "aux") or n == a
                         for n, a in zip(v.shape, axes, strict=True)
                     )
                 )

@@ -81,6 +81,10 @@ class Loader:
             dataset[name]  # names what the set has instead
         if any("ao" in FIELDS[name].axes for name in self.labels):
             dataset.check_layout(basis)
+        self.naux = max(
+            (len(v) for k in self.labels if FIELDS[k].axes == ("aux",) for v in dataset.labels[k]),
+            default=0,
+        )
         self.buckets = buckets(dataset.structures, basis, n=n_buckets)
 
     def __len__(self) -> int:
@@ -110,7 +114,7 @@ class Loader:
     def _batch(self, bucket: Bucket, index: np.ndarray) -> LabelledBatch:
         real = np.arange(self.batch_size) < len(index)
         index = np.resize(index, self.batch_size)  # fills up by starting over
-        sizes = {"atom": bucket.n_atoms, "ao": bucket.nao}
+        sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, "aux": self.naux}
         labels = {}
         for name in self.labels:
             shape = [sizes.get(a, a) for a in FIELDS[name].axes]

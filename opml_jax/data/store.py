@@ -27,6 +27,10 @@ MAX_RATIO = 1100
 """More than deflate can compress (1032); an array that claims more was never written."""
 
 
+SIZES = {"ao": "nao", "aux": "naux"}
+"""Where the lengths of ragged axes other than that of atoms are."""
+
+
 def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] | None = None):
     """Write a data set, atomically.
 
@@ -52,8 +56,9 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
         group = f.create_group("labels")
         for name in names:
             field, values = FIELDS[name], dataset.labels[name]
-            if "ao" in field.axes and "nao" not in f:
-                _array(f, "nao", np.array([v.shape[0] for v in values], np.int32), "1")
+            for axis, sizes in SIZES.items():
+                if axis in field.axes and sizes not in f:
+                    _array(f, sizes, np.array([v.shape[0] for v in values], np.int32), "1")
             if field.symmetric:
                 values = [v[np.tril_indices(len(v))] for v in values]
             ragged = field.axes and isinstance(field.axes[0], str)
@@ -168,7 +173,8 @@ def _load_label(f: h5py.File, name: str, n_atoms: np.ndarray, path: Path) -> lis
     n = len(n_atoms)
     if not axes or not isinstance(axes[0], str):
         return list(_load(group, name, path, n, *axes))
-    size = n_atoms if axes[0] == "atom" else _load(f, "nao", path, n).astype(np.int64)
+    ragged = n_atoms if axes[0] == "atom" else _load(f, SIZES[axes[0]], path, n)
+    size = ragged.astype(np.int64)
     if FIELDS[name].symmetric:
         lengths = size * (size + 1) // 2
         packed = np.split(_load(group, name, path, int(lengths.sum())), np.cumsum(lengths)[:-1])

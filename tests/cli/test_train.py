@@ -1,5 +1,6 @@
 """``opml train``: killed and started again, another configuration, templates, uncertainty."""
 
+import json
 import os
 import signal
 import subprocess
@@ -127,3 +128,27 @@ def test_an_ensemble_from_training_to_predictions(tmp_path, capsys):
     assert main(["train", str(path), "-o", run, "--set", "model.members=1", "--restart"]) == 0
     capsys.readouterr()
     _refused(capsys, [*command, "--uncertainty"], "ensemble", "model.members=4")
+
+
+@pytest.mark.slow  # a minute: every feature of a basis with f functions is compiled
+def test_densities_from_a_configuration(tmp_path, capsys, monkeypatch):
+    """Trained, judged, predicted, and read again."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "d.yaml").write_text(
+        "data: {n_train: 30, n_validation: 5, n_test: 10}\n"
+        "density: {references: 20}\ntargets: [density]\n"
+    )
+    assert main(["train", "d.yaml", "-o", "run"]) == 0
+    metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert metrics["test"]["density_error_percent"] < 0.1  # superposed atoms: 11
+    assert "density" in (tmp_path / "run" / "card.md").read_text()
+    capsys.readouterr()
+    assert main(["evaluate", "run", "bundled:water", "--split", "test"]) == 0
+    assert "density %" in capsys.readouterr().out
+    assert main(["predict", "run", str(opml.bundled("water", ".h5")), "-o", "p.h5"]) == 0
+    found = opml.read_dataset(tmp_path / "p.h5")
+    assert found.meta["aux_basis"] == "def2-universal-jkfit"
+    model = load_model(tmp_path / "run")
+    np.testing.assert_allclose(
+        found.labels["coefficients"][3], model.predict(found.structures[3])["coefficients"]
+    )
