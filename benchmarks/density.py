@@ -27,14 +27,10 @@ from environment import record
 import opml_jax as opml
 from opml_jax import density
 from opml_jax.basis import layout_of
-from opml_jax.data import Dataset
-from opml_jax.data.reference import Method, mean_field
-from opml_jax.interfaces.density import energies
-from opml_jax.interfaces.pyscf import pyscf_guesses, scf_ends
+from opml_jax.interfaces.density import compare_energies
 from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig
 from opml_jax.training import density as training
 from opml_jax.training.density_metrics import coefficient_errors, density_errors
-from opml_jax.units import EV_PER_HARTREE
 
 WATERS = Op2DensityConfig(aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap")
 
@@ -177,43 +173,8 @@ def ladder(args) -> None:
     line |= {"seed": args.seed, "metric": config.metric, "fit_cpu_seconds": seconds}
     line |= {"cg_steps": solution.steps, "references": config.references}
     line |= density_errors(model.predict(test.structures), test, definition)
-    line |= through_pyscf(model, test.subset(range(min(args.energies, len(test)))))
+    line |= compare_energies(model, test.subset(range(min(args.energies, len(test)))))
     record(line, "density", args.json)
-
-
-def through_pyscf(model: DensityModel, dataset: Dataset) -> dict[str, float]:
-    """Energies from predicted densities and SCF cycles from them."""
-    method = Method.from_meta({"method": "pbe", **dataset.meta})
-    basis = opml.load_basis(method.basis, dataset.elements)
-    aux = model.definition.aux_basis
-    found: dict[str, list[float]] = {}
-    cycles: dict[str, list[int]] = {}
-    for i, s in enumerate(dataset.structures):
-        mf = mean_field(s, method)
-        c = model.predict(s)["coefficients"]
-        reference = training.labelled_coefficients(model.definition, dataset.subset([i]))[0]
-        starts = {
-            "density": energies(mf, c, aux),
-            "fit": energies(mf, reference, aux),
-            "atoms": energies(mf, density.superposed_atoms(s, basis, aux), aux),
-        }
-        ends = scf_ends(mf, {"density": starts["density"].dm, **pyscf_guesses(mf)})
-        energy = ends["density"][1]
-        for name, own in starts.items():
-            for kind in ("one_shot", "harris"):
-                error = 1e3 * EV_PER_HARTREE * (getattr(own, kind) - energy) / s.n_atoms
-                found.setdefault(f"{kind}_{name}", []).append(error)
-        electrostatic = starts["density"].electrostatic - starts["fit"].electrostatic
-        per_atom = 1e3 * EV_PER_HARTREE * electrostatic / s.n_atoms
-        found.setdefault("electrostatic_density_from_fit", []).append(per_atom)
-        for name, (count, _) in ends.items():
-            cycles.setdefault(name, []).append(count)
-    return {
-        **{f"{k}_mae_mev_per_atom": float(np.mean(np.abs(v))) for k, v in found.items()},
-        **{f"{k}_bias_mev_per_atom": float(np.mean(v)) for k, v in found.items()},
-        **{f"scf_iterations_{k}": float(np.mean(v)) for k, v in cycles.items()},
-        "n_scf": len(dataset),
-    }
 
 
 def scaling(args) -> None:

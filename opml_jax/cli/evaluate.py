@@ -18,7 +18,8 @@ def configure(p: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of an Op2Op model: start PySCF from the first N predictions, beside its own guesses",
+        help="of a model of operators or densities: start PySCF from the first N predictions, "
+        "beside its own guesses",
     )
     p.add_argument("--json", metavar="FILE", help="also write the metrics here")
     add_reading_options(p)
@@ -32,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import bundled, read_splits
     from ..data.files import write_text
     from ..errors import DataError, OpmlError, one_of, refusal
-    from ..models import OperatorModel, load_model
+    from ..models import DensityModel, OperatorModel, load_model
     from ..training import check_compatible
     from ..training.metrics import errors
     from .options import read_labelled
@@ -40,10 +41,9 @@ def run(args: argparse.Namespace) -> int:
 
     enable_x64()
     model = load_model(args.run)
-    if args.scf and not isinstance(model, OperatorModel):
-        raise OpmlError(
-            refusal("--scf", got=repr(model), expected="an Op2Op model, which predicts densities")
-        )
+    if args.scf and not isinstance(model, OperatorModel | DensityModel):
+        expected = "an Op2Op or Op2Density model, which predicts densities"
+        raise OpmlError(refusal("--scf", got=repr(model), expected=expected))
     path = args.data
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
@@ -63,6 +63,8 @@ def run(args: argparse.Namespace) -> int:
     print(table(metrics))
     if isinstance(model, OperatorModel):
         _operators(model, predicted, dataset, metrics[name], args.scf)
+    if isinstance(model, DensityModel):
+        _densities(model, dataset, metrics[name], args.scf)
     if args.json:
         write_text(args.json, json.dumps(metrics, indent=2) + "\n")
     return 0
@@ -91,3 +93,20 @@ def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
         energy = found["energy_of_density_mae_uha"]
         print(guess_table(found))
         print(f"energy of the predicted density: {energy:.3g} uHa above the converged one")
+
+
+def _densities(model, dataset, metrics: dict, n_scf: int) -> None:
+    """What else is to be said of densities; ``metrics`` is added to."""
+    from ..interfaces.density import compare_energies, energy_table
+    from ..interfaces.pyscf import guess_table
+    from .progress import Progress
+
+    for key in ("density_error_percent_max", "density_rmse_percent", "dipole_fit_mae_debye"):
+        print(f"{key.replace('_', ' '):<28}{metrics[key]:>12.3g}")
+    if n_scf:
+        part = dataset.subset(range(min(n_scf, len(dataset))))
+        with Progress("scf") as progress:
+            found = compare_energies(model, part, on_progress=progress.update)
+        metrics |= found
+        print(energy_table(found))
+        print(guess_table(found))

@@ -13,16 +13,21 @@ Errors of both are of second order in that of the density.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import scipy.linalg
 
 from .. import density, integrals
 from ..basis import Basis, from_pyscf, layout_of, load_basis, to_pyscf
-from ..data.reference import molecule
-from ..errors import OpmlError, refusal
+from ..data import Dataset
+from ..data.reference import Method, mean_field, molecule
+from ..errors import ConvergenceError, OpmlError, refusal
+from ..models import DensityModel
 from ..structures import Structure
-from .pyscf import structure_from_pyscf
+from ..training.density import labelled_coefficients
+from ..units import EV_PER_HARTREE
+from .pyscf import pyscf_guesses, scf_ends, structure_from_pyscf
 
 ELECTRONS = 1e-3
 """A density whose electrons are off by more is refused."""
@@ -91,6 +96,80 @@ def energies(mf, coefficients: np.ndarray, aux_basis: Basis) -> DensityEnergies:
         dm=dm,
         negative=negative,
     )
+
+
+def compare_energies(
+    model: DensityModel,
+    dataset: Dataset,
+    *,
+    guesses: Sequence[str] = ("minao", "atom", "vsap", "hcore"),
+    conv_tol: float = 1e-9,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> dict[str, float]:
+    """What predicted densities are worth: energies by every route, and SCF cycles from them.
+
+    Args:
+      model: predicts densities.
+      dataset: with density or Fock matrices; ``meta`` tells basis and functional (default: PBE,
+        grid level 4).
+      guesses: of PySCF, to compare with, as for :func:`opml_jax.interfaces.pyscf.pyscf_guesses`.
+      conv_tol: energy convergence, Hartree.
+      on_progress: called with (done, total).
+
+    Returns:
+      ``one_shot_density_mae_mev_per_atom`` and ``harris_...``, errors against the converged energy,
+      and the same of the ``fit`` of the reference's density and of superposed free ``atoms``;
+      ``..._bias_mev_per_atom``, their means with sign; ``electrostatic_density_from_fit_...``: of
+      the electrostatic energy, from that of the fit; ``scf_iterations_density`` and of every guess,
+      ``n_scf``.
+
+    Raises:
+      ConvergenceError: an SCF from a prediction that does not converge.
+    """
+    method = Method.from_meta({"method": "pbe", **dataset.meta}, conv_tol=conv_tol)
+    basis = load_basis(method.basis, dataset.elements)
+    aux = model.definition.aux_basis
+    references = labelled_coefficients(model.definition, dataset)
+    found: dict[str, list[float]] = {}
+    cycles: dict[str, list[int]] = {}
+    for i, s in enumerate(dataset.structures):
+        mf = mean_field(s, method)
+        starts = {
+            "density": energies(mf, model.predict(s)["coefficients"], aux),
+            "fit": energies(mf, references[i], aux),
+            "atoms": energies(mf, density.superposed_atoms(s, basis, aux), aux),
+        }
+        ends = scf_ends(mf, {"density": starts["density"].dm, **pyscf_guesses(mf, guesses)})
+        if not np.isfinite(energy := ends["density"][1]):
+            raise ConvergenceError(f"the SCF of {s!r} from the predicted density did not converge")
+        unit = 1e3 * EV_PER_HARTREE / s.n_atoms
+        for name, own in starts.items():
+            for kind in ("one_shot", "harris"):
+                error = unit * (getattr(own, kind) - energy)
+                found.setdefault(f"{kind}_{name}", []).append(error)
+        electrostatic = starts["density"].electrostatic - starts["fit"].electrostatic
+        found.setdefault("electrostatic_density_from_fit", []).append(unit * electrostatic)
+        for name, (count, _) in ends.items():
+            cycles.setdefault(name, []).append(count)
+        on_progress(i + 1, len(dataset))
+    return {
+        **{f"{k}_mae_mev_per_atom": float(np.mean(np.abs(v))) for k, v in found.items()},
+        **{f"{k}_bias_mev_per_atom": float(np.mean(v)) for k, v in found.items()},
+        **{f"scf_iterations_{k}": float(np.mean(v)) for k, v in cycles.items()},
+        "n_scf": len(dataset),
+    }
+
+
+def energy_table(found: Mapping[str, float]) -> str:
+    """What :func:`compare_energies` found of energies, a line for each route."""
+    rows = [f"{'meV an atom':<24}{'predicted':>12}{'fit':>12}{'free atoms':>12}"]
+    for kind in ("one_shot", "harris"):
+        values = (found[f"{kind}_{n}_mae_mev_per_atom"] for n in ("density", "fit", "atoms"))
+        name = kind.replace("_", " ")
+        rows.append(f"{name:<24}" + "".join(f"{v:>12.3g}" for v in values))
+    electrostatic = found["electrostatic_density_from_fit_mae_mev_per_atom"]
+    rows.append(f"{'electrostatic, from fit':<24}{electrostatic:>12.3g}")
+    return "\n".join(rows)
 
 
 def basis_of(mf, structure: Structure) -> Basis:

@@ -143,8 +143,10 @@ def test_densities_from_a_configuration(tmp_path, capsys, monkeypatch):
     assert metrics["test"]["density_error_percent"] < 0.1  # superposed atoms: 11
     assert "density" in (tmp_path / "run" / "card.md").read_text()
     capsys.readouterr()
-    assert main(["evaluate", "run", "bundled:water", "--split", "test"]) == 0
-    assert "density %" in capsys.readouterr().out
+    assert main(["evaluate", "run", "bundled:water", "--split", "test", "--scf", "1"]) == 0
+    out = capsys.readouterr().out
+    assert "density %" in out
+    assert "one shot" in out
     assert main(["predict", "run", str(opml.bundled("water", ".h5")), "-o", "p.h5"]) == 0
     found = opml.read_dataset(tmp_path / "p.h5")
     assert found.meta["aux_basis"] == "def2-universal-jkfit"
