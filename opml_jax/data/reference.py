@@ -168,24 +168,26 @@ def cross_overlap(structure: Structure, rows: Basis, columns: Basis) -> np.ndarr
     return gto.intor_cross("int1e_ovlp", *mols)[np.ix_(*order)]
 
 
-def atomic_densities(basis: Basis) -> dict[str, np.ndarray]:
-    """Density matrices of free atoms, spherical averages of restricted Hartree-Fock.
+def atomic_density(z: int, basis: Basis) -> np.ndarray:
+    """Density matrix of a free atom, a spherical average of restricted Hartree-Fock.
 
     Args:
-      basis: of PySCF's library.
+      z: atomic number.
+      basis: covers it.
 
     Returns:
-      ``{atomic number as text: (nao, nao)}`` in the library's AO order, as many electrons as the
-      nucleus has charges.
+      ``(nao, nao)`` in the library's AO order, as many electrons as the nucleus has charges.
     """
     from pyscf import scf
 
-    out = {}
-    for z in basis.elements:
-        atom = Structure([z], [[0.0, 0.0, 0.0]], spin=z % 2)
-        dm = scf.hf.init_guess_by_atom(molecule(atom, basis.name))
-        out[str(z)] = from_pyscf(np.asarray(dm), atom, basis)
-    return out
+    atom = Structure([z], [[0.0, 0.0, 0.0]], spin=z % 2)
+    dm = scf.hf.init_guess_by_atom(molecule(atom, basis))
+    return from_pyscf(np.asarray(dm), atom, basis)
+
+
+def atomic_densities(basis: Basis) -> dict[str, np.ndarray]:
+    """:func:`atomic_density` of every element, by atomic number as text."""
+    return {str(z): atomic_density(z, basis) for z in basis.elements}
 
 
 def density_of(fock: np.ndarray, overlap: np.ndarray, structure: Structure) -> np.ndarray:

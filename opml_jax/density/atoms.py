@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-
 import numpy as np
 
-from ..basis import Basis
-from ..data.reference import molecule
-from ..errors import OpmlError
+from ..basis import Basis, layout_of
+from ..data.reference import atomic_density
 from ..structures import Structure
-from ..structures.elements import symbol
-from .fitting import fitting
+from .fitting import fit
+
+_FOUND: dict[tuple[int, str, str], np.ndarray] = {}  # by element and both bases' fingerprints
 
 
 def atomic_coefficients(z: int, basis: Basis, aux_basis: Basis) -> np.ndarray:
@@ -26,37 +24,16 @@ def atomic_coefficients(z: int, basis: Basis, aux_basis: Basis) -> np.ndarray:
 
     Returns:
       ``(naux,)`` of one atom; only s functions have any. They hold Z electrons.
+
+    Raises:
+      BasisError: an element that a basis does not cover.
     """
-    key = [b.spec.fingerprints[b.spec.element_index(z)] for b in (basis, aux_basis)]
-    return _atom(z, _Held(basis, key[0]), _Held(aux_basis, key[1]))
-
-
-class _Held:
-    """A basis that is known by the hash of the functions of one element."""
-
-    def __init__(self, basis: Basis, key: str):
-        self.basis, self.key = basis, key
-
-    def __hash__(self) -> int:
-        return hash(self.key)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Held) and self.key == other.key
-
-
-@functools.lru_cache(maxsize=256)
-def _atom(z: int, basis: _Held, aux_basis: _Held) -> np.ndarray:
-    from pyscf.scf import atom_hf
-
-    atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
-    mol = molecule(atom, basis.basis)
-    energy, _, orbitals, occupations = atom_hf.get_atm_nrhf(mol)[symbol(z)]
-    if not np.isfinite(energy):
-        raise OpmlError(f"The free atom {symbol(z)} in {basis.basis!r} did not converge.")
-    dm = (orbitals * occupations) @ orbitals.T  # spherical: its order of p does not matter
-    c = np.asarray(fitting(atom, basis.basis, aux_basis.basis)(dm))
-    l = np.concatenate([[s.l] * (2 * s.l + 1) for s in aux_basis.basis.element_shells(z)])
-    return np.where(l == 0, c, 0.0)
+    key = (z, *(b.spec.fingerprints[b.spec.element_index(z)] for b in (basis, aux_basis)))
+    if key not in _FOUND:
+        atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
+        c = np.asarray(fit(atomic_density(z, basis), atom, basis, aux_basis))
+        _FOUND[key] = np.where(layout_of(atom, aux_basis).l == 0, c, 0.0)
+    return _FOUND[key]
 
 
 def superposed_atoms(structure: Structure, basis: Basis, aux_basis: Basis) -> np.ndarray:

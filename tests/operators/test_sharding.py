@@ -167,7 +167,7 @@ def found(tmp_path_factory, molecules, alkane, waters):
         **{f"{k}:numbers": s.numbers for k, s in given.items()},
         **{f"{k}:positions": s.positions for k, s in given.items()},
     )
-    flags = f"--xla_force_host_platform_device_count={N_DEVICES}"
+    flags = os.environ.get("XLA_FLAGS", "") + f" --xla_force_host_platform_device_count={N_DEVICES}"
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(
         [sys.executable, __file__, str(path)], env=env, capture_output=True, text=True
