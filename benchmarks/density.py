@@ -7,7 +7,8 @@
 waters, B3LYP/cc-pVQZ, cc-pVQZ-JKFIT). Random split of seed 0: 250 for test, training sets are the
 first N of the rest. Errors are against the published coefficients. lambda-SOAP is featomic's
 equivariant power spectrum (extra ``bench``): cutoff 4 Angstrom, width 0.3 Angstrom, 8 radial
-functions, l up to 6, as in SALTED's examples; both kinds of features with both kernels, all else
+functions, l up to 6, of which 1000 channels are kept, farthest point first on the first 100
+structures, as in SALTED's examples; both kinds of features with both kernels, all else
 alike. ``ladder``: labels of ``opml generate`` or ``bundled:water``; errors of densities, and
 energies of the first ``--energies`` test structures through PySCF, with SCF cycles from the density
 beside PySCF's own guesses. ``scaling``: conjugate gradients beside the same steps in NumPy.
@@ -82,6 +83,8 @@ def lambda_soap(structures, lmax: int) -> dict[int, dict[int, np.ndarray]]:
     for key, block in found.items():
         x = np.asarray(block.values).transpose(0, 2, 1)
         own = x.reshape(len(structures), -1, *x.shape[1:])
+        columns = np.moveaxis(own[:100], 2, 0).reshape(own.shape[2], -1)
+        own = own[:, :, training.farthest_points(columns, 1000)]
         out.setdefault(int(key["center_type"]), {})[int(key["o3_lambda"])] = own
     return out
 

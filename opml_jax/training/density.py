@@ -45,6 +45,10 @@ NOISE = 1e-6
 RANK = 1e-10
 """Eigenvalues of the kernel of references that are less, relative to the largest, are left out."""
 
+_features = jax.jit(Op2Density.features, static_argnums=0)
+_metric = jax.jit(density.metric_matrix, static_argnums=2)
+_kernel = jax.jit(kernel, static_argnums=(0, 1))
+
 Weights = dict[str, Array]
 Report = Callable[[int, int, str], None]
 
@@ -84,12 +88,12 @@ def environments(
     definition: Op2Density, structures: Sequence[Structure]
 ) -> dict[int, Environments]:
     """Features of all atoms, by element."""
-    compiled = jax.jit(definition.features)
     found: dict[int, list[dict[int, np.ndarray]]] = {}
     for start in range(0, len(structures), CHUNK):
         part = list(structures[start : start + CHUNK])
         filled = part + [part[-1]] * (min(CHUNK, len(structures)) - len(part))
-        features = {l: np.asarray(x) for l, x in compiled(batch(filled, definition.basis)).items()}
+        computed = _features(definition, batch(filled, definition.basis))
+        features = {l: np.asarray(x) for l, x in computed.items()}
         for i, s in enumerate(part):
             for z, atoms in atoms_of(s.numbers).items():
                 found.setdefault(z, []).append({l: x[i, atoms] for l, x in features.items()})
@@ -262,27 +266,11 @@ def conjugate_gradients(
     running = (jax.tree.map(jnp.zeros_like, right), right, z, _dot(right, z))
     steps, saved = 0, time.monotonic()
 
-    @jax.jit
-    def advance(problem, running):
-        own = problem.precondition if preconditioned else lambda r: r
-
-        def step(running, _):
-            b, r, d, rz = running
-            h = problem.hessian(d)
-            length = rz / _dot(d, h)
-            b = jax.tree.map(lambda x, y: x + length * y, b, d)
-            r = jax.tree.map(lambda x, y: x - length * y, r, h)
-            z = own(r)
-            new = _dot(r, z)
-            return (b, r, jax.tree.map(lambda x, y: x + new / rz * y, z, d), new), None
-
-        return jax.lax.scan(step, running, None, length=STEPS)[0]
-
     if state is not None and (found := load_state(state, running, fingerprint)):
         running, steps = found[0], found[1]["steps"]
     residual = _residual(running, size)
     while residual > tolerance and steps < cycles:
-        running = advance(problem, running)
+        running = _advance(problem, running, preconditioned)
         steps += STEPS
         residual = _residual(running, size)
         on_progress(steps, cycles, f"residual {residual:.1e}")
@@ -295,6 +283,24 @@ def conjugate_gradients(
             f"{tolerance:.0e} was asked. Raise density.penalty, cycles or tolerance."
         )
     return Solution({k: np.asarray(v) for k, v in running[0].items()}, steps, residual)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _advance(problem: Problem, running: Any, preconditioned: bool) -> Any:
+    """A few steps of conjugate gradients."""
+    precondition = problem.precondition if preconditioned else lambda r: r
+
+    def step(running, _):
+        b, r, d, rz = running
+        h = problem.hessian(d)
+        length = rz / _dot(d, h)
+        b = jax.tree.map(lambda x, y: x + length * y, b, d)
+        r = jax.tree.map(lambda x, y: x - length * y, r, h)
+        z = precondition(r)
+        new = _dot(r, z)
+        return (b, r, jax.tree.map(lambda x, y: x + new / rz * y, z, d), new), None
+
+    return jax.lax.scan(step, running, None, length=STEPS)[0]
 
 
 def _residual(running: Any, size: float) -> float:
@@ -350,10 +356,8 @@ def metrics(definition: Op2Density, structures: Sequence[Structure]) -> np.ndarr
     Raises:
       OpmlError: one that is not positive definite.
     """
-    compiled = jax.jit(
-        lambda s: density.metric_matrix(s, definition.aux_basis, definition.config.metric)
-    )
-    found = [np.asarray(compiled(s)) for s in structures]
+    metric = definition.config.metric
+    found = [np.asarray(_metric(s, definition.aux_basis, metric)) for s in structures]
     naux = max(map(len, found))
     out = np.zeros((len(found), naux, naux))
     for i, (s, m) in enumerate(zip(structures, found, strict=True)):
@@ -528,13 +532,12 @@ def make_problem(
         }
         for l in own.places:
             key = f"{z}_{l}"
-            compare = jax.jit(functools.partial(kernel, config, l))
-            k = np.asarray(compare(references, references))
+            k = np.asarray(_kernel(config, l, references, references))
             k = k.reshape(len(chosen) * k.shape[1], -1)
             values, vectors = np.linalg.eigh(0.5 * (k + k.T))
             kept = values > RANK * values[-1]
             basis = vectors[:, kept] / np.sqrt(values[kept])
-            rows = np.asarray(compare(x, references))
+            rows = np.asarray(_kernel(config, l, x, references))
             psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis
             places[key] = flat[l]
             at = own.places[l][0, :, 0]

@@ -240,9 +240,8 @@ def test_neighbouring_frames_are_reported(run, tmp_path):
         ("Po", "6-31g*", ["'6-31g*'", "lacks Po"]),
         ("Po", "def2-svp", ["'def2-svp'", "60 core electrons of Po", "all-electron"]),
         ("O", "gth-szv", ["'gth-szv'", "all-electron"]),
-        ("O", "cc-pv5z", ["'cc-pv5z'", "l=4 (g)"]),
     ],
-    ids=["unknown", "missing element", "core potential", "pseudopotential", "l above g"],
+    ids=["unknown", "missing element", "core potential", "pseudopotential"],
 )
 def test_bad_bases(run, tmp_path, symbol, basis, says):
     stretch = "1.5" if symbol == "Po" else "0.757"

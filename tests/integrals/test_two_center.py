@@ -111,5 +111,3 @@ def test_refusals(water):
         )
     with pytest.raises(OpmlError, match="one of coulomb, overlap"):
         integrals.three_center(water, basis, basis, "gravity")
-    with pytest.raises(opml.errors.BasisError, match=r"l=6 \(i\)"):
-        Basis.from_shells("k", {1: [Shell(7, np.ones(1), np.ones(1))]})
