@@ -72,7 +72,7 @@ class Op2DensityConfig:
     fit_metric: str = "coulomb"
     penalty: float = 1e-10
     tolerance: float = 1e-6
-    cycles: int = 1000
+    cycles: int = 3000
 
     def __post_init__(self):
         at_least("density", self, ("components", "references", "zeta", "cycles"), 1)
