@@ -32,6 +32,7 @@ from opml_jax.interfaces.density import compare_energies
 from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig
 from opml_jax.training import density as training
 from opml_jax.training.density_metrics import coefficient_errors, density_errors
+from opml_jax.training.density_solver import Problem
 
 WATERS = Op2DensityConfig(aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap")
 
@@ -194,7 +195,7 @@ def scaling(args) -> None:
         assembly = time.process_time() - start
         problem = jax.tree.map(np.asarray, problem)
         b = problem_weights(problem)
-        step = jax.jit(training.Problem.hessian)
+        step = jax.jit(Problem.hessian)
         ours = jax.tree.map(np.asarray, step(problem, b))
         seconds = least(lambda: jax.block_until_ready(step(problem, b)))  # noqa: B023
         theirs, plain = plain_hessian(problem, b)

@@ -176,7 +176,7 @@ def test_from_shells_sorts_by_l_and_checks():
     assert Basis.from_shells("mine", {1: [p, s]}).spec.ls == ((0, 1),)
     with pytest.raises(OpmlError, match="no shells for H"):
         Basis.from_shells("mine", {1: []})
-    with pytest.raises(BasisError, match=r"l=7 on H.*l=6 \(i\)"):
+    with pytest.raises(BasisError, match=r"l=6 \(i\).*l=7 on H"):
         Basis.from_shells("mine", {1: [Shell(7, np.ones(1), np.ones(1))]})
 
 

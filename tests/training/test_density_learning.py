@@ -15,6 +15,7 @@ from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, ConvergenceError, DataError, ModelFileError, OpmlError
 from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig
 from opml_jax.training import density as training
+from opml_jax.training import density_solver as solver
 
 CONFIG = Op2DensityConfig(
     powers=(1,), components=8, references=6, penalty=1e-8, tolerance=1e-9, baseline="average"
@@ -40,7 +41,7 @@ class Case:
     definition: Op2Density
     structures: list
     coefficients: list
-    problem: training.Problem
+    problem: solver.Problem
     bases: dict
 
 
@@ -55,7 +56,7 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def solution(case):
-    return training.conjugate_gradients(case.problem, tolerance=CONFIG.tolerance)
+    return solver.conjugate_gradients(case.problem, tolerance=CONFIG.tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +65,7 @@ def model(case, solution) -> DensityModel:
 
 
 def test_conjugate_gradients_find_the_minimum_of_the_normal_equations(case, solution):
-    exact = training.normal_equations(case.problem)
+    exact = solver.normal_equations(case.problem)
     losses = [float(case.problem.loss(b)) for b in (solution.weights, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-8)
     nothing = jax.tree.map(np.zeros_like, solution.weights)
@@ -89,7 +90,7 @@ def test_hessian_and_slope_are_derivatives_of_the_loss(case, rng):
 def test_the_preconditioner_takes_less_than_a_third_of_the_steps(case):
     steps = {}
     for preconditioned in (True, False):
-        found = training.conjugate_gradients(
+        found = solver.conjugate_gradients(
             case.problem, tolerance=1e-4, cycles=20000, preconditioned=preconditioned
         )
         steps[preconditioned] = found.steps
@@ -98,7 +99,7 @@ def test_the_preconditioner_takes_less_than_a_third_of_the_steps(case):
 
 def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, monkeypatch):
     state = tmp_path / "state.npz"
-    monkeypatch.setattr(training, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(solver, "SAVE_EVERY", 0.0)
     options = {"tolerance": CONFIG.tolerance, "state": state, "fingerprint": "a"}
 
     def kill(steps, total, note):
@@ -106,10 +107,10 @@ def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, m
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        training.conjugate_gradients(case.problem, on_progress=kill, **options)
+        solver.conjugate_gradients(case.problem, on_progress=kill, **options)
     assert state.exists()
     seen = []
-    found = training.conjugate_gradients(
+    found = solver.conjugate_gradients(
         case.problem, on_progress=lambda steps, *_: seen.append(steps), **options
     )
     assert seen[0] == 20  # the state of step 10 was the last on disk
@@ -117,7 +118,7 @@ def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, m
     for k, w in solution.weights.items():
         np.testing.assert_array_equal(found.weights[k], w)
     with pytest.raises(ModelFileError, match="another configuration"):
-        training.conjugate_gradients(case.problem, **(options | {"fingerprint": "b"}))
+        solver.conjugate_gradients(case.problem, **(options | {"fingerprint": "b"}))
 
 
 def test_densities_turn_with_the_molecule(case, model, rng, random_rotation):
@@ -209,7 +210,7 @@ def test_polynomial_kernel_is_the_product_of_unit_vectors(case):
 def test_refusals(case):
     problem = case.problem
     with pytest.raises(ConvergenceError, match=r"Raise density\.penalty"):
-        training.conjugate_gradients(problem, tolerance=1e-14, cycles=10)
+        solver.conjugate_gradients(problem, tolerance=1e-14, cycles=10)
     short = [c[:-1] for c in case.coefficients]
     with pytest.raises(DataError, match=r"coefficients of structure 0.*60 numbers|numbers"):
         training.fit_density(case.definition, case.structures, short)

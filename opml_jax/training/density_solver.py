@@ -1,0 +1,233 @@
+r"""Minimising the loss of densities: conjugate gradients, and normal equations to check them.
+
+The loss and its notation are in :mod:`.density`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import ConvergenceError
+from ..numerics import Array, einsum, pytree
+from .checkpoint import SAVE_EVERY, load_state, save_state
+
+STEPS = 10
+"""Steps of conjugate gradients between reports."""
+
+Weights = dict[str, Array]
+Report = Callable[[int, int, str], None]
+
+
+@pytree
+class Problem:
+    """What the loss is made of.
+
+    Attributes:
+      psi: ``{key: (n_atoms, 2 l + 1, n_columns)}``, a key for each element and l.
+      places: ``{key: (n_atoms, n_radial, 2 l + 1)}`` in all structures' coefficients one after
+        the other.
+      metric: ``(n_structures, naux, naux)``, padded by zeros.
+      target: ``(n_structures, naux)`` coefficients less their baseline, padded likewise.
+      penalty: eta.
+      factors: ``{key: (vectors, vectors, inverse)}`` of the preconditioner.
+    """
+
+    psi: Weights
+    places: dict[str, Array]
+    metric: Array
+    target: Array
+    penalty: Array
+    factors: dict[str, tuple[Array, Array, Array]]
+
+    def densities(self, b: Weights) -> Array:
+        """``(n_structures, naux)`` coefficients of weights ``{key: (n_columns, n_radial)}``."""
+        out = jnp.zeros(self.target.size, self.target.dtype)
+        for k, psi in self.psi.items():
+            out = out.at[self.places[k]].set(einsum("imd,dn->inm", psi, b[k]))
+        return out.reshape(self.target.shape)
+
+    def back(self, v: Array) -> Weights:
+        """Transpose of :meth:`densities`, divided by the number of structures."""
+        flat = v.reshape(-1) / len(self.target)
+        return {k: einsum("inm,imd->dn", flat[self.places[k]], psi) for k, psi in self.psi.items()}
+
+    def hessian(self, b: Weights) -> Weights:
+        """Half the second derivative of the loss, times weights."""
+        found = self.back(einsum("spq,sq->sp", self.metric, self.densities(b)))
+        return {k: found[k] + self.penalty * b[k] for k in b}
+
+    def right(self) -> Weights:
+        """Minus half the slope of the loss at no weights."""
+        return self.back(einsum("spq,sq->sp", self.metric, self.target))
+
+    def loss(self, b: Weights) -> Array:
+        """The loss."""
+        e = self.densities(b) - self.target
+        error = einsum("sp,spq,sq->", e, self.metric, e) / len(self.target)
+        return error + self.penalty * _dot(b, b)
+
+    def precondition(self, r: Weights) -> Weights:
+        """Inverse of what functions of one atom make of the Hessian, times a residual."""
+        out = {}
+        for k, (u, v, inverse) in self.factors.items():
+            out[k] = u @ ((u.T @ r[k] @ v) * inverse) @ v.T
+        return out
+
+
+def _dot(a: Weights, b: Weights) -> Array:
+    return sum(jnp.vdot(a[k], b[k]) for k in a)
+
+
+def factors(psi: np.ndarray, metric: np.ndarray, n: int, penalty: float):
+    """Eigenvectors of both parts of one key's diagonal block, and its inverse eigenvalues.
+
+    Args:
+      psi: ``(n_atoms, 2 l + 1, n_columns)``.
+      metric: ``(n_radial, n_radial)`` between functions of one atom and m.
+      n: structures.
+      penalty: eta.
+    """
+    flat = psi.reshape(-1, psi.shape[-1])
+    a, u = np.linalg.eigh(flat.T @ flat / n)
+    m, v = np.linalg.eigh(metric)
+    return u, v, 1 / (np.maximum(a, 0)[:, None] * np.maximum(m, 0) + penalty)
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """Result of :func:`conjugate_gradients`.
+
+    Attributes:
+      weights: b.
+      steps: how many were taken.
+      residual: what is left of the right-hand side, relative to it.
+    """
+
+    weights: Weights
+    steps: int
+    residual: float
+
+
+def conjugate_gradients(
+    problem: Problem,
+    *,
+    tolerance: float = 1e-6,
+    cycles: int = 1000,
+    preconditioned: bool = True,
+    state: Path | None = None,
+    fingerprint: str = "",
+    on_progress: Report = lambda done, total, note: None,
+) -> Solution:
+    """Minimise the loss on products of Psi and M alone; the Hessian is never formed.
+
+    Args:
+      problem: the loss.
+      tolerance: residual to reach, relative to the right-hand side.
+      cycles: most steps.
+      preconditioned: by the blocks of single atoms; otherwise plain.
+      state: file to keep the state in, and to go on from: to the very same weights.
+      fingerprint: what the state must belong to.
+      on_progress: called with (steps, cycles, residual as text).
+
+    Raises:
+      ConvergenceError: the tolerance was not reached.
+      ModelFileError: a damaged state, or one of another problem.
+    """
+    precondition = problem.precondition if preconditioned else lambda r: r
+    right = jax.jit(Problem.right)(problem)
+    size = float(jnp.sqrt(_dot(right, right)))
+    z = precondition(right)
+    running = (jax.tree.map(jnp.zeros_like, right), right, z, _dot(right, z))
+    steps, saved = 0, time.monotonic()
+
+    if state is not None and (found := load_state(state, running, fingerprint)):
+        running, steps = found[0], found[1]["steps"]
+    residual = _residual(running, size)
+    while residual > tolerance and steps < cycles:
+        running = _advance(problem, running, preconditioned)
+        steps += STEPS
+        residual = _residual(running, size)
+        on_progress(steps, cycles, f"residual {residual:.1e}")
+        if state is not None and time.monotonic() > saved + SAVE_EVERY:
+            save_state(state, running, {"fingerprint": fingerprint, "steps": steps})
+            saved = time.monotonic()
+    if not residual <= tolerance:
+        raise ConvergenceError(
+            f"conjugate gradients left {residual:.1e} of the right-hand side after {steps} steps; "
+            f"{tolerance:.0e} was asked. Raise density.penalty, cycles or tolerance."
+        )
+    return Solution({k: np.asarray(v) for k, v in running[0].items()}, steps, residual)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _advance(problem: Problem, running: Any, preconditioned: bool) -> Any:
+    """A few steps of conjugate gradients."""
+    precondition = problem.precondition if preconditioned else lambda r: r
+
+    def step(running, _):
+        b, r, d, rz = running
+        h = problem.hessian(d)
+        length = rz / _dot(d, h)
+        b = jax.tree.map(lambda x, y: x + length * y, b, d)
+        r = jax.tree.map(lambda x, y: x - length * y, r, h)
+        z = precondition(r)
+        new = _dot(r, z)
+        return (b, r, jax.tree.map(lambda x, y: x + new / rz * y, z, d), new), None
+
+    return jax.lax.scan(step, running, None, length=STEPS)[0]
+
+
+def _residual(running: Any, size: float) -> float:
+    r = running[1]
+    return float(jnp.sqrt(_dot(r, r))) / size if size else 0.0
+
+
+def normal_equations(problem: Problem) -> Weights:
+    """The same minimum by forming and solving the normal equations; for few columns.
+
+    Its memory grows with the square of all columns together: it is there to check the other way,
+    and gives :func:`variances`.
+    """
+    matrix, keys = hessian_matrix(problem)
+    right = jax.jit(Problem.right)(problem)
+    flat = np.concatenate([np.asarray(right[k]).ravel() for k in keys])
+    return unravelled(np.linalg.solve(matrix, flat), right, keys)
+
+
+def unravelled(flat: np.ndarray, like: Weights, keys: Sequence[str]) -> Weights:
+    """One vector as weights by key."""
+    sizes = np.cumsum([like[k].size for k in keys])[:-1]
+    parts = np.split(flat, sizes)
+    return {k: p.reshape(like[k].shape) for k, p in zip(keys, parts, strict=True)}
+
+
+def hessian_matrix(problem: Problem) -> tuple[np.ndarray, list[str]]:
+    """Half the Hessian of the loss, rows by key, and the order of the keys."""
+    keys = sorted(problem.psi)
+    n, naux = problem.target.shape
+    right = jax.jit(Problem.right)(problem)
+    total = sum(right[k].size for k in keys)
+    rows = np.zeros((n, naux, total))  # Psi as a matrix, structure by structure
+    start = 0
+    for k in keys:
+        psi, places = np.asarray(problem.psi[k]), np.asarray(problem.places[k])
+        columns, radial = psi.shape[-1], places.shape[1]
+        flat = rows.reshape(n * naux, total)
+        for i in range(radial):
+            flat[places[:, i], start + np.arange(columns)[:, None, None] * radial + i] += (
+                psi.transpose(2, 0, 1)
+            )
+        start += columns * radial
+    matrix = np.zeros((total, total))
+    for own, metric in zip(rows, np.asarray(problem.metric), strict=True):
+        matrix += own.T @ metric @ own
+    return matrix / n + float(problem.penalty) * np.eye(total), keys
