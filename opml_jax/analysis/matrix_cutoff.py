@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
@@ -103,17 +102,20 @@ def matrix_cutoff_study(
     root, inverse = (u * w**p @ u.T for p in (0.5, -0.5))
 
     @jax.jit
-    def of_density(dm):
+    def measured(dm, positions, s):  # positions are traced, or XLA folds integrals as constants
+        here = structure.replace(positions=positions)
         return {
-            "dipole": dipole(dm, structure, basis),
-            "charges": lowdin_charges(dm, jnp.asarray(s), structure, basis),
-            "trace": jnp.sum(dm * fock),
+            "dipole": dipole(dm, here, basis),
+            "charges": lowdin_charges(dm, s, here, basis),
             "electrons": electron_number(dm, s),
             "idempotency": idempotency_error(dm, s),
         }
 
-    shell = jax.jit(lambda f: density_matrix(f, jnp.asarray(s), electrons))
-    nearest = jax.jit(lambda dm: project(dm, jnp.asarray(s), electrons))
+    def of_density(dm):
+        return measured(dm, structure.positions, s) | {"trace": np.sum(np.asarray(dm) * fock)}
+
+    shell = jax.jit(lambda f, s: density_matrix(f, s, electrons))
+    nearest = jax.jit(lambda dm, s: project(dm, s, electrons))
 
     def restricted(matrix, factors, to, back):
         return back @ (factors * (to @ matrix @ to)) @ back if orthogonal else factors * matrix
@@ -125,7 +127,7 @@ def matrix_cutoff_study(
             f"{name}: trace": abs(float(found["trace"] - target["trace"])),
         }
 
-    dm = np.asarray(shell(fock))
+    dm = np.asarray(shell(fock, s))
     target = of_density(dm)
     levels = scipy.linalg.eigh(fock, s, eigvals_only=True)
     rows: list[dict[str, float]] = []
@@ -136,13 +138,13 @@ def matrix_cutoff_study(
         left = scipy.linalg.eigh(f, s, eigvals_only=True) - levels
         row["F: occupied levels"] = np.abs(left[:pairs]).mean()
         row["F: gap"] = abs(left[pairs] - left[pairs - 1])
-        row |= lost("F", of_density(shell(f)), target)
+        row |= lost("F", of_density(shell(f, s)), target)
         row["F: trace"] = abs(2 * left[:pairs].sum())
         p = restricted(dm, factors, root, inverse)
         found = of_density(p)
         row["P: electrons"] = float(target["electrons"] - found["electrons"])
         row["P: idempotency"] = float(found["idempotency"])
         row |= lost("P", found, target)
-        row |= lost("P projected", of_density(nearest(p)), target)
+        row |= lost("P projected", of_density(nearest(p, s)), target)
         rows.append(row)
     return {name: np.array([row[name] for row in rows]) for name in rows[0]}
