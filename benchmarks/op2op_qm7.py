@@ -1,0 +1,159 @@
+"""One model of Fock matrices for molecules of mixed composition, and F against P as its target.
+
+    opml generate small.xyz -o small.h5 --basis sto-3g --no-forces --grid-level 1  # and large
+    python benchmarks/op2op_qm7.py small.h5 --large large.h5 --json
+
+``small.xyz`` and ``large.xyz`` come from ``qm7_small.py``. Molecules of elements other than
+``--elements`` are left out (three small ones have sulphur, too few to learn it). A random split
+(seed 0) of the small ones trains, validates and tests; the large ones, sizes never seen, test too.
+The models: one-shot Fock matrices (``fock``), one-shot density matrices from the same words
+(``dm``, target P), and self-consistent ones (``self-consistent``). Dipoles and Löwdin's charges are
+compared with those of the reference's Fock matrix. A density matrix has no levels: for ``--scf``
+molecules of each test set PySCF makes the Fock matrix of the predicted density, whose levels are
+compared (``rebuilt``), and starts from it (``scf_cycles``, beside minao's).
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import time
+import warnings
+from pathlib import Path
+
+import jax
+import numpy as np
+import scipy.linalg
+from environment import record
+
+import opml_jax as opml
+from opml_jax.data import Dataset, random_split
+from opml_jax.data.reference import Method, mean_field
+from opml_jax.errors import ConvergenceError, DataWarning
+from opml_jax.interfaces.pyscf import pyscf_guesses, scf_ends
+from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+from opml_jax.structures.elements import atomic_number
+from opml_jax.training.metrics import errors
+from opml_jax.training.op2op import fit_op2op
+from opml_jax.training.operator_metrics import reference_observables
+from opml_jax.units import DEBYE_PER_EBOHR
+
+MODELS = {
+    "fock": {"density_words": ()},
+    "dm": {"density_words": (), "target": "dm"},
+    "self-consistent": {},
+}
+MICRO = 1e6
+
+
+def read(path: Path, elements: list[str]) -> Dataset:
+    """Closed shells of these elements only, without their labels of dipoles (about the origin)."""
+    data, allowed = opml.read_dataset(path), {atomic_number(e) for e in elements}
+    data = data.subset(i for i, s in enumerate(data.structures) if allowed.issuperset(s.numbers))
+    return Dataset(data.structures, {"fock": data.labels["fock"]}, data.meta)
+
+
+def in_pyscf(part: Dataset, dms: list[np.ndarray], basis) -> dict[str, float]:
+    """What PySCF makes of predicted density matrices; see the module."""
+    method = Method.from_meta(part.meta, conv_tol=1e-9)
+    cycles: dict[str, list[int]] = {"model": [], "minao": []}
+    levels, gaps, excess, failures = [], [], [], 0
+    for structure, fock, dm in zip(part.structures, part.labels["fock"], dms, strict=True):
+        mf = mean_field(structure, method)
+        start, n = np.asarray(opml.to_pyscf(dm, structure, basis)), sum(structure.numbers) // 2
+        s = mf.get_ovlp()
+        wanted = scipy.linalg.eigh(opml.to_pyscf(fock, structure, basis), s, eigvals_only=True)
+        left = scipy.linalg.eigh(mf.get_fock(dm=start), s, eigvals_only=True) - wanted
+        levels.append(np.abs(left[:n]))
+        gaps.append(abs(left[n] - left[n - 1]))
+        above = mf.energy_tot(dm=start)
+        ends = scf_ends(mf, {"model": start, **pyscf_guesses(mf, ("minao",))})
+        if np.isnan([e for _, e in ends.values()]).any():
+            failures += 1
+            continue
+        for name, (count, _) in ends.items():
+            cycles[name].append(count)
+        excess.append(above - min(e for _, e in ends.values()))
+    return {
+        "rebuilt_occupied_mae_uha": MICRO * float(np.concatenate(levels).mean()),
+        "rebuilt_gap_mae_uha": MICRO * float(np.mean(gaps)),
+        "energy_of_density_mae_uha": MICRO * float(np.mean(np.abs(excess))),
+        **{f"scf_cycles_{name}": float(np.mean(n)) for name, n in cycles.items()},
+        "n_scf": len(part),
+        "scf_failures": failures,
+    }
+
+
+def judged(model: OperatorModel, part: Dataset, n_scf: int) -> dict[str, float]:
+    """Errors of matrices and of what follows from them, and the worth of the first ``n_scf``."""
+    model.predict(part.structures)  # compiles
+    start = time.process_time()
+    found = model.predict(part.structures)
+    seconds = time.process_time() - start
+    wanted = reference_observables(part, ("dipole", "lowdin_charges"))
+    charges = [
+        np.abs(found["lowdin_charges"][i, : len(q)] - q)
+        for i, q in enumerate(wanted["lowdin_charges"])
+    ]
+    dipoles = np.linalg.norm(found["dipole"] - np.array(wanted["dipole"]), axis=-1)
+    out = errors(found, part) | {
+        "dipole_error_debye": float(dipoles.mean()) * DEBYE_PER_EBOHR,
+        "lowdin_charges_mae_e": float(np.concatenate(charges).mean()),
+        "cpu_ms_per_molecule": 1e3 * seconds / len(part),
+    }
+    if n_scf:
+        index = np.linspace(0, len(part) - 1, min(n_scf, len(part))).astype(int)
+        sizes = [len(part.labels["fock"][i]) for i in index]
+        dms = [found["dm"][i, :n, :n] for i, n in zip(index, sizes, strict=True)]
+        out |= in_pyscf(part.subset(index), dms, model.definition.basis)
+    return out
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("small", type=Path, help="HDF5 with Fock matrices")
+    parser.add_argument("--large", type=Path, help="HDF5 of larger molecules")
+    parser.add_argument("--elements", nargs="*", default=["H", "C", "N", "O"])
+    parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
+    parser.add_argument("--baseline", help="what first guesses start from, see Op2OpConfig")
+    parser.add_argument("--n-validation", type=int, default=20)
+    parser.add_argument("--n-test", type=int, default=40)
+    parser.add_argument("--n-large", type=int, default=60, help="at most")
+    parser.add_argument("--scf", type=int, default=10, help="molecules of each set for PySCF")
+    parser.add_argument("--json", action="store_true", help="append lines to results")
+    args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
+    warnings.simplefilter("ignore", DataWarning)  # rare pairs of elements
+    data = read(args.small, args.elements)
+    n_train = len(data) - args.n_validation - args.n_test
+    splits = random_split(len(data), n_train, args.n_validation, args.n_test, seed=0)
+    parts = {name: data.subset(index) for name, index in splits.items()}
+    if args.large:
+        large = read(args.large, args.elements)
+        parts["large"] = large.subset(range(len(large))[-args.n_large :])
+    name = data.meta["basis"]
+    basis = opml.load_basis(name, data.elements)
+    for kind in args.models:
+        config = Op2OpConfig(basis=name, **MODELS[kind])
+        if args.baseline:
+            config = dataclasses.replace(config, baseline=args.baseline)
+        definition = Op2Op(config, basis)
+        start = time.process_time()
+        fit = fit_op2op(definition, parts["train"], parts["validation"])
+        line = {"name": kind, "basis": name, "elements": data.elements, "baseline": config.baseline}
+        line |= {"n_train": n_train, "fit_cpu_seconds": time.process_time() - start}
+        line |= {"floors": {f"{k:.0e}": v for k, v in fit.floors.items()}} if fit.floors else {}
+        for which in ("test", "large"):
+            if which in parts:
+                try:
+                    line[which] = judged(
+                        OperatorModel(definition, fit.params), parts[which], args.scf
+                    )
+                except ConvergenceError as err:
+                    line[which] = {"failed": str(err)}
+        record(line, "op2op_qm7", args.json)
+
+
+if __name__ == "__main__":
+    main()
