@@ -407,7 +407,7 @@ def solve_readout(
                     systems[name].setdefault(key, KeyedSystem()).add(x, y)
     out = dict(weights["readout"])
     for key, system in systems["train"].items():
-        judge = systems["validation"].get(key, system)
+        judge = systems["validation"].get(key)
         n_outputs = out[key_name(key)].shape[1]
         found: Sequence = solve_key(system, judge, n_outputs, False)
         if found:

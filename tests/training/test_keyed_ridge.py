@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opml_jax.training.op2op import LAMBDAS, KeyedSystem, best_of, solve_key
+from opml_jax.training.op2op import LAMBDAS, UNJUDGED, KeyedSystem, best_of, solve_key
 
 
 def _stream(x, y, chunk):
@@ -48,3 +48,16 @@ def test_what_vanishes_has_no_weights():
     x = np.ones((50, 3))
     nothing = _stream(0 * x, 0 * x[:, :1], 10)
     assert solve_key(nothing, nothing, 1, False) == []
+
+
+def test_what_validation_lacks_is_not_judged_by_what_it_fits():
+    """Fewer rows than columns: the smallest lambda leaves nothing of them, and is not taken."""
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(8, 20)), rng.normal(size=(8, 1))
+    system = _stream(x, y, 5)
+    assert best_of(solve_key(system, system, 1, False))[1].lam == min(LAMBDAS)
+    weights, fit = best_of(solve_key(system, None, 1, False))
+    assert fit.lam == pytest.approx(UNJUDGED)
+    a = x / np.sqrt((x**2).mean(axis=0))
+    dual = np.linalg.solve(a @ a.T + UNJUDGED * 8 * np.eye(8), y)  # ridge in its other form
+    np.testing.assert_allclose(x @ weights["weights"], a @ a.T @ dual, rtol=1e-8)
