@@ -32,7 +32,7 @@ LAMBDAS = tuple(10.0 ** np.arange(-11.0, 1.5, 1.0))
 UNJUDGED = 1e-3
 """Least lambda of a key that validation lacks.
 
-Its rows are few (a rare pair of elements): the least lambda would fit them exactly, and nothing else
+Its rows are few (a rare pair of elements): the least lambda would fit them exactly, and nothing
 says how far they can be trusted. With two N-O pairs in training, mean errors of a molecule of QM7
 reached 0.02 Hartree.
 """
