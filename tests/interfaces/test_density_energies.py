@@ -110,3 +110,7 @@ def test_refusals(converged, bases, water):
         energies(mf, 1.002 * c, bases[1])
     with pytest.raises(OpmlError, match="Kohn-Sham"):
         energies(_mean_field(water, "pbe").to_hf(), c, bases[1])
+
+
+def test_it_is_found_under_its_name():
+    assert opml.interfaces.density.energies is energies
