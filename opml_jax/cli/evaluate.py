@@ -101,7 +101,8 @@ def _densities(model, dataset, metrics: dict, n_scf: int) -> None:
     from ..interfaces.pyscf import guess_table
     from .progress import Progress
 
-    for key in ("density_error_percent_max", "density_rmse_percent", "dipole_fit_mae_debye"):
+    keys = ("density_error_percent_max", "density_error_total_percent", "density_rmse_percent")
+    for key in (*keys, "dipole_fit_mae_debye"):
         print(f"{key.replace('_', ' '):<28}{metrics[key]:>12.3g}")
     if n_scf:
         part = dataset.subset(range(min(n_scf, len(dataset))))

@@ -17,7 +17,9 @@ from .fitting import with_electrons as with_electrons
 from .grid import CHUNK as CHUNK
 from .grid import density_error_percent as density_error_percent
 from .grid import grid as grid
+from .grid import matrix_on_points as matrix_on_points
 from .grid import on_points as on_points
+from .grid import potential_on_points as potential_on_points
 from .grid import write_cube as write_cube
 from .moments import charges as charges
 from .moments import dipole as dipole

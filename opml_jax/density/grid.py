@@ -70,16 +70,56 @@ def on_points(
     Returns:
       ``(..., n_points)`` electrons per Bohr^3.
     """
+    coefficients = np.asarray(coefficients)
+    return _in_parts(lambda v: coefficients @ v.T, _values, structure, basis, points)
+
+
+def matrix_on_points(
+    dm: Array, structure: Structure, basis: Basis, points: np.ndarray
+) -> np.ndarray:
+    """Density of a density matrix at points.
+
+    Args:
+      dm: ``(nao, nao)`` in the library's AO order.
+      structure: molecule.
+      basis: orbital basis.
+      points: ``(n_points, 3)`` Bohr.
+
+    Returns:
+      ``(n_points,)`` electrons per Bohr^3.
+    """
+    dm = np.asarray(dm)
+    return _in_parts(lambda v: np.sum((v @ dm) * v, axis=-1), _values, structure, basis, points)
+
+
+def potential_on_points(
+    coefficients: Array, structure: Structure, basis: Basis, points: np.ndarray
+) -> np.ndarray:
+    """Electrostatic potential of nuclei and density at points.
+
+    Arguments as for :func:`on_points`; points on nuclei give infinity.
+
+    Returns:
+      ``(..., n_points)`` Hartree per e, what a positive unit charge would feel.
+    """
     coefficients, points = np.asarray(coefficients), np.asarray(points)
-    out = []
+    electrons = _in_parts(lambda v: coefficients @ v.T, _potentials, structure, basis, points)
+    distance = np.linalg.norm(points[:, None] - np.asarray(structure.positions), axis=-1)
+    with np.errstate(divide="ignore"):
+        return (1 / distance) @ np.array(structure.numbers, float) - electrons
+
+
+def _in_parts(use, function, structure: Structure, basis: Basis, points: np.ndarray) -> np.ndarray:
+    """``use`` of what a function of points gives, a few thousand points at a time."""
+    points, out = np.asarray(points), []
     for start in range(0, len(points), CHUNK):
         part = points[start : start + CHUNK]
         filled = np.concatenate([part, np.zeros((CHUNK - len(part), 3))])  # one shape to compile
-        found = np.asarray(_values(structure, basis, filled))[: len(part)]
-        out.append(coefficients @ found.T)
+        out.append(use(np.asarray(function(structure, basis, filled))[: len(part)]))
     return np.concatenate(out, axis=-1)
 
 
+_potentials = jax.jit(integrals.potentials)
 _values = jax.jit(integrals.values)
 
 

@@ -186,14 +186,19 @@ def labelled_coefficients(
     basis = check_densities(definition, dataset)
     aux, out = definition.aux_basis, []
     for i, s in enumerate(dataset.structures):
-        if "dm" in dataset:
-            dm = dataset.labels["dm"][i]
-        else:
-            overlap = from_pyscf(molecule(s, basis.name).intor("int1e_ovlp"), s, basis)
-            dm = density_of(dataset.labels["fock"][i], overlap, s)
+        dm = density_matrix(dataset, i, basis)
         out.append(np.asarray(density.fit(dm, s, basis, aux, definition.config.fit_metric)))
         on_progress(i + 1, len(dataset), "")
     return out
+
+
+def density_matrix(dataset: Dataset, i: int, basis: Basis) -> np.ndarray:
+    """``(nao, nao)`` of one structure: the label, or that of its Fock matrix."""
+    if "dm" in dataset:
+        return dataset.labels["dm"][i]
+    s = dataset.structures[i]
+    overlap = from_pyscf(molecule(s, basis.name).intor("int1e_ovlp"), s, basis)
+    return density_of(dataset.labels["fock"][i], overlap, s)
 
 
 def train_density(

@@ -12,7 +12,7 @@ from ..basis import layout_of
 from ..data import Dataset
 from ..models.density import Op2Density
 from ..units import DEBYE_PER_EBOHR
-from .density import labelled_coefficients
+from .density import check_densities, density_matrix, labelled_coefficients
 
 GRID_LEVEL = 1
 """Of the grids that absolute errors are integrated on; their relative error is about 1e-3."""
@@ -34,18 +34,24 @@ def density_errors(
 
     Returns:
       ``density_error_percent``: :math:`100 \int |\Delta\rho| / N` against the fit, mean over
-      structures, and ``_max``; ``density_rmse_percent``: error relative to the spread of the
-      densities about their mean isotropic coefficients, both in the overlap metric (SALTED's "%
-      RMSE"); ``density_self_energy_mae_uha``: Coulomb energy of the error with itself;
-      ``electron_number_error``; ``dipole_fit_mae_debye``: against the dipole of the fit.
+      structures, and ``_max``; ``density_error_total_percent``: the same against the density
+      matrix's own density, which a perfect fit misses too; ``density_rmse_percent``: error relative
+      to the spread of the densities about their mean isotropic coefficients, both in the overlap
+      metric (SALTED's "% RMSE"); ``density_self_energy_mae_uha``: Coulomb energy of the error with
+      itself; ``electron_number_error``; ``dipole_fit_mae_debye``: against the dipole of the fit.
     """
     references = labelled_coefficients(definition, dataset)
-    return coefficient_errors(
-        [c[: len(r)] for c, r in zip(predicted["coefficients"], references, strict=True)],
-        references,
-        dataset.structures,
-        definition,
-    )
+    own = [c[: len(r)] for c, r in zip(predicted["coefficients"], references, strict=True)]
+    basis, total = check_densities(definition, dataset), []
+    for i, (c, s) in enumerate(zip(own, dataset.structures, strict=True)):
+        points, weights = density.grid(s, GRID_LEVEL)
+        exact = density.matrix_on_points(density_matrix(dataset, i, basis), s, basis, points)
+        error = density.on_points(c, s, definition.aux_basis, points) - exact
+        total.append(100 * (weights @ np.abs(error)) / s.n_electrons)
+    return {
+        **coefficient_errors(own, references, dataset.structures, definition),
+        "density_error_total_percent": float(np.mean(total)),
+    }
 
 
 def coefficient_errors(predicted, references, structures, definition) -> dict[str, float]:

@@ -142,6 +142,7 @@ def conjugate_gradients(
       ConvergenceError: the tolerance was not reached.
       ModelFileError: a damaged state, or one of another problem.
     """
+    problem = jax.tree.map(jnp.asarray, problem)  # on the device once, not at every call
     precondition = problem.precondition if preconditioned else lambda r: r
     right = jax.jit(Problem.right)(problem)
     size = float(jnp.sqrt(_dot(right, right)))

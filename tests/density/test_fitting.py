@@ -179,6 +179,27 @@ def test_the_error_of_a_density_is_found_on_a_grid(case):
     assert abs(density.density_error_percent(c, s, aux, level=5) - 1.0) < 1e-5  # 0.1 of 10
 
 
+def test_densities_and_potentials_of_matrices_at_points(case, rng):
+    """PySCF's own: orbitals at points, and int1e_rinv; the fit's potential is coarser."""
+    mol, dm = case.mf.mol, case.mf.make_rdm1()
+    points = rng.normal(size=(7, 3)) * 2 + 1.0
+    orbitals = mol.eval_gto("GTOval_sph", points)
+    exact = np.einsum("gi,ij,gj->g", orbitals, dm, orbitals)
+    found = density.matrix_on_points(case.dm, case.structure, case.basis, points)
+    np.testing.assert_allclose(found, exact, atol=1e-12)
+
+    expected = []
+    for point in points:
+        with mol.with_rinv_at_nucleus(0), mol.with_rinv_origin(point):
+            electrons = np.sum(dm * mol.intor("int1e_rinv"))
+        distance = np.linalg.norm(mol.atom_coords() - point, axis=1)
+        expected.append((mol.atom_charges() / distance).sum() - electrons)
+    c = density.fit(case.dm, case.structure, case.basis, case.aux)
+    found = density.potential_on_points(c, case.structure, case.aux, points)
+    assert np.abs(expected).max() > 0.02
+    np.testing.assert_allclose(found, expected, atol=3e-3)  # of the fit: 1e-3 in the valence
+
+
 def test_cube_files_are_pyscfs(case, tmp_path):
     from pyscf.tools import cubegen
 
