@@ -220,7 +220,7 @@ def problem_weights(problem) -> dict[str, np.ndarray]:
     """Random weights."""
     rng = np.random.default_rng(0)
     return {
-        k: rng.normal(size=(p.shape[-1], problem.places[k].shape[1]))
+        k: rng.normal(size=(p.shape[-1], problem.places[k].shape[-1]))
         for k, p in problem.psi.items()
     }
 
@@ -247,10 +247,10 @@ def plain_hessian(problem, b) -> tuple[dict[str, np.ndarray], float]:
     for i in range(n):
         psi = np.zeros((naux, len(flat)))
         for k, start in zip(keys, first, strict=False):
-            radial = problem.places[k].shape[1]
+            radial = problem.places[k].shape[-1]
             for a in np.flatnonzero(atoms[k] == i):
                 for r in range(radial):
-                    rows = problem.places[k][a, r] - i * naux
+                    rows = problem.places[k][a, :, r] - i * naux
                     columns = start + np.arange(problem.psi[k].shape[-1]) * radial + r
                     psi[rows[:, None], columns] = problem.psi[k][a]
         begin = time.perf_counter()  # Psi is there already in a real solver

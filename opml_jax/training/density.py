@@ -328,7 +328,7 @@ def make_problem(
             basis = vectors[:, kept] / np.sqrt(values[kept])
             rows = np.asarray(_kernel(config, l, x, references))
             psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis
-            places[key] = flat[l]
+            places[key] = flat[l].swapaxes(1, 2)
             at = own.places[l][0, :, 0]
             on_atom = metric[own.structure[0]][at[:, None], at]
             inverses[key] = factors(psi[key], on_atom, n, config.penalty)

@@ -33,7 +33,7 @@ class Problem:
 
     Attributes:
       psi: ``{key: (n_atoms, 2 l + 1, n_columns)}``, a key for each element and l.
-      places: ``{key: (n_atoms, n_radial, 2 l + 1)}`` in all structures' coefficients one after
+      places: ``{key: (n_atoms, 2 l + 1, n_radial)}`` in all structures' coefficients one after
         the other.
       metric: ``(n_structures, naux, naux)``, padded by zeros.
       target: ``(n_structures, naux)`` coefficients less their baseline, padded likewise.
@@ -52,13 +52,15 @@ class Problem:
         """``(n_structures, naux)`` coefficients of weights ``{key: (n_columns, n_radial)}``."""
         out = jnp.zeros(self.target.size, self.target.dtype)
         for k, psi in self.psi.items():
-            out = out.at[self.places[k]].set(einsum("imd,dn->inm", psi, b[k]))
+            out = out.at[self.places[k]].set(_contract(psi, b[k], 2, 0))
         return out.reshape(self.target.shape)
 
     def back(self, v: Array) -> Weights:
         """Transpose of :meth:`densities`, divided by the number of structures."""
         flat = v.reshape(-1) / len(self.target)
-        return {k: einsum("inm,imd->dn", flat[self.places[k]], psi) for k, psi in self.psi.items()}
+        rows = {k: p.reshape(-1, p.shape[-1]) for k, p in self.psi.items()}
+        radial = {k: p.reshape(-1, p.shape[-1]) for k, p in self.places.items()}
+        return {k: _contract(psi, flat[radial[k]], 0, 0) for k, psi in rows.items()}
 
     def hessian(self, b: Weights) -> Weights:
         """Half the second derivative of the loss, times weights."""
@@ -81,6 +83,12 @@ class Problem:
         for k, (u, v, inverse) in self.factors.items():
             out[k] = u @ ((u.T @ r[k] @ v) * inverse) @ v.T
         return out
+
+
+def _contract(a: Array, b: Array, i: int, j: int) -> Array:
+    """Sum over an axis of each, in the layout they have: einsum transposes, five times slower."""
+    axes = (((i,), (j,)), ((), ()))
+    return jax.lax.dot_general(a, b, axes, precision=jax.lax.Precision.HIGHEST)
 
 
 def _dot(a: Weights, b: Weights) -> Array:
@@ -221,10 +229,10 @@ def hessian_matrix(problem: Problem) -> tuple[np.ndarray, list[str]]:
     start = 0
     for k in keys:
         psi, places = np.asarray(problem.psi[k]), np.asarray(problem.places[k])
-        columns, radial = psi.shape[-1], places.shape[1]
+        columns, radial = psi.shape[-1], places.shape[-1]
         flat = rows.reshape(n * naux, total)
         for i in range(radial):
-            flat[places[:, i], start + np.arange(columns)[:, None, None] * radial + i] += (
+            flat[places[..., i], start + np.arange(columns)[:, None, None] * radial + i] += (
                 psi.transpose(2, 0, 1)
             )
         start += columns * radial

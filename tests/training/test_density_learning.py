@@ -76,7 +76,7 @@ def test_hessian_and_slope_are_derivatives_of_the_loss(case, rng):
     """By JAX, of the loss as it is written in the module."""
     problem = case.problem
     b = {
-        k: rng.normal(size=(p.shape[-1], problem.places[k].shape[1]))
+        k: rng.normal(size=(p.shape[-1], problem.places[k].shape[-1]))
         for k, p in problem.psi.items()
     }
     nothing = jax.tree.map(jnp.zeros_like, b)
