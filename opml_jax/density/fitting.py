@@ -7,7 +7,8 @@ predicted matrix has a density for free. Dunlap, Connolly, Sabin, J. Chem. Phys.
 
 *coulomb*: the repulsion of the error with itself. *overlap*: its square. *hartree+external*: the
 repulsion, and the square of the error of its energy in the field of the nuclei (in Hartree), which
-a Coulomb fit misses by tens of milli-Hartree; Zhang et al., arXiv:2309.16578, fit like that.
+a Coulomb fit misses by tens of milli-Hartree and more. That energies of the nuclei's field enter a
+fit is Zhang et al.'s idea (arXiv:2309.16578); this form of it is ours.
 """
 
 from __future__ import annotations

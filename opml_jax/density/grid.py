@@ -8,8 +8,9 @@ import jax
 import numpy as np
 
 from .. import integrals
-from ..basis import Basis
+from ..basis import Basis, Shell
 from ..data.files import atomic_path
+from ..data.reference import molecule
 from ..errors import OpmlError, refusal
 from ..numerics import Array
 from ..structures import Structure
@@ -42,18 +43,9 @@ def grid(structure: Structure, level: int = 3) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _bare(structure: Structure):
-    """``pyscf.gto.Mole`` with nuclei and no more than one function each."""
-    from pyscf import gto
-
-    positions = np.asarray(structure.positions).tolist()
-    return gto.M(
-        atom=list(zip(structure.symbols, positions, strict=True)),
-        unit="Bohr",
-        basis={symbol: [[0, [1.0, 1.0]]] for symbol in structure.symbols},
-        charge=structure.charge,
-        spin=structure.spin,
-        verbose=0,
-    )
+    """``pyscf.gto.Mole`` with one function an atom: grids and cubes need the nuclei alone."""
+    shells = [Shell(0, np.ones(1), np.ones(1))]
+    return molecule(structure, Basis.from_shells("bare", dict.fromkeys(structure.numbers, shells)))
 
 
 def on_points(

@@ -53,16 +53,13 @@ def electron_number(coefficients: Array, structure: Structure, basis: Basis) -> 
     return einsum("...p,p->...", coefficients, charges(structure, basis))
 
 
-def _electronic_dipole(coefficients, structure, basis, origin) -> Array:
-    """First moment of the density about an origin: ``(..., 3)``."""
+def _own_dipoles(coefficients, structure, basis) -> tuple[Array, np.ndarray]:
+    """First moments of p shells about their atoms, ``(..., n_shells, 3)``, and these atoms."""
     layout = layout_of(structure, basis)
-    q = charges(structure, basis)
-    at = jnp.asarray(structure.positions)[layout.atom] - origin
-    out = einsum("...p,p,px->...x", coefficients, q, at)
     first = np.flatnonzero((layout.l == 1) & (layout.m == -1))
     d = _radial_moments(structure, basis, 1)[first]
     vectors = coefficients[..., first[:, None] + np.arange(3)] * d[:, None]
-    return out + e3nn_to_cartesian(jnp.sum(vectors, axis=-2))
+    return e3nn_to_cartesian(vectors), layout.atom[first]
 
 
 def dipole(coefficients: Array, structure: Structure, basis: Basis) -> Array:
@@ -76,7 +73,11 @@ def dipole(coefficients: Array, structure: Structure, basis: Basis) -> Array:
     Returns:
       ``(..., 3)`` in e Bohr, x, y, z; differentiable in everything.
     """
-    return -_electronic_dipole(coefficients, structure, basis, centre_of_nuclear_charge(structure))
+    q = charges(structure, basis)
+    at = jnp.asarray(structure.positions) - centre_of_nuclear_charge(structure)
+    of_charges = einsum("...p,p,px->...x", coefficients, q, at[layout_of(structure, basis).atom])
+    own, _ = _own_dipoles(coefficients, structure, basis)
+    return -(of_charges + jnp.sum(own, axis=-2))
 
 
 def quadrupole(coefficients: Array, structure: Structure, basis: Basis) -> Array:
@@ -95,10 +96,8 @@ def quadrupole(coefficients: Array, structure: Structure, basis: Basis) -> Array
     nuclei = einsum("a,ax,ay->xy", numbers, centred, centred)
     at = centred[layout.atom]
     second = einsum("...p,p,px,py->...xy", coefficients, charges(structure, basis), at, at)
-    first = np.flatnonzero((layout.l == 1) & (layout.m == -1))
-    d = _radial_moments(structure, basis, 1)[first]
-    vectors = e3nn_to_cartesian(coefficients[..., first[:, None] + np.arange(3)] * d[:, None])
-    mixed = einsum("...px,py->...xy", vectors, at[first])
+    vectors, atoms = _own_dipoles(coefficients, structure, basis)
+    mixed = einsum("...px,py->...xy", vectors, centred[atoms])
     second += mixed + jnp.swapaxes(mixed, -1, -2)
     own = np.flatnonzero((layout.l == 2) & (layout.m == -2))
     if len(own):
