@@ -9,7 +9,9 @@ validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; 
 guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``opml generate
 --no-forces --grid-level 1`` (geometries 200 to 999 of rMD17's train_01; the npz holds the first
 200), for a learning curve with ``--n-train``. ``--networks`` trains networks of these kinds on the
-first guess, one-shot, or alone (``gated-alone``); ``paper`` has one gate an output. What the errors
+first guess, one-shot, or alone (``gated-alone``); ``paper`` has one gate an output. ``--words``
+takes other words, one-shot on T + V: ``powers``, V to V^3, or ``products``, those with S, T and all
+products of two of V, S, T. ``--input-basis`` makes known words in another basis. What the errors
 are: :mod:`opml_jax.training.operator_metrics`.
 """
 
@@ -53,6 +55,10 @@ NETWORKS = {
     "gated": Op2OpNetworkConfig(),
     "paper": Op2OpNetworkConfig(gates=0),
     "matrix": Op2OpNetworkConfig("matrix"),
+}
+WORDS = {
+    "powers": ("V", "V V", "V V V"),
+    "products": ("V", "V V", "V V V", "S", "T", "V S", "T V", "S T", "S S", "T T"),
 }
 OPTIM = OptimConfig(batch_size=50, learning_rate=5e-3)
 EPOCHS = {"gated": 100, "paper": 100, "matrix": 30}
@@ -113,11 +119,20 @@ def main() -> None:
     parser.add_argument("--one-shot", action="store_true", help="only without the density")
     every = [*NETWORKS, *(f"{k}-alone" for k in NETWORKS)]
     parser.add_argument("--networks", nargs="*", choices=every, default=[])
+    parser.add_argument("--words", choices=[*WORDS], help="instead of Op2OpConfig's; one-shot")
+    parser.add_argument("--input-basis", help="of words known beforehand")
     parser.add_argument("--scf", type=int, default=0, help="structures to restart PySCF for")
     parser.add_argument("--quick", action="store_true", help="50 waters")
     parser.add_argument("--json", action="store_true", help="append lines to results/op2op.jsonl")
     parser.add_argument("--more", type=Path, help="HDF5 with more ethanols for training")
     args = parser.parse_args()
+    settings = {"input_basis": args.input_basis}
+    if args.words:
+        args.one_shot = True
+        settings |= {"words": WORDS[args.words], "baseline": "hcore"}
+    if args.one_shot:
+        settings["density_words"] = ()
+    config = Op2OpConfig(**settings)
     if args.quick:
         args.molecules, args.n_train = ["water"], [50]
     jax.config.update("jax_enable_x64", True)
@@ -127,9 +142,8 @@ def main() -> None:
         pool = data.subset(split["train"])
         if args.more and molecule == "ethanol":
             pool = joined(pool, opml.read_dataset(args.more))
-        basis = opml.load_basis("def2-svp", data.elements)
-        config = Op2OpConfig(density_words=()) if args.one_shot else Op2OpConfig()
-        definition = Op2Op(config, basis)
+        bases = [opml.load_basis(n, data.elements) for n in (config.basis, config.input_basis) if n]
+        definition = Op2Op(config, *bases)
         for n in args.n_train or [len(pool)]:
             start = time.perf_counter()
             validation = data.subset(split["validation"])
@@ -138,6 +152,7 @@ def main() -> None:
             parts = (pool.subset(range(n)), validation)
             for name, model, notes in models_of(definition, fit.params, parts, args):
                 line = {"name": name, "molecule": molecule, "n_train": n, "fit_seconds": seconds}
+                line |= {"words": args.words or "default", "input_basis": args.input_basis}
                 line |= notes
                 for key in list(split)[2:]:
                     part = data.subset(split[key])

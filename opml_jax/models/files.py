@@ -32,8 +32,8 @@ from .operator_network import OperatorNetwork, OperatorNetworkConfig
 FORMAT_VERSION = 2
 """2: networks are stacked over the members of an ensemble."""
 
-BASES = ("basis", "aux_basis")
-"""What a definition may hold: the basis of the operators, and of the density."""
+BASES = ("basis", "aux_basis", "input_basis")
+"""What a definition may hold: the basis of the operators, of the density, and of the input."""
 
 KINDS = {
     "op2prop": (Op2Prop, Op2PropConfig, Model),
@@ -50,7 +50,7 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
 
     from safetensors.numpy import save_file
 
-    bases = {k: getattr(model.definition, k) for k in BASES if hasattr(model.definition, k)}
+    bases = {k: b for k in BASES if (b := getattr(model.definition, k, None)) is not None}
     tensors = {
         "params/" + "/".join(k.key for k in key): np.ascontiguousarray(value)
         for key, value in jax.tree_util.tree_leaves_with_path(model.params)

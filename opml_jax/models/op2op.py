@@ -24,7 +24,7 @@ right number of electrons.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -32,12 +32,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import integrals, lapack
-from ..basis import AOLayout, batch, bucket_of, layout_of
+from ..basis import Basis, Bucket, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, one_of, refusal
 from ..features.couple import IrrepKey, key_name, species_channels
-from ..numerics import Array, einsum, is_concrete
+from ..numerics import Array, einsum, is_concrete, pytree
 from ..observables import density_matrix, project
 from ..operators.species import (
+    SpeciesKey,
     SpeciesTable,
     scatter_species,
     species_capacities,
@@ -59,8 +60,9 @@ Params = dict[str, Any]
 
 PIECES = "E"
 """Letter of the pieces of the nuclei's potential: a word with it is one word for each piece."""
-LETTERS = ("S", "S^-1", "T", "W", PIECES)
-"""Operators known before the density: overlap, its inverse, kinetic energy, neutral atoms."""
+LETTERS = ("S", "S^-1", "T", "V", "W", PIECES)
+"""Operators known before the density: overlap, its inverse, kinetic energy, nuclei, neutral atoms.
+V reaches far, so models with it are not size-extensive, and no word has it by default."""
 DENSITY_LETTERS = (*LETTERS, "P", "U")
 """And those of the density: itself, and the electrostatic potential."""
 
@@ -94,9 +96,11 @@ class Op2OpConfig:
     """What the model is made of.
 
     Attributes:
-      basis: basis set of all operators.
+      basis: basis set of the matrices, and of all operators but those of ``input_basis``.
+      input_basis: basis set of the operators that make ``words``; None: ``basis``. Irreps of
+        blocks that it lacks are not learned (from them).
       words: products that make the first guess, of overlap S, its inverse S^-1, kinetic energy
-        T, the potential of neutral atoms W and the pieces E of the nuclei's potential, each of
+        T, the potential of the nuclei V, of neutral atoms W, and the pieces E of V, each of
         which makes a word of its own.
       density_words: further products that make the self-consistent matrix, of these, the density
         matrix P and the electrostatic potential U; none: the first guess is the prediction.
@@ -114,6 +118,7 @@ class Op2OpConfig:
     """
 
     basis: str = "def2-svp"
+    input_basis: str | None = None
     words: tuple[str, ...] = WORDS
     density_words: tuple[str, ...] = DENSITY_WORDS
     exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
@@ -170,13 +175,52 @@ class Op2OpConfig:
                     hint="Or set operator.density_words: [], a first guess.",
                 )
             )
+        if self.network and self.network.kind == "matrix" and self.input_basis:
+            raise ConfigError(
+                refusal(
+                    "operator.network.kind",
+                    got=f"matrix and input_basis {self.input_basis}",
+                    expected="gated: products of operators are made in the basis of the matrices",
+                )
+            )
+
+
+@pytree
+class InputTable(SpeciesTable):
+    """The blocks of the matrices, and those of operators in an input basis.
+
+    Attributes:
+      inputs: the blocks of the same molecules in the input basis.
+      structures: the molecules laid out in it; None for a single molecule.
+    """
+
+    inputs: SpeciesTable
+    structures: StructureBatch | None
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Op2Op(Definition):
-    """The model's pure functions."""
+    """The model's pure functions.
+
+    Args:
+      config: hyper-parameters.
+      basis: of the matrices.
+      input_basis: of the operators that make the words, if it is another.
+    """
 
     config: Op2OpConfig
+    input_basis: Basis | None = None
+
+    def __post_init__(self):
+        given = self.input_basis and self.input_basis.name
+        if (self.config.input_basis is None) != (given is None):
+            raise ConfigError(
+                refusal("input_basis", got=repr(given), expected=repr(self.config.input_basis))
+            )
+
+    @property
+    def _key(self):
+        return *super()._key, self.input_basis and self.input_basis.spec
 
     def table(self, structure: Structure | StructureBatch) -> SpeciesTable:
         """The blocks of a molecule, or of a batch whose composition is known (not traced).
@@ -185,19 +229,60 @@ class Op2Op(Definition):
           OpmlError: a traced composition.
         """
         if isinstance(structure, Structure):
-            return species_table([layout_of(structure, self.basis)])
+            return self.table_of([structure])
         if not is_concrete(structure.numbers):
             raise OpmlError(
                 refusal("table", got=None, expected="one made outside jit, by Op2Op.table(batch)")
             )
-        return species_table(layouts_of(structure, self.basis))
+        bucket = self.input_basis and bucket_of(molecules_of(structure), self.input_basis)
+        return self.table_of(molecules_of(structure), structure.n_atoms, bucket=bucket)
 
-    def operators(self, structure: Structure | StructureBatch) -> dict[str, Array]:
+    def table_of(
+        self,
+        molecules: Sequence[Structure],
+        n_atoms: int | None = None,
+        *,
+        capacities: Mapping[SpeciesKey, int] | None = None,
+        bucket: Bucket | None = None,
+    ) -> SpeciesTable:
+        """The blocks of molecules, padded to capacities.
+
+        Args:
+          molecules: in the order of their batch.
+          n_atoms: of the padded batch; None: of a single molecule that is no batch.
+          capacities: see :func:`opml_jax.operators.species_table`.
+          bucket: shape of the batch in the input basis.
+        """
+        own, *inputs = (
+            species_table([layout_of(s, basis) for s in molecules], capacities=capacities)
+            for basis in (self.basis, self.input_basis)
+            if basis is not None
+        )
+        if not inputs:
+            return own
+        parts = [getattr(own, f.name) for f in dataclasses.fields(own)]
+        if n_atoms is None:
+            return InputTable(*parts, *inputs, None)
+        laid_out = batch(molecules, self.input_basis, bucket=bucket, n_atoms=n_atoms)
+        return InputTable(*parts, *inputs, laid_out)
+
+    def operators(
+        self, structure: Structure | StructureBatch, table: SpeciesTable | None = None
+    ) -> dict[str, Any]:
         """What is known before the density, ``(n_structures, nao, nao)`` each (1 for a molecule).
 
-        ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``.
+        ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``;
+        with an input basis ``inputs``, the same in it, for which a batch needs its ``table``.
         """
-        s = integrals.overlap(structure, self.basis)
+        found = self._operators(structure, self.basis)
+        if self.input_basis is not None:
+            if isinstance(structure, StructureBatch):
+                structure = table.structures.replace(positions=structure.positions)
+            found["inputs"] = self._operators(structure, self.input_basis)
+        return found
+
+    def _operators(self, structure: Structure | StructureBatch, basis: Basis) -> dict[str, Array]:
+        s = integrals.overlap(structure, basis)
         eye = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
         if isinstance(structure, StructureBatch):  # padding has no overlap, not even with itself
             padded = s + jnp.where(structure.layout.ao_mask, 0.0, 1.0)[..., None] * eye
@@ -205,21 +290,21 @@ class Op2Op(Definition):
             padded = s
         inverse = lapack.solve(padded, eye, positive=True)
         numbers = jnp.asarray(structure.numbers)
-        elements = np.repeat(self.basis.elements, len(self.config.exponents) + 1)
+        elements = np.repeat(basis.elements, len(self.config.exponents) + 1)
         charges = jnp.where(numbers == elements.reshape(-1, *[1] * numbers.ndim), numbers, 0)
         widths = np.concatenate([[0.0], (0.5 / np.array(self.config.exponents)) ** 0.5])
         potentials = jax.vmap(
-            lambda q, w: integrals.external_potential(structure, self.basis, charges=q, widths=w)
-        )(charges.astype(s.dtype), jnp.asarray(np.tile(widths, len(self.basis.elements)), s.dtype))
-        potentials = potentials.reshape(len(self.basis.elements), len(widths), *s.shape)
+            lambda q, w: integrals.external_potential(structure, basis, charges=q, widths=w)
+        )(charges.astype(s.dtype), jnp.asarray(np.tile(widths, len(basis.elements)), s.dtype))
+        potentials = potentials.reshape(len(basis.elements), len(widths), *s.shape)
         pieces = potentials[:, :-1] - potentials[:, 1:]
         pieces = pieces.reshape(pieces.shape[0] * pieces.shape[1], *s.shape)
         found = {
             "S": s,
             "S^-1": 0.5 * (inverse + jnp.matrix_transpose(inverse)),
-            "T": integrals.kinetic(structure, self.basis),
+            "T": integrals.kinetic(structure, basis),
             "V": jnp.sum(potentials[:, 0], axis=0),
-            "W": integrals.neutral_atom_potential(structure, self.basis),
+            "W": integrals.neutral_atom_potential(structure, basis),
             "E": pieces,
         }
         if isinstance(structure, Structure):
@@ -234,7 +319,11 @@ class Op2Op(Definition):
         Returns:
           ``{key: (n_blocks, 2 L + 1, n_columns)}``.
         """
-        return operator_irreps(_spelled(self.config.words, LETTERS, operators), table)
+        if "inputs" not in operators:
+            return operator_irreps(_spelled(self.config.words, LETTERS, operators), table)
+        words = _spelled(self.config.words, LETTERS, operators["inputs"])
+        found = operator_irreps(words, table.inputs)
+        return {k: x for k, x in found.items() if self.n_outputs(k)}
 
     def density_irreps(
         self, operators: dict[str, Array], table: SpeciesTable
@@ -338,7 +427,7 @@ class Op2Op(Definition):
           leading axis.
         """
         table = self.table(structure) if table is None else table
-        operators = self.operators(structure)
+        operators = self.operators(structure, table)
         one = isinstance(structure, Structure)
         known = self.known_irreps(operators, table)
         s, kinetic = operators["S"], operators["T"]
@@ -386,15 +475,19 @@ class Op2Op(Definition):
         """Electrons in the levels of the matrix, ``()`` or ``(n,)``."""
         return n_electrons(structure) - 2 * self.first_level(structure)
 
-    @property
-    def n_known(self) -> int:
-        """Matrices that :attr:`Op2OpConfig.words` stand for."""
+    def n_known(self, key: IrrepKey) -> int:
+        """Columns of one key that :attr:`Op2OpConfig.words` make."""
         pieces = len(self.basis.elements) * len(self.config.exponents)
-        return sum(pieces if PIECES in word.split() else 1 for word in self.config.words)
+        n = sum(pieces if PIECES in word.split() else 1 for word in self.config.words)
+        return n * _shell_pairs(self.input_basis or self.basis, key)
 
     def n_outputs(self, key: IrrepKey) -> int:
-        """Shell pairs of one key."""
-        return len(species_channels(self.basis.spec, key[:3])[key[3:]])
+        """Shell pairs of one key, 0 if the basis has none."""
+        return _shell_pairs(self.basis, key)
+
+
+def _shell_pairs(basis: Basis, key: IrrepKey) -> int:
+    return len(species_channels(basis.spec, key[:3]).get(key[3:], ()))
 
 
 def _spelled(words: Sequence[str], letters: Sequence[str], operators: dict[str, Array]) -> Array:
@@ -406,13 +499,19 @@ def _spelled(words: Sequence[str], letters: Sequence[str], operators: dict[str, 
 
 def joined(known: dict[IrrepKey, Array], density: dict[IrrepKey, Array]) -> dict[IrrepKey, Array]:
     """Columns of known words, then those of the density's."""
-    return {k: jnp.concatenate([x, density[k]], axis=-1) for k, x in known.items()}
+    both = {k: jnp.concatenate([x, density[k]], axis=-1) for k, x in known.items() if k in density}
+    return {**density, **known, **both}
 
 
-def layouts_of(structures: StructureBatch, basis) -> list[AOLayout]:
-    """AO layouts of the molecules of a batch (host side)."""
-    numbers = np.asarray(structures.numbers)
-    return [AOLayout(basis.spec, tuple(int(z) for z in own if z)) for own in numbers]
+def molecules_of(structures: StructureBatch) -> list[Structure]:
+    """The molecules of a batch (host side), as far as AO layouts are concerned: placed anywhere."""
+    out = []
+    for own, charge in zip(*map(np.asarray, (structures.numbers, structures.charge)), strict=True):
+        numbers = own[own > 0]
+        anywhere = 10.0 * np.arange(3 * len(numbers)).reshape(-1, 3)
+        spin = int(numbers.sum() - charge) % 2
+        out.append(Structure(numbers, anywhere, charge=int(charge), spin=spin))
+    return out
 
 
 def batches(
@@ -429,11 +528,17 @@ def batches(
     order = np.argsort([layout_of(s, basis).nao for s in structures], kind="stable")
     parts = [order[i : i + size] for i in range(0, n, size)]
     full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
-    layouts = [[layout_of(structures[i], basis) for i in p] for p in full]
-    room, bucket = species_capacities(layouts), bucket_of(structures, basis)
-    for own, index, part in zip(layouts, full, parts, strict=True):
-        padded = batch([structures[i] for i in index], basis, bucket=bucket)
-        yield padded, species_table(own, capacities=room), part
+    room = species_capacities([[layout_of(structures[i], basis) for i in p] for p in full])
+    bucket = bucket_of(structures, basis)
+    inputs = definition.input_basis and bucket_of(structures, definition.input_basis)
+    for index, part in zip(full, parts, strict=True):
+        own = [structures[i] for i in index]
+        padded = batch(own, basis, bucket=bucket)
+        yield (
+            padded,
+            definition.table_of(own, padded.n_atoms, capacities=room, bucket=inputs),
+            part,
+        )
 
 
 def n_electrons(structure: Structure | StructureBatch):

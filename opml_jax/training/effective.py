@@ -238,7 +238,7 @@ def _prepare(
 
     @jax.jit
     def of_batch(structures, table):
-        operators = definition.operators(structures)
+        operators = definition.operators(structures, table)
         x = definition.known_irreps(operators, table)
         fock = definition.baseline(params, structures, operators, table)
         fock = fock + definition.assemble(params["guess"], x, table, operators["S"])

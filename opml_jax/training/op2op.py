@@ -26,7 +26,7 @@ from ..numerics import require_x64
 from ..observables import density_matrix
 from ..operators.species import SpeciesTable, gather_species
 
-LAMBDAS = tuple(10.0 ** np.arange(-11.0, 1.5, 1.0))
+LAMBDAS = tuple(10.0 ** np.arange(-14.0, 1.5, 1.0))
 """Candidates for the regularisation of columns of unit variance, by the number of rows."""
 
 UNJUDGED = 1e-3
@@ -247,7 +247,7 @@ def fit_op2op(
 
     @jax.jit
     def features(structures, table, fock):
-        operators = definition.operators(structures)
+        operators = definition.operators(structures, table)
         known = definition.known_irreps(operators, table)
         electrons, mask = n_electrons(structures), structures.layout.ao_mask
         dm = density_matrix(fock, operators["S"], electrons, mask=mask)
@@ -312,8 +312,9 @@ def _chosen(definition: Op2Op, solved, floor: float, drawn: Params) -> Fitted:
         params |= {"known": {}, "density": {}}
         for key, candidates in solved["functional"].items():
             own, keys["functional"][key] = best_of(candidates, floor)
-            cut = definition.n_known * definition.n_outputs(key)  # as many shell pairs as outputs
-            params["known"][key_name(key)] = {**own, "weights": own["weights"][:cut]}
+            cut = definition.n_known(key)
+            if cut:  # an input basis may lack it
+                params["known"][key_name(key)] = {**own, "weights": own["weights"][:cut]}
             params["density"][key_name(key)] = {"weights": own["weights"][cut:]}
     return Fitted(params, keys, {})
 

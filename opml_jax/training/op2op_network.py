@@ -142,7 +142,7 @@ def prepare_networks(
 
     @jax.jit
     def features(params, structures, table, fock):
-        operators = definition.operators(structures)
+        operators = definition.operators(structures, table)
         x, s = definition.known_irreps(operators, table), operators["S"]
         electrons, mask = n_electrons(structures), structures.layout.ao_mask
         if stage == "density":

@@ -267,7 +267,8 @@ def train(
 def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op | Op2Density:
     """The pure functions of a configuration's model, with its basis loaded for ``elements``."""
     if config.operator is not None:
-        return Op2Op(config.operator, load_basis(config.operator.basis, elements))
+        names = config.operator.basis, config.operator.input_basis
+        return Op2Op(config.operator, *(load_basis(n, elements) for n in names if n))
     if config.density is not None:
         bases = (load_basis(n, elements) for n in (config.density.basis, config.density.aux_basis))
         return Op2Density(config.density, *bases)
