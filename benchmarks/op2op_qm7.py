@@ -1,11 +1,12 @@
 """One model of Fock matrices for molecules of mixed composition, and F against P as its target.
 
     opml generate small.xyz -o small.h5 --basis sto-3g --no-forces --grid-level 1  # and large
-    python benchmarks/op2op_qm7.py small.h5 --large large.h5 --json
+    python benchmarks/op2op_qm7.py small.h5 large.h5 --json
 
-``small.xyz`` and ``large.xyz`` come from ``qm7_small.py``. Molecules of elements other than
-``--elements`` are left out (three small ones have sulphur, too few to learn it). A random split
-(seed 0) of the small ones trains, validates and tests; the large ones, sizes never seen, test too.
+``small.xyz`` and ``large.xyz`` come from ``qm7_small.py`` (``--n-large 784``). Molecules of
+elements other than ``--elements`` are left out (few small ones have sulphur). A random split (seed
+0) of those below ``--large-from`` heavy atoms trains, validates and tests; the others, sizes never
+seen, test too.
 The models: one-shot Fock matrices (``fock``), one-shot density matrices from the same words
 (``dm``, target P), and self-consistent ones (``self-consistent``). Dipoles and Löwdin's charges are
 compared with those of the reference's Fock matrix. A density matrix has no levels: for ``--scf``
@@ -46,11 +47,17 @@ MODELS = {
 MICRO = 1e6
 
 
-def read(path: Path, elements: list[str]) -> Dataset:
+def read(paths: list[Path], elements: list[str]) -> Dataset:
     """Closed shells of these elements only, without their labels of dipoles (about the origin)."""
-    data, allowed = opml.read_dataset(path), {atomic_number(e) for e in elements}
-    data = data.subset(i for i, s in enumerate(data.structures) if allowed.issuperset(s.numbers))
-    return Dataset(data.structures, {"fock": data.labels["fock"]}, data.meta)
+    found, allowed = [opml.read_dataset(p) for p in paths], {atomic_number(e) for e in elements}
+    pairs = [
+        pair
+        for data in found
+        for pair in zip(data.structures, data.labels["fock"], strict=True)
+        if allowed.issuperset(pair[0].numbers)
+    ]
+    structures, fock = map(list, zip(*pairs, strict=True))
+    return Dataset(structures, {"fock": fock}, found[0].meta)
 
 
 def in_pyscf(part: Dataset, dms: list[np.ndarray], basis) -> dict[str, float]:
@@ -96,7 +103,15 @@ def judged(model: OperatorModel, part: Dataset, n_scf: int) -> dict[str, float]:
         for i, q in enumerate(wanted["lowdin_charges"])
     ]
     dipoles = np.linalg.norm(found["dipole"] - np.array(wanted["dipole"]), axis=-1)
-    out = errors(found, part) | {
+    out = errors(found, part)
+    if "fock" in found:
+        each = [
+            np.abs(found["fock"][i, : len(f), : len(f)] - f).mean()
+            for i, f in enumerate(part.labels["fock"])
+        ]
+        out["fock_median_uha"] = MICRO * float(np.median(each))
+        out["fock_worst_uha"] = MICRO * float(np.max(each))
+    out |= {
         "dipole_error_debye": float(dipoles.mean()) * DEBYE_PER_EBOHR,
         "lowdin_charges_mae_e": float(np.concatenate(charges).mean()),
         "cpu_ms_per_molecule": 1e3 * seconds / len(part),
@@ -112,8 +127,9 @@ def judged(model: OperatorModel, part: Dataset, n_scf: int) -> dict[str, float]:
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("small", type=Path, help="HDF5 with Fock matrices")
-    parser.add_argument("--large", type=Path, help="HDF5 of larger molecules")
+    parser.add_argument("labels", type=Path, nargs="+", help="HDF5 with Fock matrices")
+    parser.add_argument("--large-from", type=int, default=7, help="heavy atoms")
+    parser.add_argument("--n-train", type=int, help="default: all that the others leave")
     parser.add_argument("--elements", nargs="*", default=["H", "C", "N", "O"])
     parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
     parser.add_argument("--baseline", help="what first guesses start from, see Op2OpConfig")
@@ -125,13 +141,14 @@ def main() -> None:
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
     warnings.simplefilter("ignore", DataWarning)  # rare pairs of elements
-    data = read(args.small, args.elements)
-    n_train = len(data) - args.n_validation - args.n_test
-    splits = random_split(len(data), n_train, args.n_validation, args.n_test, seed=0)
-    parts = {name: data.subset(index) for name, index in splits.items()}
-    if args.large:
-        large = read(args.large, args.elements)
-        parts["large"] = large.subset(range(len(large))[-args.n_large :])
+    data = read(args.labels, args.elements)
+    heavy = np.array([sum(z > 1 for z in s.numbers) for s in data.structures])
+    below, above = np.flatnonzero(heavy < args.large_from), np.flatnonzero(heavy >= args.large_from)
+    n_train = args.n_train or len(below) - args.n_validation - args.n_test
+    splits = random_split(len(below), n_train, args.n_validation, args.n_test, seed=0)
+    parts = {name: data.subset(below[index]) for name, index in splits.items()}
+    if len(above):
+        parts["large"] = data.subset(np.random.default_rng(0).permutation(above)[: args.n_large])
     name = data.meta["basis"]
     basis = opml.load_basis(name, data.elements)
     for kind in args.models:
@@ -141,7 +158,8 @@ def main() -> None:
         definition = Op2Op(config, basis)
         start = time.process_time()
         fit = fit_op2op(definition, parts["train"], parts["validation"])
-        line = {"name": kind, "basis": name, "elements": data.elements, "baseline": config.baseline}
+        line = {"name": kind, "basis": name, "elements": data.elements}
+        line |= {"baseline": config.baseline, "large_from": args.large_from}
         line |= {"n_train": n_train, "fit_cpu_seconds": time.process_time() - start}
         line |= {"floors": {f"{k:.0e}": v for k, v in fit.floors.items()}} if fit.floors else {}
         for which in ("test", "large"):
