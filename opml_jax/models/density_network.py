@@ -38,9 +38,9 @@ class Op2DensityNetworkConfig:
     """
 
     alone: bool = False
-    components: int = 16
-    hidden: tuple[int, ...] = (64,)
-    gates: int = 16
+    components: int = 8
+    hidden: tuple[int, ...] = (32,)
+    gates: int = 8
 
     def __post_init__(self):
         at_least("density.network", self, ("components", "gates"), 1)

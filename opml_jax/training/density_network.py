@@ -32,7 +32,7 @@ from .residual import optimizer_of
 
 VANISHING = 1e-4
 """Components whose spread is less, relative to the largest, are left out."""
-PENALTIES = (1e-4, 1e-6, 1e-8)
+PENALTIES = (1e-4, 1e-6)
 """Of the readout's weights, relative to what is left; validation chooses."""
 TOLERANCE = 1e-3
 """Residual of the conjugate gradients that solve a readout."""
@@ -165,7 +165,7 @@ def train_density_network(
                 c = einsum("nmf,fr->nrm", f[l], r @ whitening[z][l])
                 out = out.at[batch["places"][z][l]].set(c, mode="drop")
         e = out.reshape(batch["left"].shape) - batch["left"]
-        return jnp.sum(e * jnp.matvec(batch["metric"], e))
+        return einsum("sp,spq,sq->", e, batch["metric"], e)
 
     def network_loss(weights, batch):
         error = raw_loss(weights, whitening, batch)
