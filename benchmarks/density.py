@@ -280,7 +280,10 @@ def plot(args) -> None:
             own[line["n_train"]] = line["density_error_percent"]
     figure, axis = plt.subplots(figsize=(5, 3.8), layout="constrained")
     for name, own in sorted(curves.items()):
-        axis.loglog(sorted(own), [own[n] for n in sorted(own)], "o-", label=name.replace("_", ", "))
+        axis.loglog(sorted(own), [own[n] for n in sorted(own)], "o-", label=name.replace("_", " "))
+    ticks = sorted({n for own in curves.values() for n in own})
+    axis.set_xticks(ticks, ticks, minor=False)
+    axis.minorticks_off()
     axis.set(xlabel="training waters", ylabel="density error, %")
     axis.legend(fontsize=7)
     figure.savefig(results / "density.png", dpi=90)
