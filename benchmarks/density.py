@@ -11,7 +11,11 @@ functions, l up to 6, of which 1000 channels are kept, farthest point first on t
 structures, as in SALTED's examples; both kinds of features with both kernels, all else
 alike. ``ladder``: labels of ``opml generate`` or ``bundled:water``; errors of densities, and
 energies of the first ``--energies`` test structures through PySCF, with SCF cycles from the density
-beside PySCF's own guesses. ``scaling``: conjugate gradients beside the same steps in NumPy.
+beside PySCF's own guesses. ``networks``: the same waters and split by networks on the same
+features, alone (on mean coefficients) and on what the kernels leave; the last 100 of the pool are
+their validation set. ``uncertainty``: standard deviations beside errors, scaled by the same
+validation set. ``scaling``: kernels and conjugate gradients beside the same steps in NumPy.
+``plot``: the learning curves of ``results/density.jsonl`` as a picture.
 """
 
 from __future__ import annotations
@@ -29,10 +33,14 @@ import opml_jax as opml
 from opml_jax import density
 from opml_jax.basis import layout_of
 from opml_jax.interfaces.density import compare_energies
-from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig
+from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig, Op2DensityNetworkConfig
+from opml_jax.models.density import kernel, reduced
 from opml_jax.training import density as training
+from opml_jax.training.config import OptimConfig
 from opml_jax.training.density_metrics import coefficient_errors, density_errors
+from opml_jax.training.density_network import train_density_network
 from opml_jax.training.density_solver import Problem
+from opml_jax.training.density_variance import variance_parameters
 
 WATERS = Op2DensityConfig(aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap")
 
@@ -140,9 +148,9 @@ def waters(args) -> None:
     wanted = {"test": [structures[i] for i in test]}
     for n in args.sizes:
         own = [structures[i] for i in pool[:n]]
-        for kernel in args.kernels:
+        for name in args.kernels:
             for kind, features in kinds.items():
-                config = dataclasses.replace(WATERS, kernel=kernel)
+                config = dataclasses.replace(WATERS, kernel=name)
                 definition = Op2Density(config, basis, aux)
                 places = training.places(definition, own)
                 start = time.process_time()
@@ -153,10 +161,132 @@ def waters(args) -> None:
                 at = with_features(training.places(definition, wanted["test"]), features, test)
                 found = predicted(definition, params, at, wanted["test"], c.shape[1])
                 row = coefficient_errors(found, c[test], wanted["test"], definition)
-                line = {"name": f"waters_{kind}_{kernel}", "n_train": n, "n_test": len(test)}
+                line = {"name": f"waters_{kind}_{name}", "n_train": n, "n_test": len(test)}
                 line |= {"seed": args.seed, **row, "fit_cpu_seconds": seconds}
                 line |= {"cg_steps": solution.steps}
                 record(line, "density", args.json)
+
+
+def labelled_waters(args, config: Op2DensityConfig):
+    """Waters by set: definition, structures, coefficients, and what losses need, for index sets."""
+    structures, c, aux = published(args.data)
+    definition = Op2Density(config, opml.load_basis(WATERS.basis, [1, 8]), aux)
+    found = training.environments(definition, structures)
+    features = {
+        z: {l: x.reshape(len(structures), -1, *x.shape[1:]) for l, x in e.features.items()}
+        for z, e in found.items()
+    }
+    metric = training.metrics(definition, structures)
+
+    def part(index):
+        own = [structures[i] for i in index]
+        at = with_features(training.places(definition, own), features, index)
+        return own, c[index], training.Labelled(metric[index], c[index], at)
+
+    return definition, part
+
+
+def networks(args) -> None:
+    """Networks beside the kernels: the same waters, features, split, loss and metric."""
+    order = np.random.default_rng(args.seed).permutation(1000)
+    test, pool = order[: args.test], order[args.test :]
+    definition, part = labelled_waters(args, WATERS)
+    wanted, c, at = part(test)
+    validation = part(pool[-100:])[2]
+    optim = OptimConfig(epochs=args.epochs, batch_size=10, learning_rate=1e-2)
+    for n in args.sizes:
+        train = part(pool[:n])[2]
+        for alone in (True, False):
+            config = dataclasses.replace(WATERS, network=Op2DensityNetworkConfig(alone=alone))
+            own = dataclasses.replace(definition, config=config)
+            start = time.process_time()
+            if alone:
+                params, _ = training.subtract_baselines(own, train)
+            else:
+                params, _ = training.solve_problem(own, *training.problem_of(own, train))
+            fit = train_density_network(own, params, train, validation, optim, args.seed)
+            seconds = time.process_time() - start
+            kept = any("network" in p for p in fit.params.values())
+            line = {"name": f"waters_network_{'alone' if alone else 'on_kernels'}"}
+            line |= {"n_train": n, "n_validation": 100, "n_test": len(test), "seed": args.seed}
+            line |= {"epochs": optim.epochs, "fit_cpu_seconds": seconds, "kept": kept}
+            line |= {f"validation_{k}": v for k, v in fit.chosen.items()}
+            found = predicted(own, fit.params, at.found, wanted, c.shape[1])
+            line |= coefficient_errors(found, c, wanted, own)
+            record(line, "density", args.json)
+
+
+def uncertainty(args) -> None:
+    """Standard deviations of the kernels beside errors of waters they have not seen."""
+    order = np.random.default_rng(args.seed).permutation(1000)
+    test, pool = order[: args.test], order[args.test :]
+    config = dataclasses.replace(WATERS, uncertainty=True, references=args.references)
+    definition, part = labelled_waters(args, config)
+    wanted, _, at = part(test)
+    validation = part(pool[-100:])[2]
+    for n in args.sizes:
+        train = part(pool[:n])[2]
+        problem, bases = training.problem_of(definition, train)
+        start = time.process_time()
+        plain = dataclasses.replace(
+            definition, config=dataclasses.replace(config, uncertainty=False)
+        )
+        params, solution = training.solve_problem(plain, problem, bases)
+        solving = time.process_time() - start
+        columns = int(sum(w.size for w in solution.weights.values()))
+        for exact in (columns, 0):
+            start = time.process_time()
+            found = variance_parameters(problem, bases, solution.weights, exact)
+            seconds = time.process_time() - start
+            own = {z: {**p, "variance": found[z]} for z, p in params.items()}
+            own, factor = training.calibrated(definition, own, validation)
+            sigma = DensityModel(definition, own).predict(wanted, uncertainty=True)
+            sigma = sigma["density_uncertainty"]
+            error = training.left_over(definition, own, at)
+            error = np.sqrt(np.einsum("sp,spq,sq->s", error, at.metric, error))
+            ranks = [np.argsort(np.argsort(v)) for v in (sigma, error)]
+            line = {"name": f"uncertainty_{'exact' if exact else 'blocks'}", "n_train": n}
+            line |= {"n_test": len(test), "n_validation": 100, "references": args.references}
+            line |= {"columns": columns, "fit_cpu_seconds": solving, "cpu_seconds": seconds}
+            line |= {
+                "calibration": factor,
+                "rms_error_over_rms_sigma": float(np.sqrt((error**2).mean() / (sigma**2).mean())),
+                "rank_correlation": float(np.corrcoef(ranks)[0, 1]),
+                "within_1_sigma": float(np.mean(error < sigma)),
+                "within_2_sigma": float(np.mean(error < 2 * sigma)),
+                "variance_bytes": sum(x.nbytes for x in jax.tree.leaves(found)),
+            }
+            stretched = [
+                wanted[0].replace(positions=scale * np.asarray(wanted[0].positions))
+                for scale in (1.0, 1.1, 1.2, 1.5)
+            ]
+            away = DensityModel(definition, own).predict(stretched, uncertainty=True)
+            line["sigma_stretched"] = away["density_uncertainty"].tolist()
+            record(line, "density", args.json)
+
+
+def plot(args) -> None:
+    """Learning curves from the lines there are."""
+    import json
+
+    import matplotlib.pyplot as plt
+
+    results = Path(__file__).with_name("results")
+    lines = map(json.loads, (results / "density.jsonl").read_text().splitlines())
+    curves: dict[str, dict[int, float]] = {}
+    for line in lines:
+        if line["name"].startswith("waters_"):
+            own = curves.setdefault(line["name"].removeprefix("waters_"), {})
+            own[line["n_train"]] = line["density_error_percent"]
+    figure, axis = plt.subplots(figsize=(5, 3.8), layout="constrained")
+    for name, own in sorted(curves.items()):
+        axis.loglog(sorted(own), [own[n] for n in sorted(own)], "o-", label=name.replace("_", " "))
+    ticks = sorted({n for own in curves.values() for n in own})
+    axis.set_xticks(ticks, ticks, minor=False)
+    axis.minorticks_off()
+    axis.set(xlabel="training waters", ylabel="density error, %")
+    axis.legend(fontsize=7)
+    figure.savefig(results / "density.png", dpi=90)
 
 
 def ladder(args) -> None:
@@ -191,8 +321,9 @@ def scaling(args) -> None:
         definition = Op2Density(config, basis, aux)
         own = order[:n]
         start = time.process_time()
-        problem, _ = training.make_problem(definition, [structures[i] for i in own], c[own])
+        problem, bases = training.make_problem(definition, [structures[i] for i in own], c[own])
         assembly = time.process_time() - start
+        kernels = kernel_times(definition, [structures[i] for i in own], bases)
         problem = jax.tree.map(np.asarray, problem)
         b = problem_weights(problem)
         step = jax.jit(Problem.hessian)
@@ -212,8 +343,44 @@ def scaling(args) -> None:
             "relative_difference": float(worst),
             "metric_bytes": int(problem.metric.nbytes),
             "psi_bytes": int(sum(p.nbytes for p in problem.psi.values())),
+            **kernels,
         }
         record(line, "density", args.json)
+
+
+def kernel_times(definition, structures, bases) -> dict[str, float]:
+    """Kernels between oxygens and references, all degrees, beside a loop over pairs in NumPy."""
+    own = training.environments(definition, structures)[8]
+    components, b = bases["8"]["components"], bases["8"]["references"]
+    config = definition.config
+    a = {l: np.asarray(v) for l, v in reduced(components, own.features, config.kernel).items()}
+
+    @jax.jit
+    def ours(a, b):
+        return {l: kernel(config, int(l), a, b) for l in a}
+
+    def pairs(rows):
+        out = {l: np.zeros((len(rows), 2 * int(l) + 1, len(b[l]), 2 * int(l) + 1)) for l in a}
+        for i, row in enumerate(rows):
+            for j in range(len(b["0"])):
+                d = a["0"][row, :, 0] - b["0"][j, :, 0]
+                scalar = np.exp(-0.5 * (d @ d) / config.length**2)
+                for l in a:
+                    product = a[l][row].T @ b[l][j] if l != "0" else 1.0
+                    out[l][i, :, j] = scalar * product
+        return out
+
+    found = jax.tree.map(np.asarray, ours(a, b))
+    rows = range(min(20, len(a["0"])))
+    worst = max(np.abs(found[l][: len(rows)] - v).max() for l, v in pairs(rows).items())
+    seconds = least(lambda: jax.block_until_ready(ours(a, b)))
+    plain = least(lambda: pairs(rows), 2) * len(a["0"]) / len(rows)
+    return {
+        "kernel_seconds": seconds,
+        "numpy_kernel_seconds": plain,
+        "kernel_times_faster_than_numpy": plain / seconds,
+        "kernel_difference": float(worst),
+    }
 
 
 def problem_weights(problem) -> dict[str, np.ndarray]:
@@ -261,11 +428,14 @@ def plain_hessian(problem, b) -> tuple[dict[str, np.ndarray], float]:
     return {k: p.reshape(b[k].shape) for k, p in zip(keys, parts, strict=True)}, seconds
 
 
+TASKS = {f.__name__: f for f in (waters, networks, uncertainty, ladder, scaling, plot)}
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("task", choices=["waters", "ladder", "scaling"])
-    parser.add_argument("data", type=Path, help="folder, or labelled data")
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("data", type=Path, nargs="?", help="folder, or labelled data")
     parser.add_argument("--name", default="water", help="of the labelled molecules")
     parser.add_argument("--basis", help="of Fock matrices in npz files")
     parser.add_argument("--convention", help="their AO order")
@@ -276,6 +446,7 @@ def main() -> None:
     parser.add_argument("--energies", type=int, default=20)
     parser.add_argument("--metric", default="coulomb", choices=density.METRICS)
     parser.add_argument("--references", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=300, help="of networks")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true", help="without lambda-SOAP")
     parser.add_argument("--quick", action="store_true", help="40 structures, Gaussian kernel")
@@ -283,9 +454,9 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.sizes, args.kernels, args.train, args.energies = [40], ["gaussian"], 40, 2
-    args.test = args.test or {"waters": 250}.get(args.task, 100)
+    args.test = args.test or (100 if args.task == "ladder" else 250)
     jax.config.update("jax_enable_x64", True)
-    {"waters": waters, "ladder": ladder, "scaling": scaling}[args.task](args)
+    TASKS[args.task](args)
 
 
 if __name__ == "__main__":

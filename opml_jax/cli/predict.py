@@ -21,7 +21,8 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--uncertainty",
         action="store_true",
-        help="also standard deviations of energy and forces over the members of an ensemble",
+        help="also standard deviations: of energy and forces over the members of an ensemble, of "
+        "densities by their kernels",
     )
 
 
@@ -31,7 +32,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import read_structures
     from ..errors import OpmlError, one_of, refusal
-    from ..models import DensityModel, OperatorModel, load_model
+    from ..models import OperatorModel, load_model
     from .runs import enable_x64
 
     enable_x64()
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     options = {"uncertainty": args.uncertainty}
-    if isinstance(model, OperatorModel | DensityModel) and options.pop("uncertainty"):
+    if isinstance(model, OperatorModel) and options.pop("uncertainty"):
         raise OpmlError(
             refusal("--uncertainty", got=repr(model), expected="an ensemble of networks")
         )
@@ -71,8 +72,10 @@ def write_extxyz(path, structures, predicted) -> None:
         "gap": EV_PER_HARTREE,
         "mulliken_charges": 1.0,
         "lowdin_charges": 1.0,
+        "density": 1.0,  # its uncertainty; square roots of Hartree in Coulomb's metric
+        "atom_density": 1.0,
     }
-    of_atoms = ("forces", "mulliken_charges", "lowdin_charges")
+    of_atoms = ("forces", "mulliken_charges", "lowdin_charges", "atom_density")
     frames = []
     for i, s in enumerate(structures):
         atoms = structure_to_ase(s)

@@ -45,6 +45,8 @@ FIELDS: dict[str, Field] = {
     "fock": Field(("ao", "ao"), "Hartree", "converged Fock (Kohn-Sham) matrix"),
     "dm": Field(("ao", "ao"), "1", "density matrix, occupation 2"),
     "coefficients": Field(("aux",), "Bohr^-1.5", "density in the auxiliary basis ``aux_basis``"),
+    "density_uncertainty": Field((), "norm", "standard deviation in the metric's norm"),
+    "atom_density_uncertainty": Field(("atom",), "norm", "likewise, of an atom's functions"),
     "overlap": Field(("ao", "ao"), "1", "overlap matrix"),
     "kinetic": Field(("ao", "ao"), "Hartree", "kinetic energy matrix"),
     "external_potential": Field(("ao", "ao"), "Hartree", "nuclear attraction matrix"),

@@ -3,6 +3,7 @@
 from .density import Op2Density as Op2Density
 from .density import Op2DensityConfig as Op2DensityConfig
 from .density_model import DensityModel as DensityModel
+from .density_network import Op2DensityNetworkConfig as Op2DensityNetworkConfig
 from .files import load_model as load_model
 from .files import save_model as save_model
 from .model import Model as Model

@@ -30,6 +30,7 @@ from ..features import atom_features
 from ..features.inputs import OPERATORS
 from ..numerics import Array, einsum
 from ..structures import Structure, StructureBatch
+from .density_network import Op2DensityNetworkConfig, network_coefficients
 
 Params = dict[str, Any]
 KERNELS = ("gaussian", "polynomial")
@@ -56,6 +57,8 @@ class Op2DensityConfig:
       penalty: of the squares of the weights, beside the mean error of a structure.
       tolerance: of the residual of the conjugate gradients, relative to the right-hand side.
       cycles: most steps of them.
+      uncertainty: keep what standard deviations of predictions need; files become larger.
+      network: adds to the kernels, or stands alone; none: kernels only.
     """
 
     aux_basis: str = "def2-universal-jkfit"
@@ -73,6 +76,8 @@ class Op2DensityConfig:
     penalty: float = 1e-10
     tolerance: float = 1e-6
     cycles: int = 3000
+    uncertainty: bool = False
+    network: Op2DensityNetworkConfig | None = None
 
     def __post_init__(self):
         at_least("density", self, ("components", "references", "zeta", "cycles"), 1)
@@ -85,6 +90,15 @@ class Op2DensityConfig:
         for name in ("metric", "fit_metric"):
             one_of(f"density.{name}", getattr(self, name), density.METRICS)
         one_of("density.operator", self.operator, OPERATORS)
+        if self.uncertainty and self.network and self.network.alone:
+            raise ConfigError(
+                refusal(
+                    "density.uncertainty",
+                    got="a network alone",
+                    expected="kernels, whose variance it is",
+                    hint="Set density.network.alone: false.",
+                )
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -158,11 +172,48 @@ class Op2Density:
     def of_element(self, params: Params, features: Mapping[int, Array]) -> dict[int, Array]:
         """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` of atoms of one element."""
         x = reduced(params["components"], features, self.config.kernel)
-        out = {}
-        for l, weights in params["weights"].items():
+        out: dict[int, Array] = {0: params["baseline"][:, None]}
+        for l, weights in params.get("weights", {}).items():
             k = kernel(self.config, int(l), x, params["references"])
-            out[int(l)] = einsum("imjp,jpn->inm", k, weights)
-        out[0] = out[0] + params["baseline"][:, None]
+            out[int(l)] = out.get(int(l), 0.0) + einsum("imjp,jpn->inm", k, weights)
+        if "network" in params:
+            found = network_coefficients(self.config.network, params["network"], x)
+            out |= {int(l): out.get(int(l), 0.0) + c for l, c in found.items()}
+        n = len(x["0"])
+        return {l: jnp.broadcast_to(c, (n, *c.shape[-2:])) for l, c in out.items()}
+
+    def variances(self, params: Params, structure: Structure) -> Array:
+        r"""Variances of the densities of single atoms, by the Gaussian process of the kernels.
+
+        :math:`\mathrm{tr}\, M_{ii} \Sigma_{ii}`, M between functions of one atom and Sigma the
+        covariance of its coefficients: that of the weights, and what of the prior the references
+        do not span, which grows away from them (the deterministic training conditional:
+        Quinonero-Candela, Rasmussen, J. Mach. Learn. Res. 6, 1939 (2005)).
+
+        Args:
+          params: of a model trained with ``uncertainty``.
+          structure: a molecule, positions in Bohr.
+
+        Returns:
+          ``(n_atoms,)`` squares of the metric's norm (Hartree for coulomb).
+        """
+        features = self.features(structure)
+        out = jnp.zeros(structure.n_atoms, features[0].dtype)
+        for z, atoms in atoms_of(structure.numbers).items():
+            own = {l: x[atoms] for l, x in features.items()}
+            out = out.at[atoms].set(self.variances_of_element(params[str(z)], own))
+        return out
+
+    def variances_of_element(self, params: Params, features: Mapping[int, Array]) -> Array:
+        """:meth:`variances` ``(n_atoms,)`` of atoms of one element."""
+        x = reduced(params["components"], features, self.config.kernel)
+        out = jnp.zeros(len(x["0"]))
+        for l, own in params["variance"].items():
+            k = kernel(self.config, int(l), x, params["references"])
+            k = k.reshape(*k.shape[:2], -1)
+            missing = self_kernel(int(l), x) - jnp.sum((k @ own["basis"]) ** 2, axis=(1, 2))
+            out += own["prior"] * jnp.maximum(missing, 0.0)
+            out += jnp.sum((k @ own["weights"]) ** 2, axis=(1, 2))
         return out
 
 
@@ -218,3 +269,9 @@ def kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Array:
         if l == 0:
             return scalar
     return scalar * einsum("ikm,jkp->imjp", a[str(l)], b[str(l)])
+
+
+def self_kernel(l: int, x: Params) -> Array:
+    """Trace of the kernel of every environment with itself, ``(n,)``."""
+    own = x[str(l)]
+    return jnp.ones(len(own)) if l == 0 else jnp.sum(own * own, axis=(1, 2))

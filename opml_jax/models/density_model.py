@@ -48,12 +48,18 @@ class DensityModel(Model):
         return functools.partial(self.definition.apply, self.params if params is None else params)
 
     def predict(  # type: ignore[override]
-        self, structures: Structure | Sequence[Structure]
+        self, structures: Structure | Sequence[Structure], *, uncertainty: bool = False
     ) -> dict[str, np.ndarray]:
         """Densities of neutral molecules; one compilation for each composition.
 
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
+          uncertainty: also standard deviations of densities, in the norm of the model's metric
+            (root of Hartree for coulomb: half their squares are Coulomb energies of the error with
+            itself), by the Gaussian process of the kernels, whatever a network adds:
+            ``atom_density_uncertainty`` of the functions on each atom, and
+            ``density_uncertainty``, the root of the sum of their squares (correlations of atoms
+            are left out).
 
         Returns:
           ``coefficients`` ``(naux,)`` in the library's order of the auxiliary basis and ``dipole``
@@ -61,12 +67,13 @@ class DensityModel(Model):
           with zeros to the largest molecule, and ``naux`` and ``n_atoms``.
 
         Raises:
-          OpmlError: an empty list, an ion, an element the model has not seen.
+          OpmlError: an empty list, an ion, an element the model has not seen, an uncertainty of a
+            model trained without.
           PrecisionError: x64 is off.
         """
         require_x64("an Op2Density model")
         if isinstance(structures, Structure):
-            out = self.predict([structures])
+            out = self.predict([structures], uncertainty=uncertainty)
             return {k: v[0] for k, v in out.items() if k not in ("naux", "n_atoms")}
         structures = list(structures)
         if not structures:
@@ -74,20 +81,37 @@ class DensityModel(Model):
         self.check_elements(structures)
         if ions := [s for s in structures if s.charge]:
             raise OpmlError(refusal("structures", got=repr(ions[0]), expected="neutral molecules"))
+        if uncertainty and not self.definition.config.uncertainty:
+            raise OpmlError(
+                refusal(
+                    "uncertainty",
+                    got="a model trained without",
+                    expected="one that holds the covariance of its weights",
+                    hint="Train with density.uncertainty=true.",
+                )
+            )
         naux = [layout_of(s, self.definition.aux_basis).nao for s in structures]
         c = np.zeros((len(structures), max(naux)))
         dipoles = np.zeros((len(structures), 3))
         for i, s in enumerate(structures):
             found = _apply(self.definition, self.params, s)
             c[i, : naux[i]], dipoles[i] = found["coefficients"], found["dipole"]
-        return {
-            "coefficients": c,
-            "dipole": dipoles,
-            "naux": np.array(naux),
-            "n_atoms": np.array([s.n_atoms for s in structures]),
-        }
+        n_atoms = np.array([s.n_atoms for s in structures])
+        out = {"coefficients": c, "dipole": dipoles, "naux": np.array(naux), "n_atoms": n_atoms}
+        if uncertainty:
+            variances = np.zeros((len(structures), max(n_atoms)))
+            for i, s in enumerate(structures):
+                variances[i, : s.n_atoms] = _variances(self.definition, self.params, s)
+            out["density_uncertainty"] = np.sqrt(variances.sum(axis=1))
+            out["atom_density_uncertainty"] = np.sqrt(variances)
+        return out
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _apply(definition: Op2Density, params: Params, structure: Structure) -> dict[str, Array]:
     return definition.apply(params, structure)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _variances(definition: Op2Density, params: Params, structure: Structure) -> Array:
+    return definition.variances(params, structure)

@@ -22,6 +22,7 @@ from ..data.files import atomic_path
 from ..errors import ConventionError, ModelFileError, refusal
 from .density import Op2Density, Op2DensityConfig
 from .density_model import DensityModel
+from .density_network import Op2DensityNetworkConfig
 from .model import Model
 from .op2op import Op2Op, Op2OpConfig
 from .op2op_network import Op2OpNetworkConfig
@@ -156,9 +157,11 @@ def load_model(path: str | os.PathLike) -> Model:
 
 def _settings(cls: type, values: dict[str, Any]) -> Any:
     """A configuration from what JSON made of it."""
-    inner = {"network": Op2OpNetworkConfig}
+    inner = {Op2OpConfig: Op2OpNetworkConfig, Op2DensityConfig: Op2DensityNetworkConfig}
     found = {
-        k: _settings(inner[k], v) if isinstance(v, dict) else tuple(v) if isinstance(v, list) else v
+        k: _settings(inner[cls], v)
+        if isinstance(v, dict)
+        else (tuple(v) if isinstance(v, list) else v)
         for k, v in values.items()
     }
     return cls(**found)

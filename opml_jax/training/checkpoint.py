@@ -21,14 +21,16 @@ from ..structures import Structure
 SAVE_EVERY = 2.0
 """Seconds between states on disk: that much work a kill may cost."""
 
-STATE, STRUCTURES, TURNED = "state.npz", "cache/structures", "cache/turned"
-"""What only a killed run needs: a file and two folders in its run directory."""
+STATE, NETWORK = "state.npz", "network.npz"
+STRUCTURES, TURNED = "cache/structures", "cache/turned"
+"""What only a killed run needs: files and folders in its run directory."""
 
 
 def forget(folder: str | os.PathLike) -> None:
     """Delete what a run directory keeps for a killed run; the next one begins anew."""
     folder = Path(folder)
-    (folder / STATE).unlink(missing_ok=True)
+    for name in (STATE, NETWORK):
+        (folder / name).unlink(missing_ok=True)
     for name in (STRUCTURES, TURNED):
         shutil.rmtree(folder / name, ignore_errors=True)
     with contextlib.suppress(OSError):  # absent, or something else is in it

@@ -180,8 +180,8 @@ class TrainConfig:
       network: an operator network, trained in place of ``model`` if given.
       operator: an Op2Op model, in place of ``model`` if given; targets are then [fock], [dm], or
         observables; ``optim``, ``losses`` and ``seed`` have a part only in its network, if any.
-      density: an Op2Density model, in place of ``model`` if given; targets are then [density], and
-        ``optim``, ``losses`` and ``seed`` have no part.
+      density: an Op2Density model, in place of ``model`` if given; targets are then [density];
+        ``optim`` and ``seed`` have a part only in its network, if any, and ``losses`` none.
       effective: how it is fitted to observables of a larger basis (targets among mo_energy,
         dipole, lowdin_charges and polarizability).
       optim: the networks' training.
@@ -363,7 +363,8 @@ def explained(config: TrainConfig) -> str:
     if config.operator:
         idle = ("model",) if config.operator.network else ("model", "optim", "losses", "seed")
     if config.density:
-        idle = ("model", "operator", "network", "optim", "losses", "seed")
+        idle = ("model", "operator", "network", "losses")
+        idle += () if config.density.network else ("optim", "seed")
     idle += tuple(k for k in ("effective", "density") if getattr(config, k) is None)
 
     def emit(part, indent):

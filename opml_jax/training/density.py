@@ -30,6 +30,15 @@ from ..errors import DataError, refusal
 from ..models.density import Op2Density, Params, atoms_of, channels, kernel, reduced
 from ..structures import Structure
 from .density_solver import Problem, Report, Solution, Weights, conjugate_gradients, factors
+from .density_variance import variance_parameters
+
+Progress = Callable[[str, int, int, str], None]
+"""Called with (stage, done, total, note)."""
+
+
+def silent(stage: str, done: int, total: int, note: str) -> None:
+    """Report nothing."""
+
 
 CHUNK = 16
 """Molecules at a time."""
@@ -56,6 +65,20 @@ class Environments:
     features: dict[int, np.ndarray]
     structure: np.ndarray
     places: dict[int, np.ndarray]
+
+    def flat(self, naux: int) -> dict[int, np.ndarray]:
+        """Places among the coefficients of all molecules, ``naux`` each, one after the other."""
+        return {l: self.structure[:, None, None] * naux + p for l, p in self.places.items()}
+
+    def on_atom(self, metric: np.ndarray, l: int) -> np.ndarray:
+        """Metric ``(n_radial, n_radial)`` between functions of degree l of any of these atoms.
+
+        Args:
+          metric: ``(n_structures, naux, naux)``.
+          l: degree; the metric is the same for every m, and zero between them.
+        """
+        at = self.places[l][0, :, 0]
+        return metric[self.structure[0]][at[:, None], at]
 
 
 def places(definition: Op2Density, structures: Sequence[Structure]) -> dict[int, Environments]:
@@ -201,25 +224,69 @@ def density_matrix(dataset: Dataset, i: int, basis: Basis) -> np.ndarray:
     return density_of(dataset.labels["fock"][i], overlap, s)
 
 
-def train_density(
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """Molecules with all that a loss of densities needs of them.
+
+    Attributes:
+      metric: ``(n_structures, naux, naux)``, padded by zeros.
+      target: ``(n_structures, naux)`` coefficients, padded likewise.
+      found: their environments, by element.
+    """
+
+    metric: np.ndarray
+    target: np.ndarray
+    found: dict[int, Environments]
+
+
+def label(
     definition: Op2Density,
-    dataset: Dataset,
-    on_progress: Callable[[str, int, int, str], None] = lambda stage, done, total, note: None,
-    **options: Any,
-) -> tuple[Params, Solution]:
-    """:func:`fit_density` to the density matrices of a data set."""
+    structures: Sequence[Structure],
+    coefficients: Sequence[np.ndarray],
+    *,
+    found: dict[int, Environments] | None = None,
+    on_progress: Progress = silent,
+) -> Labelled:
+    """Environments and metrics of molecules; arguments as for :func:`fit_density`."""
+    check_coefficients(definition, structures, coefficients)
+    on_progress("features", 0, 1, "")
+    found = environments(definition, structures) if found is None else found
+    on_progress("features", 1, 1, "")
+    on_progress("metrics", 0, 1, "")
+    metric = metrics(definition, structures)
+    on_progress("metrics", 1, 1, "")
+    target = np.zeros(metric.shape[:2])
+    for i, c in enumerate(coefficients):
+        target[i, : len(c)] = c
+    return Labelled(metric, target, found)
+
+
+def label_dataset(
+    definition: Op2Density, dataset: Dataset, on_progress: Progress = silent
+) -> Labelled:
+    """:func:`label` with fits to the density matrices of a data set."""
     coefficients = labelled_coefficients(
         definition, dataset, lambda *x: on_progress("density fitting", *x)
     )
-    atoms = None
-    if definition.config.baseline == "atoms":
-        basis = check_densities(definition, dataset)
-        atoms = {
-            z: density.atomic_coefficients(z, basis, definition.aux_basis) for z in dataset.elements
-        }
-    return fit_density(
-        definition, dataset.structures, coefficients, atoms, on_progress=on_progress, **options
-    )
+    return label(definition, dataset.structures, coefficients, on_progress=on_progress)
+
+
+def free_atoms(definition: Op2Density, dataset: Dataset) -> dict[int, np.ndarray] | None:
+    """Coefficients of free atoms for the baseline ``"atoms"``, in a data set's orbital basis."""
+    if definition.config.baseline != "atoms":
+        return None
+    basis, aux = check_densities(definition, dataset), definition.aux_basis
+    return {z: density.atomic_coefficients(z, basis, aux) for z in dataset.elements}
+
+
+def train_density(
+    definition: Op2Density, dataset: Dataset, on_progress: Progress = silent, **options: Any
+) -> tuple[Params, Solution]:
+    """:func:`fit_density` to the density matrices of a data set."""
+    labelled = label_dataset(definition, dataset, on_progress)
+    atoms = free_atoms(definition, dataset)
+    problem, bases = problem_of(definition, labelled, atoms)
+    return solve_problem(definition, problem, bases, on_progress, **options)
 
 
 def fit_density(
@@ -229,10 +296,10 @@ def fit_density(
     atoms: dict[int, np.ndarray] | None = None,
     *,
     found: dict[int, Environments] | None = None,
-    on_progress: Callable[[str, int, int, str], None] = lambda stage, done, total, note: None,
+    on_progress: Progress = silent,
     **options: Any,
 ) -> tuple[Params, Solution]:
-    """Parameters of a model, by conjugate gradients.
+    """Parameters of a model's kernels, by conjugate gradients.
 
     Args:
       definition: the model.
@@ -251,6 +318,17 @@ def fit_density(
     problem, bases = make_problem(
         definition, structures, coefficients, atoms, found=found, on_progress=on_progress
     )
+    return solve_problem(definition, problem, bases, on_progress, **options)
+
+
+def solve_problem(
+    definition: Op2Density,
+    problem: Problem,
+    bases: dict[str, Params],
+    on_progress: Progress = silent,
+    **options: Any,
+) -> tuple[Params, Solution]:
+    """Parameters of the minimum of what :func:`make_problem` gave, with variances if asked for."""
     config = definition.config
     solution = conjugate_gradients(
         problem,
@@ -259,7 +337,49 @@ def fit_density(
         on_progress=lambda *x: on_progress("conjugate gradients", *x),
         **options,
     )
-    return parameters(bases, solution.weights), solution
+    params = parameters(bases, solution.weights)
+    if config.uncertainty:
+        on_progress("variances", 0, 1, "")
+        found = variance_parameters(problem, bases, solution.weights)
+        params = {z: {**own, "variance": found[z]} for z, own in params.items()}
+        on_progress("variances", 1, 1, "")
+    return params, solution
+
+
+def left_over(definition: Op2Density, params: Params, labelled: Labelled) -> np.ndarray:
+    """``(n_structures, naux)`` coefficients that a model leaves, before electrons are counted."""
+    left, naux = labelled.target.copy(), labelled.target.shape[1]
+    of_element = jax.jit(definition.of_element)
+    for z, own in labelled.found.items():
+        found, flat = of_element(params[str(z)], own.features), own.flat(naux)
+        for l, p in flat.items():
+            if l in found:
+                left.reshape(-1)[p] -= np.asarray(found[l])
+    return left
+
+
+def calibrated(
+    definition: Op2Density, params: Params, validation: Labelled
+) -> tuple[Params, float]:
+    """Parameters whose variances are, in mean, the squared errors of a validation set.
+
+    Returns:
+      The parameters, and what their standard deviations were multiplied by.
+    """
+    error = left_over(definition, params, validation)
+    errors = np.einsum("sp,spq,sq->", error, validation.metric, error)
+    of_element = jax.jit(definition.variances_of_element)
+    found = (of_element(params[str(z)], own.features) for z, own in validation.found.items())
+    factor = float(np.sqrt(errors / sum(float(v.sum()) for v in found)))
+    powers = {"basis": 0, "weights": 1, "prior": 2}
+    out = {}
+    for z, own in params.items():
+        scaled = {
+            l: {k: np.asarray(x * factor ** powers[k]) for k, x in v.items()}
+            for l, v in own["variance"].items()
+        }
+        out[z] = {**own, "variance": scaled}
+    return out, factor
 
 
 def parameters(bases: dict[str, Params], weights: Weights) -> Params:
@@ -279,46 +399,31 @@ def make_problem(
     structures: Sequence[Structure],
     coefficients: Sequence[np.ndarray],
     atoms: dict[int, np.ndarray] | None = None,
-    *,
-    found: dict[int, Environments] | None = None,
-    on_progress: Callable[[str, int, int, str], None] = lambda stage, done, total, note: None,
+    **options: Any,
 ) -> tuple[Problem, dict[str, Params]]:
     """The loss of a training set, and the parameters that do not depend on its minimum.
 
     Arguments as for :func:`fit_density`.
     """
-    config = definition.config
-    _check(definition, structures, coefficients, atoms)
-    on_progress("features", 0, 1, "")
-    found = environments(definition, structures) if found is None else found
-    on_progress("features", 1, 1, "")
-    on_progress("metrics", 0, 1, "")
-    metric = metrics(definition, structures)
-    on_progress("metrics", 1, 1, "")
-    n, naux = metric.shape[:2]
-    target = np.zeros((n, naux))
-    for i, c in enumerate(coefficients):
-        target[i, : len(c)] = c
+    labelled = label(definition, structures, coefficients, **options)
+    return problem_of(definition, labelled, atoms)
+
+
+def problem_of(
+    definition: Op2Density, labelled: Labelled, atoms: dict[int, np.ndarray] | None = None
+) -> tuple[Problem, dict[str, Params]]:
+    """As :func:`make_problem`, of molecules whose environments and metrics are known."""
+    config, metric = definition.config, labelled.metric
+    starts, target = subtract_baselines(definition, labelled, atoms)
+    n, naux = target.shape
     psi, places, inverses, bases = {}, {}, {}, {}
-    for z, own in found.items():
-        flat = {l: own.structure[:, None, None] * naux + p for l, p in own.places.items()}
-        values = target.reshape(-1)[flat[0]][..., 0]  # (n_atoms, n)
-        if config.baseline == "average":
-            baseline = values.mean(axis=0)
-        else:
-            baseline = atoms[z][np.array(_ls_of(definition, z)) == 0]
-        target.reshape(-1)[flat[0]] -= baseline[:, None]
-        components = principal_components(definition, {l: own.features[l] for l in own.places})
-        x = reduced(components, own.features, config.kernel)
+    for z, own in labelled.found.items():
+        start, flat = starts[str(z)], own.flat(naux)
+        x = reduced(start["components"], own.features, config.kernel)
         x = {l: np.asarray(v) for l, v in x.items()}
         chosen = farthest_points(x["0"][..., 0], config.references)
         references = {l: v[chosen] for l, v in x.items()}
-        bases[str(z)] = {
-            "baseline": baseline,
-            "components": components,
-            "references": references,
-            "bases": {},
-        }
+        bases[str(z)] = {**start, "references": references, "bases": {}}
         for l in own.places:
             key = f"{z}_{l}"
             k = np.asarray(_kernel(config, l, references, references))
@@ -329,11 +434,37 @@ def make_problem(
             rows = np.asarray(_kernel(config, l, x, references))
             psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis
             places[key] = flat[l].swapaxes(1, 2)
-            at = own.places[l][0, :, 0]
-            on_atom = metric[own.structure[0]][at[:, None], at]
-            inverses[key] = factors(psi[key], on_atom, n, config.penalty)
+            inverses[key] = factors(psi[key], own.on_atom(metric, l), n, config.penalty)
             bases[str(z)]["bases"][str(l)] = basis
     return Problem(psi, places, metric, target, np.float64(config.penalty), inverses), bases
+
+
+def subtract_baselines(
+    definition: Op2Density, labelled: Labelled, atoms: dict[int, np.ndarray] | None = None
+) -> tuple[dict[str, Params], np.ndarray]:
+    """Baseline and components of every element, which nothing is solved for, and what is left.
+
+    Arguments as for :func:`problem_of`.
+
+    Returns:
+      ``{element: {"baseline", "components"}}``, and ``(n_structures, naux)`` coefficients less
+      their baseline.
+
+    Raises:
+      DataError: free atoms that are missing.
+    """
+    _check_atoms(definition, labelled, atoms)
+    target, starts = labelled.target.copy(), {}
+    for z, own in labelled.found.items():
+        isotropic = own.flat(target.shape[1])[0]
+        if definition.config.baseline == "average":
+            baseline = target.reshape(-1)[isotropic][..., 0].mean(axis=0)
+        else:
+            baseline = atoms[z][np.array(_ls_of(definition, z)) == 0]
+        target.reshape(-1)[isotropic] -= baseline[:, None]
+        components = principal_components(definition, {l: own.features[l] for l in own.places})
+        starts[str(z)] = {"baseline": baseline, "components": components}
+    return starts, target
 
 
 def _ls_of(definition: Op2Density, z: int) -> list[int]:
@@ -345,11 +476,11 @@ def _ls_of(definition: Op2Density, z: int) -> list[int]:
     ]
 
 
-def _check(definition, structures, coefficients, atoms) -> None:
+def check_coefficients(definition, structures, coefficients) -> None:
     """Refuse a training set that does not fit the model.
 
     Raises:
-      DataError: none, coefficients of another basis, or free atoms that are missing.
+      DataError: none, or coefficients of another basis.
     """
     if not structures:
         raise DataError(refusal("structures", got="none", expected="at least one"))
@@ -363,13 +494,16 @@ def _check(definition, structures, coefficients, atoms) -> None:
                     expected=f"{naux} numbers, as {definition.aux_basis!r} has for {s!r}",
                 )
             )
-    elements = {z for s in structures for z in s.numbers}
-    if definition.config.baseline == "atoms" and not elements <= set(atoms or {}):
+
+
+def _check_atoms(definition, labelled, atoms) -> None:
+    """Refuse free atoms that are missing."""
+    if definition.config.baseline == "atoms" and not set(labelled.found) <= set(atoms or {}):
         raise DataError(
             refusal(
                 "atoms",
                 got=f"elements {sorted(atoms or {})}",
-                expected=f"coefficients of free atoms of {sorted(elements)}",
+                expected=f"coefficients of free atoms of {sorted(labelled.found)}",
                 hint="Or set density.baseline: average.",
             )
         )

@@ -23,6 +23,9 @@ from .checkpoint import SAVE_EVERY, load_state, save_state
 STEPS = 10
 """Steps of conjugate gradients between reports."""
 
+PAIRS = 256
+"""Pairs of atoms at a time when the Hessian is formed."""
+
 Weights = dict[str, Array]
 Report = Callable[[int, int, str], None]
 
@@ -204,7 +207,7 @@ def normal_equations(problem: Problem) -> Weights:
     """The same minimum by forming and solving the normal equations; for few columns.
 
     Its memory grows with the square of all columns together: it is there to check the other way,
-    and gives :func:`variances`.
+    and :mod:`.density_variance` needs the same matrix.
     """
     matrix, keys = hessian_matrix(problem)
     right = jax.jit(Problem.right)(problem)
@@ -220,23 +223,40 @@ def unravelled(flat: np.ndarray, like: Weights, keys: Sequence[str]) -> Weights:
 
 
 def hessian_matrix(problem: Problem) -> tuple[np.ndarray, list[str]]:
-    """Half the Hessian of the loss, rows by key, and the order of the keys."""
+    """Half the Hessian of the loss, rows by key, and the order of the keys.
+
+    Assembled from pairs of atoms: Psi is sparse, and products with its zeros would be most of the
+    work.
+    """
     keys = sorted(problem.psi)
-    n, naux = problem.target.shape
-    right = jax.jit(Problem.right)(problem)
-    total = sum(right[k].size for k in keys)
-    rows = np.zeros((n, naux, total))  # Psi as a matrix, structure by structure
-    start = 0
-    for k in keys:
-        psi, places = np.asarray(problem.psi[k]), np.asarray(problem.places[k])
-        columns, radial = psi.shape[-1], places.shape[-1]
-        flat = rows.reshape(n * naux, total)
-        for i in range(radial):
-            flat[places[..., i], start + np.arange(columns)[:, None, None] * radial + i] += (
-                psi.transpose(2, 0, 1)
-            )
-        start += columns * radial
-    matrix = np.zeros((total, total))
-    for own, metric in zip(rows, np.asarray(problem.metric), strict=True):
-        matrix += own.T @ metric @ own
-    return matrix / n + float(problem.penalty) * np.eye(total), keys
+    sizes = [problem.psi[k].shape[-1] * problem.places[k].shape[-1] for k in keys]
+    ends = np.cumsum([0, *sizes])
+    matrix = np.zeros((ends[-1], ends[-1]))
+    for i, a in enumerate(keys):
+        for j, b in enumerate(keys[: i + 1]):
+            block = _hessian_block(problem, a, b) / len(problem.target)
+            rows, columns = slice(*ends[i : i + 2]), slice(*ends[j : j + 2])
+            matrix[rows, columns] = block
+            matrix[columns, rows] = block.T
+    matrix.flat[:: len(matrix) + 1] += float(problem.penalty)
+    return matrix, keys
+
+
+def _hessian_block(problem: Problem, a: str, b: str) -> np.ndarray:
+    """Sum over structures between two keys, ``(columns * radial of a, columns * radial of b)``."""
+    naux = problem.target.shape[1]
+    psi, at = ([np.asarray(v[k]) for k in (a, b)] for v in (problem.psi, problem.places))
+    metric = np.asarray(problem.metric).reshape(-1, naux)
+    first, second = (p[:, 0, 0] // naux for p in at)
+    i, j = np.nonzero(first[:, None] == second)  # pairs of atoms of one structure
+    (_, _, c), (_, m, d) = psi[0].shape, psi[1].shape
+    n, r = (p.shape[-1] for p in at)
+    out = np.zeros((c * n * r, d))
+    for part in np.array_split(np.arange(len(i)), max(1, len(i) // PAIRS)):
+        rows, columns = at[0][i[part]], at[1][j[part]] % naux
+        own = metric[rows[..., None, None], columns[:, None, None]]  # (pairs, m, n, m', n')
+        own = own.reshape(*own.shape[:2], -1)
+        left = (psi[0][i[part]].swapaxes(1, 2) @ own).reshape(len(part), c, n, m, r)
+        left = left.transpose(1, 2, 4, 0, 3).reshape(c * n * r, -1)
+        out += left @ psi[1][j[part]].reshape(-1, d)
+    return out.reshape(c * n, r, d).swapaxes(1, 2).reshape(c * n, d * r)

@@ -22,10 +22,19 @@ from ..numerics import require_x64
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache, build_cache, rounding_noise
-from .checkpoint import STATE, STRUCTURES, TURNED, History, fingerprint
+from .checkpoint import NETWORK, STATE, STRUCTURES, TURNED, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
-from .density import check_densities, train_density
+from .density import (
+    calibrated,
+    check_densities,
+    free_atoms,
+    label_dataset,
+    problem_of,
+    solve_problem,
+    subtract_baselines,
+)
+from .density_network import train_density_network
 from .effective import check_observables, fit_effective
 from .metrics import LEVEL_KEYS
 from .op2op import check_operators, fit_op2op
@@ -160,11 +169,41 @@ def train(
     source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
     resume = {"state": inside(STATE), "fingerprint": source}
     if isinstance(definition, Op2Density):
-        params, solution = train_density(definition, parts["train"], on_progress, **resume)
+        labelled = {"train": label_dataset(definition, parts["train"], on_progress)}
+        atoms = free_atoms(definition, parts["train"])
+        solved, history = {}, []
+        network = config.density.network
+        if network is not None and network.alone:
+            params, _ = subtract_baselines(definition, labelled["train"], atoms)
+        else:
+            problem, bases = problem_of(definition, labelled["train"], atoms)
+            params, solution = solve_problem(definition, problem, bases, on_progress, **resume)
+            solved |= {"cg_steps": solution.steps, "cg_residual": solution.residual}
         lap("closed form")
-        solved = {"cg_steps": solution.steps, "cg_residual": solution.residual}
+        if network is not None or config.density.uncertainty:
+            labelled["validation"] = label_dataset(definition, parts["validation"], on_progress)
+        if network is not None:
+            on_progress("network", 0, 1, "")
+            found = train_density_network(
+                definition,
+                params,
+                *labelled.values(),
+                config.optim,
+                config.seed,
+                on_epoch=on_epoch,
+                **{**resume, "state": inside(NETWORK)},
+            )
+            params, history = found.params, found.history
+            kept = any("network" in own for own in params.values())
+            solved["network"] = "kept" if kept else "no better than the closed form"
+            solved |= {f"network_{k}": v for k, v in found.chosen.items()}
+            lap("network")
+            on_progress("network", 1, 1, solved["network"])
+        if config.density.uncertainty:
+            params, factor = calibrated(definition, params, labelled["validation"])
+            solved["uncertainty_calibration"] = factor
         card = _card(definition, dataset, parts, config, solved)
-        return Trained(DensityModel(definition, params, card), seconds)
+        return Trained(DensityModel(definition, params, card), seconds, history)
     if isinstance(definition, Op2Op):
         sets = definition, parts["train"], parts["validation"]
         report = {"on_progress": lambda stage, done, total: on_progress(stage, done, total, "")}

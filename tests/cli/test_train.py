@@ -130,24 +130,28 @@ def test_an_ensemble_from_training_to_predictions(tmp_path, capsys):
     _refused(capsys, [*command, "--uncertainty"], "ensemble", "model.members=4")
 
 
-@pytest.mark.slow  # a minute: every feature of a basis with f functions is compiled
+@pytest.mark.slow  # minutes: every feature of a basis with f functions is compiled
 def test_densities_from_a_configuration(tmp_path, capsys, monkeypatch):
     """Trained, judged, predicted, and read again."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.yaml").write_text(
         "data: {n_train: 30, n_validation: 5, n_test: 10}\n"
-        "density: {references: 20}\ntargets: [density]\n"
+        "density: {references: 20, uncertainty: true, network: {gates: 4}}\n"
+        "optim: {epochs: 3, batch_size: 10, learning_rate: 0.01}\ntargets: [density]\n"
     )
     assert main(["train", "d.yaml", "-o", "run"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["density_error_percent"] < 0.1  # superposed atoms: 11
     assert "density" in (tmp_path / "run" / "card.md").read_text()
+    assert len(read_history(tmp_path / "run" / "history.jsonl")) == 3
+    assert not (tmp_path / "run" / "network.npz").exists()  # only a killed run needs it
     capsys.readouterr()
     assert main(["evaluate", "run", "bundled:water", "--split", "test", "--scf", "1"]) == 0
     out = capsys.readouterr().out
     assert "density %" in out
     assert "one shot" in out
-    assert main(["predict", "run", str(opml.bundled("water", ".h5")), "-o", "p.h5"]) == 0
+    command = ["predict", "run", str(opml.bundled("water", ".h5")), "--uncertainty"]
+    assert main([*command, "-o", "p.h5"]) == 0
     found = opml.read_dataset(tmp_path / "p.h5")
     assert found.meta["aux_basis"] == "def2-universal-jkfit"
     model = load_model(tmp_path / "run")

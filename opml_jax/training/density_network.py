@@ -1,0 +1,283 @@
+"""Training of the networks of Op2Density with optax, on what the kernels (or the baseline) leave.
+
+What is descended is the loss of the kernels, (c' - c)^T M (c' - c) with the float64 metric of each
+structure, all couplings between atoms included, in units of what it was before. Readouts are
+written in functions that are orthonormal on their atom, in units of what is left of each, so that
+one step size serves all. They are linear: at the end they are solved by the kernels' conjugate
+gradients for the features that were learned, and the better of both is kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from ..errors import ConvergenceError, OpmlError
+from ..models.density import Op2Density, Params, reduced
+from ..models.density_network import gated, gates_of, inputs
+from ..numerics import einsum
+from .checkpoint import SAVE_EVERY, load_state, save_state
+from .config import OptimConfig
+from .density import Labelled, left_over
+from .density_solver import Problem, conjugate_gradients, factors
+from .residual import optimizer_of
+
+VANISHING = 1e-4
+"""Components whose spread is less, relative to the largest, are left out."""
+PENALTIES = (1e-4, 1e-6)
+"""Of the readout's weights, relative to what is left; validation chooses."""
+TOLERANCE = 1e-3
+"""Residual of the conjugate gradients that solve a readout."""
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFit:
+    """Result of :func:`train_density_network`.
+
+    Attributes:
+      params: of the model, with ``network`` if it is better than what it starts from.
+      history: one row per epoch: training and validation loss, those of the start being 1.
+      chosen: validation loss of the best epoch (``descent``) and with the readout solved
+        (``solved_PENALTY``), by name.
+    """
+
+    params: Params
+    history: list[dict[str, float]]
+    chosen: dict[str, float]
+
+
+def columns_of(n_components: int, x: dict[str, np.ndarray]) -> Params:
+    """Scales of the leading components of one element's atoms, and means of scalars."""
+    out = {}
+    for l, own in x.items():
+        own = own[:, :n_components]
+        mean = own.mean(axis=0)[:, 0] if l == "0" else 0.0
+        spread = np.sqrt(((own.swapaxes(1, 2) - mean) ** 2).mean(axis=(0, 1)))
+        kept = spread > VANISHING * spread.max()
+        out[l] = {"scale": 1 / spread[kept]} | ({"mean": mean[kept]} if l == "0" else {})
+    return out
+
+
+def _cut(labelled: Labelled, left: np.ndarray, x: Params, size: int, rng) -> Params:
+    """Batches of one shape: inputs and places of atoms by element, metrics, what is left."""
+    n, naux = left.shape
+    order = np.arange(n) if rng is None else rng.permutation(n)
+    order = np.concatenate([order, np.full(-n % size, -1)]).reshape(-1, size)
+    batches = []
+    for index in order:
+        real = index >= 0
+        own = {"metric": labelled.metric[index] * real[:, None, None], "left": left[index]}
+        own |= {"real": real.astype(float), "x": {}, "places": {}}
+        row = np.full(n, -1)
+        row[index[real]] = np.flatnonzero(real)
+        for z, found in labelled.found.items():
+            here = row[found.structure] >= 0
+            first = row[found.structure[here], None, None] * naux
+            own["places"][str(z)] = {str(l): first + p[here] for l, p in found.places.items()}
+            own["x"][str(z)] = {l: v[here] for l, v in x[str(z)].items()}
+        batches.append(own)
+    most = {z: max(len(b["x"][z]["0"]) for b in batches) for z in batches[0]["x"]}
+    for b in batches:
+        for z, n_atoms in most.items():
+            b["x"][z] = {l: _filled(v, n_atoms, 0.0) for l, v in b["x"][z].items()}
+            b["places"][z] = {
+                l: _filled(v, n_atoms, size * naux) for l, v in b["places"][z].items()
+            }
+    return jax.tree.map(lambda *v: np.stack(v), *batches)
+
+
+def _filled(v: np.ndarray, n: int, value: float) -> np.ndarray:
+    """Rows added up to ``n``."""
+    return np.concatenate([v, np.full((n - len(v), *v.shape[1:]), value, v.dtype)])
+
+
+def train_density_network(
+    definition: Op2Density,
+    params: Params,
+    train: Labelled,
+    validation: Labelled,
+    optim: OptimConfig,
+    seed: int,
+    *,
+    state: Path | None = None,
+    fingerprint: str = "",
+    on_epoch: Callable[[int, dict[str, float]], None] = lambda epoch, row: None,
+) -> NetworkFit:
+    """Fit the network of :attr:`Op2DensityConfig.network`; kept only if validation improves.
+
+    Args:
+      definition: the model's functions.
+      params: what it adds to: kernels, or :func:`opml_jax.training.density.subtract_baselines`'.
+      train: molecules that are learned.
+      validation: molecules that choose the epoch, and how the readout is solved.
+      optim: hyper-parameters; batches are cut once, their order is drawn anew each epoch.
+      seed: of initial weights and of batches.
+      state: file to keep the state in, and to go on from: to the very same weights.
+      fingerprint: what the state must belong to.
+      on_epoch: called with the epoch and its row of the history.
+
+    Raises:
+      OpmlError: the loss became NaN.
+      ModelFileError: a damaged state, or one of another training.
+    """
+    config = definition.config.network
+    sets = {"train": train, "validation": validation}
+    left = {k: left_over(definition, params, v) for k, v in sets.items()}
+    fixed, x = {}, {}
+    for name, labelled in sets.items():
+        components = {}
+        for z, own in labelled.found.items():
+            found = reduced(params[str(z)]["components"], own.features, definition.config.kernel)
+            components[str(z)] = {l: np.asarray(v) for l, v in found.items()}
+        if name == "train":
+            fixed = {
+                z: {"columns": columns_of(config.components, v)} for z, v in components.items()
+            }
+        x[name] = {z: jax.tree.map(np.asarray, inputs(fixed[z], v)) for z, v in components.items()}
+    whitening = _whitening(train, left["train"])
+    size = min(optim.batch_size, len(train.target))
+    rng = np.random.default_rng(seed)
+    parts = {
+        k: jax.tree.map(jnp.asarray, _cut(v, left[k], x[k], size, rng if k == "train" else None))
+        for k, v in sets.items()
+    }
+    keys = dict(zip(sorted(fixed), jax.random.split(jax.random.key(seed), len(fixed)), strict=True))
+    weights: Params = {}
+    for z, own in x["train"].items():
+        learned = gates_of(config).init(keys[z], {"s": own["0"][:1, 0]})["params"]
+        columns = jax.eval_shape(functools.partial(gated, config), learned, own)
+        readout = {l: jnp.zeros((columns[l].shape[-1], len(w))) for l, w in whitening[z].items()}
+        weights[z] = {"learned": learned, "readout": readout}
+
+    def raw_loss(weights, whitening, batch):
+        out = jnp.zeros(batch["left"].size)
+        for z, own in weights.items():
+            f = gated(config, own["learned"], batch["x"][z])
+            for l, r in own["readout"].items():
+                c = einsum("nmf,fr->nrm", f[l], r @ whitening[z][l])
+                out = out.at[batch["places"][z][l]].set(c, mode="drop")
+        e = out.reshape(batch["left"].shape) - batch["left"]
+        return einsum("sp,spq,sq->", e, batch["metric"], e)
+
+    def network_loss(weights, batch):
+        error = raw_loss(weights, whitening, batch)
+        return error / jnp.sum(batch["real"]) / unit["train"]
+
+    @jax.jit
+    def mean_loss(weights, whitening, part):
+        found = jax.lax.map(lambda b: raw_loss(weights, whitening, b), part)
+        return jnp.sum(found) / jnp.sum(part["real"])
+
+    def judge(weights, whitening) -> float:
+        return float(mean_loss(weights, whitening, parts["validation"])) / unit["validation"]
+
+    unit = {k: float(mean_loss(weights, whitening, v)) for k, v in parts.items()}
+    n_batches = len(parts["train"]["real"])
+    optimizer = optimizer_of(optim, optim.epochs * n_batches)
+
+    @jax.jit
+    def epoch(running, order, part):
+        def step(running, i):
+            weights, average, optimizer_state = running
+            batch = jax.tree.map(lambda v: v[i], part)
+            value, gradient = jax.value_and_grad(network_loss)(weights, batch)
+            updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
+            weights = optax.apply_updates(weights, updates)
+            average = optax.incremental_update(weights, average, 1.0 - optim.ema)
+            return (weights, average, optimizer_state), value
+
+        running, values = jax.lax.scan(step, running, order)
+        return running, jnp.mean(values)
+
+    running = (weights, weights, optimizer.init(weights))
+    best, kept, history, saved = 1.0, weights, [], -np.inf
+    if state is not None and (found := load_state(state, (running, best, kept), fingerprint)):
+        (running, best, kept), meta = found
+        best, history = float(best), meta["history"]
+    for number in range(len(history) + 1, optim.epochs + 1):
+        order = np.random.default_rng((seed, number)).permutation(n_batches)
+        running, value = epoch(running, jnp.asarray(order), parts["train"])
+        error = judge(running[1], whitening)
+        row = {"epoch": number, "loss": float(value), "validation_loss": error}
+        if not np.isfinite(row["loss"]) or not np.isfinite(error):
+            raise OpmlError(
+                f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
+                f"(now {optim.learning_rate})."
+            )
+        if error < best:
+            best, kept = error, running[1]
+        row["best_validation_loss"] = best
+        history.append(row)
+        on_epoch(number, row)
+        if state is not None and (number == optim.epochs or time.monotonic() > saved + SAVE_EVERY):
+            meta = {"fingerprint": fingerprint, "history": history}
+            save_state(state, (running, best, kept), meta)
+            saved = time.monotonic()
+    chosen = {"descent": best}
+    source = kept if best < 1.0 else running[1]
+    kept = _in_coefficients(kept, whitening)
+    as_they_are = jax.tree.map(lambda w: jnp.eye(len(w)), whitening)
+    for penalty, solved in _solved(config, source, x["train"], train, left["train"]):
+        error = chosen[f"solved_{penalty:.0e}"] = judge(solved, as_they_are)
+        if error < best:
+            best, kept = error, solved
+    if not best < 1.0:
+        return NetworkFit(params, history, chosen)
+    found = {z: {**fixed[z], **jax.tree.map(np.asarray, own)} for z, own in kept.items()}
+    return NetworkFit(
+        {z: {**own, "network": found[z]} for z, own in params.items()}, history, chosen
+    )
+
+
+def _whitening(train: Labelled, left: np.ndarray) -> Params:
+    """From coefficients of functions orthonormal on an atom, in units of what is left of them."""
+    out: Params = {}
+    for z, own in train.found.items():
+        for l, p in own.flat(left.shape[1]).items():
+            e, v = np.linalg.eigh(own.on_atom(train.metric, l))
+            y = np.einsum("inm,nr->imr", left.reshape(-1)[p], v * np.sqrt(e))
+            size = np.sqrt((y**2).mean(axis=(0, 1)))
+            out.setdefault(str(z), {})[str(l)] = (v / np.sqrt(e) * size).T
+    return out
+
+
+def _in_coefficients(weights: Params, whitening: Params) -> Params:
+    """Weights whose readouts give coefficients themselves."""
+    return {
+        z: {**own, "readout": {l: r @ whitening[z][l] for l, r in own["readout"].items()}}
+        for z, own in weights.items()
+    }
+
+
+def _solved(config, weights: Params, x: Params, train: Labelled, left: np.ndarray):
+    """Readouts that make the training set's loss least, penalty by penalty."""
+    n, naux = left.shape
+    psi, places = {}, {}
+    for z, own in train.found.items():
+        found = jax.jit(functools.partial(gated, config))(weights[str(z)]["learned"], x[str(z)])
+        for l, p in own.flat(naux).items():
+            psi[f"{z}_{l}"], places[f"{z}_{l}"] = np.asarray(found[str(l)]), p.swapaxes(1, 2)
+    for penalty in PENALTIES:
+        inverses = {}
+        for key, f in psi.items():
+            z, l = map(int, key.split("_"))
+            on_atom = train.found[z].on_atom(train.metric, l)
+            inverses[key] = factors(f, on_atom, n, penalty)
+        problem = Problem(psi, places, train.metric, left, np.float64(penalty), inverses)
+        try:
+            found = conjugate_gradients(problem, tolerance=TOLERANCE).weights
+        except ConvergenceError:
+            return
+        solved = {z: dict(own) for z, own in weights.items()}
+        for z in solved:
+            own = {k.split("_")[1]: v for k, v in found.items() if k.split("_")[0] == z}
+            solved[z] = {**solved[z], "readout": jax.tree.map(jnp.asarray, own)}
+        yield penalty, solved
