@@ -13,7 +13,7 @@ import numpy as np
 from ..data.sampling import normal_modes
 from ..errors import ConvergenceError, StructureError, refusal
 from ..models import Model
-from ..numerics import Array, require_x64
+from ..numerics import require_x64
 from ..structures import Structure
 from ..units import WAVENUMBER_PER_HARTREE
 from .simulation import Properties, properties_of
@@ -59,7 +59,7 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
     """
     require_x64("a float64 model")
     apply, params = properties_of(model, params, structure)
-    gradient, hessian, dipole = _second(apply, params, structure)
+    _, gradient, hessian, dipole = _second(apply, params, structure)
     if (largest := np.abs(gradient).max()) > 1e-3:
         raise StructureError(
             refusal(
@@ -81,18 +81,21 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
 
 
 def relax(
-    model: Model | Properties, structure: Structure, *, params: Any = None, gtol: float = 1e-7
+    model: Model | Properties, structure: Structure, *, params: Any = None, gtol: float = 1e-6
 ) -> Structure:
-    """The minimum near a geometry (BFGS).
+    """The minimum near a geometry, by Newton's method in a trust region.
+
+    It needs the program of :func:`harmonic` and no other.
 
     Args:
       model: as in :func:`opml_jax.dynamics.simulate`.
       structure: where to start.
       params: of ``model``. Default: the model's own.
-      gtol: largest component of the gradient left, Hartree/Bohr.
+      gtol: norm of the gradient at which to stop, Hartree/Bohr. The last step is a Newton step, so
+        that much less is left.
 
     Raises:
-      ConvergenceError: the minimiser stopped above a hundred times ``gtol``.
+      ConvergenceError: the minimiser stopped above ten times ``gtol``.
       OpmlError: an element the model has not seen.
       PrecisionError: x64 is off.
     """
@@ -101,39 +104,37 @@ def relax(
     require_x64("a float64 model")
     apply, params = properties_of(model, params, structure)
 
-    def energy_and_gradient(x):
-        moved = structure.replace(positions=jnp.asarray(x.reshape(-1, 3)))
-        energy, gradient = _first(apply, params, moved)
-        return float(energy), np.asarray(gradient, float).ravel()
+    @functools.lru_cache(maxsize=2)  # scipy asks for energy, gradient and Hessian in three calls
+    def derivatives(x: bytes):
+        moved = structure.replace(positions=jnp.asarray(np.frombuffer(x).reshape(-1, 3)))
+        energy, gradient, hessian, _ = _second(apply, params, moved)
+        size = gradient.size
+        return float(energy), np.ravel(gradient), np.reshape(hessian, (size, size))
 
-    start = np.asarray(structure.positions, float).ravel()
-    found = minimize(energy_and_gradient, start, jac=True, method="BFGS", options={"gtol": gtol})
-    if not (left := np.abs(found.jac).max()) < 100 * gtol:
+    found = minimize(
+        lambda x: derivatives(x.tobytes())[0],
+        np.asarray(structure.positions, float).ravel(),
+        jac=lambda x: derivatives(x.tobytes())[1],
+        hess=lambda x: derivatives(x.tobytes())[2],
+        method="trust-exact",
+        options={"gtol": gtol, "maxiter": 200, "initial_trust_radius": 0.2},
+    )
+    if not (left := np.linalg.norm(found.jac)) < 10 * gtol:
         raise ConvergenceError(f"the geometry did not relax: gradient {left:.1e} Hartree/Bohr")
     return Structure(structure.numbers, found.x.reshape(-1, 3), structure.charge, structure.spin)
 
 
-def _energy(apply: Properties, params: Any, structure: Structure, x: Array):
-    """Energy and, if there is one, dipole."""
-    found = apply(params, structure.replace(positions=x))
-    return found["energy"], found.get("dipole")
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _first(apply: Properties, params: Any, structure: Structure):
-    energy = functools.partial(_energy, apply, params, structure)
-    (value, _), gradient = jax.value_and_grad(energy, has_aux=True)(structure.positions)
-    return value, gradient
-
-
 @functools.partial(jax.jit, static_argnums=0)
 def _second(apply: Properties, params: Any, structure: Structure):
-    """Gradient, Hessian and derivatives of the dipole, from one forward mode over one reverse."""
-    energy = functools.partial(_energy, apply, params, structure)
+    """Energy, gradient, Hessian and derivatives of the dipole: forward over one reverse mode."""
 
-    def gradient_and_dipole(x):
-        gradient, dipole = jax.grad(energy, has_aux=True)(x)
-        return (gradient, dipole), gradient
+    def energy(x):
+        found = apply(params, structure.replace(positions=x))
+        return found["energy"], found.get("dipole")
 
-    (hessian, slope), gradient = jax.jacfwd(gradient_and_dipole, has_aux=True)(structure.positions)
-    return gradient, hessian, slope
+    def first(x):
+        (value, dipole), gradient = jax.value_and_grad(energy, has_aux=True)(x)
+        return (gradient, dipole), (value, gradient)
+
+    (hessian, slope), (value, gradient) = jax.jacfwd(first, has_aux=True)(structure.positions)
+    return value, gradient, hessian, slope
