@@ -122,7 +122,7 @@ def speed(args) -> None:
     line(args, 1, one, wall, cpu, one)
     for n in (16, 64):
         simulate(model, start, few, replicas=n)
-        long = Settings(steps=steps // 20 * 20, stride=10, forces=True)
+        long = Settings(steps=max(10, 16 * steps // n // 10 * 10), stride=10, forces=True)
         runs = [
             timed(lambda: simulate(model, start, long, replicas=n))[1:]  # noqa: B023
             for _ in range(1 if args.quick else 2)
@@ -217,7 +217,6 @@ def water(args) -> None:
         settings = Settings(
             steps=2000 if args.quick else 40_000, temperature=temperature, warmup_fs=500.0
         )
-        settings_ps = settings.steps * settings.timestep_fs / 1e3
         n = 1 if args.quick else 4
         found = simulate(model, minimum, settings, replicas=n, on_progress=progress)
         wavenumbers, absorption = infrared(found, resolution=20.0)
@@ -227,7 +226,7 @@ def water(args) -> None:
         ]
         row = {
             "name": "water_infrared",
-            "picoseconds": settings_ps,
+            "picoseconds": settings.steps * settings.timestep_fs / 1e3,
             "replicas": n,
             "temperature_kelvin": float(found.temperature.mean()),
             "resolution_per_cm": 20.0,
