@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.sampling import internal_motion
-from ..errors import OpmlError, StructureError, at_least, one_of, refusal
+from ..errors import ConfigError, OpmlError, StructureError, at_least, one_of, refusal
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..structures import Structure
@@ -92,10 +92,10 @@ class Settings:
         at_least("settings", self, ("temperature", "warmup_fs", "seed"))
         for name in ("timestep_fs", "coupling_fs"):
             if not getattr(self, name) > 0:
-                raise OpmlError(refusal(name, got=getattr(self, name), expected="positive"))
+                raise ConfigError(refusal(name, got=getattr(self, name), expected="positive"))
         if self.steps % self.stride:
             expected = f"a multiple of the stride, {self.stride}"
-            raise OpmlError(refusal("steps", got=self.steps, expected=expected))
+            raise ConfigError(refusal("steps", got=self.steps, expected=expected))
 
     @property
     def scheme(self) -> str:
@@ -184,7 +184,7 @@ def simulate(
             keep({"step": np.zeros(1, int), **frames}, state)
         else:
             state = engine.restore(settings.clock, leaves, len(starts))
-        first, begun, n = done, time.monotonic(), 1
+        n = 1
         while done < settings.steps:
             n = min(n, CAPACITY, (settings.steps - done) // settings.stride)
             started = time.monotonic()
@@ -193,10 +193,10 @@ def simulate(
             check_domain(frames, starts, settings.timestep_fs, settings.max_uncertainty_mev)
             keep(frames, state)
             done = int(frames["step"][-1])
-            now = time.monotonic()
-            rate = (done - first) / (now - begun)
-            on_progress(done, settings.steps, _speed(rate, settings, len(starts)))
-            n = max(1, int(n * min(2.0, CHUNK_SECONDS / (now - started))))
+            seconds = time.monotonic() - started
+            note = _speed(n * settings.stride / seconds, settings, len(starts))
+            on_progress(done, settings.steps, note)
+            n = max(1, int(n * min(2.0, CHUNK_SECONDS / seconds)))
     finally:
         if recorder is not None:
             recorder.join()
@@ -437,6 +437,8 @@ def _fingerprint(
     digest = hashlib.sha256(json.dumps([kept, starts[0].numbers], sort_keys=True).encode())
     if isinstance(model, Model):
         digest.update(repr((model.definition.config, model.definition.basis.spec)).encode())
+    else:
+        digest.update(getattr(model, "__qualname__", type(model).__qualname__).encode())
     arrays = [*jax.tree.leaves(engine.params), *(s.positions for s in starts)]
     for x in arrays:
         digest.update(np.asarray(x).tobytes())

@@ -254,11 +254,11 @@ def test_both_ends_of_a_bond_are_watched(spring):
         ({"steps": 0}, ConfigError, "steps must be at least 1"),
         (
             {"steps": 10, "stride": 4},
-            OpmlError,
+            ConfigError,
             "steps must be a multiple of the stride, 4; got 10",
         ),
-        ({"timestep_fs": 0.0}, OpmlError, "timestep_fs must be positive"),
-        ({"timestep_fs": float("nan")}, OpmlError, "timestep_fs must be positive"),
+        ({"timestep_fs": 0.0}, ConfigError, "timestep_fs must be positive"),
+        ({"timestep_fs": float("nan")}, ConfigError, "timestep_fs must be positive"),
         ({"temperature": -1.0}, ConfigError, "temperature must be zero or more"),
     ],
 )
