@@ -256,7 +256,7 @@ class _Engine:
         positions = np.array([s.positions for s in starts])
         velocities = _thermal(starts, settings)
         if settings.warmup_fs:
-            warm = dataclasses.replace(self, scheme="langevin", forces=False)
+            warm = dataclasses.replace(self, scheme="langevin")
             clock = settings.clock._replace(
                 coupling=FEMTOSECOND_PER_ATOMIC_TIME / settings.coupling_fs
             )
