@@ -34,8 +34,8 @@ __version__ = _version("opml_jax")
 
 
 def __getattr__(name: str):
-    """``opml_jax.analysis``, ``.interfaces``, ``.testing`` and ``.training`` load on first use."""
-    if name in ("analysis", "interfaces", "testing", "training"):
+    """Rooms that not everyone needs load on first use."""
+    if name in ("analysis", "dynamics", "interfaces", "testing", "training"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -14,6 +14,8 @@ CODATA = {name: constants.physical_constants[name][0] for name in (
     "hartree-inverse meter relationship",
     "kelvin-hartree relationship",
     "atomic unit of electric dipole mom.",
+    "atomic unit of time",
+    "inverse fine-structure constant",
 )}  # fmt: skip
 DEBYE = 1e-21 / constants.c  # C m, by definition 1e-18 statcoulomb cm
 
@@ -28,6 +30,9 @@ DEBYE = 1e-21 / constants.c  # C m, by definition 1e-18 statcoulomb cm
         (units.ELECTRON_MASS_PER_DALTON, 1 / CODATA["electron mass in u"]),
         (units.HARTREE_PER_KELVIN, CODATA["kelvin-hartree relationship"]),
         (units.WAVENUMBER_PER_HARTREE, CODATA["hartree-inverse meter relationship"] / 100),
+        (units.FEMTOSECOND_PER_ATOMIC_TIME, CODATA["atomic unit of time"] * 1e15),
+        (units.SPEED_OF_LIGHT, CODATA["inverse fine-structure constant"]),
+        (units.KILOMETRE_PER_MOL_PER_BOHR, CODATA["Bohr radius"] * 1e-3 * constants.N_A),
         (
             units.EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
             CODATA["Hartree energy in eV"] / (CODATA["Bohr radius"] * 1e10),

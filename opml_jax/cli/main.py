@@ -14,6 +14,8 @@ COMMANDS = {
     "train": "train a model from a configuration file",
     "evaluate": "errors of a model on a labelled data set",
     "predict": "energies, forces and dipoles of structures",
+    "md": "molecular dynamics with a model (restartable)",
+    "spectrum": "infrared spectrum and vibrational density of states of a trajectory",
     "config": "print a configuration template, or validate a file",
     "data": "check a data file, or pack it small",
     "doctor": "what is installed, and whether it works",

@@ -6,7 +6,8 @@ import numpy as np
 
 from ..errors import OpmlError, refusal
 from ..structures import Structure
-from ..units import ELECTRON_MASS_PER_DALTON, HARTREE_PER_KELVIN, WAVENUMBER_PER_HARTREE
+from ..structures.elements import masses
+from ..units import HARTREE_PER_KELVIN, WAVENUMBER_PER_HARTREE
 
 
 def normal_modes(structure: Structure, hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -23,20 +24,30 @@ def normal_modes(structure: Structure, hessian: np.ndarray) -> tuple[np.ndarray,
       ``(frequencies, modes)``: ``(n_modes,)`` in Hartree (hbar = 1; negative if imaginary) and
       ``(n_modes, n_atoms, 3)`` in Bohr per unit of mass-weighted coordinate (sqrt(m_e) Bohr).
     """
-    from ase.data import atomic_masses
-
-    mass = atomic_masses[list(structure.numbers)] * ELECTRON_MASS_PER_DALTON
+    mass = masses(structure.numbers)
     root = np.repeat(mass**0.5, 3)
-    x = np.asarray(structure.positions) - mass @ structure.positions / mass.sum()
-    rigid = [np.repeat(mass**0.5, 3) * np.tile(e, len(mass)) for e in np.eye(3)]
-    rigid += [(mass[:, None] ** 0.5 * np.cross(e, x)).ravel() for e in np.eye(3)]
-    u, s, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
-    rank = int((s > 1e-6 * s[0]).sum())
-    vibrations = u[:, rank:]
+    vibrations = internal_motion(structure, mass)
     weighted = vibrations.T @ (hessian / root[:, None] / root[None]) @ vibrations
     w2, c = np.linalg.eigh(weighted)
     modes = (vibrations @ c / root[:, None]).T.reshape(-1, structure.n_atoms, 3)
     return np.sign(w2) * np.abs(w2) ** 0.5, modes
+
+
+def internal_motion(structure: Structure, mass: np.ndarray) -> np.ndarray:
+    """Directions of mass-weighted coordinates orthogonal to translations and rotations.
+
+    Args:
+      structure: a molecule.
+      mass: ``(n_atoms,)`` of its atoms.
+
+    Returns:
+      ``(3 n_atoms, n_modes)``, orthonormal; 3 n - 6 of them, 3 n - 5 of a linear molecule.
+    """
+    x = np.asarray(structure.positions) - mass @ structure.positions / mass.sum()
+    rigid = [np.repeat(mass**0.5, 3) * np.tile(e, len(mass)) for e in np.eye(3)]
+    rigid += [(mass[:, None] ** 0.5 * np.cross(e, x)).ravel() for e in np.eye(3)]
+    u, s, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
+    return u[:, int((s > 1e-6 * s[0]).sum()) :]
 
 
 def check_temperature(temperature: float) -> None:

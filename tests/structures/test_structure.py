@@ -7,8 +7,8 @@ import pytest
 
 from opml_jax.errors import StructureError, UnitWarning
 from opml_jax.structures import Structure, StructureBatch, check_length_unit, pad_structures
-from opml_jax.structures.elements import atomic_number, symbol
-from opml_jax.units import ANGSTROM_PER_BOHR
+from opml_jax.structures.elements import atomic_number, masses, symbol
+from opml_jax.units import ANGSTROM_PER_BOHR, ELECTRON_MASS_PER_DALTON
 
 H2 = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]]
 TOO_CLOSE = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.1 / ANGSTROM_PER_BOHR]]
@@ -171,3 +171,10 @@ def test_elements():
             atomic_number(bad)
     with pytest.raises(StructureError, match="Did you mean"):
         atomic_number("Sii")
+
+
+def test_masses_are_ases():
+    from ase.data import atomic_masses
+
+    expected = atomic_masses[1:] * ELECTRON_MASS_PER_DALTON
+    np.testing.assert_allclose(masses(range(1, 119)), expected, rtol=1e-9)

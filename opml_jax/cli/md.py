@@ -1,0 +1,89 @@
+"""``opml md``: molecular dynamics with a model."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    p.add_argument("run", metavar="RUN", help="run directory or model file")
+    p.add_argument("start", metavar="START", help="xyz, extxyz, npz or HDF5 file; its first frame")
+    p.add_argument(
+        "-o", "--output", required=True, metavar="TRAJ", help="HDF5 file to write or to go on with"
+    )
+    p.add_argument("--steps", type=int, default=10_000)
+    p.add_argument("--timestep-fs", type=float, default=0.5)
+    p.add_argument("--temperature", type=float, default=300.0, help="Kelvin")
+    p.add_argument("--ensemble", default="nve", help="nve or nvt")
+    p.add_argument("--thermostat", default="langevin", help="of nvt: langevin or nose-hoover")
+    p.add_argument(
+        "--coupling-fs", type=float, default=100.0, help="inverse friction, or period of the chain"
+    )
+    p.add_argument(
+        "--warmup-fs", type=float, default=0.0, help="Langevin dynamics before the first frame"
+    )
+    p.add_argument("--stride", type=int, default=4, help="steps between frames (default 4)")
+    p.add_argument("--replicas", type=int, default=1, help="trajectories at once")
+    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--forces", action="store_true", help="record forces")
+    p.add_argument(
+        "--max-uncertainty-mev",
+        type=float,
+        help="stop when the networks of an ensemble disagree by more, per atom",
+    )
+    p.add_argument("--relax", action="store_true", help="start from the minimum near START")
+    p.add_argument("--extxyz", metavar="FILE", help="also write the first replica in eV, Angstrom")
+    p.add_argument("--length-unit", choices=("angstrom", "bohr"))
+    p.add_argument("--restart", action="store_true", help="begin anew, whatever TRAJ holds")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import dataclasses
+
+    from ..data import read_structures
+    from ..dynamics import DomainError, Settings, relax, simulate
+    from ..models import load_model
+    from .predict import write_extxyz
+    from .progress import Progress
+    from .runs import enable_x64
+
+    enable_x64()
+    settings = Settings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)})
+    model = load_model(args.run)
+    start = read_structures(args.start, length_unit=args.length_unit)[0]
+    if args.relax:
+        start = relax(model, start)
+    speed = ""
+
+    def report(done: int, total: int, note: str) -> None:
+        nonlocal speed
+        speed = note
+        progress.update(done, total, note=note)
+
+    try:
+        with Progress("steps") as progress:
+            found = simulate(
+                model,
+                start,
+                settings,
+                replicas=args.replicas,
+                output=args.output,
+                restart=args.restart,
+                on_progress=report,
+            )
+    except DomainError as err:
+        left = f"{args.output}.left.extxyz"
+        write_extxyz(left, [err.structure], {})
+        raise DomainError(f"{err} The geometry is in {left}.", err.structure) from err
+    if args.extxyz:
+        found.write_extxyz(args.extxyz)
+    spread = found.total_energy.std(axis=0).mean() / len(found.numbers)
+    print(
+        f"{args.output}: {len(found['step'])} frames to {found.time_fs[-1] / 1e3:g} ps, "
+        f"{found.n_replicas} replica(s), {found.temperature.mean():.0f} K"
+        + (f", energy within {spread * 27211.386:.2g} meV/atom" if args.ensemble == "nve" else "")
+        + (f" ({speed})" if speed else "")
+    )
+    return 0

@@ -1,0 +1,99 @@
+"""``opml spectrum``: infrared spectrum and vibrational density of states of a trajectory."""
+
+from __future__ import annotations
+
+import argparse
+
+
+def configure(p: argparse.ArgumentParser) -> None:
+    """Arguments of the command."""
+    p.add_argument("trajectory", metavar="TRAJ", help="HDF5 file of opml md")
+    p.add_argument("-o", "--output", required=True, metavar="DIR")
+    p.add_argument("--resolution", type=float, default=10.0, help="cm^-1 (default 10)")
+    p.add_argument("--window", default="hann", help="of lags: hann, gaussian or none")
+    p.add_argument(
+        "--correction",
+        default="harmonic",
+        help="quantum correction: harmonic, none, standard or schofield",
+    )
+    p.add_argument("--max-wavenumber", type=float, default=4500.0, help="of the pictures, cm^-1")
+    p.add_argument(
+        "--harmonic", metavar="RUN", help="also harmonic lines of this model near the first frame"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Run the command."""
+    import json
+    from pathlib import Path
+
+    import numpy as np
+
+    from ..data.files import atomic_path, write_text
+    from ..dynamics import Trajectory, infrared, peaks, vibrational_dos
+    from .runs import check_writable, enable_x64
+
+    enable_x64()
+    folder = Path(args.output)
+    check_writable(folder)
+    trajectory = Trajectory.read(args.trajectory)
+    options = {"resolution": args.resolution, "window": args.window}
+    spectra = {"vibrational_dos": (vibrational_dos(trajectory, **options), "modes per cm^-1")}
+    if "dipole" in trajectory.frames:
+        absorption = infrared(trajectory, **options, correction=args.correction)
+        spectra["infrared"] = absorption, "km/mol per cm^-1"
+    lines = _lines(args.harmonic, trajectory) if args.harmonic else None
+    summary = {
+        **options,
+        "correction": args.correction,
+        "temperature_kelvin": float(trajectory.temperature.mean()),
+        "picoseconds": float(trajectory.time_fs[-1] / 1e3),
+        "replicas": trajectory.n_replicas,
+    }
+    for name, ((wavenumbers, values), unit) in spectra.items():
+        found = peaks(wavenumbers, values)
+        summary[name] = {
+            "peaks_per_cm": found.round(2).tolist(),
+            "integral": float(np.trapezoid(values, wavenumbers)),
+        }
+        with atomic_path(folder / f"{name}.csv") as temporary:
+            header = f"wavenumber (cm^-1),{name.replace('_', ' ')} ({unit})"
+            table = np.transpose([wavenumbers, values])
+            np.savetxt(temporary, table, "%.8g", ",", header=header, comments="")
+        with atomic_path(folder / f"{name}.png") as temporary:
+            _picture(temporary, name, wavenumbers, values, unit, lines, args.max_wavenumber)
+        print(f"{name.replace('_', ' ')}: " + " ".join(f"{x:.0f}" for x in found) + " cm^-1")
+    if lines is not None:
+        summary["harmonic"] = {"wavenumbers_per_cm": lines.wavenumbers.round(2).tolist()}
+        if lines.intensities is not None:
+            summary["harmonic"]["intensities_km_per_mol"] = lines.intensities.round(4).tolist()
+        print("harmonic: " + " ".join(f"{x:.0f}" for x in lines.wavenumbers) + " cm^-1")
+    write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    print(f"{folder}: {', '.join(spectra)} (csv, png), summary.json")
+    return 0
+
+
+def _lines(run, trajectory):
+    from ..dynamics import harmonic, relax
+    from ..models import load_model
+
+    model = load_model(run)
+    return harmonic(model, relax(model, trajectory.structure(0)))
+
+
+def _picture(path, name, wavenumbers, values, unit, lines, longest) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 3.2), layout="constrained")
+    axis = figure.subplots()
+    shown = wavenumbers <= longest
+    axis.plot(wavenumbers[shown], values[shown], lw=1.2, label="dynamics")
+    if lines is not None:
+        height = lines.intensities if name == "infrared" else None
+        height = height if height is not None else lines.wavenumbers**0
+        scaled = values[shown].max() * height / height.max()
+        axis.vlines(lines.wavenumbers, 0, scaled, "C3", lw=1.5, label="harmonic (scaled)")
+        axis.legend()
+    axis.set(xlabel="wavenumber (cm$^{-1}$)", ylabel=unit, xlim=(0, longest), ylim=(0, None))
+    axis.set_title(name.replace("_", " "))
+    figure.savefig(path, format="png", dpi=120)

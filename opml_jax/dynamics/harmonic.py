@@ -1,0 +1,140 @@
+"""Minima, harmonic frequencies and infrared intensities by exact derivatives of a model."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..data.sampling import normal_modes
+from ..errors import ConvergenceError, StructureError, refusal
+from ..models import Model
+from ..numerics import require_x64
+from ..structures import Structure
+from ..units import WAVENUMBER_PER_HARTREE
+from .simulation import Properties, properties_of
+from .spectra import INTENSITY
+
+
+@dataclasses.dataclass(frozen=True)
+class Harmonic:
+    """Vibrations of a molecule.
+
+    Attributes:
+      wavenumbers: ``(n_modes,)`` cm^-1, ascending; negative if imaginary. Translations and
+        rotations are projected out.
+      modes: ``(n_modes, n_atoms, 3)`` Bohr per unit of mass-weighted coordinate.
+      intensities: ``(n_modes,)`` km/mol, or None for models without dipoles.
+      hessian: ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2.
+      dipole_derivatives: ``(3, n_atoms, 3)`` e, or None.
+    """
+
+    wavenumbers: np.ndarray
+    modes: np.ndarray
+    intensities: np.ndarray | None
+    hessian: np.ndarray
+    dipole_derivatives: np.ndarray | None
+
+
+def harmonic(model: Model | Properties, structure: Structure, *, params: Any = None) -> Harmonic:
+    """Harmonic frequencies and infrared intensities.
+
+    Args:
+      model: as in :func:`opml_jax.dynamics.simulate`.
+      structure: a minimum of the model, see :func:`relax`.
+      params: of ``model``. Default: the model's own.
+
+    Returns:
+      :class:`Harmonic`. Intensities are pi N_A / (3 c^2) times the squared derivative of the dipole
+      in each mass-weighted normal coordinate (Wilson, Decius, Cross, Molecular Vibrations, ch. 7).
+
+    Raises:
+      StructureError: forces above 1e-3 Hartree/Bohr: no minimum.
+      OpmlError: an element the model has not seen.
+      PrecisionError: x64 is off.
+    """
+    require_x64("a float64 model")
+    apply, params = properties_of(model, params, structure)
+    _, gradient, hessian, dipole = _second(apply, params, structure)
+    if (largest := np.abs(gradient).max()) > 1e-3:
+        raise StructureError(
+            refusal(
+                "structure",
+                got=f"a geometry with a force of {largest:.1e} Hartree/Bohr",
+                expected="a minimum",
+                hint="Relax it first.",
+            )
+        )
+    n = 3 * structure.n_atoms
+    hessian = np.asarray(hessian).reshape(n, n)
+    frequencies, modes = normal_modes(structure, hessian)
+    intensities = None
+    if dipole is not None:
+        dipole = np.asarray(dipole)
+        change = np.einsum("xai,kai->kx", dipole, modes)
+        intensities = INTENSITY * (change**2).sum(axis=1)
+    return Harmonic(WAVENUMBER_PER_HARTREE * frequencies, modes, intensities, hessian, dipole)
+
+
+def relax(
+    model: Model | Properties, structure: Structure, *, params: Any = None, gtol: float = 1e-6
+) -> Structure:
+    """The minimum near a geometry, by Newton's method in a trust region.
+
+    It needs the program of :func:`harmonic` and no other.
+
+    Args:
+      model: as in :func:`opml_jax.dynamics.simulate`.
+      structure: where to start.
+      params: of ``model``. Default: the model's own.
+      gtol: norm of the gradient at which to stop, Hartree/Bohr. The last step is a Newton step, so
+        that much less is left.
+
+    Raises:
+      ConvergenceError: the minimiser stopped above ten times ``gtol``.
+      OpmlError: an element the model has not seen.
+      PrecisionError: x64 is off.
+    """
+    from scipy.optimize import minimize
+
+    require_x64("a float64 model")
+    apply, params = properties_of(model, params, structure)
+
+    @functools.lru_cache(maxsize=2)  # scipy asks for energy, gradient and Hessian in three calls
+    def derivatives(x: bytes):
+        moved = structure.replace(positions=jnp.asarray(np.frombuffer(x).reshape(-1, 3)))
+        energy, gradient, hessian, _ = _second(apply, params, moved)
+        size = gradient.size
+        return float(energy), np.ravel(gradient), np.reshape(hessian, (size, size))
+
+    found = minimize(
+        lambda x: derivatives(x.tobytes())[0],
+        np.asarray(structure.positions, float).ravel(),
+        jac=lambda x: derivatives(x.tobytes())[1],
+        hess=lambda x: derivatives(x.tobytes())[2],
+        method="trust-exact",
+        options={"gtol": gtol, "maxiter": 200, "initial_trust_radius": 0.2},
+    )
+    if not (left := np.linalg.norm(found.jac)) < 10 * gtol:
+        raise ConvergenceError(f"the geometry did not relax: gradient {left:.1e} Hartree/Bohr")
+    return Structure(structure.numbers, found.x.reshape(-1, 3), structure.charge, structure.spin)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _second(apply: Properties, params: Any, structure: Structure):
+    """Energy, gradient, Hessian and derivatives of the dipole: forward over one reverse mode."""
+
+    def energy(x):
+        found = apply(params, structure.replace(positions=x))
+        return found["energy"], found.get("dipole")
+
+    def first(x):
+        (value, dipole), gradient = jax.value_and_grad(energy, has_aux=True)(x)
+        return (gradient, dipole), (value, gradient)
+
+    (hessian, slope), (value, gradient) = jax.jacfwd(first, has_aux=True)(structure.positions)
+    return value, gradient, hessian, slope

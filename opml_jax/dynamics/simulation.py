@@ -1,0 +1,452 @@
+"""Molecular dynamics: jax-md's integrators inside one jitted loop over steps, frames and replicas.
+
+The loop counts at run time, so one program serves every time step, temperature, stride and length,
+and how a run is cut into chunks changes no number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..data.sampling import internal_motion
+from ..errors import ConfigError, OpmlError, StructureError, at_least, one_of, refusal
+from ..models import Model
+from ..numerics import Array, require_x64
+from ..structures import Structure
+from ..structures.elements import masses
+from ..units import FEMTOSECOND_PER_ATOMIC_TIME, HARTREE_PER_KELVIN
+from .domain import check_domain
+from .trajectory import Frames, Recorder, Trajectory
+
+CAPACITY = 500
+"""Most frames of a chunk: the device holds so many."""
+CHUNK_SECONDS = 5.0
+"""What a chunk should take: that much work a kill may cost."""
+
+INSTALL = "pip install 'opml_jax[md]'"
+
+Properties = Callable[[Any, Structure], dict[str, Array]]
+"""Pure function of parameters and a molecule: ``energy``, maybe more. :meth:`Op2Prop.apply`."""
+
+
+class Clock(NamedTuple):
+    """What an integrator needs, atomic units: ``coupling`` is a friction, or a chain's period."""
+
+    timestep: float
+    kT: float
+    coupling: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What to simulate.
+
+    Attributes:
+      steps: number of time steps, a multiple of ``stride``.
+      timestep_fs: of a step. 0.5 fs suits molecules with hydrogen.
+      temperature: Kelvin, of the starting velocities and of the thermostat.
+      ensemble: ``"nve"``, by velocity Verlet without net translation or rotation, or ``"nvt"``.
+      thermostat: of ``"nvt"``: ``"langevin"`` (BAOAB; Leimkuhler and Matthews, J. Chem. Phys. 138,
+        174102 (2013)), which turns and moves the molecule too, or ``"nose-hoover"`` (chains;
+        Martyna, Klein, Tuckerman, J. Chem. Phys. 97, 2635 (1992)), of internal motion alone.
+      coupling_fs: of the thermostat: inverse friction, or period of the chain.
+      warmup_fs: of Langevin dynamics before the first frame.
+      stride: steps between frames.
+      seed: of velocities and thermostat; those of replica i depend on seed and i only.
+      forces: record forces.
+      max_uncertainty_mev: of models with an ensemble: stop when the standard deviation of the
+        energy per atom exceeds it.
+
+    Raises:
+      ConfigError: a setting out of range.
+    """
+
+    steps: int = 10_000
+    timestep_fs: float = 0.5
+    temperature: float = 300.0
+    ensemble: str = "nve"
+    thermostat: str = "langevin"
+    coupling_fs: float = 100.0
+    warmup_fs: float = 0.0
+    stride: int = 4
+    seed: int = 0
+    forces: bool = False
+    max_uncertainty_mev: float | None = None
+
+    def __post_init__(self):
+        one_of("ensemble", self.ensemble, ("nve", "nvt"))
+        one_of("thermostat", self.thermostat, ("langevin", "nose-hoover"))
+        at_least("settings", self, ("steps", "stride"), 1)
+        at_least("settings", self, ("temperature", "warmup_fs", "seed"))
+        for name in ("timestep_fs", "coupling_fs"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(refusal(name, got=getattr(self, name), expected="positive"))
+        if self.steps % self.stride:
+            expected = f"a multiple of the stride, {self.stride}"
+            raise ConfigError(refusal("steps", got=self.steps, expected=expected))
+
+    @property
+    def scheme(self) -> str:
+        """The integrator. Langevin dynamics without friction are velocity Verlet."""
+        return self.thermostat if self.ensemble == "nvt" else "langevin"
+
+    @property
+    def rigid(self) -> bool:
+        """Whether molecules also move and turn as a whole."""
+        return self.ensemble == "nvt" and self.thermostat == "langevin"
+
+    @property
+    def clock(self) -> Clock:
+        """Of the integrator."""
+        coupling = self.coupling_fs / FEMTOSECOND_PER_ATOMIC_TIME
+        if self.scheme == "langevin":
+            coupling = 1 / coupling if self.ensemble == "nvt" else 0.0
+        step = self.timestep_fs / FEMTOSECOND_PER_ATOMIC_TIME
+        return Clock(step, self.temperature * HARTREE_PER_KELVIN, coupling)
+
+
+def simulate(
+    model: Model | Properties,
+    start: Structure | Sequence[Structure],
+    settings: Settings = Settings(),
+    *,
+    replicas: int | None = None,
+    params: Any = None,
+    output: str | os.PathLike | None = None,
+    restart: bool = False,
+    on_progress: Callable[[int, int, str], None] = lambda done, total, note: None,
+) -> Trajectory:
+    """Run molecular dynamics of a molecule, or of several replicas of it at once.
+
+    Args:
+      model: a trained model of energies, or a pure function ``properties(params, structure)`` that
+        gives ``energy`` ``()``, and maybe ``dipole`` ``(3,)`` and ``energy_members``.
+      start: geometry, or one for each replica; neutral and closed shell.
+      settings: what to simulate.
+      replicas: how many, of one starting geometry.
+      params: of ``model``. Default: the model's own.
+      output: HDF5 file. An unfinished run of the same model, start and settings goes on, and is bit
+        for bit what it would have been; more steps make a finished one longer. When the run ends
+        early, by an error or by Ctrl-C, the file holds what there is.
+      restart: begin anew.
+      on_progress: called with steps done, steps in all, and a note on speed.
+
+    Returns:
+      The trajectory; its first frame is the start.
+
+    Raises:
+      DomainError: the trajectory left what the model can know.
+      OpmlError: jax-md is not installed; an element the model has not seen; ``output`` of another
+        run; an uncertainty of a model without an ensemble.
+      StructureError: a single atom, an ion or radical, or replicas of several molecules.
+      PrecisionError: x64 is off.
+    """
+    require_x64("molecular dynamics")
+    starts = _replicas(start, replicas)
+    engine = _engine(model, params, starts[0], settings)
+    about = {
+        "numbers": starts[0].numbers,
+        "masses": masses(starts[0].numbers).tolist(),
+        "timestep_fs": settings.timestep_fs,
+        "degrees_of_freedom": engine.degrees,
+        "settings": dataclasses.asdict(settings),
+    }
+    chunks: list[Frames] = []
+    recorder = None
+    if output is not None:
+        recorder = Recorder(Path(output), about, _fingerprint(model, engine, starts, settings))
+        if restart:
+            recorder.forget()
+
+    def keep(frames: Frames, state: Any) -> None:
+        if recorder is None:
+            chunks.append(frames)
+        else:
+            recorder.write(frames, [np.asarray(x) for x in jax.tree.leaves(state)])
+
+    try:
+        done, leaves = recorder.last() if recorder else (-1, [])
+        if done < 0:
+            done = 0
+            state, frames = engine.begin(starts, settings)
+            keep({"step": np.zeros(1, int), **frames}, state)
+        else:
+            state = engine.restore(settings.clock, leaves, len(starts))
+        n = 1
+        while done < settings.steps:
+            n = min(n, CAPACITY, (settings.steps - done) // settings.stride)
+            started = time.monotonic()
+            state, frames = engine.advance(state, settings.clock, n, settings.stride)
+            frames = {"step": done + settings.stride * np.arange(1, n + 1), **frames}
+            check_domain(frames, starts, settings.timestep_fs, settings.max_uncertainty_mev)
+            keep(frames, state)
+            done = int(frames["step"][-1])
+            seconds = time.monotonic() - started
+            note = _speed(n * settings.stride / seconds, settings, len(starts))
+            on_progress(done, settings.steps, note)
+            n = max(1, int(n * min(2.0, CHUNK_SECONDS / seconds)))
+    finally:
+        if recorder is not None:
+            recorder.join()
+    if recorder is not None:
+        return Trajectory.read(recorder.path)
+    return Trajectory.of(about, {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]})
+
+
+@dataclasses.dataclass(frozen=True)
+class _Engine:
+    """The jitted loop for one model and molecule.
+
+    Attributes:
+      apply: the model's pure function.
+      params: its parameters.
+      molecule: in any geometry.
+      scheme: the integrator.
+      degrees: of freedom.
+      forces: record them.
+    """
+
+    apply: Properties
+    params: Any
+    molecule: Structure
+    scheme: str
+    degrees: int
+    forces: bool
+
+    def state(self, clock: Clock, positions: Array, velocities: Array, keys: Array) -> Any:
+        """jax-md's state of all replicas; forces are still zero."""
+        init, _ = _integrator(self.scheme, jnp.zeros_like, clock)
+        mass = jnp.asarray(masses(self.molecule.numbers))
+
+        def one(x, v, key):
+            state = init(key, x, mass=mass, momenta=mass[:, None] * v)
+            if self.scheme == "nose-hoover":  # jax-md counts translations and rotations too
+                state = state.set(chain=state.chain.set(degrees_of_freedom=self.degrees))
+            return state
+
+        return jax.vmap(one)(positions, velocities, keys)
+
+    def restore(self, clock: Clock, leaves: list[np.ndarray], n_replicas: int) -> Any:
+        """A state from its arrays."""
+        x = jax.ShapeDtypeStruct((n_replicas, self.molecule.n_atoms, 3), float)
+        key = jax.ShapeDtypeStruct((n_replicas, 2), np.uint32)
+        blank = jax.eval_shape(self.state, clock, x, x, key)
+        return jax.tree.unflatten(jax.tree.structure(blank), leaves)
+
+    def advance(self, state: Any, clock: Clock, n: int, stride: int) -> tuple[Any, Frames]:
+        """State after ``n`` times ``stride`` steps, and the frame after every ``stride``."""
+        static = (self.apply, self.scheme, self.forces)
+        state, buffers = _run(*static, self.params, self.molecule, clock, state, n, stride)
+        return state, {k: np.asarray(v)[:n] for k, v in buffers.items()}
+
+    def begin(self, starts: list[Structure], settings: Settings) -> tuple[Any, Frames]:
+        """State and frame at the start, after warming up."""
+        positions = np.array([s.positions for s in starts])
+        velocities = _thermal(starts, settings)
+        if settings.warmup_fs:
+            warm = dataclasses.replace(self, scheme="langevin")
+            clock = settings.clock._replace(
+                coupling=FEMTOSECOND_PER_ATOMIC_TIME / settings.coupling_fs
+            )
+            state = warm.state(clock, positions, velocities, _keys(settings.seed, 0, len(starts)))
+            steps = round(settings.warmup_fs / settings.timestep_fs)
+            _, frames = warm.advance(state, clock, 1, steps)
+            positions, velocities = frames["positions"][0], frames["velocities"][0]
+            if not settings.rigid:
+                velocities = _internal(self.molecule, positions, velocities)
+        keys = _keys(settings.seed, 1, len(starts))
+        state = self.state(settings.clock, positions, velocities, keys)
+        # A step of no length moves nothing and computes the forces, by the program there is.
+        return self.advance(state, settings.clock._replace(timestep=0.0), 1, 1)
+
+
+def _integrator(scheme: str, force: Callable[[Array], Array], clock: Clock):
+    """jax-md's ``(init, step)``."""
+    from jax_md import simulate, space
+
+    _, shift = space.free()
+    if scheme == "nose-hoover":
+        return simulate.nvt_nose_hoover(force, shift, clock.timestep, clock.kT, tau=clock.coupling)
+    return simulate.nvt_langevin(force, shift, clock.timestep, clock.kT, gamma=clock.coupling)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _run(
+    apply: Properties,
+    scheme: str,
+    forces: bool,
+    params: Any,
+    molecule: Structure,
+    clock: Clock,
+    state: Any,
+    n: Array,
+    stride: Array,
+) -> tuple[Any, dict[str, Array]]:
+    """The state after ``n * stride`` steps, and buffers with ``n`` frames."""
+
+    def force(positions, **unused):
+        def energy(x):
+            return apply(params, molecule.replace(positions=x))["energy"]
+
+        return -jax.grad(energy)(positions)
+
+    def frame(state):
+        found = apply(params, molecule.replace(positions=state.position))
+        kept = {"energy": found["energy"], "kinetic": jnp.sum(state.momentum**2 / state.mass) / 2}
+        kept |= {"positions": state.position, "velocities": state.velocity}
+        if forces:
+            kept["forces"] = state.force
+        if "dipole" in found:
+            kept["dipole"] = found["dipole"]
+        if "energy_members" in found:
+            kept["energy_uncertainty"] = jnp.std(found["energy_members"], axis=-1)
+        return kept
+
+    step, frame = jax.vmap(_integrator(scheme, force, clock)[1]), jax.vmap(frame)
+
+    def one(i, carry):
+        state, buffers = carry
+        state = jax.lax.fori_loop(0, stride, lambda _, s: step(s), state)
+        return state, jax.tree.map(lambda b, x: b.at[i].set(x), buffers, frame(state))
+
+    shapes = jax.eval_shape(frame, state)
+    buffers = jax.tree.map(lambda x: jnp.zeros((CAPACITY, *x.shape), x.dtype), shapes)
+    return jax.lax.fori_loop(0, n, one, (state, buffers))
+
+
+def _engine(
+    model: Model | Properties, params: Any, molecule: Structure, settings: Settings
+) -> _Engine:
+    """Checked: the model knows the molecule, and jax-md is there."""
+    try:
+        import jax_md  # noqa: F401
+    except ImportError as err:
+        raise OpmlError(
+            f"molecular dynamics need jax-md, which is not installed: {INSTALL}"
+        ) from err
+    apply, params = properties_of(model, params, molecule)
+    if settings.max_uncertainty_mev is not None:
+        known = ", ".join(jax.eval_shape(apply, params, molecule))
+        if "energy_members" not in known:
+            expected = "an ensemble, for max_uncertainty_mev"
+            raise OpmlError(refusal("model", got=f"one of {known}", expected=expected))
+    degrees = 3 * molecule.n_atoms
+    if not settings.rigid:
+        degrees = internal_motion(molecule, masses(molecule.numbers)).shape[1]
+    return _Engine(apply, params, molecule, settings.scheme, degrees, settings.forces)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Apply:
+    """A definition's ``apply``; equal for equal definitions, so that a reloaded model is known."""
+
+    definition: Any
+
+    def __call__(self, params: Any, structure: Structure) -> dict[str, Array]:
+        return self.definition.apply(params, structure)
+
+
+def properties_of(
+    model: Model | Properties, params: Any, molecule: Structure
+) -> tuple[Properties, Any]:
+    """The pure function of a model and its parameters.
+
+    Raises:
+      OpmlError: no model of energies, or one that has not seen an element of the molecule.
+    """
+    if isinstance(model, Model):
+        model.check_elements([molecule])
+        return _Apply(model.definition), model.params if params is None else params
+    if not callable(model):
+        raise OpmlError(refusal("model", got=repr(model), expected="a model of energies"))
+    return model, params
+
+
+def _replicas(start: Structure | Sequence[Structure], n: int | None) -> list[Structure]:
+    """One start for each replica, checked."""
+    if isinstance(start, Structure):
+        starts = [start] * (1 if n is None else n)
+    else:
+        starts = list(start)
+        if n is not None and n != len(starts):
+            raise OpmlError(refusal("replicas", got=n, expected=f"{len(starts)}, one a start"))
+    if not starts:
+        raise OpmlError(refusal("replicas", got="none", expected="at least one"))
+    s = starts[0]
+    if any((o.numbers, o.charge, o.spin) != (s.numbers, s.charge, s.spin) for o in starts):
+        raise StructureError(
+            refusal("start", got="several molecules", expected="geometries of one molecule")
+        )
+    if s.charge or s.spin or s.n_atoms < 2:
+        raise StructureError(
+            refusal(
+                "start", got=repr(s), expected="a neutral closed-shell molecule, as in training"
+            )
+        )
+    return starts
+
+
+def _thermal(starts: list[Structure], settings: Settings) -> np.ndarray:
+    """Velocities of a Maxwell-Boltzmann distribution; replica i depends on seed and i only."""
+    mass = masses(starts[0].numbers)[:, None]
+    width = (settings.temperature * HARTREE_PER_KELVIN / mass) ** 0.5
+    draws = [
+        np.random.default_rng([settings.seed, i]).normal(size=(len(mass), 3))
+        for i in range(len(starts))
+    ]
+    velocities = width * np.array(draws)
+    if settings.rigid:
+        return velocities
+    return _internal(starts[0], np.array([s.positions for s in starts]), velocities)
+
+
+def _internal(molecule: Structure, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
+    """Velocities without net translation and rotation."""
+    mass = masses(molecule.numbers)
+    root = mass[:, None] ** 0.5
+    out = []
+    for x, v in zip(positions, velocities, strict=True):
+        modes = internal_motion(molecule.replace(positions=x), mass)
+        out.append((modes @ (modes.T @ (root * v).ravel())).reshape(v.shape) / root)
+    return np.array(out)
+
+
+def _keys(seed: int, phase: int, n: int) -> Array:
+    """``(n, 2)`` keys of the thermostat's random numbers, one a replica."""
+    key = jax.random.fold_in(jax.random.PRNGKey(seed), phase)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(jnp.arange(n))
+
+
+def _fingerprint(
+    model: Model | Properties, engine: _Engine, starts: list[Structure], settings: Settings
+) -> str:
+    """Hash of all that decides the trajectory but its length."""
+    kept = dataclasses.asdict(settings) | {"steps": 0}
+    digest = hashlib.sha256(json.dumps([kept, starts[0].numbers], sort_keys=True).encode())
+    if isinstance(model, Model):
+        digest.update(repr((model.definition.config, model.definition.basis.spec)).encode())
+    else:
+        digest.update(getattr(model, "__qualname__", type(model).__qualname__).encode())
+    arrays = [*jax.tree.leaves(engine.params), *(s.positions for s in starts)]
+    for x in arrays:
+        digest.update(np.asarray(x).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _speed(rate: float, settings: Settings, n_replicas: int) -> str:
+    """Progress in words."""
+    nanoseconds = rate * settings.timestep_fs * 1e-6 * 86400
+    each = f", {n_replicas} replicas" * (n_replicas > 1)
+    return f"{rate:.0f} steps/s, {nanoseconds:.2g} ns/day{each}"

@@ -1,0 +1,96 @@
+"""Frequencies and intensities against closed forms, ASE and the motion itself."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import Atoms, units
+from ase.calculators.calculator import Calculator
+from ase.vibrations import Infrared
+from scipy import constants
+
+from opml_jax.dynamics import harmonic, relax
+from opml_jax.errors import StructureError
+from opml_jax.structures import Structure
+from opml_jax.units import (
+    ANGSTROM_PER_BOHR,
+    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+    EV_PER_HARTREE,
+    WAVENUMBER_PER_HARTREE,
+)
+
+RELAXED = 1e-6  # relative: what gradients of 1e-7 leave
+FINITE_DIFFERENCE = 2e-3  # relative, of ASE's intensities: second order, steps of 0.01 Angstrom
+
+
+def charged(trimer):
+    """The molecule of springs, with a dipole that bends with it."""
+
+    def properties(params, structure):
+        x = structure.positions
+        found = trimer.properties(params, structure)
+        bonds = x[1:] - x[0]
+        length = jnp.linalg.norm(bonds, axis=-1, keepdims=True)
+        return {**found, "dipole": jnp.sum(bonds * (0.3 + 0.1 * length), axis=0)}
+
+    return properties
+
+
+def test_a_diatomic_molecule(spring):
+    stretched = spring.start.replace(positions=spring.start.positions * 1.1)
+    minimum = relax(spring.properties, stretched)
+    found = harmonic(spring.properties, minimum)
+    assert found.wavenumbers == pytest.approx([spring.omega * WAVENUMBER_PER_HARTREE], rel=RELAXED)
+    assert np.linalg.norm(minimum.positions[1] - minimum.positions[0]) == pytest.approx(1.7)
+    si = constants.N_A * (0.4 * constants.e) ** 2 / (spring.reduced * constants.m_e)
+    expected = si / (12 * constants.epsilon_0 * constants.c**2) * 1e-3
+    assert found.intensities == pytest.approx([expected], rel=1e-6)
+    np.testing.assert_allclose(found.dipole_derivatives[2, 1], [0, 0, 0.4], atol=1e-12)
+
+
+class Springs(Calculator):
+    implemented_properties = ("energy", "forces", "dipole")
+
+    def __init__(self, properties):
+        super().__init__()
+        self.properties = properties
+
+    def calculate(self, atoms, properties, system_changes):
+        import jax
+
+        super().calculate(atoms, properties, system_changes)
+
+        def energy(x):
+            found = self.properties(None, Structure(atoms.numbers, x))
+            return found["energy"], found["dipole"]
+
+        x = jnp.asarray(atoms.positions / ANGSTROM_PER_BOHR)
+        (value, dipole), gradient = jax.value_and_grad(energy, has_aux=True)(x)
+        self.results = {
+            "energy": float(value) * EV_PER_HARTREE,
+            "forces": -np.asarray(gradient) * EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+            "dipole": np.asarray(dipole) * ANGSTROM_PER_BOHR,
+        }
+
+
+def test_frequencies_and_intensities_are_ases(trimer, tmp_path):
+    properties = charged(trimer)
+    found = harmonic(properties, trimer.start)
+    atoms = Atoms(trimer.start.numbers, trimer.start.positions * ANGSTROM_PER_BOHR)
+    atoms.calc = Springs(properties)
+    vibrations = Infrared(atoms, name=tmp_path / "ir", delta=0.005)
+    vibrations.run()
+    frequencies = vibrations.get_frequencies()[6:].real
+    np.testing.assert_allclose(found.wavenumbers, frequencies, rtol=1e-4)
+    # ASE keeps (D/Angstrom)^2/amu; its own factor to km/mol is 42.255, Wilson's
+    np.testing.assert_allclose(
+        found.intensities, vibrations.intensities[6:] * 42.255, rtol=FINITE_DIFFERENCE
+    )
+    assert len(found.wavenumbers) == 3
+
+
+def test_no_minimum_is_refused(trimer, trap):
+    squeezed = trimer.start.replace(positions=trimer.start.positions * 0.9)
+    with pytest.raises(StructureError, match=r"Hartree/Bohr.*Relax it first"):
+        harmonic(trimer.properties, squeezed)
+    assert harmonic(trap.properties, trap.start).intensities is None
+    assert units.Bohr == pytest.approx(ANGSTROM_PER_BOHR, rel=1e-8)
