@@ -39,7 +39,7 @@ class Trap:
         return {"energy": jnp.sum(cls.stiffness * shift**2) / 2}
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def spring():
     return Spring
 

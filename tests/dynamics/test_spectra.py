@@ -33,13 +33,10 @@ HIDDEN = 0.02  # cm^-1: a peak in the grid of 1.25 cm^-1, by a parabola
 
 
 @pytest.fixture(scope="module")
-def vibration():
+def vibration(spring):
     """2.5 ps of the diatomic molecule."""
-    from conftest import Spring
-
-    pytest.importorskip("jax_md")
     settings = Settings(steps=20_000, stride=4, timestep_fs=0.125)
-    return simulate(Spring.properties, Spring.start, settings)
+    return simulate(spring.properties, spring.start, settings)
 
 
 def verlet_wavenumber(omega, timestep_fs):
