@@ -1,7 +1,8 @@
 """Spectra of trajectories: vibrational density of states, and infrared absorption.
 
 Wavenumbers are in cm^-1. A spectrum is the Fourier transform of an autocorrelation, found through
-FFTs (Wiener and Khinchin) and multiplied with a window of lags, which sets the resolution.
+FFTs (Wiener and Khinchin) and multiplied with a window of lags, which sets the resolution. What
+velocity Verlet does to the frequency of a harmonic mode is undone, exactly.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import numpy as np
 
 from ..errors import OpmlError, one_of, refusal
 from ..units import (
+    FEMTOSECOND_PER_ATOMIC_TIME,
     HARTREE_PER_KELVIN,
     KILOMETRE_PER_MOL_PER_BOHR,
     SPEED_OF_LIGHT,
@@ -89,6 +91,19 @@ def power_spectrum(
     return wavenumbers, 2 * density * per_wavenumber / (2 * np.pi)
 
 
+def _slowed(
+    trajectory: Trajectory, wavenumbers: np.ndarray, density: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """A spectral density on the axis of exact dynamics, areas kept.
+
+    Verlet's oscillators are fast: 2 asin(omega dt / 2) / dt, 20 cm^-1 for an O-H stretch at 0.5 fs.
+    """
+    step = trajectory.timestep_fs / FEMTOSECOND_PER_ATOMIC_TIME / WAVENUMBER_PER_HARTREE
+    half = wavenumbers * step / 2
+    kept = half < np.pi / 3  # no vibration has fewer than three steps a period
+    return 2 / step * np.sin(half[kept]), density[kept] / np.cos(half[kept])
+
+
 def vibrational_dos(
     trajectory: Trajectory, *, resolution: float = 10.0, window: str = "hann"
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -104,9 +119,8 @@ def vibrational_dos(
       degrees of freedom.
     """
     v = trajectory["velocities"] * trajectory.masses[:, None] ** 0.5
-    wavenumbers, density = power_spectrum(
-        v, trajectory.interval, resolution=resolution, window=window
-    )
+    found = power_spectrum(v, trajectory.interval, resolution=resolution, window=window)
+    wavenumbers, density = _slowed(trajectory, *found)
     return wavenumbers, density * trajectory.degrees_of_freedom / (v**2).sum() * len(v)
 
 
@@ -143,9 +157,9 @@ def infrared(
     one_of("correction", correction, CORRECTIONS)
     dipole = trajectory["dipole"]
     kT = HARTREE_PER_KELVIN * (temperature or trajectory.temperature.mean())
-    wavenumbers, density = power_spectrum(
-        dipole - dipole.mean(axis=0), trajectory.interval, resolution=resolution, window=window
-    )
+    moving = dipole - dipole.mean(axis=0)
+    found = power_spectrum(moving, trajectory.interval, resolution=resolution, window=window)
+    wavenumbers, density = _slowed(trajectory, *found)
     omega = wavenumbers / WAVENUMBER_PER_HARTREE
     factor = np.zeros_like(omega)
     factor[1:] = omega[1:] ** 2 / kT * CORRECTIONS[correction](omega[1:] / kT)
@@ -161,7 +175,7 @@ def peaks(wavenumbers: np.ndarray, spectrum: np.ndarray, *, least: float = 0.02)
     """Positions of the maxima of a spectrum, by parabolas through three points.
 
     Args:
-      wavenumbers: ``(n,)``, evenly spaced.
+      wavenumbers: ``(n,)``, ascending and nearly even.
       spectrum: ``(n,)``.
       least: prominence a peak must have, relative to the highest.
 
@@ -170,7 +184,8 @@ def peaks(wavenumbers: np.ndarray, spectrum: np.ndarray, *, least: float = 0.02)
     """
     from scipy.signal import find_peaks
 
-    top, _ = find_peaks(spectrum, prominence=least * spectrum.max())
+    # windows have negative side lobes, which would raise what is between them
+    top, _ = find_peaks(np.maximum(spectrum, 0), prominence=least * spectrum.max())
     before, at, after = spectrum[top - 1], spectrum[top], spectrum[top + 1]
     shift = 0.5 * (before - after) / (before - 2 * at + after)
-    return wavenumbers[top] + shift * (wavenumbers[1] - wavenumbers[0])
+    return np.interp(top + shift, np.arange(len(wavenumbers)), wavenumbers)
