@@ -45,6 +45,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import read_structures
     from ..dynamics import DomainError, Settings, relax, simulate
     from ..models import load_model
+    from ..units import EV_PER_HARTREE
     from .predict import write_extxyz
     from .progress import Progress
     from .runs import enable_x64
@@ -79,11 +80,11 @@ def run(args: argparse.Namespace) -> int:
         raise DomainError(f"{err} The geometry is in {left}.", err.structure) from err
     if args.extxyz:
         found.write_extxyz(args.extxyz)
-    spread = found.total_energy.std(axis=0).mean() / len(found.numbers)
+    spread = found.total_energy.std(axis=0).mean() / len(found.numbers) * 1e3 * EV_PER_HARTREE
     print(
         f"{args.output}: {len(found['step'])} frames to {found.time_fs[-1] / 1e3:g} ps, "
         f"{found.n_replicas} replica(s), {found.temperature.mean():.0f} K"
-        + (f", energy within {spread * 27211.386:.2g} meV/atom" if args.ensemble == "nve" else "")
+        + (f", energy within {spread:.2g} meV/atom" if args.ensemble == "nve" else "")
         + (f" ({speed})" if speed else "")
     )
     return 0
