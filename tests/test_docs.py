@@ -27,7 +27,11 @@ def test_readme_commands_are_marked(name):
     assert "constraints.txt" in block[1]
 
 
-SLOW = ("03_fock_matrices",)  # two minutes of compilation
+SLOW = (  # minutes
+    "03_fock_matrices",
+    "04_from_your_own_xyz_to_vibrations",
+    "05_electron_densities",
+)
 
 
 @pytest.mark.parametrize(

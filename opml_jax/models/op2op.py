@@ -95,8 +95,6 @@ class Op2OpConfig:
 
     Attributes:
       basis: basis set of the matrices, and of all operators but those of ``input_basis``.
-      input_basis: basis set of the operators that make ``words``; None: ``basis``. Irreps of
-        blocks that it lacks are not learned (from them).
       words: products that make the first guess, of overlap S, its inverse S^-1, kinetic energy
         T, the potential of the nuclei V, of neutral atoms W, and the pieces E of V, each of
         which makes a word of its own.
@@ -113,10 +111,11 @@ class Op2OpConfig:
       baseline: what the first guess starts from, one of :data:`BASELINES`.
       window: which levels of a larger basis those of the matrix are, if it was trained on
         observables: the ``"lowest"``, or as many around the highest occupied one (``"homo"``).
+      input_basis: basis set of the operators that make ``words``; None: ``basis``. Irreps of
+        blocks that it lacks are not learned (from them).
     """
 
     basis: str = "def2-svp"
-    input_basis: str | None = None
     words: tuple[str, ...] = WORDS
     density_words: tuple[str, ...] = DENSITY_WORDS
     exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
@@ -127,6 +126,7 @@ class Op2OpConfig:
     target: str = TARGETS[0]
     baseline: str = BASELINES[0]
     window: str = WINDOWS[0]
+    input_basis: str | None = None
 
     def __post_init__(self):
         one_of("operator.target", self.target, TARGETS)

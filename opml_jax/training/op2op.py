@@ -48,6 +48,13 @@ self-consistent predictions.
 N_JUDGED = 40
 """Validation structures that floors are judged by, at most."""
 
+NEVER_SEEN = 0.01
+"""Columns are standardised by this part of the spread that they have at other elements, at least.
+
+A column that hardly varies for one element (pairs of nitrogens that were never bonded) would else
+be magnified a million times in a molecule where it does.
+"""
+
 CHUNK = 8
 """Molecules at once."""
 
@@ -80,6 +87,13 @@ class KeyedSystem:
         self._rows, self._kept = [rows], len(rows)
         return rows
 
+    def spreads(self, n_outputs: int, constant: bool) -> np.ndarray:
+        """Standard deviations ``(n_columns,)``, about zero where there is no constant."""
+        rows = self.triangle()
+        x = rows[:, 1:-n_outputs]
+        mean = rows[:, 0] @ x / (rows[:, 0] @ rows[:, 0]) if constant else 0.0
+        return np.sqrt(((x - rows[:, :1] * mean) ** 2).sum(axis=0) / self.n_rows)
+
     def sum_of_squares(self, coefficients: np.ndarray) -> float:
         """Of the rows times ``coefficients`` ``(1 + n_columns + n_outputs, ...)``."""
         return float(((self.triangle() @ coefficients) ** 2).sum())
@@ -105,11 +119,16 @@ Candidate = tuple[dict[str, np.ndarray], KeyFit]
 
 
 def solve_key(
-    train: KeyedSystem, validation: KeyedSystem | None, n_outputs: int, constant: bool
+    train: KeyedSystem,
+    validation: KeyedSystem | None,
+    n_outputs: int,
+    constant: bool,
+    least: np.ndarray | float = 0.0,
 ) -> list[Candidate]:
     """Weights of one key for each of :data:`LAMBDAS`; none if it vanishes by symmetry.
 
     Of a key that validation lacks (None) those from :data:`UNJUDGED` on, by what training leaves.
+    Columns that spread less than ``least`` are standardised by it.
     """
     rows = train.triangle()
     r = np.linalg.qr(rows, mode="r")
@@ -123,7 +142,8 @@ def solve_key(
     wanted = np.sqrt((y**2).sum(axis=0) / n)
     if not size.max() > 0 or not wanted.max() > 1e-12:
         return []
-    inverse = np.where(spread > VANISHING * size.max(), 1 / np.maximum(spread, 1e-300), 0.0)
+    floored = np.maximum(np.maximum(spread, least), 1e-300)
+    inverse = np.where(spread > VANISHING * size.max(), 1 / floored, 0.0)
     u, s, vt = np.linalg.svd(x * inverse, full_matrices=False)
     projected = u.T @ y
     judge, out = validation or train, []
@@ -283,10 +303,19 @@ def fit_op2op(
     solved: dict[str, dict[IrrepKey, list[Candidate]]] = {}
     for stage in stages:
         solved[stage] = {}
+        spreads = {
+            key: system.spreads(definition.n_outputs(key), has_constant(key))
+            for key, system in systems[stage]["train"].items()
+        }
+        widest: dict[tuple[int, ...], np.ndarray] = {}
+        for key, own in spreads.items():
+            alike = _alike(key, spreads)
+            widest[alike] = np.maximum(widest.get(alike, 0.0), own)
         for key, system in systems[stage]["train"].items():
             judge = systems[stage]["validation"].get(key)
             n_outputs, constant = definition.n_outputs(key), has_constant(key)
-            if found := solve_key(system, judge, n_outputs, constant):
+            least = NEVER_SEEN * widest[_alike(key, spreads)]
+            if found := solve_key(system, judge, n_outputs, constant, least):
                 solved[stage][key] = found
     if "functional" not in stages:
         return _chosen(definition, solved, 0.0, drawn)
@@ -300,6 +329,12 @@ def fit_op2op(
     on_progress("self-consistent", len(FLOORS), len(FLOORS))
     best = min(floors, key=lambda f: (floors[f], -f))
     return dataclasses.replace(_chosen(definition, solved, best, drawn), floors=floors)
+
+
+def _alike(key: IrrepKey, spreads: dict[IrrepKey, np.ndarray]) -> tuple[int, ...]:
+    """Keys of other elements with the same columns."""
+    kind, _, _, *irrep = key
+    return (kind, *irrep, len(spreads[key]))
 
 
 def _chosen(definition: Op2Op, solved, floor: float, drawn: Params) -> Fitted:

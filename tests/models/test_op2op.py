@@ -296,7 +296,7 @@ def test_bad_input(model, fitted, parts):
     unhashed = opml.Dataset(parts["train"].structures, {"fock": parts["train"].labels["fock"]})
     with pytest.raises(ConventionError, match=r"must be 7, as.*got 24 functions"):
         fit_op2op(sto, unhashed, unhashed)
-    with pytest.raises(ConfigError, match="products of S, S\\^-1, T, W"):
+    with pytest.raises(ConfigError, match="products of S, S\\^-1, T, V, W"):
         Op2OpConfig(words=("P",))
     batch = opml.batch(parts["test"].structures[:2], definition.basis)
     apply = jax.jit(lambda b: definition.apply(model.params, b))
