@@ -11,24 +11,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
-from ..errors import ConvergenceError, OpmlError
+from ..errors import ConvergenceError
 from ..models.density import Op2Density, Params, reduced
 from ..models.density_network import gated, gates_of, inputs
 from ..numerics import einsum
-from .checkpoint import SAVE_EVERY, load_state, save_state
 from .config import OptimConfig
 from .density import Labelled, left_over
 from .density_solver import Problem, conjugate_gradients, factors
-from .residual import optimizer_of
+from .descent import descend
 
 VANISHING = 1e-4
 """Components whose spread is less, relative to the largest, are left out."""
@@ -180,49 +177,20 @@ def train_density_network(
         return float(mean_loss(weights, whitening, parts["validation"])) / unit["validation"]
 
     unit = {k: float(mean_loss(weights, whitening, v)) for k, v in parts.items()}
-    n_batches = len(parts["train"]["real"])
-    optimizer = optimizer_of(optim, optim.epochs * n_batches)
-
-    @jax.jit
-    def epoch(running, order, part):
-        def step(running, i):
-            weights, average, optimizer_state = running
-            batch = jax.tree.map(lambda v: v[i], part)
-            value, gradient = jax.value_and_grad(network_loss)(weights, batch)
-            updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
-            weights = optax.apply_updates(weights, updates)
-            average = optax.incremental_update(weights, average, 1.0 - optim.ema)
-            return (weights, average, optimizer_state), value
-
-        running, values = jax.lax.scan(step, running, order)
-        return running, jnp.mean(values)
-
-    running = (weights, weights, optimizer.init(weights))
-    best, kept, history, saved = 1.0, weights, [], -np.inf
-    if state is not None and (found := load_state(state, (running, best, kept), fingerprint)):
-        (running, best, kept), meta = found
-        best, history = float(best), meta["history"]
-    for number in range(len(history) + 1, optim.epochs + 1):
-        order = np.random.default_rng((seed, number)).permutation(n_batches)
-        running, value = epoch(running, jnp.asarray(order), parts["train"])
-        error = judge(running[1], whitening)
-        row = {"epoch": number, "loss": float(value), "validation_loss": error}
-        if not np.isfinite(row["loss"]) or not np.isfinite(error):
-            raise OpmlError(
-                f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
-                f"(now {optim.learning_rate})."
-            )
-        if error < best:
-            best, kept = error, running[1]
-        row["best_validation_loss"] = best
-        history.append(row)
-        on_epoch(number, row)
-        if state is not None and (number == optim.epochs or time.monotonic() > saved + SAVE_EVERY):
-            meta = {"fingerprint": fingerprint, "history": history}
-            save_state(state, (running, best, kept), meta)
-            saved = time.monotonic()
+    done = descend(
+        network_loss,
+        lambda weights: judge(weights, whitening),
+        weights,
+        parts["train"],
+        optim,
+        seed,
+        state=state,
+        fingerprint=fingerprint,
+        on_epoch=on_epoch,
+    )
+    best, kept, history = done.best, done.kept, done.history
     chosen = {"descent": best}
-    source = kept if best < 1.0 else running[1]
+    source = kept if best < 1.0 else done.average
     kept = _in_coefficients(kept, whitening)
     as_they_are = jax.tree.map(lambda w: jnp.eye(len(w)), whitening)
     for penalty, solved in _solved(config, source, x["train"], train, left["train"]):

@@ -10,17 +10,14 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 
 from ..data import Dataset
-from ..errors import OpmlError
 from ..features.couple import has_constant, key_name
 from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
 from ..models.op2op_network import (
@@ -36,11 +33,10 @@ from ..models.op2op_network import (
 )
 from ..numerics import Array
 from ..observables import density_matrix
-from .checkpoint import SAVE_EVERY, load_state, save_state
 from .config import OptimConfig
+from .descent import descend
 from .op2op import KeyedSystem, best_of, mean_error, padded, real_rows, solve_key
 from .operator_losses import OperatorLosses, reference, total_loss
-from .residual import optimizer_of
 
 SMALLEST = 1e-6
 """Components with less of the largest component's variance than this are left out."""
@@ -329,50 +325,21 @@ def train_op2op_network(
         return total * unit["train"] / unit["validation"]
 
     unit = {name: float(closed_form_loss(part)) for name, part in parts.items()}
-    n_batches = len(parts["train"]["real"])
-    optimizer = optimizer_of(optim, optim.epochs * n_batches)
-
-    def step(state, i, part):
-        weights, average, optimizer_state = state
-        batch = jax.tree.map(lambda x: x[i], part)
-        value, gradient = jax.value_and_grad(network_loss)(weights, batch)
-        updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
-        weights = optax.apply_updates(weights, updates)
-        average = optax.incremental_update(weights, average, 1.0 - optim.ema)
-        return (weights, average, optimizer_state), value
-
-    @jax.jit
-    def epoch(state, order, part):
-        state, values = jax.lax.scan(functools.partial(step, part=part), state, order)
-        return state, jnp.mean(values)
-
-    running = (weights, weights, optimizer.init(weights))
-    best, kept, history, saved = 1.0, weights, [], -np.inf
-    if state is not None and (found := load_state(state, (running, best, kept), fingerprint)):
-        (running, best, kept), meta = found
-        best, history = float(best), meta["history"]
-    for number in range(len(history) + 1, optim.epochs + 1):
-        order = np.random.default_rng((seed, number)).permutation(n_batches)
-        running, value = epoch(running, jnp.asarray(order), parts["train"])
-        error = float(judge(running[1], parts["validation"]))
-        row = {"epoch": number, "loss": float(value), "validation_loss": error}
-        if not np.isfinite(row["loss"]) or not np.isfinite(error):
-            raise OpmlError(
-                f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
-                f"(now {optim.learning_rate})."
-            )
-        if error < best:
-            best, kept = error, running[1]
-        row["best_validation_loss"] = best
-        history.append(row)
-        on_epoch(number, row)
-        if state is not None and (number == optim.epochs or time.monotonic() > saved + SAVE_EVERY):
-            meta = {"fingerprint": fingerprint, "history": history}
-            save_state(state, (running, best, kept), meta)
-            saved = time.monotonic()
+    done = descend(
+        network_loss,
+        lambda weights: float(judge(weights, parts["validation"])),
+        weights,
+        parts["train"],
+        optim,
+        seed,
+        state=state,
+        fingerprint=fingerprint,
+        on_epoch=on_epoch,
+    )
+    best, kept, history = done.best, done.kept, done.history
     chosen = {"descent": best}
     if network.gates:  # outputs without gates of their own are linear in the readout
-        source = kept if best < 1.0 else running[0]
+        source = kept if best < 1.0 else done.last
         solved = {**source, "readout": solve_readout(jax.jit(features), source, fixed, parts)}
         chosen["solved"] = float(judge(solved, parts["validation"]))
         if chosen["solved"] < best:
