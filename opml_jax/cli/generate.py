@@ -20,6 +20,11 @@ def configure(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="operators and energies only, in about half the time",
     )
+    p.add_argument(
+        "--density-fit",
+        action="store_true",
+        help="Coulomb matrices by density fitting, several times faster in large bases",
+    )
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     p.add_argument("--limit", type=int, help="label only the first N structures")
     p.add_argument("--length-unit", choices=("angstrom", "bohr"))
@@ -54,6 +59,7 @@ def run(args: argparse.Namespace) -> int:
         args.conv_tol,
         args.max_cycle,
         forces=not args.no_forces,
+        density_fit=args.density_fit,
     )
     if args.limit is not None and args.limit < 1:
         raise OpmlError(refusal("--limit", got=args.limit, expected="at least 1"))

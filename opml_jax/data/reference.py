@@ -32,6 +32,8 @@ class Method:
       conv_tol: convergence of the energy, Hartree.
       max_cycle: SCF cycles before the next attempt of the ladder.
       forces: whether labels have forces, which take as long as the rest of the calculation.
+      density_fit: whether the Coulomb (and exchange) matrix is made by density fitting, in PySCF's
+        auxiliary basis for the orbital basis; several times faster in large bases.
     """
 
     method: str = "pbe"
@@ -40,6 +42,7 @@ class Method:
     conv_tol: float = 1e-10
     max_cycle: int = 60
     forces: bool = True
+    density_fit: bool = False
 
     def __post_init__(self):
         from pyscf.dft import libxc
@@ -114,9 +117,10 @@ class Method:
 
 def record_id(structure: Structure, method: Method) -> str:
     """Hash of a geometry and a level of theory: the name under which a label is kept."""
-    text = json.dumps(
-        [structure.numbers, structure.charge, structure.spin, dataclasses.asdict(method)]
-    )
+    level = dataclasses.asdict(method)
+    if not method.density_fit:  # files from before it was an option stay valid
+        del level["density_fit"]
+    text = json.dumps([structure.numbers, structure.charge, structure.spin, level])
     digest = hashlib.sha256(text.encode())
     digest.update(np.round(np.asarray(structure.positions, np.float64), 10).tobytes())
     return digest.hexdigest()[:20]
@@ -244,6 +248,8 @@ def mean_field(structure: Structure, method: Method):
     else:
         mf = dft.RKS(mol, xc=method.method)
         mf.grids.level = method.grid_level
+    if method.density_fit:
+        mf = mf.density_fit()
     mf.conv_tol = method.conv_tol
     mf.conv_tol_grad = method.conv_tol**0.5
     mf.max_cycle = method.max_cycle

@@ -7,11 +7,11 @@ squares needs, of training and of validation alike, and costs no precision.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import warnings
 from collections.abc import Callable, Sequence
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..basis import layout_of
@@ -22,7 +22,7 @@ from ..errors import ConventionError, ConvergenceError, DataError, DataWarning, 
 from ..features.couple import IrrepKey, couple_species, has_constant, key_name
 from ..models import OperatorModel
 from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
-from ..numerics import require_x64
+from ..numerics import Array, require_x64
 from ..observables import density_matrix
 from ..operators.species import SpeciesTable, gather_species
 
@@ -231,6 +231,27 @@ def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
             )
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def _systems(definition: Op2Op, drawn: Params, structures, table: SpeciesTable, fock: Array):
+    """Irreps of words and of what they are to make, for ``guess`` and perhaps ``functional``."""
+
+    def irreps(matrix):
+        return couple_species(gather_species(matrix, table), definition.basis.spec)
+
+    operators = definition.operators(structures, table)
+    known = definition.known_irreps(operators, table)
+    electrons, mask = n_electrons(structures), structures.layout.ao_mask
+    dm = density_matrix(fock, operators["S"], electrons, mask=mask)
+    wanted = fock if definition.config.target == "fock" else dm
+    left = wanted - definition.baseline(drawn, structures, operators, table)
+    out = {"guess": (known, irreps(left))}
+    if definition.config.density_words:
+        operators = definition.with_density(structures, operators, dm)
+        columns = joined(known, definition.density_irreps(operators, table))
+        out["functional"] = (columns, irreps(fock - operators["T"] - operators["U"]))
+    return out
+
+
 def fit_op2op(
     definition: Op2Op,
     train: Dataset,
@@ -265,33 +286,12 @@ def fit_op2op(
     atoms = atomic_densities(definition.basis) if definition.config.baseline == "superposed" else {}
     drawn: Params = {"atoms": atoms} if atoms else {}
 
-    @jax.jit
-    def features(structures, table, fock):
-        operators = definition.operators(structures, table)
-        known = definition.known_irreps(operators, table)
-        electrons, mask = n_electrons(structures), structures.layout.ao_mask
-        dm = density_matrix(fock, operators["S"], electrons, mask=mask)
-        wanted = fock if definition.config.target == "fock" else dm
-        left = wanted - definition.baseline(drawn, structures, operators, table)
-        out = {"guess": (known, irreps(left, table))}
-        if "functional" in stages:
-            operators = definition.with_density(structures, operators, dm)
-            density = definition.density_irreps(operators, table)
-            out["functional"] = (
-                joined(known, density),
-                irreps(fock - operators["T"] - operators["U"], table),
-            )
-        return out
-
-    def irreps(matrix, table):
-        return couple_species(gather_species(matrix, table), definition.basis.spec)
-
     for name, part in (("train", train), ("validation", validation)):
         for structures, table, index in batches(definition, part.structures, CHUNK):
             n, nao = structures.n_structures, structures.layout.nao
             labels = [part.labels["fock"][i] for i in index]
             labels += [labels[-1]] * (n - len(labels))
-            found = features(structures, table, jnp.asarray(padded(labels, n, nao)))
+            found = _systems(definition, drawn, structures, table, padded(labels, n, nao))
             for stage, (x, y) in found.items():
                 for key in x:
                     real = real_rows(key, table, len(index))

@@ -1,5 +1,6 @@
 """Labels in number: what is written, what survives a kill, and what is refused."""
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -166,6 +167,14 @@ def test_labels_without_forces(labelled, geometries, water):
     assert set(calculate(water, method)) == CALCULATED - {"forces"}
     with pytest.raises(ConventionError, match=r"forces of .* must be False; got True"):
         generate(geometries[:2], labelled, method)
+
+
+def test_density_fitting_changes_labels_by_its_error(water):
+    exact = Method("pbe", "def2-svp", 1, forces=False)
+    fitted = dataclasses.replace(exact, density_fit=True)
+    assert record_id(water, exact) != record_id(water, fitted)
+    left = calculate(water, exact)["energy"] - calculate(water, fitted)["energy"]
+    assert 1e-9 < abs(left) < 1e-4  # PySCF's fitting basis of def2-SVP: 2e-5 Hartree for water
 
 
 def test_identical_geometries_are_refused(tmp_path):
