@@ -22,6 +22,7 @@ import opml_jax as opml
 from opml_jax.data import Dataset, random_split
 from opml_jax.data.reference import Method, calculate
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+from opml_jax.structures.elements import atomic_number
 from opml_jax.training.config import EffectiveConfig
 from opml_jax.training.effective import fit_effective
 from opml_jax.training.metrics import errors
@@ -57,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("labels", type=Path, help="HDF5 with Fock matrices in a large basis")
     parser.add_argument("--basis", default="sto-3g", help="of the effective operator")
+    parser.add_argument("--elements", nargs="*", help="leave molecules of others out")
     parser.add_argument("--n-train", type=int, default=400)
     parser.add_argument("--n-validation", type=int, default=50)
     parser.add_argument("--n-test", type=int, default=50, help="at most")
@@ -68,6 +70,9 @@ def main() -> None:
         args.n_train, args.n_validation, args.n_test, args.steps = 20, 5, 5, 20
     jax.config.update("jax_enable_x64", True)
     data = opml.read_dataset(args.labels)
+    if args.elements:
+        allowed = {atomic_number(e) for e in args.elements}
+        data = data.subset([i for i, s in enumerate(data.structures) if allowed >= {*s.numbers}])
     n_test = min(args.n_test, len(data) - args.n_train - args.n_validation)
     splits = random_split(len(data), args.n_train, args.n_validation, n_test, seed=0)
     parts = {k: data.subset(i) for k, i in splits.items()}

@@ -350,6 +350,22 @@ class Op2Op(Definition):
                     y[key] = y[key] + own["constant"]
         return to_matrix(y, table, like.shape[0], like.shape[-1])
 
+    def closed_form(
+        self, params: Params, part: str, x: dict[IrrepKey, Array], table: SpeciesTable, s: Array
+    ) -> Array:
+        """What one part of the parameters makes of its irreps, ``(n_structures, nao, nao)``.
+
+        Args:
+          params: of the model.
+          part: ``"guess"``, ``"known"`` or ``"density"``.
+          x: irreps of the words of that part.
+          table: of the blocks.
+          s: overlap.
+        """
+        out = self.assemble(params[part], x, table, s)
+        scale = params.get("fade", {}).get("guess" if part == "guess" else "density")
+        return out if scale is None else faded(out, s, scale)
+
     def baseline(
         self,
         params: Params,
@@ -430,7 +446,7 @@ class Op2Op(Definition):
         known = self.known_irreps(operators, table)
         s, kinetic = operators["S"], operators["T"]
         guess = self.baseline(params, structure, operators, table)
-        guess = guess + self.assemble(params["guess"], known, table, s)
+        guess = guess + self.closed_form(params, "guess", known, table, s)
         out = {"overlap": s, "residual": jnp.zeros(guess.shape[0], guess.dtype)}
         if self.config.target == "dm":
             mask = None if one else structure.layout.ao_mask
@@ -439,14 +455,14 @@ class Op2Op(Definition):
         if not self.config.density_words:
             out["fock"] = guess + self.learned(params, operators, known, table)
         else:
-            constant = kinetic + self.assemble(params["known"], known, table, s)
+            constant = kinetic + self.closed_form(params, "known", known, table, s)
 
             def step(fock):
                 dm = self._density(structure, operators, fock)
                 found = self.with_density(structure, operators, dm)
                 x = self.density_irreps(found, table)
-                fock = constant + found["U"] + self.assemble(params["density"], x, table, s)
-                return fock + self.learned(params, found, joined(known, x), table)
+                fock = found["U"] + self.closed_form(params, "density", x, table, s)
+                return constant + fock + self.learned(params, found, joined(known, x), table)
 
             c = self.config
             out["fock"], out["residual"] = fixed_point(
@@ -482,6 +498,30 @@ class Op2Op(Definition):
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key, 0 if the basis has none."""
         return _shell_pairs(self.basis, key)
+
+
+def faded(matrix: Array, overlap: Array, scale: Array | float) -> Array:
+    r"""A learned matrix without what it says of functions that the overlap nearly lacks.
+
+    :math:`f M f` with :math:`f = S^2 (S^2 + \epsilon^2)^{-1}`. A matrix element of an operator is
+    small where the overlap is: an eigenvector of S with eigenvalue s has a norm of root s. Errors
+    of a learned one are not, and make levels wrong by their size over s. f keeps what belongs to
+    eigenvalues well above epsilon, and lets the rest fade into the baseline, which is an operator.
+
+    Args:
+      matrix: ``(..., nao, nao)`` symmetric.
+      overlap: likewise, zero for padding.
+      scale: epsilon; 0 changes nothing.
+    """
+    eye = jnp.eye(overlap.shape[-1], dtype=overlap.dtype)
+    padded = (
+        overlap
+        + jnp.where(jnp.diagonal(overlap, axis1=-2, axis2=-1) == 0, 1.0, 0.0)[..., None] * eye
+    )
+    squares = padded @ padded + scale**2 * eye
+    whole = jnp.broadcast_to(eye, squares.shape)
+    f = eye - scale**2 * lapack.solve(squares, whole, positive=True)
+    return einsum("...ij,...jk,...lk->...il", f, matrix, f)
 
 
 def _shell_pairs(basis: Basis, key: IrrepKey) -> int:

@@ -153,6 +153,7 @@ def fit_effective(
         k: projected(part, definition.basis, definition.first_level) for k, part in sets.items()
     }
     start = fit_op2op(definition, small["train"], small["validation"], on_progress=on_progress)
+    start.params.pop("fade", None)  # observables, not elements, are what is fitted from here on
     prepared = {
         k: _prepare(definition, start.params, part, reference_observables(part, targets))
         for k, part in sets.items()
@@ -241,7 +242,7 @@ def _prepare(
         operators = definition.operators(structures, table)
         x = definition.known_irreps(operators, table)
         fock = definition.baseline(params, structures, operators, table)
-        fock = fock + definition.assemble(params["guess"], x, table, operators["S"])
+        fock = fock + definition.closed_form(params, "guess", x, table, operators["S"])
         centre = centre_of_nuclear_charge(structures)[..., None, :]
         moved = structures.replace(positions=structures.positions - centre)
         return {

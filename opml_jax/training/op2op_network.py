@@ -35,7 +35,7 @@ from ..numerics import Array
 from ..observables import density_matrix
 from .config import OptimConfig
 from .descent import descend
-from .op2op import KeyedSystem, best_of, mean_error, padded, real_rows, solve_key
+from .op2op import N_JUDGED, KeyedSystem, best_of, mean_error, padded, real_rows, solve_key
 from .operator_losses import OperatorLosses, reference, total_loss
 
 SMALLEST = 1e-6
@@ -146,12 +146,12 @@ def prepare_networks(
             operators = definition.with_density(structures, operators, dm)
             density = definition.density_irreps(operators, table)
             left = fock - operators["T"] - operators["U"]
-            left = left - definition.assemble(params["known"], x, table, s)
-            left = left - definition.assemble(params["density"], density, table, s)
+            left = left - definition.closed_form(params, "known", x, table, s)
+            left = left - definition.closed_form(params, "density", density, table, s)
             x = joined(x, density)
         else:
             left = fock - definition.baseline(params, structures, operators, table)
-            left = left - definition.assemble(params["guess"], x, table, s)
+            left = left - definition.closed_form(params, "guess", x, table, s)
         x = columns_of(network, x, operators, table)
         y = operator_irreps(left[None], table)
         own = {"x": {k: x[k] for k in x if key_name(k) in params[stage]}, "y": y, "left": left}
@@ -350,7 +350,8 @@ def train_op2op_network(
     params = {**ready.params, "network": added}
     if definition.config.density_words:
         names = {"mae_closed_form": closed_form, "mae_network": params}
-        chosen |= {k: mean_error(definition, p, validation) for k, p in names.items()}
+        judges = validation.subset(range(min(N_JUDGED, len(validation))))
+        chosen |= {k: mean_error(definition, p, judges) for k, p in names.items()}
         if not chosen["mae_network"] < chosen["mae_closed_form"]:
             params = ready.params
     return NetworkFit(params, history, chosen)
