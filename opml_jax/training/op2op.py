@@ -25,7 +25,7 @@ from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
 from ..numerics import Array, require_x64
 from ..observables import density_matrix
 from ..operators.species import SpeciesTable, gather_species
-from .operator_metrics import MICRO, operator_errors
+from .operator_metrics import MICRO, describe, operator_errors
 
 LAMBDAS = tuple(10.0 ** np.arange(-14.0, 1.5, 1.0))
 """Candidates for the regularisation of columns of unit variance, by the number of rows."""
@@ -329,12 +329,14 @@ def _gathered(
     """Least squares for ``guess`` and perhaps ``functional``, molecule by molecule."""
     total, done = len(train) + len(validation), 0
     systems: dict[str, Systems] = {}
+    lacking: set[IrrepKey] = set()
     for name, part in (("train", train), ("validation", validation)):
         for structures, table, index in batches(definition, part.structures, CHUNK):
             n, nao = structures.n_structures, structures.layout.nao
             labels = [part.labels["fock"][i] for i in index]
             labels += [labels[-1]] * (n - len(labels))
             found = _systems(definition, drawn, structures, table, padded(labels, n, nao))
+            lacking |= found["guess"][1].keys() - found["guess"][0].keys()
             for stage, (x, y) in found.items():
                 own = systems.setdefault(stage, {"train": {}, "validation": {}})[name]
                 for key in x:
@@ -345,6 +347,14 @@ def _gathered(
                         )
             done += len(index)
             on_progress("closed form", done, total)
+    if lacking:
+        warnings.warn(
+            f"the input basis {definition.config.input_basis!r} has no irreps for {len(lacking)} "
+            f"kinds of block ({'; '.join(map(describe, sorted(lacking)[:3]))}, ...): the first "
+            "guess keeps its baseline there. Choose a basis with higher angular momenta.",
+            DataWarning,
+            stacklevel=3,
+        )
     return systems
 
 

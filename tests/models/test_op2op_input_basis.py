@@ -12,7 +12,7 @@ import opml_jax as opml
 from opml_jax.basis import layout_of
 from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.data.reference import molecule
-from opml_jax.errors import ConfigError
+from opml_jax.errors import ConfigError, DataWarning
 from opml_jax.features.couple import couple_species
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpNetworkConfig, OperatorModel
 from opml_jax.operators.species import gather_species, species_table
@@ -119,6 +119,18 @@ def test_batches_and_files(model, parts, tmp_path):
     again = opml.load_model(tmp_path / "m.safetensors")
     assert again.definition == model.definition
     np.testing.assert_array_equal(again.predict(mixed)["fock"], found["fock"])
+
+
+@pytest.mark.slow
+def test_what_the_input_basis_lacks_is_said():
+    """STO-3G has no d functions on oxygen and no p functions on hydrogen."""
+    data = opml.read_dataset(opml.bundled("water")).subset(range(6))
+    bases = [opml.load_basis(name, [1, 8]) for name in ("def2-svp", "sto-3g")]
+    config = dataclasses.replace(OWN, basis="def2-svp", input_basis="sto-3g")
+    definition = Op2Op(config, *bases)
+    with pytest.warns(DataWarning, match=r"'sto-3g' has no irreps for \d+ kinds .*H, L = 1"):
+        params = fit_op2op(definition, data.subset(range(4)), data.subset(range(4, 6))).params
+    assert not any(name.startswith("0_1_1_1") for name in params["guess"])
 
 
 def test_refusals(bases):
