@@ -16,6 +16,7 @@ COMMANDS = {
     "predict": "energies, forces and dipoles of structures",
     "md": "molecular dynamics with a model (restartable)",
     "spectrum": "infrared spectrum and vibrational density of states of a trajectory",
+    "export": "energies and forces of one molecule as a program that needs JAX alone",
     "config": "print a configuration template, or validate a file",
     "data": "check a data file, or pack it small",
     "doctor": "what is installed, and whether it works",
