@@ -78,7 +78,7 @@ class DensityModel(Model):
         structures = list(structures)
         if not structures:
             raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
-        self.check_elements(structures)
+        self.check_structures(structures)
         if ions := [s for s in structures if s.charge]:
             raise OpmlError(refusal("structures", got=repr(ions[0]), expected="neutral molecules"))
         if uncertainty and not self.definition.config.uncertainty:

@@ -16,6 +16,7 @@ from ..basis.buckets import Bucket, smallest_bucket
 from ..errors import OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..structures import Structure, StructureBatch
+from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
 from .op2prop import Op2Prop, Params
 from .operator_network import OperatorNetwork
@@ -157,7 +158,7 @@ class Model:
         structures = list(structures)
         if not structures:
             raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
-        self.check_elements(structures)
+        self.check_structures(structures)
         if uncertainty and self.definition.config.members < 2:
             raise OpmlError(
                 refusal(
@@ -206,6 +207,15 @@ class Model:
                     expected=f"only elements seen in training ({known})",
                 )
             )
+
+    def check_structures(self, structures: Sequence[Structure]) -> None:
+        """:meth:`check_elements`, and a warning of contacts that training has not seen.
+
+        A :class:`~opml_jax.errors.DataWarning` names pairs of elements closer than 0.9 times their
+        closest distance in the training set.
+        """
+        self.check_elements(structures)
+        warn_of_contacts(structures, self.card.get("closest_bohr", {}))
 
     def __repr__(self) -> str:
         names = " ".join(symbol(z) for z in self.elements)

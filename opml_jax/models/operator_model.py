@@ -104,7 +104,7 @@ class OperatorModel(Model):
         structures = list(structures)
         if not structures:
             raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
-        self.check_elements(structures)
+        self.check_structures(structures)
         if odd := [s for s in structures if s.spin or n_electrons(s) % 2]:
             raise OpmlError(refusal("structures", got=repr(odd[0]), expected="closed shells"))
         self._warn_of_pairs(structures)

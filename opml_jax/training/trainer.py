@@ -19,6 +19,7 @@ from ..data.plausibility import check_finite
 from ..errors import ConfigError, DataError, refusal
 from ..models import DensityModel, Model, Op2Density, Op2Op, Op2Prop, OperatorModel, OperatorNetwork
 from ..numerics import require_x64
+from ..structures.contacts import closest_pairs
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache, build_cache, rounding_noise
@@ -383,6 +384,7 @@ def _card(
         "model": kinds[type(definition)],
         "elements": [symbol(z) for z in definition.basis.elements],
         "targets": list(config.targets),
+        "closest_bohr": closest_pairs(parts["train"].structures),
         "n_train": len(parts["train"]),
         "n_validation": len(parts["validation"]),
         "reference": {k: dataset.meta[k] for k in LEVEL_KEYS if k in dataset.meta},

@@ -6,6 +6,7 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.data import Dataset
+from opml_jax.errors import DataWarning
 from opml_jax.models import Op2Prop, Op2PropConfig
 from opml_jax.training import TrainConfig, evaluate, train
 from opml_jax.training.cache import CHUNK, build_cache, rounding_noise
@@ -218,3 +219,11 @@ def test_element_only_in_validation():
     dataset = Dataset([h2, he], {"energy": [-1.1, -2.9]})
     with pytest.raises(ValueError, match="only elements of the training split"):
         train(dataset, {"train": [0], "validation": [1]}, TrainConfig(targets=("energy",)))
+
+
+def test_contacts_that_training_lacked_are_named(small, dataset):
+    """The card keeps the closest pairs; a model warns of a water with a much shorter bond."""
+    model, water = small[0].model, dataset.structures[0]
+    assert set(model.card["closest_bohr"]) == {"H-H", "H-O"}
+    with pytest.warns(DataWarning, match="H-O at .* A in structure 0"):
+        model.predict(water.replace(positions=0.7 * np.asarray(water.positions)))
