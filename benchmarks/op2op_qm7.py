@@ -36,7 +36,7 @@ from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.structures.elements import atomic_number
 from opml_jax.training.metrics import errors
 from opml_jax.training.op2op import fit_op2op
-from opml_jax.training.operator_metrics import reference_observables
+from opml_jax.training.operator_metrics import paired_levels, reference_observables
 from opml_jax.units import DEBYE_PER_EBOHR
 
 MODELS = {
@@ -111,6 +111,13 @@ def judged(model: OperatorModel, part: Dataset, n_scf: int) -> dict[str, float]:
         ]
         out["fock_median_uha"] = MICRO * float(np.median(each))
         out["fock_worst_uha"] = MICRO * float(np.max(each))
+        levels = [
+            (np.abs(b - a)[:n].mean(), abs((b - a)[n] - (b - a)[n - 1]))
+            for a, b, n in paired_levels(found, part)
+        ]
+        occupied, gap = MICRO * np.median(levels, axis=0)
+        out["eigenvalue_occupied_median_uha"] = float(occupied)
+        out["gap_median_uha"] = float(gap)
     out |= {
         "dipole_error_debye": float(dipoles.mean()) * DEBYE_PER_EBOHR,
         "lowdin_charges_mae_e": float(np.concatenate(charges).mean()),
@@ -161,7 +168,8 @@ def main() -> None:
         line = {"name": kind, "basis": name, "elements": data.elements}
         line |= {"baseline": config.baseline, "large_from": args.large_from}
         line |= {"n_train": n_train, "fit_cpu_seconds": time.process_time() - start}
-        line |= {"floors": {f"{k:.0e}": v for k, v in fit.floors.items()}} if fit.floors else {}
+        for what, tried in (("floors", fit.floors), ("fades", fit.fades)):
+            line |= {what: {f"{k:.0e}": v for k, v in tried.items()}} if tried else {}
         for which in ("test", "large"):
             if which in parts:
                 try:
