@@ -212,7 +212,7 @@ class Model:
         """:meth:`check_elements`, and a warning of contacts that training has not seen.
 
         A :class:`~opml_jax.errors.DataWarning` names pairs of elements closer than 0.9 times their
-        closest distance in the training set.
+        closest distance in the training set, or that it never had.
         """
         self.check_elements(structures)
         warn_of_contacts(structures, self.card.get("closest_bohr", {}))

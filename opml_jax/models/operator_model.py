@@ -19,6 +19,7 @@ from ..errors import ConvergenceError, DataWarning, OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..operators.species import SpeciesTable
 from ..structures import Structure, StructureBatch
+from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
 from .model import Model
 from .op2op import Op2Op, Params, batches, n_electrons
@@ -107,7 +108,6 @@ class OperatorModel(Model):
         self.check_structures(structures)
         if odd := [s for s in structures if s.spin or n_electrons(s) % 2]:
             raise OpmlError(refusal("structures", got=repr(odd[0]), expected="closed shells"))
-        self._warn_of_pairs(structures)
         definition = self.definition
         if guess:
             first = dataclasses.replace(definition.config, density_words=(), network=None)
@@ -136,6 +136,12 @@ class OperatorModel(Model):
                 f"{self.definition.config.cycles} cycles. Is it like those of the training set?"
             )
         return {**out, **{k: np.array(v) for k, v in sizes.items()}}
+
+    def check_structures(self, structures: Sequence[Structure]) -> None:
+        """As of every model; pairs of elements never seen have a warning of their own."""
+        self.check_elements(structures)
+        warn_of_contacts(structures, self.card.get("closest_bohr", {}), unseen=False)
+        self._warn_of_pairs(structures)
 
     def _warn_of_pairs(self, structures: Sequence[Structure]) -> None:
         """Say which pairs of elements have no learned part."""

@@ -44,22 +44,26 @@ def _closest(structure: Structure) -> dict[str, float]:
     }
 
 
-def warn_of_contacts(structures: Sequence[Structure], known: Mapping[str, float]) -> None:
-    """Warn of pairs of elements much closer than a model has seen them.
+def warn_of_contacts(
+    structures: Sequence[Structure], known: Mapping[str, float], *, unseen: bool = True
+) -> None:
+    """Warn of pairs of elements that a model has not seen, or not nearly as close.
 
     Args:
       structures: molecules to predict.
-      known: from :func:`closest_pairs` of the training set; pairs that are not in it do not count.
+      known: from :func:`closest_pairs` of the training set; empty: nothing is known, no warning.
+      unseen: also of pairs that are not in it, at any distance.
     """
     far: dict[str, tuple[float, int]] = {}
-    for i, structure in enumerate(structures):
+    for i, structure in enumerate(structures) if known else ():
         for name, distance in _closest(structure).items():
-            if distance < min(CLOSER * known.get(name, 0.0), far.get(name, (np.inf, 0))[0]):
+            least = known.get(name, np.inf if unseen else 0.0)
+            if distance < min(CLOSER * least, far.get(name, (np.inf, 0))[0]):
                 far[name] = distance, i
     if far:
         text = "; ".join(
             f"{name} at {distance * ANGSTROM_PER_BOHR:.2f} A in structure {i} (training: "
-            f"{known[name] * ANGSTROM_PER_BOHR:.2f} A)"
+            + (f"{known[name] * ANGSTROM_PER_BOHR:.2f} A)" if name in known else "never)")
             for name, (distance, i) in sorted(far.items())
         )
         warnings.warn(

@@ -84,6 +84,7 @@ def test_dynamics_compile_once_and_conserve_energy(minimum, model, compilations,
     assert np.ptp(energies) < NVE_FLUCTUATION
 
 
+@pytest.mark.filterwarnings("ignore:pairs of elements:opml_jax.errors.DataWarning")
 @pytest.mark.parametrize("capacity", [None, "H2O2"])
 def test_molecules_within_the_capacity_share_one_program(atoms, model, compilations, capacity):
     calc = OPMLCalculator(model, capacity=capacity)

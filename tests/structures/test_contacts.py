@@ -33,10 +33,15 @@ def test_a_bond_that_no_molecule_had_is_named(water, hydrazine):
         warn_of_contacts([water, hydrazine], known)
 
 
+def test_pairs_never_met_are_named(water, hydrazine):
+    with pytest.warns(DataWarning, match=r"H-N at .* A in structure 0 \(training: never\); N-N at"):
+        warn_of_contacts([hydrazine], closest_pairs([water]) | {"H-H": 2.0})
+
+
 def test_what_is_known_or_never_met_draws_no_warning(water, hydrazine):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         shorter = hydrazine.replace(positions=0.92 * np.asarray(hydrazine.positions))
         warn_of_contacts([shorter], closest_pairs([hydrazine]))
-        warn_of_contacts([water], {"N-N": 2.7, "H-N": 1.9})
+        warn_of_contacts([water], {"N-N": 2.7, "H-N": 1.9}, unseen=False)
         warn_of_contacts([water], {})
