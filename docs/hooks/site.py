@@ -99,7 +99,7 @@ def _raises(obj):
             yield from _raises(member)
         if member.path.startswith("opml_jax.cli") or member.docstring is None:
             continue
-        for part in member.docstring.parse("google"):
+        for part in member.docstring.parse("google", warnings=False):
             if part.kind is griffe.DocstringSectionKind.raises:
                 for item in part.value:
                     yield str(item.annotation).split(".")[-1], member.path, item.description

@@ -24,11 +24,11 @@ def draw():
     for k, name in enumerate(("V", "V V", "V V V")):
         order, terms = body_order(lambda s, k=k: powers(s)[:, k : k + 1], cluster)
         print(name, order, terms)
-        bodies = np.arange(1, len(terms) + 1)
-        axis.semilogy(bodies, np.maximum(terms, 1e-18), "o-", ms=4, label=f"{name}: {order}")
+        bodies = 1 + np.flatnonzero(terms)
+        axis.semilogy(bodies, terms[terms > 0], "o-", ms=4, label=f"{name}: {order}")
     axis.axhline(1e-9, color="grey", lw=0.8, ls="--")
-    axis.set(xlabel="bodies, centre included", ylabel="largest term, relative", ylim=(1e-18, 3))
-    axis.legend(title="on-site block, body order")
+    axis.set(xlabel="bodies, centre included", ylabel="largest term, relative", ylim=(1e-17, 3))
+    axis.legend(title="on-site block, body order", loc=(0.0, 0.2))
     save(figure, "body_order")
 
 

@@ -48,7 +48,7 @@ def far_water():
     figure, axis = plt.subplots(figsize=(5.6, 3.0))
     for name in ("external_potential", "neutral_atom_potential", "screened_potential"):
         values = np.array([change(getattr(ops, name), d) for d in distances])
-        seen = values > 1e-14
+        seen = values > 1e-12  # below: rounding
         axis.semilogy(distances[seen] * ANGSTROM_PER_BOHR, values[seen], "o-", ms=4, label=name)
     axis.set(xlabel="distance of the second water, Å", ylabel="change of the O block, Hartree")
     axis.legend()

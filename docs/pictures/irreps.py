@@ -10,7 +10,7 @@ from opml_jax.testing import random_rotation
 
 
 def block():
-    """The block of O 2p and O 3p of V: nine numbers, as 1 + 3 + 5."""
+    """The block of O 2p and H 2p of V: nine numbers, as 1 + 3 + 5."""
     basis = opml.load_basis("def2-svp", WATER.numbers)
     turned = WATER.replace(positions=WATER.positions @ random_rotation(3).T)
     figure, axes = plt.subplots(
@@ -20,9 +20,9 @@ def block():
         axes, {"as given": WATER, "rotated": turned}.items(), strict=True
     ):
         parts = opml.operators.blocks(opml.operators.external_potential(molecule, basis))
-        p, q = (k for k, l in enumerate(opml.basis.layout_of(WATER, basis).atom_ls[0]) if l == 1)
-        matrix = np.asarray(parts[0, 0, p, q])
-        image = row[0].imshow(matrix, cmap="RdBu_r", vmin=-2, vmax=2)
+        p, q = (ls.index(1) for ls in opml.basis.layout_of(WATER, basis).atom_ls[:2])
+        matrix = np.asarray(parts[0, 1, p, q])
+        image = row[0].imshow(matrix, cmap="RdBu_r", vmin=-3, vmax=3)
         row[0].set(xticks=range(3), yticks=range(3), xticklabels="yzx", yticklabels="yzx")
         row[0].set_ylabel(name)
         figure.colorbar(image, ax=row[0])
@@ -32,7 +32,7 @@ def block():
             axis.set_xticks(range(-l, l + 1))
             norm = np.linalg.norm(b)
             axis.set_title(f"{l}e, norm {norm:.3f}" if norm > 1e-9 else f"{l}e, norm 0", fontsize=8)
-    axes[0, 0].set_title("V between O 2p and O 3p", fontsize=8)
+    axes[0, 0].set_title("V between O 2p and H 2p", fontsize=8)
     for axis in axes[1, 1:]:
         axis.set_xlabel("m")
     save(figure, "block")

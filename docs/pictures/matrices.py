@@ -68,7 +68,7 @@ def fock():
     ):
         shown = np.log10(np.abs(matrix) + 1e-12)
         image = show(axis, shown, W.layout, cmap="viridis", vmin=-4, vmax=2)
-        axis.set_title(f"{name}: mean |element| {np.abs(matrix).mean():.2g}")
+        axis.set_title(f"{name}: mean |element| {np.abs(matrix).mean():.2g}", fontsize=8)
     figure.colorbar(image, ax=axes, label="log10 |element|, Hartree", shrink=0.9)
     save(figure, "fock")
 
