@@ -14,7 +14,7 @@ def show(axis, matrix, layout, **colours):
     image = axis.imshow(matrix, **colours)
     edges, names, at = [], [], []
     start = 0
-    for z, ls in zip(layout.numbers, layout.atom_ls, strict=True):
+    for ls in layout.atom_ls:
         counts = {}
         for l in ls:
             counts[l] = counts.get(l, 0) + 1
