@@ -151,9 +151,9 @@ def command_line() -> str:
             named = ", ".join(f"`{o}`" for o in action.option_strings)
             value = action.metavar or action.dest
             if action.nargs != 0 and action.option_strings:
-                named += f" `{'|'.join(map(str, action.choices)) if action.choices else value}`"
+                named += f" `{', '.join(map(str, action.choices)) if action.choices else value}`"
             default = action.default
-            shown = "" if default in (None, False, "", []) else f"`{default}`"
+            shown = "" if default in (None, "", []) or default is False else f"`{default}`"
             shown = "required" if action.required and action.option_strings else shown
             cells = (named or f"`{value}`", shown, action.help or "")
             lines.append("| " + " | ".join(c.replace("|", r"\|") for c in cells) + " |")

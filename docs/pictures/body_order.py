@@ -25,10 +25,10 @@ def draw():
         order, terms = body_order(lambda s, k=k: powers(s)[:, k : k + 1], cluster)
         print(name, order, terms)
         bodies = 1 + np.flatnonzero(terms)
-        axis.semilogy(bodies, terms[terms > 0], "o-", ms=4, label=f"{name}: {order}")
+        axis.semilogy(bodies, terms[terms > 0], "o-", ms=4, label=f"{name}: {order}-body")
     axis.axhline(1e-9, color="grey", lw=0.8, ls="--")
     axis.set(xlabel="bodies, centre included", ylabel="largest term, relative", ylim=(1e-17, 3))
-    axis.legend(title="on-site block, body order", loc=(0.0, 0.2))
+    axis.legend(loc=(0.02, 0.04))
     save(figure, "body_order")
 
 
