@@ -160,12 +160,7 @@ def command_line() -> str:
     return "\n".join(lines) + "\n"
 
 
+@functools.cache
 def generated() -> dict[str, str]:
     """Every page that is not a file of its own, by its place in the site."""
     return documents() | notebooks() | api() | {"command_line.md": command_line()}
-
-
-@functools.cache
-def generated_names() -> frozenset[str]:
-    """Names of :func:`generated`."""
-    return frozenset(generated())

@@ -12,7 +12,7 @@ from pathlib import Path
 import griffe
 import latex2mathml.converter
 from mkdocs.exceptions import PluginError
-from mkdocs.structure.files import File, InclusionLevel
+from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parent))
 import pages
@@ -51,15 +51,12 @@ def on_files(files, config):
         files.append(File.generated(config, uri, content=text))
     for uri, path in pages.pictures().items():
         files.append(File.generated(config, uri, abs_src_path=str(path)))
-    for file in files:
-        if file.src_uri.startswith("pictures/"):
-            file.inclusion = InclusionLevel.INCLUDED
     return files
 
 
 def on_page_markdown(markdown, page, config, files):
     """Include, list what raises an error, link names to the API."""
-    if page.file.src_uri in pages.generated_names():
+    if page.file.src_uri in pages.generated():
         return markdown
     markdown = _INCLUDE.sub(lambda m: pages.section(m[1], m[2] or ""), markdown)
     markdown = _RAISERS.sub(lambda m: raisers(m[1]), markdown)
