@@ -82,7 +82,9 @@ def test_python_with_trained_operators_runs(page, folder, monkeypatch):
     for template, run in (("op2op", "fock"), ("density", "density")):
         if f'load_model("{run}")' in PAGES[page] and not Path(run).exists():
             Path(f"{template}.yaml").write_text(_template(template))
-            assert main(["train", f"{template}.yaml", "-o", run, "--set", "data.n_train=40"]) == 0
+            few = ["data.n_train=40", "data.n_validation=10", "data.n_test=5"]
+            options = [x for setting in few for x in ("--set", setting)]
+            assert main(["train", f"{template}.yaml", "-o", run, *options]) == 0
     _run(page, ("", "slow"))
 
 
