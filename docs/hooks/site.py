@@ -1,0 +1,115 @@
+"""What mkdocs does beside its plugins: pages from elsewhere, links to the API, formulas."""
+
+from __future__ import annotations
+
+import functools
+import html
+import posixpath
+import re
+import sys
+from pathlib import Path
+
+import griffe
+import latex2mathml.converter
+from mkdocs.exceptions import PluginError
+from mkdocs.structure.files import File
+
+sys.path.insert(0, str(Path(__file__).parent))
+import pages
+from docstrings import to_markdown
+
+_INCLUDE = re.compile(r"^<!-- include: ([\w./]+)(?:#(.*?))? -->$", re.MULTILINE)
+_RAISERS = re.compile(r"^<!-- raised: (\w+) -->$", re.MULTILINE)
+_CODE = re.compile(r"(?<![`\[])`opml(?:_jax)?\.([\w.]+)(\([^`\n]*\))?`(?!`)")
+_FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
+_FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1>', re.DOTALL)
+
+
+@functools.cache
+def package() -> griffe.Module:
+    """The package, read without importing it."""
+    return griffe.load("opml_jax", search_paths=[str(pages.ROOT)], resolve_aliases=True)
+
+
+def page_of(path: str) -> str:
+    """The API page of a dotted name."""
+    room = path.split(".")[1]
+    return "api/foundations.md" if room in pages.FOUNDATIONS else f"api/{room}.md"
+
+
+def canonical(name: str) -> str | None:
+    """Where a name used from the outside is defined: ``"operators.powers"``; None if nowhere."""
+    try:
+        return package()[name].canonical_path
+    except (KeyError, griffe.AliasResolutionError):
+        return None
+
+
+def on_files(files, config):
+    """Add pages and pictures that have their source elsewhere."""
+    for uri, text in pages.generated().items():
+        files.append(File.generated(config, uri, content=text))
+    for uri, path in pages.pictures().items():
+        files.append(File.generated(config, uri, abs_src_path=str(path)))
+    return files
+
+
+def on_page_markdown(markdown, page, config, files):
+    """Include, list what raises an error, link names to the API."""
+    if page.file.src_uri in pages.generated():
+        return markdown
+    markdown = _INCLUDE.sub(lambda m: pages.section(m[1], m[2] or ""), markdown)
+    markdown = _RAISERS.sub(lambda m: raisers(m[1]), markdown)
+    here = posixpath.dirname(page.file.src_uri)
+
+    def link(match):
+        path = canonical(match[1])
+        if path is None or path.count(".") < 2:
+            return match[0]
+        uri = posixpath.relpath(page_of(path), here or ".")
+        return f"[{match[0]}]({uri}#{path})"
+
+    parts = _FENCE.split(markdown)
+    return "".join(p if i % 2 else _CODE.sub(link, p) for i, p in enumerate(parts))
+
+
+def raisers(error: str) -> str:
+    """A table of public functions whose docstrings say that they raise an error."""
+    rows = sorted({row for row in _raises(package()) if row[0] == error})
+    if not rows:
+        raise PluginError(f"no docstring says that it raises {error}")
+    lines = [f'??? note "Raised by {len(rows)} functions and classes"', ""]
+    lines += ["    | where | when |", "    |---|---|"]
+    for _, path, text in rows:
+        text = " ".join(to_markdown(text).split()).replace("|", r"\|")
+        lines.append(
+            f"    | [`{path.removeprefix('opml_jax.')}`]({page_of(path)}#{path}) | {text} |"
+        )
+    return "\n".join(lines)
+
+
+def _raises(obj):
+    for member in obj.members.values():
+        if member.is_alias or member.name.startswith("_"):
+            continue
+        if member.is_module or member.is_class:
+            yield from _raises(member)
+        if member.path.startswith("opml_jax.cli") or member.docstring is None:
+            continue
+        for part in member.docstring.parse("google", warnings=False):
+            if part.kind is griffe.DocstringSectionKind.raises:
+                for item in part.value:
+                    yield str(item.annotation).split(".")[-1], member.path, item.description
+
+
+def on_page_content(html_text, page, config, files):
+    """Formulas as MathML, which browsers draw without a script."""
+    return _FORMULA.sub(lambda m: _mathml(m, page.file.src_uri), html_text)
+
+
+def _mathml(match, where: str) -> str:
+    try:
+        display = "block" if match[2] == "[" else "inline"
+        return latex2mathml.converter.convert(html.unescape(match[3]).strip(), display=display)
+    except Exception as err:  # whatever the converter trips over is a fault of the page
+        raise PluginError(f"{where}: formula not understood: {match[3]}") from err
