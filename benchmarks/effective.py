@@ -53,10 +53,23 @@ def small_basis(test: Dataset, basis) -> dict[str, np.ndarray]:
     return {**out, "lowdin_charges": padded(charges), "nao": sizes}
 
 
+def read(paths: list[Path], elements: list[str] | None) -> Dataset:
+    """Molecules of these elements only (None: all) with their Fock matrices."""
+    found = [opml.read_dataset(p) for p in paths]
+    pairs = [
+        pair
+        for data in found
+        for pair in zip(data.structures, data.labels["fock"], strict=True)
+        if not elements or {atomic_number(e) for e in elements} >= {*pair[0].numbers}
+    ]
+    structures, fock = map(list, zip(*pairs, strict=True))
+    return Dataset(structures, {"fock": fock}, found[0].meta)
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("labels", type=Path, help="HDF5 with Fock matrices in a large basis")
+    parser.add_argument("labels", type=Path, nargs="+", help="HDF5, Fock matrices in a large basis")
     parser.add_argument("--basis", default="sto-3g", help="of the effective operator")
     parser.add_argument("--elements", nargs="*", help="leave molecules of others out")
     parser.add_argument("--n-train", type=int, default=400)
@@ -69,10 +82,7 @@ def main() -> None:
     if args.quick:
         args.n_train, args.n_validation, args.n_test, args.steps = 20, 5, 5, 20
     jax.config.update("jax_enable_x64", True)
-    data = opml.read_dataset(args.labels)
-    if args.elements:
-        allowed = {atomic_number(e) for e in args.elements}
-        data = data.subset([i for i, s in enumerate(data.structures) if allowed >= {*s.numbers}])
+    data = read(args.labels, args.elements)
     n_test = min(args.n_test, len(data) - args.n_train - args.n_validation)
     splits = random_split(len(data), args.n_train, args.n_validation, n_test, seed=0)
     parts = {k: data.subset(i) for k, i in splits.items()}
