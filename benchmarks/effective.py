@@ -76,6 +76,8 @@ def main() -> None:
     parser.add_argument("--n-validation", type=int, default=50)
     parser.add_argument("--n-test", type=int, default=50, help="at most")
     parser.add_argument("--steps", type=int, default=EffectiveConfig.steps)
+    parser.add_argument("--virtuals", type=int, default=0, help="that count; 0: all")
+    parser.add_argument("--virtual-weight", type=float, default=EffectiveConfig.virtual_weight)
     parser.add_argument("--quick", action="store_true", help="20 structures, 20 steps")
     parser.add_argument("--json", action="store_true", help="append lines to results")
     args = parser.parse_args()
@@ -89,7 +91,9 @@ def main() -> None:
     basis = opml.load_basis(args.basis, data.elements)
     definition = Op2Op(Op2OpConfig(basis=args.basis, density_words=()), basis)
     start = time.process_time()
-    config = EffectiveConfig(steps=args.steps)
+    config = EffectiveConfig(
+        steps=args.steps, virtuals=args.virtuals, virtual_weight=args.virtual_weight
+    )
     fit = fit_effective(definition, parts["train"], parts["validation"], TARGETS, config)
     seconds = time.process_time() - start
     test = parts["test"]
@@ -99,6 +103,7 @@ def main() -> None:
         line = {"name": name, "target": level, "elements": data.elements}
         line |= {k: len(v) for k, v in parts.items()} | errors(found, test)
         line |= {"fit_cpu_seconds": seconds, "steps": len(fit.history)}
+        line |= {"virtuals": config.virtuals, "virtual_weight": config.virtual_weight}
         record(line, "effective", args.json and not args.quick)
 
 

@@ -151,6 +151,8 @@ class EffectiveConfig:
       penalty: of the squares of all changes together, for columns of unit size.
       occupied_weight: of the mean square error of occupied orbital energies.
       virtual_weight: likewise of the unoccupied ones in the window.
+      virtuals: how many of those count, from the lowest on; 0: all. Across compositions a small
+        basis cannot have all virtual levels of a large one, and the gap needs the first.
       dipole_weight: likewise of dipoles.
       charges_weight: likewise of Löwdin's charges.
       polarizability_weight: likewise of polarizabilities.
@@ -161,6 +163,7 @@ class EffectiveConfig:
     penalty: float = 1e-6
     occupied_weight: float = 1.0
     virtual_weight: float = 0.1
+    virtuals: int = 0
     dipole_weight: float = 1.0
     charges_weight: float = 1.0
     polarizability_weight: float = 1.0

@@ -172,7 +172,7 @@ def fit_effective(
         if "mean" in own:
             weights[name]["constant"] = np.zeros(n_outputs)
     flat, unflatten = jax.flatten_util.ravel_pytree(weights)
-    parts = _parts(definition, targets)
+    parts = _parts(definition, targets, config.virtuals)
 
     @jax.jit
     def squares(flat, batches):
@@ -313,7 +313,7 @@ def _stack(prepared: Sequence[dict[str, Any]], columns: Params) -> dict[str, Any
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *out)
 
 
-def _parts(definition: Op2Op, targets: Sequence[str]):
+def _parts(definition: Op2Op, targets: Sequence[str], virtuals: int):
     """``f(weights, batch)``: sum of squares and number of values of each part of the loss."""
     basis = definition.basis
 
@@ -333,8 +333,9 @@ def _parts(definition: Op2Op, targets: Sequence[str]):
 
         if "mo_energy" in targets:
             energy, _ = observables.orbitals(fock, overlap, mask=mask)
-            occupied = jnp.arange(fock.shape[-1]) < electrons[:, None] // 2
-            for name, which in (("occupied", occupied), ("virtual", ~occupied)):
+            above = jnp.arange(fock.shape[-1]) - electrons[:, None] // 2
+            virtual = (above >= 0) & (above < (virtuals or fock.shape[-1]))
+            for name, which in (("occupied", above < 0), ("virtual", virtual)):
                 add(name, energy - wanted["mo_energy"], which & mask & real[:, None])
         if set(targets) == {"mo_energy"}:
             return out

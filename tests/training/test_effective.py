@@ -51,6 +51,19 @@ def trained(parts):
     return fitted(parts, FEW, TARGETS)
 
 
+@pytest.mark.slow
+def test_virtuals_that_count(parts):
+    """With the first alone gaps are better, and the others are left to themselves."""
+    found = []
+    for virtuals in (0, 1):
+        settings = {"virtuals": virtuals, "virtual_weight": 1.0, "steps": 60}
+        model, _ = fitted(parts, FEW, ("mo_energy",), **settings)
+        found.append(observable_errors(model.predict(parts["test"].structures), parts["test"]))
+    every, first = found
+    assert first["gap_mae_uha"] < 0.8 * every["gap_mae_uha"]
+    assert first["eigenvalue_virtual_mae_uha"] > every["eigenvalue_virtual_mae_uha"]
+
+
 def test_projection_keeps_the_operator(water):
     """Least squares give the projection a second formula; the full basis gives itself."""
     part = water.subset([3])
