@@ -54,16 +54,16 @@ def small_basis(test: Dataset, basis) -> dict[str, np.ndarray]:
 
 
 def read(paths: list[Path], elements: list[str] | None) -> Dataset:
-    """Molecules of these elements only (None: all) with their Fock matrices."""
+    """Molecules of these elements only (None: all), their Fock matrices and dipoles."""
     found = [opml.read_dataset(p) for p in paths]
-    pairs = [
-        pair
+    rows = [
+        row
         for data in found
-        for pair in zip(data.structures, data.labels["fock"], strict=True)
-        if not elements or {atomic_number(e) for e in elements} >= {*pair[0].numbers}
+        for row in zip(data.structures, data["fock"], data["dipole"], strict=True)
+        if not elements or {atomic_number(e) for e in elements} >= {*row[0].numbers}
     ]
-    structures, fock = map(list, zip(*pairs, strict=True))
-    return Dataset(structures, {"fock": fock}, found[0].meta)
+    structures, fock, dipole = map(list, zip(*rows, strict=True))
+    return Dataset(structures, {"fock": fock, "dipole": np.array(dipole)}, found[0].meta)
 
 
 def main() -> None:
