@@ -105,7 +105,8 @@ class Products:
     """A recipe of invariants: static, hashable; call it with atom features.
 
     Args:
-      recipe: what makes the irreps of atoms; those of parity (-1)^L are used.
+      recipe: what makes the irreps of atoms; those of parity (-1)^L are used. Anything with
+        ``irreps`` and ``spec`` of a basis for its elements will do, but for :meth:`draw`.
       channels: random mixtures.
       lmax: highest irrep that is multiplied.
       lift: power of eigenvalues that divides principal components before they are mixed.
@@ -164,7 +165,7 @@ class Products:
             l: np.asarray(x, np.float64).reshape(len(kinds), DISTANCES, 2, *x.shape[-2:])
             for l, x in self._irreps(features).items()
         }
-        out: Mixing = {"mix": {}, "paths": {}}
+        out: Mixing = {"mix": {}}
         for l, x in found.items():
             channels = [c for c in self.recipe.channels if (c.l, c.parity) == (l, (-1) ** l)]
             neighbour = np.array([c.neighbour for c in channels])
@@ -189,10 +190,41 @@ class Products:
             if l == 0:
                 out["mean"] = mean
             out["mix"][str(l)] = mix
-        for l, paths in _squares(self.ls).items():
-            shape = (SETS, len(paths), self.channels)
-            out["paths"][str(l)] = rng.normal(size=shape) / len(paths) ** 0.5
-        return out
+        return {**out, "paths": self._paths(rng)}
+
+    def draw_from(self, features: e3nn.IrrepsArray, element: np.ndarray, seed: int) -> Mixing:
+        """As :meth:`draw`, of principal components of given atoms.
+
+        Args:
+          features: ``(n_atoms, irreps.dim)``.
+          element: ``(n_atoms,)`` index of each atom's element.
+          seed: of the weights.
+        """
+        rng = np.random.default_rng(seed)
+        n_elements = len(self.recipe.spec.elements)
+        out: Mixing = {"mix": {}}
+        for l, x in self._irreps(features).items():
+            x = np.asarray(x, np.float64)
+            mean = np.zeros((n_elements, x.shape[1]))
+            mix = np.zeros((n_elements, x.shape[1], self.channels))
+            for e in range(n_elements):
+                own = x[element == e]
+                if l == 0:
+                    mean[e] = own.mean(axis=(0, 2))
+                    own = own - mean[e][:, None]
+                rows = np.swapaxes(own, 1, 2).reshape(-1, x.shape[1])
+                mix[e] = _random_mixtures(rows, self.channels, self.lift, rng)
+            if l == 0:
+                out["mean"] = mean
+            out["mix"][str(l)] = mix
+        return {**out, "paths": self._paths(rng)}
+
+    def _paths(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Random weights of the couplings."""
+        return {
+            str(l): rng.normal(size=(SETS, len(c), self.channels)) / len(c) ** 0.5
+            for l, c in _squares(self.ls).items()
+        }
 
     def __call__(self, features: e3nn.IrrepsArray, mixing: Mixing, one_hot: Array) -> Array:
         """Invariants of atoms, differentiable to any order.
