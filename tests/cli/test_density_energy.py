@@ -18,8 +18,8 @@ from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, OpmlError
 from opml_jax.models import DensityModel, Op2Density, Op2PropConfig
 from opml_jax.testing import random_rotation
-from opml_jax.training import load_config, train
 from opml_jax.training import density as training
+from opml_jax.training import load_config, train
 
 SAME = 1e-9  # Hartree, Hartree/Bohr, e Bohr: what rotations may change
 APART = 1e-8  # Hartree: potentials are screened, not cut
