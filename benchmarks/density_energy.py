@@ -6,14 +6,16 @@
     python benchmarks/density_energy.py cost DIR --json
 
 ``DIR`` holds DenSNet's water (``h2o_small_{train,valid}_augccpvdz_df_augccpvqzjkfit.npz`` of
-github.com/MihailBogojeski/equiv_dens_ml: PBE/aug-cc-pVDZ, coefficients in aug-cc-pVQZ-JKFIT). 100
-geometries train; of the other file a half of seed 0 validates, the other half tests. ``check``
-repeats an energy and a fit by PySCF. ``ethanol``: Fock matrices of PBE/def2-SVP of the first
-geometries of a split of rMD17, energies and forces from the split itself; the first N train, 35
-validate, the last 65 test. Both: a density model is trained first, then energies and forces on it,
-N geometries each: ``density`` alone, ``beside`` the operator, and ``operator`` alone (the same
-products of mixtures without a density). Dipoles are the density's, of ``operator`` its head's,
-against those of density matrices. ``cost``: seconds of one call for energy and forces.
+github.com/MihailBogojeski/equiv_dens_ml: PBE/aug-cc-pVDZ, coefficients in aug-cc-pVQZ-JKFIT). The
+first N of one file are learned, a fifth of which chooses lambda; the other file tests. ``check``
+repeats an energy, forces and a fit by PySCF. ``ethanol``: Fock matrices of PBE/def2-SVP of the
+first geometries of a split of rMD17, energies and forces from the split itself; the first N are
+learned, the last 100 test. Both: a density model is trained first, then the closed form for
+energies and forces on it, N geometries each: ``density`` alone, ``beside`` the operator, and
+``operator`` alone (products of the same number of channels without a density). Forces are those of
+cached derivatives, which tests hold against gradients of the model. Dipoles are the density's, of
+``operator`` its head's, against those of density matrices. ``cost``: seconds of one call for energy
+and forces of models of ``--folder``.
 """
 
 from __future__ import annotations
@@ -30,17 +32,35 @@ import numpy as np
 
 jax.config.update("jax_enable_x64", True)
 
+from density import least, predicted, with_features
 from environment import record
 
 import opml_jax as opml
 from opml_jax import density
 from opml_jax.data.reference import molecule
-from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig, Op2PropConfig
-from opml_jax.training import TrainConfig, evaluate, train
+from opml_jax.models import (
+    Density2Prop,
+    Density2PropModel,
+    DensityModel,
+    Model,
+    Op2Density,
+    Op2DensityConfig,
+    Op2Prop,
+    Op2PropConfig,
+)
 from opml_jax.training import density as training
+from opml_jax.training.cache import build_cache, rounding_noise
+from opml_jax.training.closed_form import fit_closed_form
 from opml_jax.training.config import OptimConfig
 from opml_jax.training.density_metrics import coefficient_errors
-from opml_jax.units import ANGSTROM_PER_BOHR
+from opml_jax.training.residual import make_inputs
+from opml_jax.training.trainer import padded_labels
+from opml_jax.units import (
+    ANGSTROM_PER_BOHR,
+    DEBYE_PER_EBOHR,
+    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+    EV_PER_HARTREE,
+)
 
 WATER = Op2DensityConfig(aux_basis="aug-cc-pvqz-jkfit")
 ETHANOL = Op2DensityConfig()
@@ -61,7 +81,7 @@ class Labelled:
     coefficients: list
     atoms: dict
     definition: Op2Density
-    splits: dict
+    test: list
 
 
 def published(folder: Path) -> tuple[opml.Dataset, list, list]:
@@ -112,14 +132,14 @@ def waters(args) -> Labelled:
     definition = defined(WATER, [1, 8])
     orbital = opml.load_basis("aug-cc-pvdz", [1, 8])
     atoms = {z: density.atomic_coefficients(z, orbital, definition.aux_basis) for z in (1, 8)}
-    held_out = 100 + np.random.default_rng(0).permutation(100)
-    splits = {"validation": held_out[:50].tolist(), "test": held_out[50:].tolist()}
-    return Labelled(dataset, c, atoms, definition, splits)
+    return Labelled(dataset, c, atoms, definition, list(range(100, 200)))
 
 
 def ethanols(args) -> Labelled:
     """Densities from Fock matrices, energies and forces from rMD17."""
-    focks = opml.read_dataset(args.data, basis="def2-svp", convention="pyscf")
+    focks = opml.read_dataset(
+        args.data, basis="def2-svp", convention="pyscf", energy_unit="hartree"
+    )
     energies = opml.read_dataset(args.energies).subset(range(len(focks)))
     x, y = (np.array([s.positions for s in d.structures]) for d in (focks, energies))
     assert np.abs(x - y).max() < 1e-6
@@ -133,9 +153,8 @@ def ethanols(args) -> Labelled:
     dataset = opml.Dataset(energies.structures, labels, {"method": "pbe", "basis": "def2-svp"})
     atoms = training.free_atoms(definition, focks)
     c = training.labelled_coefficients(definition, focks)
-    n = len(focks)
-    splits = {"validation": list(range(n - 100, n - 65)), "test": list(range(n - 65, n))}
-    return Labelled(dataset, c, atoms, definition, splits)
+    test = list(range(len(focks) - 100, len(focks)))
+    return Labelled(dataset, c, atoms, definition, test)
 
 
 def defined(config: Op2DensityConfig, elements) -> Op2Density:
@@ -152,38 +171,127 @@ def timed(function):
 
 def learn(args, name: str, own: Labelled) -> None:
     """Learning curves."""
-    test = own.dataset.subset(own.splits["test"])
-    wanted = [own.coefficients[i] for i in own.splits["test"]]
-    options = {"model": OPERATOR, "optim": OptimConfig(epochs=args.epochs)}
+    inner = own.definition
+    environments = training.environments(inner, own.dataset.structures)
     for n in args.sizes:
-        splits = {"train": list(range(n)), **own.splits}
-        structures = own.dataset.subset(range(n)).structures
         path = args.folder / f"{name}_{n}.safetensors"
-        line = {"n_train": n, "n_validation": len(splits["validation"]), "n_test": len(test)}
-        seconds = 0.0
-        if not path.exists() and set(args.kinds) - {"operator"}:
+        line = {"n_train": n, "n_validation": n // 5, "n_test": len(own.test)}
+        if not path.exists():
+            structures = own.dataset.subset(range(n)).structures
             fitted = functools.partial(
-                training.fit_density, own.definition, structures, own.coefficients[:n], own.atoms
+                training.fit_density, inner, structures, own.coefficients[:n], own.atoms
             )
-            (params, _), seconds = timed(fitted)
-            opml.save_model(path, DensityModel(own.definition, params))
+            (params, _), line["density_fit_cpu_seconds"] = timed(fitted)
+            opml.save_model(path, DensityModel(inner, params))
+        params = opml.load_model(path).params
         for kind in args.kinds:
-            config = TrainConfig(targets=("energy", "forces"), **options)
             row = {"name": f"{name}_{kind}", **line}
-            if kind == "operator":
-                config = dataclasses.replace(config, targets=("energy", "forces", "dipole"))
-            else:
-                model = dataclasses.replace(
-                    OPERATOR, density=str(path), density_beside=kind == "beside"
-                )
-                config = dataclasses.replace(config, model=model)
-            trained, spent = timed(functools.partial(train, own.dataset, splits, config))
-            row |= {"density_fit_cpu_seconds": seconds} if kind != "operator" else {}
-            row |= {"fit_cpu_seconds": spent, **evaluate(trained.model, test)}
+            row |= closed_form(args, name, own, n, kind, params)
             if kind == "density":
-                found = trained.model.density.predict(test.structures)["coefficients"]
-                row |= coefficient_errors(found, wanted, test.structures, own.definition)
-            opml.save_model(args.folder / f"{name}_{kind}_{n}.safetensors", trained.model)
+                row |= density_errors(own, environments, params)
+            record(row, "density_energy", args.json)
+
+
+def closed_form(args, name: str, own: Labelled, n: int, kind: str, params) -> dict:
+    """Errors of the closed form on the test set; the model is kept in the folder."""
+    config, inner = OPERATOR, own.definition
+    if kind == "operator":
+        definition = Op2Prop(config, opml.load_basis(config.basis, own.dataset.elements))
+    else:
+        config = dataclasses.replace(
+            config, basis=inner.basis.name, density=kind, density_beside=kind == "beside"
+        )
+        definition = Density2Prop(config, inner.basis, inner)
+    index = {"train": range(n - n // 5), "validation": range(n - n // 5, n), "test": own.test}
+    start = time.process_time()
+    targets = ("energy", "forces", "dipole") if kind == "operator" else ("energy", "forces")
+    parts = {k: own.dataset.subset(list(i)) for k, i in index.items()}
+    known = {"density": params}
+    structures = [s for part in parts.values() for s in part.structures]
+    drawn = definition.draw(0, parts["train"].structures, known)
+    built = {"derivatives": True, "params": drawn}
+    built["irreps"] = (1,) if kind == "operator" else ()
+    cache = build_cache(definition, structures, **built)
+    noise = rounding_noise(definition, structures, cache, **built)
+    n_atoms = cache.one_hot.shape[1]
+    labels = {k: padded_labels(part, targets, n_atoms) for k, part in parts.items()}
+    cuts = np.cumsum([0, *(len(part) for part in parts.values())])
+    caches = {
+        k: cache.subset(range(a, b)) for k, a, b in zip(parts, cuts[:-1], cuts[1:], strict=True)
+    }
+    fit = fit_closed_form(
+        definition,
+        caches["train"],
+        caches["validation"],
+        labels["train"],
+        labels["validation"],
+        OptimConfig(epochs=0),
+        noise,
+        drawn,
+    )
+    kinds = Model if kind == "operator" else Density2PropModel
+    opml.save_model(args.folder / f"{name}_{kind}_{n}.safetensors", kinds(definition, fit.params))
+    left = make_inputs(fit.params, caches["test"], labels["test"])
+    out = {"lambda": fit.energy.lam, "cpu_seconds": time.process_time() - start}
+    units = {
+        "energy": ("mev", 1e3 * EV_PER_HARTREE),
+        "forces": ("mev_per_angstrom", 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
+        "dipole": ("debye", DEBYE_PER_EBOHR),
+    }
+    for target in targets:
+        unit, factor = units[target]
+        error = np.abs(left[target]) * factor
+        out[f"{target}_mae_{unit}"] = float(error.mean())
+        out[f"{target}_median_{unit}"] = float(np.median(error))
+        out[f"{target}_max_{unit}"] = float(error.max())
+    return out
+
+
+def density_errors(own: Labelled, environments, params) -> dict:
+    """Of coefficients, and of dipoles against those of density matrices, on the test set."""
+    structures = own.dataset.subset(own.test).structures
+    at, inner = np.array(own.test), own.definition
+    features = {
+        z: {l: x.reshape(len(own.dataset), -1, *x.shape[1:]) for l, x in e.features.items()}
+        for z, e in environments.items()
+    }
+    found = with_features(training.places(inner, structures), features, at)
+    wanted = [own.coefficients[i] for i in own.test]
+    c = predicted(inner, params, found, structures, len(wanted[0]))
+    dipoles = np.array(
+        [density.dipole(x, s, inner.aux_basis) for x, s in zip(c, structures, strict=True)]
+    )
+    exact = own.dataset["dipole"][at]
+    fitted = np.array(
+        [density.dipole(x, s, inner.aux_basis) for x, s in zip(wanted, structures, strict=True)]
+    )
+    return {
+        **coefficient_errors(c, wanted, structures, inner),
+        "dipole_mae_debye": float(DEBYE_PER_EBOHR * np.abs(dipoles - exact).mean()),
+        "dipole_median_debye": float(DEBYE_PER_EBOHR * np.median(np.abs(dipoles - exact))),
+        "dipole_of_fit_mae_debye": float(DEBYE_PER_EBOHR * np.abs(fitted - exact).mean()),
+    }
+
+
+def cost(args) -> None:
+    """Seconds of energy and forces of one molecule, of every model in the folder."""
+    own = waters(args) if args.energies is None else ethanols(args)
+    name = "water" if args.energies is None else "ethanol"
+    s = own.dataset.structures[-1]
+    for kind in args.kinds:
+        model = opml.load_model(args.folder / f"{name}_{kind}_{args.sizes[-1]}.safetensors")
+        for what in ("energy", "dipole") if kind != "operator" else ("energy",):
+
+            def run(x, model=model, what=what):
+                def energy(x):
+                    out = model.definition.apply(model.params, s.replace(positions=x))
+                    return out["energy"], out.get("dipole") if what == "dipole" else None
+
+                return jax.value_and_grad(energy, has_aux=True)(x)
+
+            call = jax.jit(run).lower(jax.numpy.asarray(s.positions)).compile()
+            seconds = least(lambda call=call: jax.block_until_ready(call(s.positions)), 20)
+            row = {"name": f"cost_{name}_{kind}", "and": what, "seconds": seconds}
             record(row, "density_energy", args.json)
 
 
@@ -197,7 +305,7 @@ def ethanol(args) -> None:
     learn(args, "ethanol", ethanols(args))
 
 
-TASKS = {f.__name__: f for f in (check, water, ethanol)}
+TASKS = {f.__name__: f for f in (check, water, ethanol, cost)}
 
 
 def main() -> None:
@@ -208,13 +316,12 @@ def main() -> None:
     parser.add_argument("--energies", type=Path, help="of ethanol: a split of rMD17")
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--kinds", nargs="+", default=["density", "beside", "operator"])
-    parser.add_argument("--epochs", type=int, default=0, help="of the networks")
     parser.add_argument("--folder", type=Path, help="keeps models (default: nothing is kept)")
     parser.add_argument(
         "--json", action="store_true", help="append to results/density_energy.jsonl"
     )
     args = parser.parse_args()
-    args.sizes = args.sizes or ([25, 50, 100] if args.task == "water" else [66, 132, 265])
+    args.sizes = args.sizes or ([66, 132, 265] if args.energies else [25, 50, 100])
     with tempfile.TemporaryDirectory() as temporary:
         args.folder = args.folder or Path(temporary)
         args.folder.mkdir(parents=True, exist_ok=True)

@@ -49,6 +49,10 @@ KEPT, LIFT, LEAST = 12, 0.125, 1e-9
 """Principal components that are mixed: how many, the power of eigenvalues that divides them, and
 the smallest eigenvalue, in units of the largest."""
 
+KEPT_OF_DATA = 8
+"""Likewise of the atoms of a data set, where the last components extrapolate worst: on water, 12
+gave mean errors of 3 instead of 0.1 meV, all of it from few geometries."""
+
 PRIOR = 0.25
 """How much smaller weights of invariants are expected to be with each factor in a product more."""
 
@@ -213,7 +217,7 @@ class Products:
                     mean[e] = own.mean(axis=(0, 2))
                     own = own - mean[e][:, None]
                 rows = np.swapaxes(own, 1, 2).reshape(-1, x.shape[1])
-                mix[e] = _random_mixtures(rows, self.channels, self.lift, rng)
+                mix[e] = _random_mixtures(rows, self.channels, self.lift, rng, KEPT_OF_DATA)
             if l == 0:
                 out["mean"] = mean
             out["mix"][str(l)] = mix
@@ -264,7 +268,7 @@ class Products:
 
 
 def _random_mixtures(
-    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator
+    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator, kept: int = KEPT
 ) -> np.ndarray:
     """``(n_columns, channels)`` random mixtures of principal components, of unit mean square."""
     deviation = np.sqrt((rows**2).mean(axis=0))
@@ -272,7 +276,7 @@ def _random_mixtures(
     inverse = np.where(present, 1.0 / np.where(present, deviation, 1.0), 0.0)
     scaled = rows * inverse
     values, u = np.linalg.eigh(scaled.T @ scaled / len(rows))
-    values, u = values[::-1][:KEPT], u[:, ::-1][:, :KEPT]
+    values, u = values[::-1][:kept], u[:, ::-1][:, :kept]
     kept = values > LEAST * values[0]
     lift = np.where(kept, np.where(kept, values, 1.0) ** -power, 0.0)
     mixture = inverse[:, None] * u * lift @ rng.normal(size=(len(values), channels))
