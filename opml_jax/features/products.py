@@ -268,7 +268,7 @@ class Products:
 
 
 def _random_mixtures(
-    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator, kept: int = KEPT
+    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator, most: int = KEPT
 ) -> np.ndarray:
     """``(n_columns, channels)`` random mixtures of principal components, of unit mean square."""
     deviation = np.sqrt((rows**2).mean(axis=0))
@@ -276,7 +276,7 @@ def _random_mixtures(
     inverse = np.where(present, 1.0 / np.where(present, deviation, 1.0), 0.0)
     scaled = rows * inverse
     values, u = np.linalg.eigh(scaled.T @ scaled / len(rows))
-    values, u = values[::-1][:kept], u[:, ::-1][:, :kept]
+    values, u = values[::-1][:most], u[:, ::-1][:, :most]
     kept = values > LEAST * values[0]
     lift = np.where(kept, np.where(kept, values, 1.0) ** -power, 0.0)
     mixture = inverse[:, None] * u * lift @ rng.normal(size=(len(values), channels))

@@ -27,7 +27,7 @@ APART = 1e-8  # Hartree: potentials are screened, not cut
 # small bases, and an operator of few integrals: little to compile
 DENSITY = """
 data: {n_train: 12, n_validation: 4, n_test: 4}
-density: {aux_basis: def2-svp, basis: def2-svp, operator: overlap, powers: [1], components: 6,
+density: {aux_basis: def2-svp, basis: sto-3g, operator: overlap, powers: [2], components: 6,
           references: 8, penalty: 1.0e-4}
 targets: [density]
 """
@@ -188,7 +188,7 @@ def test_refusals(folder, model, water, capsys):
     refused(mine.replace("forces]", "forces, dipole]"), "it is that of the density")
     refused(mine.replace("channels: 6", "gram_powers: [1]"), "model.channels")
     other = opml.load_model(folder / "moved")
-    bases = (opml.load_basis(n, (1, 6, 8)) for n in ("def2-svp", "def2-svp"))
+    bases = (opml.load_basis(n, (1, 6, 8)) for n in ("sto-3g", "def2-svp"))
     wider = Op2Density(other.definition.config, *bases)
     opml.save_model(folder / "wider.safetensors", DensityModel(wider, other.params))
     refused(plain.replace("DENSITY", str(folder / "wider.safetensors")), "a model of H C O", "H O")
