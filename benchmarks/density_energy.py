@@ -7,15 +7,15 @@
 
 ``DIR`` holds DenSNet's water (``h2o_small_{train,valid}_augccpvdz_df_augccpvqzjkfit.npz`` of
 github.com/MihailBogojeski/equiv_dens_ml: PBE/aug-cc-pVDZ, coefficients in aug-cc-pVQZ-JKFIT). The
-first N of one file are learned, a fifth of which chooses lambda; the other file tests. ``check``
-repeats an energy, forces and a fit by PySCF. ``ethanol``: Fock matrices of PBE/def2-SVP of the
-first geometries of a split of rMD17, energies and forces from the split itself; the first N are
-learned, the last 100 test. Both: a density model is trained first, then the closed form for
-energies and forces on it, N geometries each: ``density`` alone, ``beside`` the operator, and
-``operator`` alone (products of the same number of channels without a density). Forces are those of
-cached derivatives, which tests hold against gradients of the model. Dipoles are the density's, of
-``operator`` its head's, against those of density matrices. ``cost``: seconds of one call for energy
-and forces of models of ``--folder``.
+first N of one file are learned; of the other a half of seed 0 chooses lambda, the other half tests.
+``check`` repeats an energy, forces and a fit by PySCF. ``ethanol``: Fock matrices of PBE/def2-SVP
+of the first geometries of a split of rMD17, energies and forces from the split itself; the first N
+are learned, the last 65 test, 35 before them choose lambda. Both: a density model is trained first,
+then the closed form for energies and forces on it, N geometries each: ``density`` alone, ``beside``
+the operator, and ``operator`` alone (products of the same number of channels without a density).
+Forces are those of cached derivatives, which tests hold against gradients of the model. Dipoles are
+the density's, of ``operator`` its head's, against those of density matrices. ``cost``: seconds of
+one call for energy and forces of models of ``--folder``.
 """
 
 from __future__ import annotations
@@ -81,6 +81,7 @@ class Labelled:
     coefficients: list
     atoms: dict
     definition: Op2Density
+    validation: list
     test: list
 
 
@@ -132,7 +133,8 @@ def waters(args) -> Labelled:
     definition = defined(WATER, [1, 8])
     orbital = opml.load_basis("aug-cc-pvdz", [1, 8])
     atoms = {z: density.atomic_coefficients(z, orbital, definition.aux_basis) for z in (1, 8)}
-    return Labelled(dataset, c, atoms, definition, list(range(100, 200)))
+    held_out = 100 + np.random.default_rng(0).permutation(100)
+    return Labelled(dataset, c, atoms, definition, held_out[:50].tolist(), held_out[50:].tolist())
 
 
 def ethanols(args) -> Labelled:
@@ -153,8 +155,8 @@ def ethanols(args) -> Labelled:
     dataset = opml.Dataset(energies.structures, labels, {"method": "pbe", "basis": "def2-svp"})
     atoms = training.free_atoms(definition, focks)
     c = training.labelled_coefficients(definition, focks)
-    test = list(range(len(focks) - 100, len(focks)))
-    return Labelled(dataset, c, atoms, definition, test)
+    last = list(range(len(focks) - 100, len(focks)))
+    return Labelled(dataset, c, atoms, definition, last[:35], last[35:])
 
 
 def defined(config: Op2DensityConfig, elements) -> Op2Density:
@@ -175,7 +177,7 @@ def learn(args, name: str, own: Labelled) -> None:
     environments = training.environments(inner, own.dataset.structures)
     for n in args.sizes:
         path = args.folder / f"{name}_{n}.safetensors"
-        line = {"n_train": n, "n_validation": n // 5, "n_test": len(own.test)}
+        line = {"n_train": n, "n_validation": len(own.validation), "n_test": len(own.test)}
         if not path.exists():
             structures = own.dataset.subset(range(n)).structures
             fitted = functools.partial(
@@ -202,7 +204,7 @@ def closed_form(args, name: str, own: Labelled, n: int, kind: str, params) -> di
             config, basis=inner.basis.name, density=kind, density_beside=kind == "beside"
         )
         definition = Density2Prop(config, inner.basis, inner)
-    index = {"train": range(n - n // 5), "validation": range(n - n // 5, n), "test": own.test}
+    index = {"train": range(n), "validation": own.validation, "test": own.test}
     start = time.process_time()
     targets = ("energy", "forces", "dipole") if kind == "operator" else ("energy", "forces")
     parts = {k: own.dataset.subset(list(i)) for k, i in index.items()}
@@ -225,7 +227,7 @@ def closed_form(args, name: str, own: Labelled, n: int, kind: str, params) -> di
         caches["validation"],
         labels["train"],
         labels["validation"],
-        OptimConfig(epochs=0),
+        OptimConfig(epochs=1),  # those that choose lambda do not join the training set
         noise,
         drawn,
     )

@@ -196,12 +196,20 @@ class Products:
             out["mix"][str(l)] = mix
         return {**out, "paths": self._paths(rng)}
 
-    def draw_from(self, features: e3nn.IrrepsArray, element: np.ndarray, seed: int) -> Mixing:
-        """As :meth:`draw`, of principal components of given atoms.
+    def draw_from(
+        self,
+        features: e3nn.IrrepsArray,
+        element: np.ndarray,
+        roots: dict[tuple[int, int], np.ndarray],
+        seed: int,
+    ) -> Mixing:
+        """As :meth:`draw`, of principal components of given atoms, neither scaled nor lifted.
 
         Args:
           features: ``(n_atoms, irreps.dim)``.
           element: ``(n_atoms,)`` index of each atom's element.
+          roots: by index of an element and L the symmetric root ``(n, n)`` of the metric of its
+            first irreps, all it has: sizes of components are in this metric.
           seed: of the weights.
         """
         rng = np.random.default_rng(seed)
@@ -212,12 +220,18 @@ class Products:
             mean = np.zeros((n_elements, x.shape[1]))
             mix = np.zeros((n_elements, x.shape[1], self.channels))
             for e in range(n_elements):
-                own = x[element == e]
+                n = len(roots.get((e, l), ()))
+                if not n:
+                    continue
+                own = x[element == e, :n]
                 if l == 0:
-                    mean[e] = own.mean(axis=(0, 2))
-                    own = own - mean[e][:, None]
-                rows = np.swapaxes(own, 1, 2).reshape(-1, x.shape[1])
-                mix[e] = _random_mixtures(rows, self.channels, self.lift, rng, KEPT_OF_DATA)
+                    mean[e, :n] = own.mean(axis=(0, 2))
+                    own = own - mean[e, :n, None]
+                rows = np.swapaxes(own, 1, 2).reshape(-1, n) @ roots[e, l]
+                _, u = np.linalg.eigh(rows.T @ rows)
+                mixture = u[:, ::-1][:, :KEPT_OF_DATA]
+                mixture = mixture @ rng.normal(size=(mixture.shape[1], self.channels))
+                mix[e, :n] = roots[e, l] @ (mixture / _sizes(rows, mixture))
             if l == 0:
                 out["mean"] = mean
             out["mix"][str(l)] = mix
@@ -268,7 +282,7 @@ class Products:
 
 
 def _random_mixtures(
-    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator, most: int = KEPT
+    rows: np.ndarray, channels: int, power: float, rng: np.random.Generator
 ) -> np.ndarray:
     """``(n_columns, channels)`` random mixtures of principal components, of unit mean square."""
     deviation = np.sqrt((rows**2).mean(axis=0))
@@ -276,12 +290,17 @@ def _random_mixtures(
     inverse = np.where(present, 1.0 / np.where(present, deviation, 1.0), 0.0)
     scaled = rows * inverse
     values, u = np.linalg.eigh(scaled.T @ scaled / len(rows))
-    values, u = values[::-1][:most], u[:, ::-1][:, :most]
+    values, u = values[::-1][:KEPT], u[:, ::-1][:, :KEPT]
     kept = values > LEAST * values[0]
     lift = np.where(kept, np.where(kept, values, 1.0) ** -power, 0.0)
     mixture = inverse[:, None] * u * lift @ rng.normal(size=(len(values), channels))
+    return mixture / _sizes(rows, mixture)
+
+
+def _sizes(rows: np.ndarray, mixture: np.ndarray) -> np.ndarray:
+    """Root mean square of each mixture of rows; 1 for those that are zero."""
     size = np.sqrt(((rows @ mixture) ** 2).mean(axis=0))
-    return mixture / np.where(size > 0, size, 1.0)
+    return np.where(size > 0, size, 1.0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

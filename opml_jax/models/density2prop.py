@@ -7,14 +7,15 @@ those of the operator. Forces are minus its derivative through both maps and the
 dipole is the density's own.
 
 Coefficients are read *before electrons are counted*. The multiplier that makes their number exact
-spreads what one atom lacks over the whole molecule, and molecules that are far apart would change
-each other's energy; and its derivative would need one of the metric, which costs more than all
-else. The density and the dipole that are predicted have all electrons.
+spreads what one atom lacks over the whole molecule, so that molecules that are far apart would
+change each other's energy, and forces would need derivatives of the metric. The density and the
+dipole that are predicted have all electrons.
 
-What to mix is found on the training set (in :class:`Op2Prop` on pairs of atoms, where a density
-model knows nothing): principal components of each element's coefficients, lifted likewise. In an
-auxiliary basis whose functions are nearly dependent they are also what is left of a thousandfold
-redundant description.
+What to mix is found on the training set (in :class:`Op2Prop` on pairs of atoms, of which a density
+model knows nothing): the leading principal components of each element's coefficients. Functions of
+an auxiliary basis are nearly dependent, so components are those of coefficients of orthonormal
+functions: sizes are then those of densities. Mixed in units of their own spread, small components
+were as loud as large ones, and extrapolated worst.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .. import density
 from ..basis import Basis, BasisSpec, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, refusal
 from ..features import Products
@@ -115,7 +117,6 @@ class Density2Prop(Op2Prop):
         Returns:
           ``density``, ``density_mixing`` and with an operator ``mixing``.
         """
-        density = known["density"]
         chosen = np.linspace(0, len(structures) - 1, min(DRAWN, len(structures))).astype(int)
         chosen = [structures[i] for i in np.unique(chosen)]
         bucket, on_atoms = bucket_of(chosen, self.basis), jax.jit(self.density.on_atoms)
@@ -123,7 +124,7 @@ class Density2Prop(Op2Prop):
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             full = part + [part[-1]] * (min(CHUNK, len(chosen)) - len(part))
-            found = on_atoms(density, batch(full, self.basis, bucket=bucket))
+            found = on_atoms(known["density"], batch(full, self.basis, bucket=bucket))
             found = self.density_products.recipe(found).array
             for s, own in zip(part, np.asarray(found), strict=False):
                 features.append(own[: s.n_atoms])
@@ -131,9 +132,24 @@ class Density2Prop(Op2Prop):
         features = e3nn.IrrepsArray(
             self.density_products.recipe.irreps, jnp.asarray(np.concatenate(features))
         )
-        mixing = self.density_products.draw_from(features, np.concatenate(elements), seed)
+        mixing = self.density_products.draw_from(
+            features, np.concatenate(elements), self._roots(), seed
+        )
         beside = super().draw(seed) if self.config.density_beside else {}
-        return {"density": density, "density_mixing": mixing, **beside}
+        return {"density": known["density"], "density_mixing": mixing, **beside}
+
+    def _roots(self) -> dict[tuple[int, int], np.ndarray]:
+        """By element and degree the root of the overlap of the functions of one atom."""
+        overlap, found = jax.jit(density.metric_matrix, static_argnums=2), {}
+        for e, z in enumerate(self.basis.elements):
+            atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
+            layout = layout_of(atom, self.aux_basis)
+            matrix = np.asarray(overlap(atom, self.aux_basis, "overlap"))
+            for l in set(layout.l.tolist()):
+                own = np.flatnonzero((layout.l == l) & (layout.m == 0))
+                values, u = np.linalg.eigh(matrix[np.ix_(own, own)])
+                found[e, l] = (u * np.sqrt(np.maximum(values, 0.0))) @ u.T
+        return found
 
     def n_irreps(self, l: int) -> int:
         """Irreps of angular momentum l and parity (-1)^l of one atom."""
