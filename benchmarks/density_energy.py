@@ -62,7 +62,9 @@ from opml_jax.units import (
     EV_PER_HARTREE,
 )
 
-WATER = Op2DensityConfig(aux_basis="aug-cc-pvqz-jkfit")
+WATER = Op2DensityConfig(
+    aux_basis="aug-cc-pvqz-jkfit", length=10.0
+)  # 3: energies extrapolate badly
 ETHANOL = Op2DensityConfig()
 OPERATOR = Op2PropConfig(
     basis="even-tempered", metric="lifted", others=("overlap",), powers=(1,), channels=64
