@@ -19,7 +19,7 @@ from .data.files import write_text
 from .data.reference import density_of
 from .density import on_points
 from .features.inputs import OPERATORS
-from .models import DensityModel, Model, OperatorModel
+from .models import Density2PropModel, DensityModel, Model, OperatorModel
 from .training.operator_metrics import is_effective, paired_levels
 from .units import (
     ANGSTROM_PER_BOHR,
@@ -115,7 +115,7 @@ def write_report(
             "<p class=note>Predicted matrix of the structure with the largest error, AO by AO, and "
             "predicted minus reference (an effective matrix has none).</p>",
         ]
-    elif isinstance(model, DensityModel):
+    elif isinstance(model, DensityModel | Density2PropModel):
         parts += [
             "<h2>Predicted density</h2>",
             _image(_density(model, worst[0])),
@@ -146,8 +146,12 @@ def _summary(model: Model) -> str:
     level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference)
     names = ", ".join(_operators(model)).replace("_", " ")
     powers = f", powers {', '.join(map(str, config.powers))}" if hasattr(config, "powers") else ""
+    read = f"{names} in {config.basis}{powers}"
+    if isinstance(model, Density2PropModel):
+        density = f"predicted density in {model.definition.aux_basis.name}"
+        read = f"{density}; {read}" if config.density_beside else density
     return (
-        f"Input: {names} in {config.basis}{powers}. Labels: {level or 'level not stated'}. "
+        f"Input: {read}. Labels: {level or 'level not stated'}. "
         f"{card.get('n_train', '?')} training structures."
     )
 
@@ -418,18 +422,20 @@ def _dipole_errors(section: Section) -> np.ndarray:
     return 1e3 * DEBYE_PER_EBOHR * np.linalg.norm(difference, axis=-1)
 
 
-def _density(model: DensityModel, section: Section, points: int = 80, margin: float = 3.5):
+def _density(model: Model, section: Section, points: int = 80, margin: float = 3.5):
     """A density and its difference from the baseline, in a plane through the molecule."""
     from matplotlib.colors import LogNorm, SymLogNorm
 
     i = int(np.argmax(_dipole_errors(section)))
     structure, aux = section.dataset.structures[i], model.definition.aux_basis
+    if isinstance(model, Density2PropModel):
+        model = model.density
     layout = layout_of(structure, aux)
     baseline = np.zeros(layout.nao)
     for z, start in zip(structure.numbers, layout.offsets, strict=False):
         own = model.params[str(z)]["baseline"]
         baseline[start : start + len(own)] = own  # s functions come first
-    c = section.predicted["coefficients"][i, : layout.nao]
+    c = model.predict(structure)["coefficients"]
     x = np.asarray(structure.positions)
     centre = x.mean(axis=0)
     axes_of_plane = np.linalg.svd(x - centre, full_matrices=True)[2][:2]

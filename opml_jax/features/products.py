@@ -49,6 +49,10 @@ KEPT, LIFT, LEAST = 12, 0.125, 1e-9
 """Principal components that are mixed: how many, the power of eigenvalues that divides them, and
 the smallest eigenvalue, in units of the largest."""
 
+KEPT_OF_DATA = 8
+"""Likewise of the atoms of a data set, where the last components extrapolate worst: on water, 12
+gave mean errors of 3 instead of 0.1 meV, all of it from few geometries."""
+
 PRIOR = 0.25
 """How much smaller weights of invariants are expected to be with each factor in a product more."""
 
@@ -105,7 +109,8 @@ class Products:
     """A recipe of invariants: static, hashable; call it with atom features.
 
     Args:
-      recipe: what makes the irreps of atoms; those of parity (-1)^L are used.
+      recipe: what makes the irreps of atoms; those of parity (-1)^L are used. Anything with
+        ``irreps`` and ``spec`` of a basis for its elements will do, but for :meth:`draw`.
       channels: random mixtures.
       lmax: highest irrep that is multiplied.
       lift: power of eigenvalues that divides principal components before they are mixed.
@@ -164,7 +169,7 @@ class Products:
             l: np.asarray(x, np.float64).reshape(len(kinds), DISTANCES, 2, *x.shape[-2:])
             for l, x in self._irreps(features).items()
         }
-        out: Mixing = {"mix": {}, "paths": {}}
+        out: Mixing = {"mix": {}}
         for l, x in found.items():
             channels = [c for c in self.recipe.channels if (c.l, c.parity) == (l, (-1) ** l)]
             neighbour = np.array([c.neighbour for c in channels])
@@ -189,10 +194,55 @@ class Products:
             if l == 0:
                 out["mean"] = mean
             out["mix"][str(l)] = mix
-        for l, paths in _squares(self.ls).items():
-            shape = (SETS, len(paths), self.channels)
-            out["paths"][str(l)] = rng.normal(size=shape) / len(paths) ** 0.5
-        return out
+        return {**out, "paths": self._paths(rng)}
+
+    def draw_from(
+        self,
+        features: e3nn.IrrepsArray,
+        element: np.ndarray,
+        roots: dict[tuple[int, int], np.ndarray],
+        seed: int,
+    ) -> Mixing:
+        """As :meth:`draw`, of principal components of given atoms, neither scaled nor lifted.
+
+        Args:
+          features: ``(n_atoms, irreps.dim)``.
+          element: ``(n_atoms,)`` index of each atom's element.
+          roots: by index of an element and L the symmetric root ``(n, n)`` of the metric of its
+            first irreps, all it has: sizes of components are in this metric.
+          seed: of the weights.
+        """
+        rng = np.random.default_rng(seed)
+        n_elements = len(self.recipe.spec.elements)
+        out: Mixing = {"mix": {}}
+        for l, x in self._irreps(features).items():
+            x = np.asarray(x, np.float64)
+            mean = np.zeros((n_elements, x.shape[1]))
+            mix = np.zeros((n_elements, x.shape[1], self.channels))
+            for e in range(n_elements):
+                n = len(roots.get((e, l), ()))
+                if not n:
+                    continue
+                own = x[element == e, :n]
+                if l == 0:
+                    mean[e, :n] = own.mean(axis=(0, 2))
+                    own = own - mean[e, :n, None]
+                rows = np.swapaxes(own, 1, 2).reshape(-1, n) @ roots[e, l]
+                _, u = np.linalg.eigh(rows.T @ rows)
+                mixture = u[:, ::-1][:, :KEPT_OF_DATA]
+                mixture = mixture @ rng.normal(size=(mixture.shape[1], self.channels))
+                mix[e, :n] = roots[e, l] @ (mixture / _sizes(rows, mixture))
+            if l == 0:
+                out["mean"] = mean
+            out["mix"][str(l)] = mix
+        return {**out, "paths": self._paths(rng)}
+
+    def _paths(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        """Random weights of the couplings."""
+        return {
+            str(l): rng.normal(size=(SETS, len(c), self.channels)) / len(c) ** 0.5
+            for l, c in _squares(self.ls).items()
+        }
 
     def __call__(self, features: e3nn.IrrepsArray, mixing: Mixing, one_hot: Array) -> Array:
         """Invariants of atoms, differentiable to any order.
@@ -244,8 +294,13 @@ def _random_mixtures(
     kept = values > LEAST * values[0]
     lift = np.where(kept, np.where(kept, values, 1.0) ** -power, 0.0)
     mixture = inverse[:, None] * u * lift @ rng.normal(size=(len(values), channels))
+    return mixture / _sizes(rows, mixture)
+
+
+def _sizes(rows: np.ndarray, mixture: np.ndarray) -> np.ndarray:
+    """Root mean square of each mixture of rows; 1 for those that are zero."""
     size = np.sqrt(((rows @ mixture) ** 2).mean(axis=0))
-    return mixture / np.where(size > 0, size, 1.0)
+    return np.where(size > 0, size, 1.0)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))

@@ -76,7 +76,7 @@ class OPMLCalculator(Calculator):
         self._largest: list[tuple[int, ...]] = []  # compositions that made the capacity grow
         if capacity is not None:
             self._largest.append(_composition(capacity))
-        if "dipole" not in self.model.params:
+        if not self.model.has("dipole"):
             self.implemented_properties = ["energy", "free_energy", "forces"]
         super().__init__(**kwargs)
 

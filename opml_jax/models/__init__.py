@@ -2,6 +2,8 @@
 
 from .density import Op2Density as Op2Density
 from .density import Op2DensityConfig as Op2DensityConfig
+from .density2prop import Density2Prop as Density2Prop
+from .density2prop import Density2PropModel as Density2PropModel
 from .density_model import DensityModel as DensityModel
 from .density_network import Op2DensityNetworkConfig as Op2DensityNetworkConfig
 from .files import load_model as load_model

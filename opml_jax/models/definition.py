@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -40,6 +41,17 @@ class Definition:
         hot = jax.nn.one_hot(layout.element, len(self.basis.elements), dtype=float)
         return hot if isinstance(layout, AOLayout) else hot * structure.mask[..., None]
 
-    def draw(self, seed: int) -> dict[str, Any]:
-        """Parameters that descriptors need and that are drawn before training: none."""
+    def draw(
+        self,
+        seed: int,
+        structures: Sequence[Structure] = (),
+        known: dict[str, Any] | None = None,
+    ) -> dict[str, Any]:
+        """Parameters that descriptors need and that are there before training: none.
+
+        Args:
+          seed: of what is random.
+          structures: the training set.
+          known: parameters that others trained.
+        """
         return {}

@@ -157,13 +157,54 @@ class Op2Density:
           ``coefficients`` ``(naux,)`` in the library's order, with the molecule's electrons;
           ``dipole`` ``(3,)`` in e Bohr about the centre of nuclear charge. Differentiable.
         """
-        layout = layout_of(structure, self.aux_basis)
+        return self.counted(self.on_atoms(params, structure), structure)
+
+    def on_atoms(self, params: Params, structure: Structure | StructureBatch) -> dict[int, Array]:
+        """Coefficients atom by atom, before electrons are counted: nothing in them reaches far.
+
+        Args:
+          params: of the model.
+          structure: molecule, or batch made for :attr:`basis`.
+
+        Returns:
+          ``{l: (n_atoms, n, 2 l + 1)}``, n of the element with most functions of degree l; zero
+          where others have none, and for padding. A batch adds a leading axis.
+        """
         features = self.features(structure)
-        c = jnp.zeros(layout.nao, features[0].dtype)
-        for z, atoms in atoms_of(structure.numbers).items():
-            own = {l: x[atoms] for l, x in features.items()}
-            for l, found in self.of_element(params[str(z)], own).items():
-                c = c.at[channels(layout, atoms, l)].set(found)
+        if isinstance(structure, Structure):
+            return self._spread(params, features, atoms_of(structure.numbers))
+        flat = {l: x.reshape(-1, *x.shape[2:]) for l, x in features.items()}
+        element = jnp.where(structure.mask, layout_of(structure, self.basis).element, -1)
+        # which atoms are of an element is data: all are taken for each, and most left out
+        every = dict.fromkeys(self.basis.elements, slice(None))
+        found = self._spread(params, flat, every, element.reshape(-1))
+        return {l: c.reshape(*element.shape, *c.shape[1:]) for l, c in found.items()}
+
+    def _spread(
+        self, params: Params, features: Mapping[int, Array], atoms: Mapping, element=None
+    ) -> dict[int, Array]:
+        """:meth:`of_element` of the atoms of each element, one below the other."""
+        counts = self.aux_basis.spec.slot_counts
+        n, dtype = len(features[0]), features[0].dtype
+        out = {l: jnp.zeros((n, k, 2 * l + 1), dtype) for l, k in enumerate(counts)}
+        for e, z in enumerate(self.basis.elements):
+            if z not in atoms:
+                continue
+            own = {l: x[atoms[z]] for l, x in features.items()}
+            for l, c in self.of_element(params[str(z)], own).items():
+                if element is not None:
+                    c = jnp.where((element == e)[:, None, None], c, 0.0)
+                out[l] = out[l].at[atoms[z], : c.shape[1]].add(c)
+        return out
+
+    def counted(self, on_atoms: Mapping[int, Array], structure: Structure) -> dict[str, Array]:
+        """What :meth:`apply` returns, from what :meth:`on_atoms` does."""
+        layout = layout_of(structure, self.aux_basis)
+        c = jnp.zeros(layout.nao, on_atoms[0].dtype)
+        for atoms in atoms_of(structure.numbers).values():
+            for l, found in on_atoms.items():
+                at = channels(layout, atoms, l)
+                c = c.at[at].set(found[atoms, : at.shape[1]])
         metric = density.metric_matrix(structure, self.aux_basis, self.config.metric)
         charges = density.charges(structure, self.aux_basis)
         c = density.with_electrons(c, metric, charges, structure.n_electrons)
@@ -174,8 +215,8 @@ class Op2Density:
         x = reduced(params["components"], features, self.config.kernel)
         out: dict[int, Array] = {0: params["baseline"][:, None]}
         for l, weights in params.get("weights", {}).items():
-            k = kernel(self.config, int(l), x, params["references"])
-            out[int(l)] = out.get(int(l), 0.0) + einsum("imjp,jpn->inm", k, weights)
+            found = kernel_coefficients(self.config, int(l), x, params["references"], weights)
+            out[int(l)] = out.get(int(l), 0.0) + found
         if "network" in params:
             found = network_coefficients(self.config.network, params["network"], x)
             out |= {int(l): out.get(int(l), 0.0) + c for l, c in found.items()}
@@ -255,20 +296,35 @@ def kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Array:
       a: :func:`reduced` features.
       b: likewise.
     """
+    scalar = scalar_kernel(config, l, a, b)[:, None, :, None]
+    if l == 0:
+        return scalar
+    return scalar * einsum("ikm,jkp->imjp", a[str(l)], b[str(l)])
+
+
+def scalar_kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Array:
+    """What multiplies products of irreps of degree l (at l = 0 all there is), ``(n_a, n_b)``."""
     za, zb = a["0"][..., 0], b["0"][..., 0]
     if config.kernel == "gaussian":
         # squares of differences, not of sums: close environments differ in the last digits
         d2 = jnp.sum((za[:, None] - zb[None]) ** 2, axis=-1)
-        scalar = jnp.exp(-0.5 / config.length**2 * d2)[:, None, :, None]
-        if l == 0:
-            return scalar
-    else:
-        product = einsum("ik,jk->ij", za, zb)
-        scalar = product ** (config.zeta if l == 0 else config.zeta - 1)
-        scalar = scalar[:, None, :, None]
-        if l == 0:
-            return scalar
-    return scalar * einsum("ikm,jkp->imjp", a[str(l)], b[str(l)])
+        return jnp.exp(-0.5 / config.length**2 * d2)
+    return einsum("ik,jk->ij", za, zb) ** (config.zeta if l == 0 else config.zeta - 1)
+
+
+def kernel_coefficients(
+    config: Op2DensityConfig, l: int, a: Params, b: Params, weights: Array
+) -> Array:
+    """:func:`kernel` times weights ``(n_b, 2 l + 1, n)``, without a kernel for every m and m'.
+
+    Returns:
+      ``(n_a, n, 2 l + 1)``.
+    """
+    scalar = scalar_kernel(config, l, a, b)
+    if l == 0:
+        return einsum("ij,jpn->inp", scalar, weights)
+    mixed = einsum("jkp,jpn->jkn", b[str(l)], weights)
+    return einsum("ikm,ikn->inm", a[str(l)], einsum("ij,jkn->ikn", scalar, mixed))
 
 
 def self_kernel(l: int, x: Params) -> Array:

@@ -35,15 +35,23 @@ class Op2DensityNetworkConfig:
       components: of the irreps of one degree, most.
       hidden: widths of the gates' networks.
       gates: functions of the scalars of an atom.
+      dipole_weight: of the squared error of dipoles in what is descended, beside the error in the
+        metric; each counts in units of what it was at the start.
+      real_space_weight: likewise of the absolute error of the density on points.
+      points: how many for each structure, drawn from an atomic grid that is turned at random.
     """
 
     alone: bool = False
     components: int = 8
     hidden: tuple[int, ...] = (32,)
     gates: int = 8
+    dipole_weight: float = 0.0
+    real_space_weight: float = 0.0
+    points: int = 500
 
     def __post_init__(self):
-        at_least("density.network", self, ("components", "gates"), 1)
+        at_least("density.network", self, ("components", "gates", "points"), 1)
+        at_least("density.network", self, ("dipole_weight", "real_space_weight"))
 
 
 def gates_of(config: Op2DensityNetworkConfig) -> Gates:

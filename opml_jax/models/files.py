@@ -21,6 +21,7 @@ from ..conventions import CONVENTION
 from ..data.files import atomic_path
 from ..errors import ConventionError, ModelFileError, refusal
 from .density import Op2Density, Op2DensityConfig
+from .density2prop import Density2Prop, Density2PropModel
 from .density_model import DensityModel
 from .density_network import Op2DensityNetworkConfig
 from .model import Model
@@ -37,12 +38,13 @@ BASES = ("basis", "aux_basis", "input_basis")
 """What a definition may hold: the basis of the operators, of the density, and of the input."""
 
 KINDS = {
+    "density2prop": (Density2Prop, Op2PropConfig, Density2PropModel),
     "op2prop": (Op2Prop, Op2PropConfig, Model),
     "operator_network": (OperatorNetwork, OperatorNetworkConfig, Model),
     "op2op": (Op2Op, Op2OpConfig, OperatorModel),
     "op2density": (Op2Density, Op2DensityConfig, DensityModel),
 }
-"""Definitions, configurations and classes of the kinds of models."""
+"""Definitions, configurations and classes of the kinds of models, special ones first."""
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
@@ -67,6 +69,7 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
         "opml_jax_version": version("opml_jax"),
         "kind": next(k for k, (d, _, _) in KINDS.items() if isinstance(model.definition, d)),
         "config": dataclasses.asdict(model.definition.config),
+        **_density_header(model),
         "convention": CONVENTION,
         **{f"{name}_name": basis.name for name, basis in bases.items()},
         **{f"{name}_fingerprint": basis.spec.fingerprint for name, basis in bases.items()},
@@ -74,6 +77,13 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
     }
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, {k: json.dumps(v) for k, v in header.items()})
+
+
+def _density_header(model: Model) -> dict[str, Any]:
+    """The configuration of a model of densities inside another."""
+    if not isinstance(model.definition, Density2Prop):
+        return {}
+    return {"density_config": dataclasses.asdict(model.definition.density.config)}
 
 
 def load_model(path: str | os.PathLike) -> Model:
@@ -151,6 +161,9 @@ def load_model(path: str | os.PathLike) -> Model:
                 )
             )
     definition, settings, kind = KINDS[header["kind"]]
+    if "density_config" in header:
+        inner = _settings(Op2DensityConfig, header["density_config"])
+        bases = {"basis": bases["basis"], "density": Op2Density(inner, **bases)}
     config = _settings(settings, header["config"])
     return kind(definition(config, **bases), params, header["card"])
 

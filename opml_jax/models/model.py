@@ -71,6 +71,11 @@ class Model:
         own = self.params if params is None else params
         return lambda structure: self.definition.apply(own, structure)["energy"]
 
+    def has(self, name: str) -> bool:
+        """Whether the model predicts a property beside the energy."""
+        head = "anisotropic_polarizability" if name == "polarizability" else name
+        return head in self.params
+
     def property_fn(self, name: str, params: Params | None = None) -> Callable[[Structure], Array]:
         """As :meth:`energy_fn`, for anything :meth:`Op2Prop.apply` returns, by name.
 
@@ -78,8 +83,7 @@ class Model:
           OpmlError: the model was not trained on it.
         """
         own = self.params if params is None else params
-        head = "anisotropic_polarizability" if name == "polarizability" else name
-        if name != "energy" and head not in own:
+        if name != "energy" and not self.has(name):
             raise OpmlError(
                 refusal(
                     "model",

@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -77,6 +78,10 @@ class Op2PropConfig:
       hidden: hidden widths of the networks.
       vectors: principal dipole vectors gated by the network; 0 turns the gate off.
       members: networks in the ensemble; more than one also gives an uncertainty.
+      density: a trained Op2Density model, run directory or file: energies are then functions of
+        the density it predicts (:mod:`opml_jax.models.density2prop`), and the dipole is that
+        density's. It is copied into the model; ``basis`` becomes that of its operator.
+      density_beside: read the operator too; with a density it is not read otherwise.
     """
 
     basis: str = "def2-svp"
@@ -92,6 +97,8 @@ class Op2PropConfig:
     hidden: tuple[int, ...] = (64, 64)
     vectors: int = 12
     members: int = 1
+    density: str = ""
+    density_beside: bool = False
 
     def __post_init__(self):
         Inputs(self.operator, self.metric, self.resolve, self.others)  # refuses what it must
@@ -116,6 +123,15 @@ class Op2PropConfig:
                     "model",
                     got=", ".join(f"{k} {v}" for k, v in {**sizes, "hidden": self.hidden}.items()),
                     expected="positive sizes (channels, vectors and references may be 0)",
+                )
+            )
+        if self.density and not self.channels:
+            raise ConfigError(
+                refusal(
+                    "model.channels",
+                    got="0 with model.density",
+                    expected="a positive number: products of mixtures are the invariants",
+                    hint="opml config template density-energy prints such a configuration.",
                 )
             )
 
@@ -163,10 +179,12 @@ class Op2Prop(Definition):
             return self.products.prior
         return np.ones(self.n_invariants)
 
-    def draw(self, seed: int) -> Params:
+    def draw(
+        self, seed: int, structures: Sequence[Structure] = (), known: Params | None = None
+    ) -> Params:
         """Parameters that the descriptors need: ``mixing`` of the products, drawn at random.
 
-        Nothing if the configuration has no channels.
+        Nothing if the configuration has no channels; arguments as for :meth:`Definition.draw`.
         """
         if not self.config.channels:
             return {}

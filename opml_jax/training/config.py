@@ -241,6 +241,15 @@ class TrainConfig:
             raise ConfigError(
                 refusal("targets", got=self.targets, expected=f"energy and any of {TARGETS}")
             )
+        if self.model.density and "dipole" in self.targets:
+            raise ConfigError(
+                refusal(
+                    "targets",
+                    got="dipole among them, and model.density",
+                    expected="no dipole: it is that of the density",
+                    hint="opml config template density-energy prints such a configuration.",
+                )
+            )
         if self.optim.field_dipole_sigma and "dipole" not in self.targets:
             raise ConfigError(
                 refusal(

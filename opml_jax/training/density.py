@@ -232,11 +232,13 @@ class Labelled:
       metric: ``(n_structures, naux, naux)``, padded by zeros.
       target: ``(n_structures, naux)`` coefficients, padded likewise.
       found: their environments, by element.
+      structures: the molecules, for losses of dipoles and on points.
     """
 
     metric: np.ndarray
     target: np.ndarray
     found: dict[int, Environments]
+    structures: tuple[Structure, ...] = ()
 
 
 def label(
@@ -258,7 +260,7 @@ def label(
     target = np.zeros(metric.shape[:2])
     for i, c in enumerate(coefficients):
         target[i, : len(c)] = c
-    return Labelled(metric, target, found)
+    return Labelled(metric, target, found, tuple(structures))
 
 
 def label_dataset(

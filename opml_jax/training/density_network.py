@@ -1,7 +1,8 @@
 """Training of the networks of Op2Density with optax, on what the kernels (or the baseline) leave.
 
 What is descended is the loss of the kernels, (c' - c)^T M (c' - c) with the float64 metric of each
-structure, all couplings between atoms included, in units of what it was before. Readouts are
+structure, all couplings between atoms included, in units of what it was before; with weights, those
+of :mod:`.density_losses` beside it. Readouts are
 written in functions that are orthonormal on their atom, in units of what is left of each, so that
 one step size serves all. They are linear: at the end they are solved by the kernels' conjugate
 gradients for the features that were learned, and the better of both is kept.
@@ -24,6 +25,7 @@ from ..models.density_network import gated, gates_of, inputs
 from ..numerics import einsum
 from .config import OptimConfig
 from .density import Labelled, left_over
+from .density_losses import losses, maps_of
 from .density_solver import Problem, conjugate_gradients, factors
 from .descent import descend
 
@@ -63,8 +65,11 @@ def columns_of(n_components: int, x: dict[str, np.ndarray]) -> Params:
     return out
 
 
-def _cut(labelled: Labelled, left: np.ndarray, x: Params, size: int, rng) -> Params:
-    """Batches of one shape: inputs and places of atoms by element, metrics, what is left."""
+def _cut(labelled: Labelled, left: np.ndarray, x: Params, maps: Params, size: int, rng) -> Params:
+    """Batches of one shape: inputs and places of atoms by element, metrics, what is left.
+
+    ``maps`` of :func:`maps_of` are cut likewise.
+    """
     n, naux = left.shape
     order = np.arange(n) if rng is None else rng.permutation(n)
     order = np.concatenate([order, np.full(-n % size, -1)]).reshape(-1, size)
@@ -73,6 +78,7 @@ def _cut(labelled: Labelled, left: np.ndarray, x: Params, size: int, rng) -> Par
         real = index >= 0
         own = {"metric": labelled.metric[index] * real[:, None, None], "left": left[index]}
         own |= {"real": real.astype(float), "x": {}, "places": {}}
+        own |= {k: v[index] * real[:, None, None] for k, v in maps.items()}
         row = np.full(n, -1)
         row[index[real]] = np.flatnonzero(real)
         for z, found in labelled.found.items():
@@ -142,10 +148,14 @@ def train_density_network(
     whitening = _whitening(train, left["train"])
     size = min(optim.batch_size, len(train.target))
     rng = np.random.default_rng(seed)
-    parts = {
-        k: jax.tree.map(jnp.asarray, _cut(v, left[k], x[k], size, rng if k == "train" else None))
-        for k, v in sets.items()
-    }
+    weight = {"metric": 1.0, "dipole": config.dipole_weight}
+    weight = {k: w for k, w in (weight | {"points": config.real_space_weight}).items() if w}
+    parts = {}
+    for name, labelled in sets.items():
+        maps = maps_of(definition, labelled, tuple(weight), seed)
+        shuffled = rng if name == "train" else None
+        own = _cut(labelled, left[name], x[name], maps, size, shuffled)
+        parts[name] = jax.tree.map(jnp.asarray, own)
     keys = dict(zip(sorted(fixed), jax.random.split(jax.random.key(seed), len(fixed)), strict=True))
     weights: Params = {}
     for z, own in x["train"].items():
@@ -154,7 +164,7 @@ def train_density_network(
         readout = {l: jnp.zeros((columns[l].shape[-1], len(w))) for l, w in whitening[z].items()}
         weights[z] = {"learned": learned, "readout": readout}
 
-    def raw_loss(weights, whitening, batch):
+    def raw_losses(weights, whitening, batch):
         out = jnp.zeros(batch["left"].size)
         for z, own in weights.items():
             f = gated(config, own["learned"], batch["x"][z])
@@ -162,21 +172,25 @@ def train_density_network(
                 c = einsum("nmf,fr->nrm", f[l], r @ whitening[z][l])
                 out = out.at[batch["places"][z][l]].set(c, mode="drop")
         e = out.reshape(batch["left"].shape) - batch["left"]
-        return einsum("sp,spq,sq->", e, batch["metric"], e)
+        return losses(e, batch)
+
+    def together(found, units):
+        return sum(w * found[k] / units[k] for k, w in weight.items()) / sum(weight.values())
 
     def network_loss(weights, batch):
-        error = raw_loss(weights, whitening, batch)
-        return error / jnp.sum(batch["real"]) / unit["train"]
+        found = raw_losses(weights, whitening, batch)
+        return together(found, unit["train"]) / jnp.sum(batch["real"])
 
     @jax.jit
-    def mean_loss(weights, whitening, part):
-        found = jax.lax.map(lambda b: raw_loss(weights, whitening, b), part)
-        return jnp.sum(found) / jnp.sum(part["real"])
+    def mean_losses(weights, whitening, part):
+        found = jax.lax.map(lambda b: raw_losses(weights, whitening, b), part)
+        return {k: jnp.sum(v) / jnp.sum(part["real"]) for k, v in found.items()}
 
     def judge(weights, whitening) -> float:
-        return float(mean_loss(weights, whitening, parts["validation"])) / unit["validation"]
+        found = mean_losses(weights, whitening, parts["validation"])
+        return float(together(found, unit["validation"]))
 
-    unit = {k: float(mean_loss(weights, whitening, v)) for k, v in parts.items()}
+    unit = {k: jax.tree.map(float, mean_losses(weights, whitening, v)) for k, v in parts.items()}
     done = descend(
         network_loss,
         lambda weights: judge(weights, whitening),

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from ..data import Dataset
-from ..models import Model
 from .closed_form import fit_closed_form
 from .config import TrainConfig
 from .metrics import errors
@@ -48,7 +48,8 @@ def closed_form_learning_curve(
             config.optim,
             trained.noise,
         )
-        model = Model(trained.model.definition, {**trained.model.params, **fit.params})
+        params = {**trained.model.params, **fit.params}
+        model = dataclasses.replace(trained.model, params=params)
         rows.append(
             {"n_train": int(n), **errors(model.predict(test.structures, linear=True), test)}
         )

@@ -76,6 +76,26 @@ TEMPLATES: dict[str, tuple[str, TrainConfig]] = {
             targets=("density",),
         ),
     ),
+    "density-energy": (
+        "Energies and forces of bundled water as functions of a predicted density, whose dipole is "
+        "theirs: opml config template density > density.yaml, opml train density.yaml -o density, "
+        "then this one; the density model is copied into it.",
+        TrainConfig(
+            DataConfig(n_train=100, n_validation=50),
+            Op2PropConfig(
+                basis="even-tempered-f",
+                metric="lifted",
+                powers=(1,),
+                others=("overlap",),
+                channels=64,
+                components=200,
+                hidden=(96, 96),
+                density="density",
+            ),
+            optim=_LONG,
+            targets=_ENERGY_FORCES,
+        ),
+    ),
     "effective": (
         "A minimal-basis operator of bundled water whose levels, dipoles and charges are those of "
         "PBE/def2-SVP: runs as it is, in two minutes. Own molecules: opml generate --no-forces in "

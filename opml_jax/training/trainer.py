@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from ..basis import load_basis
@@ -17,7 +18,17 @@ from ..data import Dataset, check_splits
 from ..data.moments import centred_quadrupoles
 from ..data.plausibility import check_finite
 from ..errors import ConfigError, DataError, refusal
-from ..models import DensityModel, Model, Op2Density, Op2Op, Op2Prop, OperatorModel, OperatorNetwork
+from ..models import (
+    Density2Prop,
+    Density2PropModel,
+    DensityModel,
+    Model,
+    Op2Density,
+    Op2Op,
+    Op2Prop,
+    OperatorModel,
+    OperatorNetwork,
+)
 from ..numerics import require_x64
 from ..structures.contacts import closest_pairs
 from ..structures.elements import symbol
@@ -35,6 +46,7 @@ from .density import (
     solve_problem,
     subtract_baselines,
 )
+from .density_energy import read_density
 from .density_network import train_density_network
 from .effective import check_observables, fit_effective
 from .metrics import LEVEL_KEYS
@@ -167,6 +179,11 @@ def train(
     if isinstance(definition, Op2Op | Op2Density):
         read = [k for k in ("fock", "dm") if k in dataset]
     learned = [v for p in parts.values() for k in read for v in p.labels[k]]
+    inner, known = None, {}
+    if isinstance(definition, Density2Prop):
+        inner = read_density(config.model.density, parts["train"].elements)
+        known["density"] = inner.params
+        learned += jax.tree.leaves(inner.params)
     source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
     resume = {"state": inside(STATE), "fingerprint": source}
     if isinstance(definition, Op2Density):
@@ -239,7 +256,7 @@ def train(
         "derivatives": "forces" in config.targets,
         "field": in_field,
         "irreps": tuple(sorted({TENSORS[t] for t in config.targets if t in TENSORS})),
-        "params": definition.draw(config.seed),
+        "params": definition.draw(config.seed, parts["train"].structures, known),
     }
     cache = build_cache(
         definition,
@@ -300,8 +317,11 @@ def train(
         history = [in_physical_units(row) for row in history]
     lap("network")
     solved = {f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()}
+    if inner is not None:
+        solved["density"] = inner.card
     card = _card(definition, dataset, parts, config, solved)
-    return Trained(Model(definition, params, card), seconds, history, caches, labels, noise)
+    kind = Model if inner is None else Density2PropModel
+    return Trained(kind(definition, params, card), seconds, history, caches, labels, noise)
 
 
 def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op | Op2Density:
@@ -312,6 +332,10 @@ def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op |
     if config.density is not None:
         bases = (load_basis(n, elements) for n in (config.density.basis, config.density.aux_basis))
         return Op2Density(config.density, *bases)
+    if config.network is None and config.model.density:
+        inner = read_density(config.model.density, elements).definition
+        own = dataclasses.replace(config.model, basis=inner.basis.name)
+        return Density2Prop(own, inner.basis, inner)
     if config.network is None:
         return Op2Prop(config.model, load_basis(config.model.basis, elements))
     if not {"energy", "forces"} == set(config.targets):
@@ -379,6 +403,7 @@ def _card(
         else "Op2Op: exchange and correlation by block and irrep in closed form, self-consistent",
         Op2Density: "Op2Density: symmetry-adapted kernels, in closed form",
         Op2Prop: "Op2Prop: closed form plus residual networks",
+        Density2Prop: "Density2Prop: closed form plus residual networks on a predicted density",
     }
     card = {
         "model": kinds[type(definition)],

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 import opml_jax as opml
+from opml_jax import density
 from opml_jax.basis import Basis, Shell, layout_of
 from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, OpmlError
@@ -16,6 +17,7 @@ from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig, Op2Densi
 from opml_jax.training import density as training
 from opml_jax.training import density_solver as solver
 from opml_jax.training.config import OptimConfig
+from opml_jax.training.density_losses import losses, maps_of
 from opml_jax.training.density_network import train_density_network
 from opml_jax.training.density_variance import variance_parameters
 
@@ -94,6 +96,47 @@ def test_networks_fall_below_what_they_start_from(case, fits):
     assert losses[1] < 0.5 * losses[0]
     on_kernels = fits["kernels"][2]
     assert ("network" in on_kernels.params["8"]) == (min(on_kernels.chosen.values()) < 1)
+
+
+def test_maps_give_dipoles_and_integrals(case):
+    """Of the error of a density, whose exact dipole and integral there are functions for."""
+    network = dataclasses.replace(NETWORK, points=10**6)  # all points of the grid
+    definition = dataclasses.replace(
+        case.definition, config=dataclasses.replace(CONFIG, network=network)
+    )
+    few = dataclasses.replace(
+        case.train,
+        metric=case.train.metric[:1],
+        target=case.train.target[:1],
+        structures=case.train.structures[:1],
+    )
+    maps = maps_of(definition, few, ("dipole", "points"), seed=3)
+    s, e = few.structures[0], few.target[0] - case.train.target[1]
+    expected = density.dipole(few.target[0], s, AUX) - density.dipole(case.train.target[1], s, AUX)
+    np.testing.assert_allclose(maps["dipole"][0] @ e, expected, atol=1e-12)
+    # another orientation of the grid: its own error
+    percent = 100 * np.abs(maps["points"][0] @ e).sum() / s.n_electrons
+    assert percent == pytest.approx(density.density_error_percent(e, s, AUX, level=1), rel=1e-2)
+
+
+def test_weights_are_of_losses_in_units_of_the_start(case, fits):
+    """What is reported is what the parameters give, through the function that predicts."""
+    definition, start, _ = fits["alone"]
+    weight = {"metric": 1.0, "dipole": 3.0, "points": 2.0}
+    network = dataclasses.replace(
+        NETWORK, alone=True, dipole_weight=3.0, real_space_weight=2.0, points=50
+    )
+    config = dataclasses.replace(definition.config, network=network)
+    own = dataclasses.replace(definition, config=config)
+    optim = OptimConfig(epochs=10, batch_size=4, learning_rate=1e-2)
+    fit = train_density_network(own, start, case.train, case.validation, optim, 0)
+    assert fit.history[-1]["loss"] < fit.history[0]["loss"] < 1.1
+    batch = maps_of(own, case.validation, tuple(weight), 0) | {"metric": case.validation.metric}
+    units, found = (
+        losses(training.left_over(own, p, case.validation), batch) for p in (start, fit.params)
+    )
+    expected = sum(w * found[k] / units[k] for k, w in weight.items()) / 6.0
+    assert min(fit.chosen.values()) == pytest.approx(expected, rel=1e-6)
 
 
 def test_an_untrained_network_is_what_it_starts_from(case, fits):

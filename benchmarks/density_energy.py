@@ -1,0 +1,336 @@
+"""Energies, forces and dipoles from a predicted density, beside those from the operator.
+
+    python benchmarks/density_energy.py check DIR
+    python benchmarks/density_energy.py water DIR --json
+    python benchmarks/density_energy.py ethanol DENSITIES.npz --energies RMD17.npz --json
+    python benchmarks/density_energy.py cost DIR --json
+
+``DIR`` holds DenSNet's water (``h2o_small_{train,valid}_augccpvdz_df_augccpvqzjkfit.npz`` of
+github.com/MihailBogojeski/equiv_dens_ml: PBE/aug-cc-pVDZ, coefficients in aug-cc-pVQZ-JKFIT). The
+first N of one file are learned; of the other a half of seed 0 chooses lambda, the other half tests.
+``check`` repeats an energy, forces and a fit by PySCF. ``ethanol``: Fock matrices of PBE/def2-SVP
+of the first geometries of a split of rMD17, energies and forces from the split itself; the first N
+are learned, the last 65 test, 35 before them choose lambda. Both: a density model is trained first,
+then the closed form for energies and forces on it, N geometries each: ``density`` alone, ``beside``
+the operator, and ``operator`` alone (products of the same number of channels without a density).
+Forces are those of cached derivatives, which tests hold against gradients of the model. Dipoles are
+the density's, of ``operator`` its head's, against those of density matrices. ``cost``: seconds of
+one call for energy and forces of models of ``--folder``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import tempfile
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+
+jax.config.update("jax_enable_x64", True)
+
+from density import least, predicted, with_features
+from environment import record
+
+import opml_jax as opml
+from opml_jax import density
+from opml_jax.data.reference import molecule
+from opml_jax.models import (
+    Density2Prop,
+    Density2PropModel,
+    DensityModel,
+    Model,
+    Op2Density,
+    Op2DensityConfig,
+    Op2Prop,
+    Op2PropConfig,
+)
+from opml_jax.training import density as training
+from opml_jax.training.cache import build_cache, rounding_noise
+from opml_jax.training.closed_form import fit_closed_form
+from opml_jax.training.config import OptimConfig
+from opml_jax.training.density_metrics import coefficient_errors
+from opml_jax.training.residual import make_inputs
+from opml_jax.training.trainer import padded_labels
+from opml_jax.units import (
+    ANGSTROM_PER_BOHR,
+    DEBYE_PER_EBOHR,
+    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+    EV_PER_HARTREE,
+)
+
+WATER = Op2DensityConfig(
+    aux_basis="aug-cc-pvqz-jkfit", length=10.0
+)  # 3: energies extrapolate badly
+ETHANOL = Op2DensityConfig()
+OPERATOR = Op2PropConfig(
+    basis="even-tempered", metric="lifted", others=("overlap",), powers=(1,), channels=64
+)
+FILES = (
+    "h2o_small_train_augccpvdz_df_augccpvqzjkfit",
+    "h2o_small_valid_augccpvdz_df_augccpvqzjkfit",
+)
+
+
+@dataclasses.dataclass
+class Labelled:
+    """Molecules with energies, forces, dipoles and coefficients of densities."""
+
+    dataset: opml.Dataset
+    coefficients: list
+    atoms: dict
+    definition: Op2Density
+    validation: list
+    test: list
+
+
+def published(folder: Path) -> tuple[opml.Dataset, list, list]:
+    """DenSNet's waters, training file first: labels, coefficients, PySCF's density matrices."""
+    structures, energies, forces, c, dms = [], [], [], [], []
+    aux = opml.load_basis(WATER.aux_basis, [1, 8])
+    for name in FILES:
+        with np.load(folder / f"{name}.npz") as f:
+            for i, x in enumerate(f["calc_positions"]):
+                s = opml.Structure([8, 1, 1], x / ANGSTROM_PER_BOHR)
+                structures.append(s)
+                c.append(density.from_pyscf(f["df_coeff"][i], s, aux))
+                dms.append((f["mo_coeff"][i] * f["mo_occ"][i]) @ f["mo_coeff"][i].T)
+            energies += f["calc_energy_hartree"].tolist()
+            forces += list(f["calc_forces"] * ANGSTROM_PER_BOHR)  # they are in Hartree/Angstrom
+    dipoles = [dipole(s, "aug-cc-pvdz", dm) for s, dm in zip(structures, dms, strict=True)]
+    labels = {"energy": np.array(energies), "forces": forces, "dipole": np.array(dipoles)}
+    return opml.Dataset(structures, labels, {"method": "pbe", "basis": "aug-cc-pvdz"}), c, dms
+
+
+def dipole(structure: opml.Structure, basis: str, dm: np.ndarray) -> np.ndarray:
+    """Of a density matrix in PySCF's order, about the centre of nuclear charge."""
+    mol = molecule(structure, basis)
+    z, x = mol.atom_charges(), mol.atom_coords()
+    with mol.with_common_origin(z @ x / z.sum()):
+        return -np.einsum("xij,ij->x", mol.intor("int1e_r"), dm)
+
+
+def check(args) -> None:
+    """The published numbers repeated."""
+    from pyscf import dft
+
+    dataset, c, dms = published(args.data)
+    s, aux = dataset.structures[0], opml.load_basis(WATER.aux_basis, [1, 8])
+    basis = opml.load_basis("aug-cc-pvdz", [1, 8])
+    own = density.fit(opml.from_pyscf(dms[0], s, basis), s, basis, aux)
+    mol = molecule(s, "aug-cc-pvdz")
+    calculation = dft.RKS(mol, xc="pbe").run(verbose=0, conv_tol=1e-10)
+    force = -calculation.nuc_grad_method().set(verbose=0).kernel()
+    print("energy", calculation.e_tot - dataset["energy"][0])
+    print("forces", np.abs(force - dataset["forces"][0]).max())
+    print("coefficients", np.abs(own - c[0]).max(), "of", np.abs(c[0]).max())
+
+
+def waters(args) -> Labelled:
+    """DenSNet's."""
+    dataset, c, _ = published(args.data)
+    definition = defined(WATER, [1, 8])
+    orbital = opml.load_basis("aug-cc-pvdz", [1, 8])
+    atoms = {z: density.atomic_coefficients(z, orbital, definition.aux_basis) for z in (1, 8)}
+    held_out = 100 + np.random.default_rng(0).permutation(100)
+    return Labelled(dataset, c, atoms, definition, held_out[:50].tolist(), held_out[50:].tolist())
+
+
+def ethanols(args) -> Labelled:
+    """Densities from Fock matrices, energies and forces from rMD17."""
+    focks = opml.read_dataset(
+        args.data, basis="def2-svp", convention="pyscf", energy_unit="hartree"
+    )
+    energies = opml.read_dataset(args.energies).subset(range(len(focks)))
+    x, y = (np.array([s.positions for s in d.structures]) for d in (focks, energies))
+    assert np.abs(x - y).max() < 1e-6
+    definition = defined(ETHANOL, focks.elements)
+    orbital = opml.load_basis("def2-svp", focks.elements)
+    dipoles = [
+        dipole(s, "def2-svp", opml.to_pyscf(training.density_matrix(focks, i, orbital), s, orbital))
+        for i, s in enumerate(focks.structures)
+    ]
+    labels = {k: energies.labels[k] for k in ("energy", "forces")} | {"dipole": np.array(dipoles)}
+    dataset = opml.Dataset(energies.structures, labels, {"method": "pbe", "basis": "def2-svp"})
+    atoms = training.free_atoms(definition, focks)
+    c = training.labelled_coefficients(definition, focks)
+    last = list(range(len(focks) - 100, len(focks)))
+    return Labelled(dataset, c, atoms, definition, last[:35], last[35:])
+
+
+def defined(config: Op2DensityConfig, elements) -> Op2Density:
+    """The functions of a density model."""
+    bases = (opml.load_basis(n, elements) for n in (config.basis, config.aux_basis))
+    return Op2Density(config, *bases)
+
+
+def timed(function):
+    """Result and CPU seconds."""
+    start = time.process_time()
+    return function(), time.process_time() - start
+
+
+def learn(args, name: str, own: Labelled) -> None:
+    """Learning curves."""
+    inner = own.definition
+    environments = training.environments(inner, own.dataset.structures)
+    for n in args.sizes:
+        path = args.folder / f"{name}_{n}.safetensors"
+        line = {"n_train": n, "n_validation": len(own.validation), "n_test": len(own.test)}
+        if not path.exists():
+            structures = own.dataset.subset(range(n)).structures
+            fitted = functools.partial(
+                training.fit_density, inner, structures, own.coefficients[:n], own.atoms
+            )
+            (params, _), line["density_fit_cpu_seconds"] = timed(fitted)
+            opml.save_model(path, DensityModel(inner, params))
+        params = opml.load_model(path).params
+        for kind in args.kinds:
+            row = {"name": f"{name}_{kind}", **line}
+            row |= closed_form(args, name, own, n, kind, params)
+            if kind == "density":
+                row |= density_errors(own, environments, params)
+            record(row, "density_energy", args.json)
+
+
+def closed_form(args, name: str, own: Labelled, n: int, kind: str, params) -> dict:
+    """Errors of the closed form on the test set; the model is kept in the folder."""
+    config, inner = OPERATOR, own.definition
+    if kind == "operator":
+        definition = Op2Prop(config, opml.load_basis(config.basis, own.dataset.elements))
+    else:
+        config = dataclasses.replace(
+            config, basis=inner.basis.name, density=kind, density_beside=kind == "beside"
+        )
+        definition = Density2Prop(config, inner.basis, inner)
+    index = {"train": range(n), "validation": own.validation, "test": own.test}
+    start = time.process_time()
+    targets = ("energy", "forces", "dipole") if kind == "operator" else ("energy", "forces")
+    parts = {k: own.dataset.subset(list(i)) for k, i in index.items()}
+    known = {"density": params}
+    structures = [s for part in parts.values() for s in part.structures]
+    drawn = definition.draw(0, parts["train"].structures, known)
+    built = {"derivatives": True, "params": drawn}
+    built["irreps"] = (1,) if kind == "operator" else ()
+    cache = build_cache(definition, structures, **built)
+    noise = rounding_noise(definition, structures, cache, **built)
+    n_atoms = cache.one_hot.shape[1]
+    labels = {k: padded_labels(part, targets, n_atoms) for k, part in parts.items()}
+    cuts = np.cumsum([0, *(len(part) for part in parts.values())])
+    caches = {
+        k: cache.subset(range(a, b)) for k, a, b in zip(parts, cuts[:-1], cuts[1:], strict=True)
+    }
+    fit = fit_closed_form(
+        definition,
+        caches["train"],
+        caches["validation"],
+        labels["train"],
+        labels["validation"],
+        OptimConfig(epochs=1),  # those that choose lambda do not join the training set
+        noise,
+        drawn,
+    )
+    kinds = Model if kind == "operator" else Density2PropModel
+    opml.save_model(args.folder / f"{name}_{kind}_{n}.safetensors", kinds(definition, fit.params))
+    left = make_inputs(fit.params, caches["test"], labels["test"])
+    out = {"lambda": fit.energy.lam, "cpu_seconds": time.process_time() - start}
+    units = {
+        "energy": ("mev", 1e3 * EV_PER_HARTREE),
+        "forces": ("mev_per_angstrom", 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
+        "dipole": ("debye", DEBYE_PER_EBOHR),
+    }
+    for target in targets:
+        unit, factor = units[target]
+        error = np.abs(left[target]) * factor
+        out[f"{target}_mae_{unit}"] = float(error.mean())
+        out[f"{target}_median_{unit}"] = float(np.median(error))
+        out[f"{target}_max_{unit}"] = float(error.max())
+    return out
+
+
+def density_errors(own: Labelled, environments, params) -> dict:
+    """Of coefficients, and of dipoles against those of density matrices, on the test set."""
+    structures = own.dataset.subset(own.test).structures
+    at, inner = np.array(own.test), own.definition
+    features = {
+        z: {l: x.reshape(len(own.dataset), -1, *x.shape[1:]) for l, x in e.features.items()}
+        for z, e in environments.items()
+    }
+    found = with_features(training.places(inner, structures), features, at)
+    wanted = [own.coefficients[i] for i in own.test]
+    c = predicted(inner, params, found, structures, len(wanted[0]))
+    dipoles = np.array(
+        [density.dipole(x, s, inner.aux_basis) for x, s in zip(c, structures, strict=True)]
+    )
+    exact = own.dataset["dipole"][at]
+    fitted = np.array(
+        [density.dipole(x, s, inner.aux_basis) for x, s in zip(wanted, structures, strict=True)]
+    )
+    return {
+        **coefficient_errors(c, wanted, structures, inner),
+        "dipole_mae_debye": float(DEBYE_PER_EBOHR * np.abs(dipoles - exact).mean()),
+        "dipole_median_debye": float(DEBYE_PER_EBOHR * np.median(np.abs(dipoles - exact))),
+        "dipole_of_fit_mae_debye": float(DEBYE_PER_EBOHR * np.abs(fitted - exact).mean()),
+    }
+
+
+def cost(args) -> None:
+    """Seconds of energy and forces of one molecule, of every model in the folder."""
+    own = waters(args) if args.energies is None else ethanols(args)
+    name = "water" if args.energies is None else "ethanol"
+    s = own.dataset.structures[-1]
+    for kind in args.kinds:
+        model = opml.load_model(args.folder / f"{name}_{kind}_{args.sizes[-1]}.safetensors")
+        for what in ("energy", "dipole") if kind != "operator" else ("energy",):
+
+            def run(x, model=model, what=what):
+                def energy(x):
+                    out = model.definition.apply(model.params, s.replace(positions=x))
+                    return out["energy"], out.get("dipole") if what == "dipole" else None
+
+                return jax.value_and_grad(energy, has_aux=True)(x)
+
+            call = jax.jit(run).lower(jax.numpy.asarray(s.positions)).compile()
+            seconds = least(lambda call=call: jax.block_until_ready(call(s.positions)), 20)
+            row = {"name": f"cost_{name}_{kind}", "and": what, "seconds": seconds}
+            record(row, "density_energy", args.json)
+
+
+def water(args) -> None:
+    """Learning curves of DenSNet's water."""
+    learn(args, "water", waters(args))
+
+
+def ethanol(args) -> None:
+    """Learning curves of ethanol."""
+    learn(args, "ethanol", ethanols(args))
+
+
+TASKS = {f.__name__: f for f in (check, water, ethanol, cost)}
+
+
+def main() -> None:
+    """Run the benchmark."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("task", choices=list(TASKS))
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--energies", type=Path, help="of ethanol: a split of rMD17")
+    parser.add_argument("--sizes", type=int, nargs="+")
+    parser.add_argument("--kinds", nargs="+", default=["density", "beside", "operator"])
+    parser.add_argument("--folder", type=Path, help="keeps models (default: nothing is kept)")
+    parser.add_argument(
+        "--json", action="store_true", help="append to results/density_energy.jsonl"
+    )
+    args = parser.parse_args()
+    args.sizes = args.sizes or ([66, 132, 265] if args.energies else [25, 50, 100])
+    with tempfile.TemporaryDirectory() as temporary:
+        args.folder = args.folder or Path(temporary)
+        args.folder.mkdir(parents=True, exist_ok=True)
+        TASKS[args.task](args)
+
+
+if __name__ == "__main__":
+    main()

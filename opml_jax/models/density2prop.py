@@ -1,0 +1,243 @@
+r"""Density to property: energies as functions of a predicted electron density.
+
+The second of two maps (Bogojeski et al., arXiv:2604.24563): an :class:`Op2Density` model gives
+the coefficients :math:`c_{inlm}` of the total density, free atoms included, on every atom, and the
+energy is :class:`Op2Prop`'s function of the many-body invariants of these irreps, alone or beside
+those of the operator. Forces are minus its derivative through both maps and the integrals. The
+dipole is the density's own.
+
+Coefficients are read *before electrons are counted*. The multiplier that makes their number exact
+spreads what one atom lacks over the whole molecule, so that molecules that are far apart would
+change each other's energy, and forces would need derivatives of the metric. The density and the
+dipole that are predicted have all electrons.
+
+What to mix is found on the training set (in :class:`Op2Prop` on pairs of atoms, of which a density
+model knows nothing): the leading principal components of each element's coefficients. Functions of
+an auxiliary basis are nearly dependent, so components are those of coefficients of orthonormal
+functions: sizes are then those of densities. Mixed in units of their own spread, small components
+were as loud as large ones, and extrapolated worst.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import density
+from ..basis import Basis, BasisSpec, batch, bucket_of, layout_of
+from ..errors import ConfigError, OpmlError, refusal
+from ..features import Products
+from ..numerics import Array
+from ..structures import Structure, StructureBatch
+from .density import Op2Density
+from .density_model import DensityModel
+from .model import Model
+from .op2prop import Op2Prop, Params
+
+CHUNK, DRAWN = 16, 256
+"""Molecules at a time, and how many of the training set tell what to mix."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Coefficients:
+    """A recipe whose irreps are coefficients of a density; see :meth:`Op2Density.on_atoms`.
+
+    Attributes:
+      spec: of the auxiliary basis.
+    """
+
+    spec: BasisSpec
+
+    @property
+    def irreps(self) -> e3nn.Irreps:
+        """Of one atom: what the element with most functions of each degree has."""
+        return e3nn.Irreps([(n, (l, (-1) ** l)) for l, n in enumerate(self.spec.slot_counts) if n])
+
+    def __call__(self, on_atoms: dict[int, Array]) -> e3nn.IrrepsArray:
+        """``(..., n_atoms, irreps.dim)``."""
+        flat = [on_atoms[ir.l].reshape(*on_atoms[ir.l].shape[:-2], -1) for _, ir in self.irreps]
+        return e3nn.IrrepsArray(self.irreps, jnp.concatenate(flat, axis=-1))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Density2Prop(Op2Prop):
+    """The model's pure functions: those of :class:`Op2Prop` with other descriptors.
+
+    Args:
+      config: of :class:`Op2Prop`, with ``density``.
+      basis: of the density model's operator, and of the operator beside it.
+      density: the functions of the density model; ``params["density"]`` are its parameters.
+    """
+
+    density: Op2Density
+
+    @property
+    def _key(self):
+        return (*super()._key, self.density.config, self.density.aux_basis.spec)
+
+    @property
+    def aux_basis(self) -> Basis:
+        """Of the density."""
+        return self.density.aux_basis
+
+    @functools.cached_property
+    def density_products(self) -> Products:
+        """Makes invariants of the density."""
+        return Products(Coefficients(self.aux_basis.spec), self.config.channels)
+
+    @property
+    def n_invariants(self) -> int:
+        """Invariants of one atom."""
+        own = self.density_products.n_invariants
+        return own + super().n_invariants if self.config.density_beside else own
+
+    @property
+    def prior(self) -> np.ndarray:
+        """``(n_invariants,)`` expected sizes of weights of standardised invariants."""
+        own = self.density_products.prior
+        return np.concatenate([own, super().prior]) if self.config.density_beside else own
+
+    def draw(
+        self, seed: int, structures: Sequence[Structure] = (), known: Params | None = None
+    ) -> Params:
+        """Parameters that the descriptors need.
+
+        Args:
+          seed: of the mixtures.
+          structures: training set, up to :data:`DRAWN` of which are looked at.
+          known: ``density``, the parameters of the density model.
+
+        Returns:
+          ``density``, ``density_mixing`` and with an operator ``mixing``.
+        """
+        chosen = np.linspace(0, len(structures) - 1, min(DRAWN, len(structures))).astype(int)
+        chosen = [structures[i] for i in np.unique(chosen)]
+        bucket, on_atoms = bucket_of(chosen, self.basis), jax.jit(self.density.on_atoms)
+        features, elements = [], []
+        for start in range(0, len(chosen), CHUNK):
+            part = chosen[start : start + CHUNK]
+            full = part + [part[-1]] * (min(CHUNK, len(chosen)) - len(part))
+            found = on_atoms(known["density"], batch(full, self.basis, bucket=bucket))
+            found = self.density_products.recipe(found).array
+            for s, own in zip(part, np.asarray(found), strict=False):
+                features.append(own[: s.n_atoms])
+                elements.append(layout_of(s, self.basis).element)
+        features = e3nn.IrrepsArray(
+            self.density_products.recipe.irreps, jnp.asarray(np.concatenate(features))
+        )
+        mixing = self.density_products.draw_from(
+            features, np.concatenate(elements), self._roots(), seed
+        )
+        beside = super().draw(seed) if self.config.density_beside else {}
+        return {"density": known["density"], "density_mixing": mixing, **beside}
+
+    def _roots(self) -> dict[tuple[int, int], np.ndarray]:
+        """By element and degree the root of the overlap of the functions of one atom."""
+        overlap, found = jax.jit(density.metric_matrix, static_argnums=2), {}
+        for e, z in enumerate(self.basis.elements):
+            atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
+            layout = layout_of(atom, self.aux_basis)
+            matrix = np.asarray(overlap(atom, self.aux_basis, "overlap"))
+            for l in set(layout.l.tolist()):
+                own = np.flatnonzero((layout.l == l) & (layout.m == 0))
+                values, u = np.linalg.eigh(matrix[np.ix_(own, own)])
+                found[e, l] = (u * np.sqrt(np.maximum(values, 0.0))) @ u.T
+        return found
+
+    def n_irreps(self, l: int) -> int:
+        """Irreps of angular momentum l and parity (-1)^l of one atom."""
+        counts = self.aux_basis.spec.slot_counts
+        own = counts[l] if l < len(counts) else 0
+        return own + super().n_irreps(l) if self.config.density_beside else own
+
+    def descriptors(
+        self,
+        structure: Structure | StructureBatch,
+        params: Params | None = None,
+        *,
+        field: Array | None = None,
+    ) -> tuple[Array, dict[int, Array]]:
+        """Invariants and irreps of every atom; see :meth:`Op2Prop.descriptors`.
+
+        Args:
+          structure: molecule or batch.
+          params: :meth:`draw`'s, or a model's.
+          field: refused.
+
+        Raises:
+          ConfigError: a field: densities are those of molecules without.
+          OpmlError: parameters without a density.
+        """
+        if field is not None:
+            raise ConfigError(
+                refusal("field", got="one with a predicted density", expected="no field")
+            )
+        if not params or "density" not in params:
+            raise OpmlError(
+                refusal("params", got="no density", expected="those of draw or of a model")
+            )
+        return self._described(
+            self.density.on_atoms(params["density"], structure), structure, params
+        )
+
+    def _described(self, on_atoms, structure, params: Params) -> tuple[Array, dict[int, Array]]:
+        """:meth:`descriptors` with the coefficients known."""
+        features, hot = self.density_products.recipe(on_atoms), self.one_hot(structure)
+        x = self.density_products(features, params["density_mixing"], hot)
+        lead = features.shape[:-1]
+        irreps = {l: on_atoms.get(l, jnp.zeros((*lead, 0, 2 * l + 1), x.dtype)) for l in (1, 2)}
+        if not self.config.density_beside:
+            return x, irreps
+        others, of_operator = super().descriptors(structure, params)
+        joined = {l: jnp.concatenate([irreps[l], of_operator[l]], axis=-2) for l in irreps}
+        return jnp.concatenate([x, others], axis=-1), joined
+
+    def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
+        """As :meth:`Op2Prop.apply`; of a molecule also the ``dipole`` of its density.
+
+        Not of a batch: counting electrons takes a metric, which batches do not have.
+        """
+        on_atoms = self.density.on_atoms(params["density"], structure)
+        x, v = self._described(on_atoms, structure, params)
+        out = self.readout(params, x, v, self.one_hot(structure))
+        if isinstance(structure, Structure):
+            out["dipole"] = self.density.counted(on_atoms, structure)["dipole"]
+        return out
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Density2PropModel(Model):
+    """A :class:`Density2Prop` model ready for use; see :class:`Model`."""
+
+    definition: Density2Prop
+
+    @property
+    def density(self) -> DensityModel:
+        """The model of densities inside."""
+        return DensityModel(self.definition.density, self.params["density"])
+
+    def has(self, name: str) -> bool:
+        """Whether the model predicts a property."""
+        return name == "dipole" or super().has(name)
+
+    def predict(
+        self, structures: Structure | Sequence[Structure], **options: Any
+    ) -> dict[str, np.ndarray]:
+        """As :meth:`Model.predict`, and the ``dipole`` of the density.
+
+        For the latter one compilation for each composition, as :meth:`DensityModel.predict`.
+
+        Raises:
+          OpmlError: as there; ions.
+        """
+        out = super().predict(structures, **options)
+        if "dipole" not in out:
+            out["dipole"] = self.density.predict(structures)["dipole"]
+        return out
