@@ -136,7 +136,7 @@ def test_weights_are_of_losses_in_units_of_the_start(case, fits):
         losses(training.left_over(own, p, case.validation), batch) for p in (start, fit.params)
     )
     expected = sum(w * found[k] / units[k] for k, w in weight.items()) / 6.0
-    assert min(fit.chosen.values()) == pytest.approx(expected, rel=1e-6)
+    assert min(fit.chosen.values()) == pytest.approx(float(expected), rel=1e-6)
 
 
 def test_an_untrained_network_is_what_it_starts_from(case, fits):
