@@ -51,7 +51,8 @@ the smallest eigenvalue, in units of the largest."""
 
 KEPT_OF_DATA = 8
 """Likewise of the atoms of a data set, where the last components extrapolate worst: on water, 12
-gave mean errors of 3 instead of 0.1 meV, all of it from few geometries."""
+gave mean errors of 3 instead of 0.1 meV, all of it from few geometries (with mixtures lifted as
+those of pairs are)."""
 
 PRIOR = 0.25
 """How much smaller weights of invariants are expected to be with each factor in a product more."""
