@@ -17,12 +17,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from environment import record
+from op2op_qm7 import read
 
 import opml_jax as opml
 from opml_jax.data import Dataset, random_split
 from opml_jax.data.reference import Method, calculate
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.structures.elements import atomic_number
 from opml_jax.training.config import EffectiveConfig
 from opml_jax.training.effective import fit_effective
 from opml_jax.training.metrics import errors
@@ -53,19 +53,6 @@ def small_basis(test: Dataset, basis) -> dict[str, np.ndarray]:
     return {**out, "lowdin_charges": padded(charges), "nao": sizes}
 
 
-def read(paths: list[Path], elements: list[str] | None) -> Dataset:
-    """Molecules of these elements only (None: all), their Fock matrices and dipoles."""
-    found = [opml.read_dataset(p) for p in paths]
-    rows = [
-        row
-        for data in found
-        for row in zip(data.structures, data["fock"], data["dipole"], strict=True)
-        if not elements or {atomic_number(e) for e in elements} >= {*row[0].numbers}
-    ]
-    structures, fock, dipole = map(list, zip(*rows, strict=True))
-    return Dataset(structures, {"fock": fock, "dipole": np.array(dipole)}, found[0].meta)
-
-
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -84,7 +71,7 @@ def main() -> None:
     if args.quick:
         args.n_train, args.n_validation, args.n_test, args.steps = 20, 5, 5, 20
     jax.config.update("jax_enable_x64", True)
-    data = read(args.labels, args.elements)
+    data = read(args.labels, args.elements, ("fock", "dipole"))
     n_test = min(args.n_test, len(data) - args.n_train - args.n_validation)
     splits = random_split(len(data), args.n_train, args.n_validation, n_test, seed=0)
     parts = {k: data.subset(i) for k, i in splits.items()}

@@ -52,9 +52,7 @@ def stages(definition: Op2Op, params, batch) -> dict[str, Callable]:
         structure, operators = at(r)
         x = definition.known_irreps(operators, table)
         fock = definition.baseline(params, structure, operators, table)
-        return operators["S"], fock + definition.closed_form(
-            params, "guess", x, table, operators["S"]
-        )
+        return operators["S"], fock + definition.learned_guess(params, x, table, operators["S"])
 
     def levels(r):
         s, fock = matrix(r)

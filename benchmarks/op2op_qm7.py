@@ -47,17 +47,19 @@ MODELS = {
 MICRO = 1e6
 
 
-def read(paths: list[Path], elements: list[str]) -> Dataset:
-    """Closed shells of these elements only, without their labels of dipoles (about the origin)."""
-    found, allowed = [opml.read_dataset(p) for p in paths], {atomic_number(e) for e in elements}
-    pairs = [
-        pair
+def read(
+    paths: list[Path], elements: list[str] | None = None, labels: tuple[str, ...] = ("fock",)
+) -> Dataset:
+    """Molecules of these elements only (None: all), and these labels of theirs."""
+    found = [opml.read_dataset(p) for p in paths]
+    rows = [
+        row
         for data in found
-        for pair in zip(data.structures, data.labels["fock"], strict=True)
-        if allowed.issuperset(pair[0].numbers)
+        for row in zip(data.structures, *(data[k] for k in labels), strict=True)
+        if not elements or {atomic_number(e) for e in elements} >= {*row[0].numbers}
     ]
-    structures, fock = map(list, zip(*pairs, strict=True))
-    return Dataset(structures, {"fock": fock}, found[0].meta)
+    structures, *columns = map(list, zip(*rows, strict=True))
+    return Dataset(structures, dict(zip(labels, columns, strict=True)), found[0].meta)
 
 
 def in_pyscf(part: Dataset, dms: list[np.ndarray], basis) -> dict[str, float]:

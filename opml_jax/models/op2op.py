@@ -350,21 +350,19 @@ class Op2Op(Definition):
                     y[key] = y[key] + own["constant"]
         return to_matrix(y, table, like.shape[0], like.shape[-1])
 
-    def closed_form(
-        self, params: Params, part: str, x: dict[IrrepKey, Array], table: SpeciesTable, s: Array
+    def learned_guess(
+        self, params: Params, x: dict[IrrepKey, Array], table: SpeciesTable, s: Array
     ) -> Array:
-        """What one part of the parameters makes of its irreps, ``(n_structures, nao, nao)``.
+        """What the closed form adds to the baseline, ``(n_structures, nao, nao)``.
 
         Args:
-          params: of the model.
-          part: ``"guess"``, ``"known"`` or ``"density"``.
-          x: irreps of the words of that part.
+          params: of the model: ``guess``, and perhaps ``fade``, the scale of :func:`faded`.
+          x: irreps of :attr:`Op2OpConfig.words`.
           table: of the blocks.
           s: overlap.
         """
-        out = self.assemble(params[part], x, table, s)
-        scale = params.get("fade", {}).get("guess" if part == "guess" else "density")
-        return out if scale is None else faded(out, s, scale)
+        out = self.assemble(params["guess"], x, table, s)
+        return faded(out, s, params["fade"]) if "fade" in params else out
 
     def baseline(
         self,
@@ -446,7 +444,7 @@ class Op2Op(Definition):
         known = self.known_irreps(operators, table)
         s, kinetic = operators["S"], operators["T"]
         guess = self.baseline(params, structure, operators, table)
-        guess = guess + self.closed_form(params, "guess", known, table, s)
+        guess = guess + self.learned_guess(params, known, table, s)
         out = {"overlap": s, "residual": jnp.zeros(guess.shape[0], guess.dtype)}
         if self.config.target == "dm":
             mask = None if one else structure.layout.ao_mask
@@ -455,14 +453,14 @@ class Op2Op(Definition):
         if not self.config.density_words:
             out["fock"] = guess + self.learned(params, operators, known, table)
         else:
-            constant = kinetic + self.closed_form(params, "known", known, table, s)
+            constant = kinetic + self.assemble(params["known"], known, table, s)
 
             def step(fock):
                 dm = self._density(structure, operators, fock)
                 found = self.with_density(structure, operators, dm)
                 x = self.density_irreps(found, table)
-                fock = found["U"] + self.closed_form(params, "density", x, table, s)
-                return constant + fock + self.learned(params, found, joined(known, x), table)
+                fock = constant + found["U"] + self.assemble(params["density"], x, table, s)
+                return fock + self.learned(params, found, joined(known, x), table)
 
             c = self.config
             out["fock"], out["residual"] = fixed_point(

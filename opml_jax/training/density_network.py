@@ -2,10 +2,10 @@
 
 What is descended is the loss of the kernels, (c' - c)^T M (c' - c) with the float64 metric of each
 structure, all couplings between atoms included, in units of what it was before; with weights, those
-of :mod:`.density_losses` beside it. Readouts are
-written in functions that are orthonormal on their atom, in units of what is left of each, so that
-one step size serves all. They are linear: at the end they are solved by the kernels' conjugate
-gradients for the features that were learned, and the better of both is kept.
+of :mod:`.density_losses` beside it. Readouts are written in functions that are orthonormal on their
+atom, in units of what is left of each, so that one step size serves all. They are linear: at the
+end they are solved by the kernels' conjugate gradients for the features that were learned, and the
+better of both is kept.
 """
 
 from __future__ import annotations

@@ -242,7 +242,7 @@ def _prepare(
         operators = definition.operators(structures, table)
         x = definition.known_irreps(operators, table)
         fock = definition.baseline(params, structures, operators, table)
-        fock = fock + definition.closed_form(params, "guess", x, table, operators["S"])
+        fock = fock + definition.assemble(params["guess"], x, table, operators["S"])
         centre = centre_of_nuclear_charge(structures)[..., None, :]
         moved = structures.replace(positions=structures.positions - centre)
         return {

@@ -50,7 +50,7 @@ N_JUDGED = 40
 """Validation structures that floors are judged by, at most."""
 
 FADES = (0.0, 3e-3, 1e-2, 3e-2, 0.1)
-"""Candidates for the eigenvalue of the overlap below which learned matrices fade.
+"""Candidates for the eigenvalue of the overlap below which first guesses fade.
 
 Judged by levels on validation: of 40 molecules of QM7 in def2-SVP a prediction that is right to
 0.5 mHartree had gaps wrong by 125, and by 6 with the scale that validation chose.
@@ -304,14 +304,10 @@ def fit_op2op(
     fades = _judged_fades(definition, solved["guess"], drawn, judges, on_progress)
     best = min(fades, key=lambda f: fades[f], default=0.0)
     if best and fades[best] < PAYS * fades.get(0.0, np.inf):
-        drawn["fade"] = {"guess": best}
+        drawn["fade"] = best
     if "functional" not in solved:
         return dataclasses.replace(_chosen(definition, solved, 0.0, drawn), fades=fades)
     floors = _judged_floors(definition, solved, drawn, judges, on_progress)
-    if "fade" in drawn and not np.isfinite(min(floors.values())):
-        # the functional's errors are far smaller than the guess's: only if nothing else converges
-        drawn["fade"]["density"] = drawn["fade"]["guess"]
-        floors = _judged_floors(definition, solved, drawn, judges, on_progress)
     floor = min(floors, key=lambda f: (floors[f], -f))
     found = _chosen(definition, solved, floor, drawn)
     return dataclasses.replace(found, floors=floors, fades=fades)
@@ -391,7 +387,7 @@ def _judged_fades(
     fades = {}
     for i, scale in enumerate(FADES):
         on_progress("fade", i, len(FADES))
-        fades[scale] = level_error(guess, {**start, "fade": {"guess": scale}}, judges)
+        fades[scale] = level_error(guess, {**start, "fade": scale}, judges)
     on_progress("fade", len(FADES), len(FADES))
     return fades
 

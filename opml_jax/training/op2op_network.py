@@ -146,12 +146,12 @@ def prepare_networks(
             operators = definition.with_density(structures, operators, dm)
             density = definition.density_irreps(operators, table)
             left = fock - operators["T"] - operators["U"]
-            left = left - definition.closed_form(params, "known", x, table, s)
-            left = left - definition.closed_form(params, "density", density, table, s)
+            left = left - definition.assemble(params["known"], x, table, s)
+            left = left - definition.assemble(params["density"], density, table, s)
             x = joined(x, density)
         else:
             left = fock - definition.baseline(params, structures, operators, table)
-            left = left - definition.closed_form(params, "guess", x, table, s)
+            left = left - definition.learned_guess(params, x, table, s)
         x = columns_of(network, x, operators, table)
         y = operator_irreps(left[None], table)
         own = {"x": {k: x[k] for k in x if key_name(k) in params[stage]}, "y": y, "left": left}

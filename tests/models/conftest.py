@@ -3,6 +3,7 @@
 import pytest
 
 import opml_jax as opml
+from opml_jax.data.reference import molecule
 from opml_jax.models import Op2PropConfig
 from opml_jax.training import TrainConfig, train
 from opml_jax.training.config import OptimConfig
@@ -18,3 +19,14 @@ def trained():
 @pytest.fixture(scope="session")
 def model(trained):
     return trained.model
+
+
+@pytest.fixture(scope="session")
+def superposed_waters():
+    """40 real geometries, and T + V + J + K of superposed atoms in STO-3G."""
+    water = opml.read_dataset(opml.bundled("water")).structures[:40]
+    basis, fock = opml.load_basis("sto-3g", [1, 8]), []
+    for s in water:
+        mf = molecule(s, "sto-3g").RHF()
+        fock.append(opml.from_pyscf(mf.get_fock(dm=mf.get_init_guess(key="atom")), s, basis))
+    return opml.Dataset(water, {"fock": fock})

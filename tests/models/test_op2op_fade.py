@@ -82,15 +82,8 @@ def test_derivatives(diffuse, water):
 
 
 @pytest.fixture(scope="module")
-def parts():
-    """Real geometries, and T + V + J + K of superposed atoms."""
-    water = opml.read_dataset(opml.bundled("water")).structures[:24]
-    basis, fock = opml.load_basis("sto-3g", [1, 8]), []
-    for s in water:
-        mf = molecule(s, "sto-3g").RHF()
-        fock.append(opml.from_pyscf(mf.get_fock(dm=mf.get_init_guess(key="atom")), s, basis))
-    data = opml.Dataset(water, {"fock": fock})
-    return [data.subset(i) for i in (range(12), range(12, 24))]
+def parts(superposed_waters):
+    return [superposed_waters.subset(i) for i in (range(12), range(12, 24))]
 
 
 def test_validation_chooses(parts, monkeypatch):
@@ -105,7 +98,7 @@ def test_validation_chooses(parts, monkeypatch):
     fit = fit_op2op(definition, *parts)
     assert set(fit.fades) == {0.3, 0.1, 0.2}
     best = min(fit.fades, key=fit.fades.get)
-    assert best == 0.1 == fit.params["fade"]["guess"]
+    assert best == 0.1 == fit.params["fade"]
     assert fit.fades[best] == level_error(definition, fit.params, parts[1])
     s = parts[1].structures[0]
     without, found = (OperatorModel(definition, f.params).predict(s) for f in (plain, fit))
@@ -121,7 +114,7 @@ def test_files_keep_it(parts, tmp_path):
     definition = Op2Op(ONE_SHOT, basis)
     params = fit_op2op(definition, *parts).params
     meta = {"elements": ["H", "O"]}
-    model = OperatorModel(definition, {**params, "fade": {"guess": np.float64(0.1)}}, meta)
+    model = OperatorModel(definition, {**params, "fade": np.float64(0.1)}, meta)
     s = parts[1].structures[0]
     opml.save_model(tmp_path / "model.safetensors", model)
     again = opml.load_model(tmp_path / "model.safetensors")

@@ -30,15 +30,8 @@ def bases():
 
 
 @pytest.fixture(scope="module")
-def parts():
-    """Real geometries, and Fock matrices of PBE/STO-3G's kind: T + V + J of superposed atoms."""
-    water = opml.read_dataset(opml.bundled("water")).structures[:40]
-    basis, fock = opml.load_basis("sto-3g", [1, 8]), []
-    for s in water:
-        mf = molecule(s, "sto-3g").RHF()
-        fock.append(opml.from_pyscf(mf.get_fock(dm=mf.get_init_guess(key="atom")), s, basis))
-    data = opml.Dataset(water, {"fock": fock})
-    return [data.subset(i) for i in (range(24), range(24, 32), range(32, 40))]
+def parts(superposed_waters):
+    return [superposed_waters.subset(i) for i in (range(24), range(24, 32), range(32, 40))]
 
 
 @pytest.fixture(scope="module")
