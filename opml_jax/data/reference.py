@@ -250,6 +250,7 @@ def mean_field(structure: Structure, method: Method):
         mf.grids.level = method.grid_level
     if method.density_fit:
         mf = mf.density_fit()
+        mf.with_df.build()  # or PySCF makes the integrals anew in every cycle: twice as slow
     mf.conv_tol = method.conv_tol
     mf.conv_tol_grad = method.conv_tol**0.5
     mf.max_cycle = method.max_cycle
