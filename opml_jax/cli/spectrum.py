@@ -20,6 +20,12 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--harmonic", metavar="RUN", help="also harmonic lines of this model near the first frame"
     )
+    p.add_argument(
+        "--raman",
+        metavar="RUN",
+        help="also Raman activities of those lines, of this model's "
+        "polarizability (Op2Op, or Op2Prop trained on it)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -31,9 +37,12 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.files import atomic_path, write_text
     from ..dynamics import Trajectory, infrared, peaks, vibrational_dos
+    from ..errors import OpmlError, refusal
     from .runs import check_writable, enable_x64
 
     enable_x64()
+    if args.raman and not args.harmonic:
+        raise OpmlError(refusal("--raman", got="no --harmonic", expected="the model of the lines"))
     folder = Path(args.output)
     check_writable(folder)
     trajectory = Trajectory.read(args.trajectory)
@@ -42,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
     if "dipole" in trajectory.frames:
         absorption = infrared(trajectory, **options, correction=args.correction)
         spectra["infrared"] = absorption, "km/mol per cm^-1"
-    lines = _lines(args.harmonic, trajectory) if args.harmonic else None
+    lines, scattered = _lines(args, trajectory) if args.harmonic else (None, None)
     summary = {
         **options,
         "correction": args.correction,
@@ -67,18 +76,27 @@ def run(args: argparse.Namespace) -> int:
         summary["harmonic"] = {"wavenumbers_per_cm": lines.wavenumbers.round(2).tolist()}
         if lines.intensities is not None:
             summary["harmonic"]["intensities_km_per_mol"] = lines.intensities.round(4).tolist()
+        if scattered is not None:
+            summary["harmonic"]["raman_angstrom4_per_dalton"] = scattered.activities.tolist()
+            summary["harmonic"]["depolarization"] = scattered.depolarization.tolist()
         print("harmonic: " + " ".join(f"{x:.0f}" for x in lines.wavenumbers) + " cm^-1")
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"{folder}: {', '.join(spectra)} (csv, png), summary.json")
     return 0
 
 
-def _lines(run, trajectory):
-    from ..dynamics import harmonic, relax
+def _lines(args, trajectory):
+    from ..dynamics import harmonic, raman, relax
     from ..models import load_model
 
-    model = load_model(run)
-    return harmonic(model, relax(model, trajectory.structure(0)))
+    model = load_model(args.harmonic)
+    minimum = relax(model, trajectory.structure(0))
+    lines = harmonic(model, minimum)
+    if not args.raman:
+        return lines, None
+    other = load_model(args.raman)
+    other.check_structures([minimum])
+    return lines, raman(lines, other.property_fn("polarizability"), minimum)
 
 
 def _picture(path, name, wavenumbers, values, unit, lines, longest) -> None:

@@ -16,7 +16,7 @@ import scipy.linalg
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
 from ..errors import ConventionError, ConvergenceError, OpmlError, nearest, refusal
-from ..structures import Structure, centre_of_nuclear_charge
+from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 
 
@@ -215,9 +215,7 @@ def observables_of(structure: Structure, fock: np.ndarray, basis: Basis) -> dict
       ``mo_energy`` ``(nao,)`` Hartree, ``dipole`` ``(3,)`` e Bohr about the centre of nuclear
       charge, ``lowdin_charges`` ``(n_atoms,)``.
     """
-    centre = np.asarray(centre_of_nuclear_charge(structure))
-    moved = structure.replace(positions=np.asarray(structure.positions) - centre)
-    mol, layout = molecule(moved, basis.name), layout_of(structure, basis)
+    mol, layout = molecule(centred(structure), basis.name), layout_of(structure, basis)
     overlap = np.asarray(from_pyscf(mol.intor("int1e_ovlp"), structure, basis))
     position = from_pyscf(mol.intor("int1e_r"), structure, basis)
     dm = density_of(fock, overlap, structure)
@@ -334,6 +332,32 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
         "mo_occ": mf.mo_occ,
         **{k: from_pyscf(np.asarray(v), structure, basis) for k, v in matrices.items()},
     }
+
+
+def polarizability(structure: Structure, method: Method, *, step: float = 2e-3) -> np.ndarray:
+    """Static polarizability by central differences of dipoles in a field, ``(3, 3)`` Bohr^3.
+
+    Args:
+      structure: closed-shell molecule.
+      method: level of theory; ``conv_tol`` should be 1e-10 or less.
+      step: of the field, Hartree/(e Bohr); what differences leave is of its second order.
+
+    Raises:
+      ConvergenceError: the SCF did not converge.
+    """
+    out = []
+    for axis in range(3):
+        dipoles = []
+        for field in (step, -step):
+            mf = mean_field(structure, method)
+            with mf.mol.with_common_orig(centre_of_nuclear_charge(structure)):
+                r = mf.mol.intor("int1e_r")
+            hcore = mf.get_hcore() + field * r[axis]
+            mf.get_hcore = lambda *_, h=hcore: h
+            mf, _ = converge(mf)
+            dipoles.append(-np.einsum("xij,ji->x", r, mf.make_rdm1()))
+        out.append((dipoles[0] - dipoles[1]) / (2 * step))
+    return np.array(out)
 
 
 def relax(structure: Structure, method: Method, *, gtol: float = 1e-5) -> Structure:

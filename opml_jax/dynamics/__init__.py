@@ -4,7 +4,9 @@ from .distributions import angular_distribution as angular_distribution
 from .distributions import radial_distribution as radial_distribution
 from .domain import DomainError as DomainError
 from .harmonic import Harmonic as Harmonic
+from .harmonic import Raman as Raman
 from .harmonic import harmonic as harmonic
+from .harmonic import raman as raman
 from .harmonic import relax as relax
 from .simulation import Settings as Settings
 from .simulation import simulate as simulate

@@ -1,9 +1,10 @@
-"""Minima, harmonic frequencies and infrared intensities by exact derivatives of a model."""
+"""Minima, harmonic lines and intensities by exact derivatives of a model, and Raman activities."""
 
 from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,11 +14,17 @@ import numpy as np
 from ..data.sampling import normal_modes
 from ..errors import ConvergenceError, StructureError, refusal
 from ..models import Model
-from ..numerics import require_x64
+from ..numerics import Array, require_x64
 from ..structures import Structure
-from ..units import WAVENUMBER_PER_HARTREE
+from ..units import ANGSTROM_PER_BOHR, ELECTRON_MASS_PER_DALTON, WAVENUMBER_PER_HARTREE
 from .simulation import Properties, properties_of
 from .spectra import INTENSITY
+
+STEP = 0.01
+"""Bohr, of the atom that moves most, for derivatives of polarizabilities."""
+
+SILENT = 1e-8
+"""A mode with less of the strongest activity scatters nothing: rounding and steps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +85,60 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
         change = np.einsum("xai,kai->kx", dipole, modes)
         intensities = INTENSITY * (change**2).sum(axis=1)
     return Harmonic(WAVENUMBER_PER_HARTREE * frequencies, modes, intensities, hessian, dipole)
+
+
+@dataclasses.dataclass(frozen=True)
+class Raman:
+    """Raman scattering by the vibrations of a molecule.
+
+    Attributes:
+      activities: ``(n_modes,)`` Angstrom^4 per atomic mass unit.
+      depolarization: ``(n_modes,)`` ratio of perpendicular to parallel intensity for polarised
+        light at a right angle: 3/4 where the mean polarizability does not change; NaN for modes
+        that do not scatter.
+      polarizability_derivatives: ``(n_modes, 3, 3)`` Bohr^2 per root of the electron's mass.
+    """
+
+    activities: np.ndarray
+    depolarization: np.ndarray
+    polarizability_derivatives: np.ndarray
+
+
+def raman(
+    vibrations: Harmonic, polarizability: Callable[[Structure], Array], structure: Structure
+) -> Raman:
+    r"""Raman activities :math:`45 a'^2 + 7 \gamma'^2` of harmonic vibrations.
+
+    a is the mean of the polarizability and gamma its anisotropy, differentiated in each
+    mass-weighted normal coordinate (Wilson, Decius, Cross, Molecular Vibrations, ch. 3): by
+    differences of fourth order, because the third derivatives of a self-consistent energy take
+    minutes to compile.
+
+    Args:
+      vibrations: of :func:`harmonic`, perhaps of another model.
+      polarizability: pure function of the molecule, ``(3, 3)`` Bohr^3, such as
+        ``model.property_fn("polarizability")`` or ``model.field_polarizability_fn()``.
+      structure: the minimum.
+    """
+    compiled = jax.jit(lambda x: polarizability(structure.replace(positions=x)))
+    start = jnp.asarray(structure.positions)
+    change = []
+    for mode in vibrations.modes:
+        step = STEP / np.abs(mode).max()
+        near, far = (
+            np.asarray(compiled(start + h * mode)) - np.asarray(compiled(start - h * mode))
+            for h in (step, 2 * step)
+        )
+        change.append((8 * near - far) / (12 * step))
+    change = np.array(change)
+    mean = np.trace(change, axis1=1, axis2=2) / 3
+    deviation = change - mean[:, None, None] * np.eye(3)
+    anisotropy = 1.5 * (deviation**2).sum(axis=(1, 2))
+    scattered = 45 * mean**2 + 7 * anisotropy
+    silent = scattered <= SILENT * scattered.max()
+    ratio = 3 * anisotropy / np.where(silent, np.nan, 45 * mean**2 + 4 * anisotropy)
+    unit = ANGSTROM_PER_BOHR**4 * ELECTRON_MASS_PER_DALTON
+    return Raman(unit * scattered, ratio, change)
 
 
 def relax(

@@ -36,7 +36,7 @@ from ..basis import Basis, Bucket, batch, bucket_of, layout_of
 from ..errors import ConfigError, OpmlError, one_of, refusal
 from ..features.couple import IrrepKey, key_name, species_channels
 from ..numerics import Array, einsum, is_concrete, pytree
-from ..observables import density_matrix, project
+from ..observables import density_matrix, dipole, project
 from ..operators.species import (
     SpeciesKey,
     SpeciesTable,
@@ -45,8 +45,9 @@ from ..operators.species import (
     species_table,
 )
 from ..operators.words import check_words, every_word, spell
-from ..structures import Structure, StructureBatch
+from ..structures import Structure, StructureBatch, centred
 from .definition import Definition
+from .fading import faded
 from .fixed_point import fixed_point
 from .op2op_network import (
     Op2OpNetworkConfig,
@@ -424,13 +425,19 @@ class Op2Op(Definition):
         params: Params,
         structure: Structure | StructureBatch,
         table: SpeciesTable | None = None,
+        *,
+        field: Array | None = None,
     ) -> dict[str, Array]:
-        """Fock and density matrix, differentiable in positions and parameters.
+        """Fock and density matrix, differentiable in positions, parameters and the field.
 
         Args:
           params: from training or a model file.
           structure: closed-shell molecule or batch (made for :attr:`basis`).
           table: of a batch whose composition is traced (:meth:`table`).
+          field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as
+            ``field . r`` (electrons are negative); r is from the centre of nuclear charge. The
+            density of a model with density words answers it self-consistently, also through
+            exchange and correlation; the words themselves know the field by the density only.
 
         Returns:
           ``fock`` in Hartree (not by a model of density matrices), ``dm`` (occupation 2) and
@@ -445,6 +452,14 @@ class Op2Op(Definition):
         s, kinetic = operators["S"], operators["T"]
         guess = self.baseline(params, structure, operators, table)
         guess = guess + self.learned_guess(params, known, table, s)
+        if field is not None:
+            if self.config.target == "dm":
+                raise OpmlError(
+                    refusal("field", got="a model of density matrices", expected="none")
+                )
+            position = integrals.position(centred(structure), self.basis)
+            in_field = einsum("x,...xij->...ij", field, position)
+            guess, kinetic = guess + in_field, kinetic + in_field
         out = {"overlap": s, "residual": jnp.zeros(guess.shape[0], guess.dtype)}
         if self.config.target == "dm":
             mask = None if one else structure.layout.ao_mask
@@ -468,6 +483,31 @@ class Op2Op(Definition):
             )
         out["dm"] = self._density(structure, operators, out["fock"])
         return {k: v[0] for k, v in out.items()} if one else out
+
+    def dipole_in_field(
+        self, params: Params, structure: Structure, field: Array | None = None
+    ) -> Array:
+        """Dipole of the density in a uniform electric field, ``(3,)`` e Bohr.
+
+        Args:
+          params: as for :meth:`apply`.
+          structure: closed-shell molecule.
+          field: as for :meth:`apply`. Default: none.
+        """
+        dm = self.apply(params, structure, field=field)["dm"]
+        return dipole(dm, structure, self.basis)
+
+    def polarizability_in_field(
+        self, params: Params, structure: Structure, field: Array | None = None
+    ) -> Array:
+        """Derivative of :meth:`dipole_in_field`, arguments as there: ``(3, 3)`` in Bohr^3.
+
+        Of a model with density words this is the answer of coupled-perturbed Kohn-Sham theory with
+        a learned exchange and correlation, which no label of a molecule in a field has trained; of
+        one without, that of independent electrons (:func:`opml_jax.observables.polarizability`).
+        """
+        field = jnp.zeros(3) if field is None else field
+        return jax.jacfwd(lambda f: self.dipole_in_field(params, structure, f))(field)
 
     def first_level(self, structure: Structure | StructureBatch):
         """The level of a larger basis that the lowest of the matrix is, ``()`` or ``(n,)``.
@@ -496,30 +536,6 @@ class Op2Op(Definition):
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key, 0 if the basis has none."""
         return _shell_pairs(self.basis, key)
-
-
-def faded(matrix: Array, overlap: Array, scale: Array | float) -> Array:
-    r"""A learned matrix without what it says of functions that the overlap nearly lacks.
-
-    :math:`f M f` with :math:`f = S^2 (S^2 + \epsilon^2)^{-1}`. A matrix element of an operator is
-    small where the overlap is: an eigenvector of S with eigenvalue s has a norm of root s. Errors
-    of a learned one are not, and make levels wrong by their size over s. f keeps what belongs to
-    eigenvalues well above epsilon, and lets the rest fade into the baseline, which is an operator.
-
-    Args:
-      matrix: ``(..., nao, nao)`` symmetric.
-      overlap: likewise, zero for padding.
-      scale: epsilon; 0 changes nothing.
-    """
-    eye = jnp.eye(overlap.shape[-1], dtype=overlap.dtype)
-    padded = (
-        overlap
-        + jnp.where(jnp.diagonal(overlap, axis1=-2, axis2=-1) == 0, 1.0, 0.0)[..., None] * eye
-    )
-    squares = padded @ padded + scale**2 * eye
-    whole = jnp.broadcast_to(eye, squares.shape)
-    f = eye - scale**2 * lapack.solve(squares, whole, positive=True)
-    return einsum("...ij,...jk,...lk->...il", f, matrix, f)
 
 
 def _shell_pairs(basis: Basis, key: IrrepKey) -> int:

@@ -40,7 +40,7 @@ from ..features import (
     pairs_of_atoms,
 )
 from ..numerics import Array, einsum, is_concrete
-from ..structures import Structure, StructureBatch, centre_of_nuclear_charge
+from ..structures import Structure, StructureBatch, centre_of_nuclear_charge, centred
 from .definition import Definition
 from .nn import Residual
 
@@ -225,8 +225,7 @@ class Op2Prop(Definition):
           OpmlError: channels, and no ``mixing`` in ``params``.
         """
         if field is not None:
-            centre = centre_of_nuclear_charge(structure)[..., None, :]
-            structure = structure.replace(positions=structure.positions - centre)
+            structure = centred(structure)
         operators = self.inputs(structure, self.basis, self.config.powers, field=field)
         features = self.recipe(operators)
         chunk = {

@@ -73,6 +73,30 @@ class OperatorModel(Model):
         """
         return functools.partial(self.definition.apply, self.params if params is None else params)
 
+    def has(self, name: str) -> bool:
+        """Whether :meth:`property_fn` knows a property."""
+        return name in ("dipole", "polarizability")
+
+    def property_fn(self, name: str, params: Params | None = None) -> Callable[..., Array]:
+        """A pure function of one molecule, and of a uniform field if that is given.
+
+        Args:
+          name: ``"dipole"`` of the predicted density, ``(3,)`` e Bohr, or ``"polarizability"``, its
+            derivative in the field, ``(3, 3)`` Bohr^3 (:meth:`Op2Op.polarizability_in_field`).
+          params: parameters to use. Default: the model's own.
+
+        Raises:
+          OpmlError: another property.
+        """
+        if not self.has(name):
+            expected = "dipole or polarizability"
+            raise OpmlError(refusal("property of an Op2Op model", got=name, expected=expected))
+        return self._in_field(f"{name}_in_field", params)
+
+    def _in_field(self, method: str, params: Params | None) -> Callable[..., Array]:
+        own = self.params if params is None else params
+        return functools.partial(getattr(self.definition, method), own)
+
     def predict(  # type: ignore[override]
         self, structures: Structure | Sequence[Structure], *, guess: bool = False
     ) -> dict[str, np.ndarray]:

@@ -8,14 +8,8 @@ import jax.numpy as jnp
 from .. import integrals
 from ..basis import Basis
 from ..numerics import Array, einsum
-from ..structures import Structure, StructureBatch, centre_of_nuclear_charge
+from ..structures import Structure, StructureBatch, centred
 from .orbitals import density_matrix
-
-
-def _centred(structure: Structure | StructureBatch) -> Structure | StructureBatch:
-    """The molecule with its centre of nuclear charge at the origin."""
-    centre = centre_of_nuclear_charge(structure)[..., None, :]
-    return structure.replace(positions=structure.positions - centre)
 
 
 def dipole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> Array:
@@ -30,7 +24,7 @@ def dipole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> Ar
       ``(3,)`` in e Bohr, x, y, z; a batch adds a leading axis. The nuclei contribute nothing about
       that centre; for neutral molecules it does not matter where it is.
     """
-    r = integrals.position(_centred(structure), basis)
+    r = integrals.position(centred(structure), basis)
     return -einsum("...xij,...ji->...x", r, dm)
 
 
@@ -42,7 +36,7 @@ def quadrupole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -
     Returns:
       ``(3, 3)`` in e Bohr^2; a batch adds a leading axis.
     """
-    s = _centred(structure)
+    s = centred(structure)
     numbers = jnp.asarray(s.numbers, s.positions.dtype)
     second = einsum("...a,...ax,...ay->...xy", numbers, s.positions, s.positions)
     second -= einsum("...xyij,...ji->...xy", integrals.second_moments(s, basis), dm)
@@ -76,7 +70,7 @@ def polarizability(
     Returns:
       ``(3, 3)`` in Bohr^3; a batch adds a leading axis.
     """
-    r = integrals.position(_centred(structure), basis)
+    r = integrals.position(centred(structure), basis)
 
     def dipole_in(field):
         in_field = fock + einsum("x,...xij->...ij", field, r)

@@ -166,6 +166,12 @@ def centre_of_nuclear_charge(structure: Structure | StructureBatch) -> Array:
     return weighted.sum(axis=-2) / numbers.sum(axis=-1)[..., None]
 
 
+def centred(structure: Structure | StructureBatch) -> Structure | StructureBatch:
+    """The molecule, or those of a batch, with the centre of nuclear charge at the origin."""
+    centre = centre_of_nuclear_charge(structure)[..., None, :]
+    return structure.replace(positions=structure.positions - centre)
+
+
 def pad_structures(structures: Sequence[Structure], n_atoms: int) -> StructureBatch:
     """Stack structures, padding each to ``n_atoms`` (host side, NumPy).
 

@@ -9,6 +9,8 @@ closed form of the larger basis' Fock operator between the small functions,
 and its weights then move, in principal components of each kind of block's columns, until orbital
 energies, dipoles, charges and polarizabilities agree (Nigam, Smidt, Dusson, arXiv:2602.15345;
 Cignoni et al., arXiv:2311.00844, indirect learning). All molecules enter every step of L-BFGS.
+Components move first in proportion to their size, which is what carries over to other molecules,
+and then, as long as validation improves, all alike, which is what fits one molecule to the end.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ from ..features.couple import has_constant, key_name
 from ..models.op2op import Op2Op, Params, batches, n_electrons
 from ..models.op2op_network import compress
 from ..numerics import Array, einsum, require_x64
-from ..structures import Structure, centre_of_nuclear_charge
+from ..structures import Structure, centred
 from .config import EffectiveConfig
 from .op2op import VANISHING, fit_op2op, real_rows
 from .operator_metrics import reference_observables
@@ -165,13 +167,16 @@ def fit_effective(
         if name in known
     }
     stacked = {k: _stack(parts, columns) for k, parts in prepared.items()}
-    weights = {}
+    weights, sizes = {}, {}
     for name, own in columns.items():
         n_outputs = known[name]["weights"].shape[1]
         weights[name] = {"weights": np.zeros((own["components"].shape[1], n_outputs))}
+        sizes[name] = {"weights": np.repeat(own["size"][:, None], n_outputs, axis=1)}
         if "mean" in own:
             weights[name]["constant"] = np.zeros(n_outputs)
+            sizes[name]["constant"] = np.ones(n_outputs)
     flat, unflatten = jax.flatten_util.ravel_pytree(weights)
+    sizes, _ = jax.flatten_util.ravel_pytree(sizes)
     parts = _parts(definition, targets, config.virtuals)
 
     @jax.jit
@@ -196,38 +201,37 @@ def fit_effective(
             if scales[name] > 0
         )
 
-    @jax.jit
-    def objective(flat, batches):
-        value, slope = jax.value_and_grad(loss)(flat, batches)
-        return value + config.penalty * flat @ flat, slope + 2 * config.penalty * flat, value
-
+    loss_and_slope = jax.jit(jax.value_and_grad(loss))
     history: list[dict[str, float]] = []
     start_loss = float(loss(flat, stacked["validation"]))
     best = {"flat": np.asarray(flat), "loss": start_loss, "step": 0}
-    seen: dict[str, float] = {}
+    for size in (np.asarray(sizes), np.ones_like(flat)):
+        first, seen = len(history), {}
 
-    def evaluate(x):
-        value, slope, bare = objective(jnp.asarray(x), stacked["train"])
-        seen["train"] = float(bare)
-        return float(value), np.asarray(slope)
+        def evaluate(x, size=size, seen=seen):
+            value, slope = loss_and_slope(jnp.asarray(size * x), stacked["train"])
+            seen["train"] = float(value)
+            penalty = config.penalty
+            return float(value) + penalty * x @ x, size * np.asarray(slope) + 2 * penalty * x
 
-    def step(x):
-        now = float(loss(jnp.asarray(x), stacked["validation"]))
-        history.append({"step": len(history) + 1, "loss": seen["train"], "validation_loss": now})
-        on_progress("observables", len(history), config.steps)
-        if now < best["loss"]:
-            best.update(flat=np.array(x), loss=now, step=len(history))
-        if len(history) - best["step"] >= PATIENCE:
-            raise StopIteration
+        def step(x, size=size, seen=seen, first=first):
+            now = float(loss(jnp.asarray(size * x), stacked["validation"]))
+            step = len(history) + 1
+            history.append({"step": step, "loss": seen["train"], "validation_loss": now})
+            on_progress("observables", step, config.steps)
+            if now < best["loss"]:
+                best.update(flat=size * x, loss=now, step=step)
+            if step - max(best["step"], first) >= PATIENCE:
+                raise StopIteration
 
-    minimize(
-        evaluate,
-        np.asarray(flat),
-        jac=True,
-        method="L-BFGS-B",
-        callback=step,
-        options={"maxiter": config.steps, "maxcor": 30},
-    )
+        minimize(
+            evaluate,
+            best["flat"] / size,
+            jac=True,
+            method="L-BFGS-B",
+            callback=step,
+            options={"maxiter": config.steps // 2, "maxcor": 30},
+        )
     on_progress("observables", config.steps, config.steps)
     return FittedEffective(_moved(start.params, columns, unflatten(best["flat"])), history)
 
@@ -243,13 +247,11 @@ def _prepare(
         x = definition.known_irreps(operators, table)
         fock = definition.baseline(params, structures, operators, table)
         fock = fock + definition.assemble(params["guess"], x, table, operators["S"])
-        centre = centre_of_nuclear_charge(structures)[..., None, :]
-        moved = structures.replace(positions=structures.positions - centre)
         return {
             "x": x,
             "fock": fock,
             "overlap": integrals.overlap(structures, definition.basis, padding=1.0),
-            "position": integrals.position(moved, definition.basis),
+            "position": integrals.position(centred(structures), definition.basis),
         }
 
     out = []
@@ -281,6 +283,8 @@ def _prepare(
 def _components(prepared: Sequence[dict[str, Any]], most: int) -> Params:
     """Principal components of every key's columns, of unit size, for :func:`compress`.
 
+    ``size`` is what each was before, the largest 1.
+
     Of whole columns, centred before they are squared: added up as moments, small columns would be
     lost to rounding, and observables twice as wrong.
     """
@@ -300,6 +304,7 @@ def _components(prepared: Sequence[dict[str, Any]], most: int) -> Params:
         values, u = values[::-1][:most], u[:, ::-1][:, :most]
         kept = values > SMALLEST * values[0]
         own["components"] = inverse[:, None] * u[:, kept] / np.sqrt(values[kept])
+        own["size"] = np.sqrt(values[kept] / values[0])
         out[key_name(key)] = own
     return out
 

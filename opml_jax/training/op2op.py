@@ -189,7 +189,7 @@ class Fitted:
       floors: mean absolute error of self-consistent Fock matrices on validation, Hartree, by the
         smallest lambda of the functional; infinite where they did not converge.
       fades: mean absolute errors of occupied levels and of the gap of first guesses there, added,
-        Hartree, by the scale of :func:`opml_jax.models.op2op.faded`; empty if not judged.
+        Hartree, by the scale of :func:`opml_jax.models.fading.faded`; empty if not judged.
     """
 
     params: Params

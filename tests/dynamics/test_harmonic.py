@@ -6,18 +6,22 @@ import pytest
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator
 from ase.vibrations import Infrared
+from ase.vibrations.placzek import PlaczekStatic
+from ase.vibrations.raman import StaticRamanCalculator
 from scipy import constants
 
-from opml_jax.dynamics import harmonic, relax
+from opml_jax.dynamics import harmonic, raman, relax
 from opml_jax.errors import StructureError
 from opml_jax.structures import Structure
 from opml_jax.units import (
     ANGSTROM_PER_BOHR,
+    ELECTRON_MASS_PER_DALTON,
     EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
     EV_PER_HARTREE,
     WAVENUMBER_PER_HARTREE,
 )
 
+LENGTH = 1.7  # Bohr, of the diatomic molecule
 RELAXED = 1e-6  # relative: what gradients of 1e-7 leave
 FINITE_DIFFERENCE = 2e-3  # relative, of ASE's intensities: second order, steps of 0.01 Angstrom
 
@@ -86,6 +90,48 @@ def test_frequencies_and_intensities_are_ases(trimer, tmp_path):
         found.intensities, vibrations.intensities[6:] * 42.255, rtol=FINITE_DIFFERENCE
     )
     assert len(found.wavenumbers) == 3
+
+
+def of_bonds(structure):
+    """Polarizability that is a sum over the bonds of the first atom: along and across each."""
+    bonds = structure.positions[1:] - structure.positions[0]
+    length = jnp.linalg.norm(bonds, axis=-1)[:, None, None]
+    along = bonds[:, :, None] * bonds[:, None, :] / length**2
+    across = jnp.eye(3) - along
+    return jnp.sum((5.0 + 2.0 * (length - LENGTH)) * along + (4.0 + 0.5 * length) * across, axis=0)
+
+
+def test_raman_scattering_of_a_diatomic_molecule(spring):
+    """The mean changes by 1 and the anisotropy by 1.5 Bohr^2."""
+    found = raman(harmonic(spring.properties, spring.start), of_bonds, spring.start)
+    per_mass = ANGSTROM_PER_BOHR**4 * ELECTRON_MASS_PER_DALTON / spring.reduced
+    assert found.activities == pytest.approx([(45 + 7 * 1.5**2) * per_mass], rel=1e-9)
+    assert found.depolarization == pytest.approx([3 * 1.5**2 / (45 + 4 * 1.5**2)], rel=1e-9)
+
+
+class Polarizable(Springs):
+    """What ASE asks for a static Raman spectrum."""
+
+    def __init__(self, properties, polarizability):
+        super().__init__(properties)
+        self.polarizability = polarizability
+
+    def __call__(self, atoms):
+        x = jnp.asarray(atoms.positions / ANGSTROM_PER_BOHR)
+        bohr3 = np.asarray(self.polarizability(Structure(atoms.numbers, x)))
+        return bohr3 * ANGSTROM_PER_BOHR**3 / (units.Hartree * units.Bohr)  # e^2 Angstrom^2 / eV
+
+
+def test_raman_activities_are_ases(trimer, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    properties = charged(trimer)
+    found = raman(harmonic(properties, trimer.start), of_bonds, trimer.start)
+    atoms = Atoms(trimer.start.numbers, trimer.start.positions * ANGSTROM_PER_BOHR)
+    atoms.calc = calculator = Polarizable(properties, of_bonds)
+    options = {"name": "raman", "delta": 0.005, "txt": None}
+    StaticRamanCalculator(atoms, lambda: calculator, **options).run()
+    wanted = PlaczekStatic(atoms, **options).get_absolute_intensities()
+    np.testing.assert_allclose(found.activities, wanted[6:], rtol=FINITE_DIFFERENCE)
 
 
 def test_no_minimum_is_refused(trimer, trap):

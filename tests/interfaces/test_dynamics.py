@@ -82,6 +82,9 @@ def test_commands(files, capsys, dataset):
     }
     summary = json.loads((spectra / "summary.json").read_text())
     assert summary["vibrational_dos"]["integral"] == pytest.approx(3.0, rel=1e-6)
+    raman = ["spectrum", str(out), "-o", str(spectra), "--raman", "fock"]
+    assert main(raman) == 2
+    assert "the model of the lines" in capsys.readouterr().err
     table = np.loadtxt(spectra / "infrared.csv", delimiter=",", skiprows=1)
     # PBE/def2-SVP water bends at 1609 cm^-1 (the data set's Hessian, see test_harmonic_lines)
     low = table[(table[:, 0] > 1000) & (table[:, 0] < 2500)]

@@ -14,6 +14,7 @@ import yaml
 import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.conventions import rotation_to_e3nn
+from opml_jax.data.reference import Method, polarizability
 from opml_jax.data.store import write_hdf5
 from opml_jax.errors import (
     ConfigError,
@@ -23,6 +24,7 @@ from opml_jax.errors import (
     DataWarning,
     OpmlError,
 )
+from opml_jax.features.couple import key_name
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd, random_rotation
@@ -164,6 +166,48 @@ def test_derivatives_of_self_consistent_matrices(fitted, parts):
 
     for function in (dipole, energy):
         assert_grad_matches_fd(jax.jit(function), structure.positions, rtol=DIFFERENCES)
+
+
+def test_a_first_guess_answers_a_field_as_independent_electrons_do(parts):
+    """Whatever the weights are; and the field may be strong."""
+    structure, basis = parts["test"].structures[0], opml.load_basis("sto-3g", [1, 8])
+    config = Op2OpConfig(basis="sto-3g", words=("S", "W"), density_words=())
+    definition = Op2Op(config, basis)
+    x = definition.known_irreps(definition.operators(structure), definition.table(structure))
+    rng = np.random.default_rng(0)
+    weights = {
+        key_name(k): {"weights": 0.01 * rng.normal(size=(v.shape[-1], definition.n_outputs(k)))}
+        for k, v in x.items()
+    }
+    model = OperatorModel(definition, {"guess": weights})
+    out = model.predict(structure)
+    alone = opml.observables.polarizability(out["fock"], out["overlap"], 10, structure, basis)
+    found = jax.jit(model.property_fn("polarizability"))(structure)
+    np.testing.assert_allclose(found, alone, atol=1e-9)
+    field = np.array([0.0, 0.02, -0.05])
+    position = opml.integrals.position(opml.structures.centred(structure), basis)
+    _, c = scipy.linalg.eigh(out["fock"] + np.tensordot(field, position, 1), out["overlap"])
+    wanted = opml.observables.dipole(2 * c[:, :5] @ c[:, :5].T, structure, basis)
+    np.testing.assert_allclose(model.dipole_fn()(structure, field), wanted, atol=1e-9)
+    with pytest.raises(OpmlError, match="dipole or polarizability"):
+        model.property_fn("energy")
+
+
+@pytest.mark.slow
+def test_a_self_consistent_density_answers_a_field(model, water, parts):
+    """Coupled perturbed, though no molecule in a field trained it, and with few words."""
+    structure = parts["test"].structures[0]
+    wanted = polarizability(structure, Method.from_meta(water.meta, grid_level=3))
+    found = np.asarray(jax.jit(model.property_fn("polarizability"))(structure))
+    out = model.predict(structure)
+    alone = opml.observables.polarizability(
+        out["fock"], out["overlap"], 10, structure, model.definition.basis
+    )
+    assert np.abs(found - wanted).max() < np.abs(alone - wanted).max() / 3
+    np.testing.assert_allclose(found, found.T, atol=0.05)
+    dipole, step = jax.jit(model.dipole_fn()), np.array([0.0, 0.0, 1e-3])
+    slope = (dipole(structure, step) - dipole(structure, -step)) / 2e-3
+    np.testing.assert_allclose(slope, found[:, 2], atol=1e-3)
 
 
 @pytest.mark.slow

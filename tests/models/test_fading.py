@@ -12,7 +12,7 @@ import opml_jax as opml
 from opml_jax import integrals
 from opml_jax.data.reference import molecule
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.models.op2op import faded
+from opml_jax.models.fading import faded
 from opml_jax.testing import assert_grad_matches_fd
 from opml_jax.training import op2op as training
 from opml_jax.training.op2op import fit_op2op, level_error
