@@ -29,7 +29,7 @@ from opml_jax.units import WAVENUMBER_PER_HARTREE
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--n-train", type=int, nargs="*", default=[60, 380])
+    parser.add_argument("--n-train", type=int, nargs="*", default=[380])
     parser.add_argument("--n-test", type=int, default=10)
     parser.add_argument("--raman", action="store_true", help="also the Raman activities")
     parser.add_argument("--json", action="store_true", help="append lines to results")
