@@ -43,7 +43,9 @@ def silent(stage: str, done: int, total: int, note: str) -> None:
 CHUNK = 16
 """Molecules at a time."""
 NOISE = 1e-6
-"""Channels whose spread is less, relative to the largest, are rounding."""
+"""Channels whose spread is less, relative to the largest of their degree, say nothing."""
+ROUNDING = 1e-12
+"""And those less than this, relative to the largest of all degrees: they vanish identically."""
 RANK = 1e-10
 """Eigenvalues of the kernel of references that are less, relative to the largest, are left out."""
 
@@ -125,22 +127,24 @@ def principal_components(definition: Op2Density, features: dict[int, np.ndarray]
     mean); for the polynomial one they are taken as they are, as its inventors do.
     """
     config, out = definition.config, {}
-    for l, x in features.items():
-        centred = x
-        own: dict[str, np.ndarray] = {}
+    centred, spreads = dict(features), {}
+    if config.kernel == "gaussian":
+        centred[0] = features[0] - features[0].mean(axis=0)
+        spreads = {l: np.sqrt((x**2).mean(axis=(0, 2))) for l, x in centred.items()}
+        largest = max(own.max() for own in spreads.values())
+    for l, x in centred.items():
         scale = np.ones(x.shape[1])
-        if config.kernel == "gaussian":
-            if l == 0:
-                own["mean"] = x.mean(axis=0)[:, 0]
-                centred = x - own["mean"][:, None]
-            spread = np.sqrt((centred**2).mean(axis=(0, 2)))
-            scale = np.where(spread > NOISE * spread.max(), spread, np.inf)
-        centred = centred / scale[:, None]
-        values, vectors = np.linalg.eigh(np.einsum("iqm,ipm->qp", centred, centred) / len(x))
+        if l in spreads:
+            least = max(NOISE * spreads[l].max(), ROUNDING * largest)
+            scale = np.where(spreads[l] > least, spreads[l], np.inf)
+        x = x / scale[:, None]
+        values, vectors = np.linalg.eigh(np.einsum("iqm,ipm->qp", x, x) / len(x))
         kept = slice(None, -config.components - 1, -1)
         total = values.sum()
         matrix = vectors[:, kept] / scale[:, None] / np.sqrt(total if total > 0 else 1.0)
-        out[str(l)] = {"matrix": matrix, **own}
+        out[str(l)] = {"matrix": matrix}
+    if config.kernel == "gaussian":
+        out["0"]["mean"] = features[0].mean(axis=0)[:, 0]
     return out
 
 
@@ -432,6 +436,8 @@ def problem_of(
             k = k.reshape(len(chosen) * k.shape[1], -1)
             values, vectors = np.linalg.eigh(0.5 * (k + k.T))
             kept = values > RANK * values[-1]
+            if not kept.any():
+                continue  # irreps that vanish identically
             basis = vectors[:, kept] / np.sqrt(values[kept])
             rows = np.asarray(_kernel(config, l, x, references))
             psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis

@@ -207,6 +207,21 @@ def test_polynomial_kernel_is_the_product_of_unit_vectors(case):
     np.testing.assert_allclose(k, expected, atol=1e-5)
 
 
+def test_irreps_that_vanish_say_nothing(case):
+    """Rounding errors are not magnified to features: nothing of that degree is learned."""
+    labelled = training.label(case.definition, case.structures, case.coefficients)
+    for own in labelled.found.values():
+        own.features[2][:] = 1e-17 * np.random.default_rng(0).normal(size=own.features[2].shape)
+    problem, bases = training.problem_of(case.definition, labelled)
+    params, solution = training.solve_problem(case.definition, problem, bases)
+    assert not params["8"]["components"]["2"]["matrix"].any()
+    assert set(case.problem.psi) - set(problem.psi) == {"8_2"}
+    nothing = jax.tree.map(np.zeros_like, solution.weights)
+    assert float(problem.loss(solution.weights)) < 0.5 * float(problem.loss(nothing))
+    left = training.left_over(case.definition, params, labelled)
+    assert np.isfinite(left).all()
+
+
 def test_refusals(case):
     problem = case.problem
     with pytest.raises(ConvergenceError, match=r"Raise density\.penalty"):
