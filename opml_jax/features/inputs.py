@@ -31,7 +31,8 @@ OPERATORS = {
 }
 """Physical operators by name."""
 
-POTENTIALS = ("screened_potential", "external_potential", "neutral_atom_potential")
+OF_CHARGES = ("screened_potential", "external_potential")
+"""Potentials that are linear in the charges of the nuclei, and take a field."""
 METRICS = ("plain", "lowdin", "overlap", "lifted", "damped")
 RESOLUTIONS = ("none", "charges", "intermediates")
 
@@ -41,7 +42,8 @@ class Inputs:
     """Operators by name for one molecule or a batch: static, hashable; call it.
 
     Attributes:
-      operator: the potential V, one of :data:`POTENTIALS`.
+      operator: the potential V, or another of :data:`OPERATORS` in its place, to see what a model
+        knows without V.
       metric: of the powers: ``"plain"`` V V, ``"overlap"`` V S^-1 V, ``"lowdin"``
         (S^-1/2 V S^-1/2)^2, these two for bases without near linear dependence; ``"lifted"``
         makes blocks of far pairs visible, ``"damped"`` makes them small, those of ``others`` too
@@ -56,17 +58,15 @@ class Inputs:
     others: tuple[str, ...] = ()
 
     def __post_init__(self):
-        one_of("operator", self.operator, POTENTIALS)
+        one_of("operator", self.operator, OPERATORS)
         one_of("metric", self.metric, METRICS)
         one_of("resolve", self.resolve, RESOLUTIONS)
         for name in self.others:
             one_of("others", name, [k for k in OPERATORS if k != self.operator])
-        if self.resolve == "charges" and self.operator == "neutral_atom_potential":
+        if self.resolve == "charges" and self.operator not in OF_CHARGES:
             raise ConfigError(
                 refusal(
-                    "resolve",
-                    got="'charges' of the neutral-atom potential",
-                    expected="the external or the screened potential",
+                    "resolve", got=f"'charges' of {self.operator}", expected=" or ".join(OF_CHARGES)
                 )
             )
         if self.resolve == "intermediates" and self.metric == "overlap":
@@ -128,13 +128,13 @@ class Inputs:
           field: ``(3,)`` uniform electric field in atomic units, added to V (+E.r for an electron).
 
         Raises:
-          ConfigError: a field on the neutral-atom potential.
+          ConfigError: a field on what is no potential of charges.
         """
         names = self.sources(basis.spec, exponents)
         options = {} if field is None else {"field": field}
-        if options and self.operator == "neutral_atom_potential":
+        if options and self.operator not in OF_CHARGES:
             raise ConfigError(
-                refusal("field", got="with neutral_atom_potential", expected=f"{POTENTIALS[:2]}")
+                refusal("field", got=f"with {self.operator}", expected=" or ".join(OF_CHARGES))
             )
         potential = functools.partial(OPERATORS[self.operator], structure, basis)
         s = build.overlap(structure, basis, padding=1.0) if self.metric != "plain" else None

@@ -62,7 +62,7 @@ class Op2PropConfig:
     Attributes:
       basis: basis set of the input operator (need not be that of the labels).
       operator: ``"screened_potential"`` (size-extensive), ``"external_potential"`` or
-        ``"neutral_atom_potential"``.
+        ``"neutral_atom_potential"``; ``"overlap"`` or ``"kinetic"`` for what is known without V.
       powers: powers of the operator that give features.
       gram_powers: powers whose on-site irreps enter scalar products.
       metric: ``"plain"``, ``"lowdin"``, ``"overlap"``, ``"lifted"`` or ``"damped"``; see
@@ -278,7 +278,7 @@ class Op2Prop(Definition):
 
         Raises:
           OpmlError: an ion: its energy in a field depends on the origin.
-          ConfigError: the neutral-atom potential, which takes no field.
+          ConfigError: an operator that takes no field, such as the neutral-atom potential.
         """
         if is_concrete(charge := structure.charge) and np.any(charge):
             raise OpmlError(

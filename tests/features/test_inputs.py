@@ -123,7 +123,7 @@ def test_products_of_chosen_operators_alone(molecules, basis):
         ({"metric": "loewdin"}, "lowdin"),
         ({"resolve": "charge"}, "charges"),
         ({"others": ("overlapp",)}, "overlap"),
-        ({"operator": "neutral_atom_potential", "resolve": "charges"}, "screened potential"),
+        ({"operator": "neutral_atom_potential", "resolve": "charges"}, "screened_potential"),
         ({"metric": "overlap", "resolve": "intermediates"}, "plain or lowdin"),
     ],
 )
