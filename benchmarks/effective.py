@@ -58,6 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("labels", type=Path, nargs="+", help="HDF5, Fock matrices in a large basis")
     parser.add_argument("--basis", default="sto-3g", help="of the effective operator")
+    parser.add_argument("--input-basis", help="of the operators that make the words")
     parser.add_argument("--elements", nargs="*", help="leave molecules of others out")
     parser.add_argument("--n-train", type=int, default=400)
     parser.add_argument("--n-validation", type=int, default=50)
@@ -76,7 +77,9 @@ def main() -> None:
     splits = random_split(len(data), args.n_train, args.n_validation, n_test, seed=0)
     parts = {k: data.subset(i) for k, i in splits.items()}
     basis = opml.load_basis(args.basis, data.elements)
-    definition = Op2Op(Op2OpConfig(basis=args.basis, density_words=()), basis)
+    config = Op2OpConfig(basis=args.basis, input_basis=args.input_basis, density_words=())
+    inputs = args.input_basis and opml.load_basis(args.input_basis, data.elements)
+    definition = Op2Op(config, basis, inputs)
     start = time.process_time()
     config = EffectiveConfig(
         steps=args.steps, virtuals=args.virtuals, virtual_weight=args.virtual_weight
@@ -90,7 +93,11 @@ def main() -> None:
         line = {"name": name, "target": level, "elements": data.elements}
         line |= {k: len(v) for k, v in parts.items()} | errors(found, test)
         line |= {"fit_cpu_seconds": seconds, "steps": len(fit.history)}
-        line |= {"virtuals": config.virtuals, "virtual_weight": config.virtual_weight}
+        line |= {
+            "input_basis": args.input_basis,
+            "virtuals": config.virtuals,
+            "virtual_weight": config.virtual_weight,
+        }
         record(line, "effective", args.json and not args.quick)
 
 
