@@ -133,13 +133,13 @@ def make(args) -> None:
         (args.folder / f"{name}.xyz").write_text("\n".join(lines) + "\n")
 
 
-def config(operator: str) -> TrainConfig:
+def config(operator: str, metric: str) -> TrainConfig:
     """The same model of one operator or the other."""
     other = "overlap" if operator != "overlap" else "kinetic"
     model = Op2PropConfig(
         basis="even-tempered",
         operator=operator,
-        metric="lifted",
+        metric=metric,
         powers=(1,),
         others=(other,) if operator != "overlap" else (),
         channels=48,
@@ -147,14 +147,14 @@ def config(operator: str) -> TrainConfig:
     return TrainConfig(model=model, optim=OptimConfig(epochs=0), targets=("energy", "forces"))
 
 
-def trained(folder: Path, operator: str) -> opml.Model:
+def trained(folder: Path, operator: str, metric: str) -> opml.Model:
     """The model of short chains, made and kept if there is none."""
-    path = folder / f"{operator}.safetensors"
+    path = folder / f"{operator}_{metric}.safetensors"
     if not path.exists():
         data = read_dataset(folder / "train.h5")
         order = np.random.default_rng(0).permutation(len(data))
         splits = {"train": order[24:].tolist(), "validation": order[:24].tolist()}
-        model = train(data, splits, config(operator), folder=folder / operator).model
+        model = train(data, splits, config(operator, metric), folder=folder / path.stem).model
         opml.save_model(path, model)
     return opml.load_model(path)
 
@@ -167,9 +167,9 @@ def fit(args) -> None:
     test = read_dataset(args.folder / "test.h5")
     carbons = np.array([s.numbers.count(6) for s in test.structures])
     parts |= {f"C{n}": test.subset(np.flatnonzero(carbons == n)) for n in LONG}
-    for operator in ("screened_potential", "overlap"):
-        model = trained(args.folder, operator)
-        line = {"name": "fit", "operator": operator}
+    for operator in args.operators:
+        model = trained(args.folder, operator, args.metric)
+        line = {"name": "fit", "operator": operator, "metric": args.metric}
         for name, part in parts.items():
             found = model.predict(part.structures)
             sizes = np.array([s.n_atoms for s in part.structures])
@@ -186,7 +186,7 @@ def fit(args) -> None:
 
 def md(args) -> None:
     """Constant energy at 300 K, twice the length of training."""
-    model = trained(args.folder, "screened_potential")
+    model = trained(args.folder, "screened_potential", args.metric)
     start, _ = alkane(LONG[-1])
     steps = int(args.picoseconds * 2000)
     settings = Settings(steps=steps, stride=20, warmup_fs=200.0)
@@ -214,6 +214,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("part", choices=["make", "fit", "md"])
     parser.add_argument("folder", type=Path)
+    names = ["screened_potential", "overlap"]
+    parser.add_argument("--operators", nargs="*", default=names, help="of fit")
+    parser.add_argument("--metric", default="lifted", help="of the model's operators")
     parser.add_argument("--picoseconds", type=float, default=20.0, help="of md")
     parser.add_argument("--json", action="store_true", help="append lines to results")
     args = parser.parse_args()
