@@ -45,7 +45,7 @@ SHORT, LONG = (1, 2, 3, 4), (6, 8)
 N_SHORT, N_LONG = 60, 20
 CC, CH = 1.53 / ANGSTROM_PER_BOHR, 1.10 / ANGSTROM_PER_BOHR
 STRETCH, BEND = 0.35, 0.15  # Hartree/Bohr^2 and Hartree/rad^2, typical of force fields
-REPULSION, CONTACT = 0.02, 2.3 / ANGSTROM_PER_BOHR  # Hartree, and where it ends
+REPULSION, CONTACT = 0.4, 2.3 / ANGSTROM_PER_BOHR  # Hartree, and where it ends
 TEMPERATURE, FRICTION_FS = 500.0, 50.0
 
 
@@ -102,7 +102,7 @@ def force_field(bonds: np.ndarray):
         distance = jnp.sqrt(jnp.sum((x[apart[:, 0]] - x[apart[:, 1]]) ** 2, axis=1) + 1e-12)
         overlap = jnp.where(apart[:, 0] == apart[:, 1], 0.0, jnp.maximum(1 - distance / CONTACT, 0))
         energy = STRETCH * jnp.sum(stretch**2) / 2 + BEND * jnp.sum(bend**2) / 2
-        return {"energy": energy + REPULSION * jnp.sum(overlap**2) * 20}
+        return {"energy": energy + REPULSION * jnp.sum(overlap**2)}
 
     return properties
 
