@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     names = ["screened_potential", "overlap"]
     parser.add_argument("--operators", nargs="*", default=names, help="of fit")
-    parser.add_argument("--metric", default="lifted", help="of the model's operators")
+    parser.add_argument("--metric", default="damped", help="of the model's operators")
     parser.add_argument("--picoseconds", type=float, default=20.0, help="of md")
     parser.add_argument("--json", action="store_true", help="append lines to results")
     args = parser.parse_args()
