@@ -78,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
             summary["harmonic"]["intensities_km_per_mol"] = lines.intensities.round(4).tolist()
         if scattered is not None:
             summary["harmonic"]["raman_angstrom4_per_dalton"] = scattered.activities.tolist()
-            summary["harmonic"]["depolarization"] = scattered.depolarization.tolist()
+            ratios = scattered.depolarization.tolist()
+            summary["harmonic"]["depolarization"] = [None if r != r else r for r in ratios]
         print("harmonic: " + " ".join(f"{x:.0f}" for x in lines.wavenumbers) + " cm^-1")
     write_text(folder / "summary.json", json.dumps(summary, indent=2) + "\n")
     print(f"{folder}: {', '.join(spectra)} (csv, png), summary.json")

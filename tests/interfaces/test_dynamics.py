@@ -106,6 +106,31 @@ def test_commands(files, capsys, dataset):
 
 
 @pytest.mark.slow
+def test_raman_lines(files, capsys):
+    """Equal bonds at the minimum: the third mode, out of phase, is depolarised whatever the model.
+
+    The polarizability is of T + W alone, of an Op2Op model that has learned nothing.
+    """
+    basis = opml.load_basis("sto-3g", [1, 8])
+    config = opml.models.Op2OpConfig(basis="sto-3g", words=("S",), density_words=())
+    weights = {"1_1_1_0_1": {"weights": np.zeros((1, 1))}}  # of the pair H-H, and of O-H
+    weights["2_1_8_0_1"] = {"weights": np.zeros((2, 2))}
+    bare = opml.models.OperatorModel(
+        opml.models.Op2Op(config, basis), {"guess": weights}, {"elements": ["H", "O"]}
+    )
+    opml.save_model(files / "fock.safetensors", bare)
+    model, water, out = files / "model.safetensors", files / "water.xyz", files / "short.h5"
+    assert main(["md", str(model), str(water), "-o", str(out), "--steps", "200"]) == 0
+    spectrum = ["spectrum", str(out), "-o", str(files / "lines"), "--resolution", "400"]
+    more = ["--harmonic", str(model), "--raman", str(files / "fock.safetensors")]
+    assert main([*spectrum, *more]) == 0
+    found = json.loads((files / "lines" / "summary.json").read_text())["harmonic"]
+    assert len(found["raman_angstrom4_per_dalton"]) == 3
+    assert found["depolarization"][2] == pytest.approx(0.75, abs=1e-6)
+    assert max(found["depolarization"][:2]) < 0.74
+
+
+@pytest.mark.slow
 def test_harmonic_lines(model, minimum, dataset):
     """Against PySCF's Hessian, in the data set's meta data, and ASE's finite differences."""
     from ase.vibrations import Vibrations
