@@ -20,6 +20,7 @@ import itertools
 import time
 from pathlib import Path
 
+import ase.io
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -27,12 +28,14 @@ import numpy as np
 jax.config.update("jax_enable_x64", True)
 
 from environment import record
+from integrals import alkane
 
 import opml_jax as opml
 from opml_jax.data import read_dataset
 from opml_jax.dynamics import Settings, simulate
+from opml_jax.dynamics.domain import bonds
+from opml_jax.interfaces.ase import structure_to_ase
 from opml_jax.models import Op2PropConfig
-from opml_jax.structures.elements import symbol
 from opml_jax.training import TrainConfig, train
 from opml_jax.training.config import OptimConfig
 from opml_jax.units import (
@@ -49,58 +52,31 @@ REPULSION, CONTACT = 0.4, 2.3 / ANGSTROM_PER_BOHR  # Hartree, and where it ends
 TEMPERATURE, FRICTION_FS = 500.0, 50.0
 
 
-def alkane(n: int) -> tuple[opml.Structure, np.ndarray]:
-    """All-trans C_n H_{2n+2}, and its bonds ``(n_bonds, 2)``."""
-    half = np.deg2rad(112.0) / 2
-    ahead, up = CC * np.sin(half), CC * np.cos(half)
-    carbons = np.array([[k * ahead, (k % 2) * up, 0.0] for k in range(n)])
-    positions, bonds = list(carbons), [(k, k + 1) for k in range(n - 1)]
-    for k, at in enumerate(carbons):
-        near = [carbons[j] - at for j in (k - 1, k + 1) if 0 <= j < n]
-        for way in _free_directions(near, k):
-            bonds.append((k, len(positions)))
-            positions.append(at + CH * way)
-    return opml.Structure([6] * n + [1] * (2 * n + 2), positions), np.array(bonds)
+def all_trans(n: int) -> opml.Structure:
+    """C_n H_{2n+2}."""
+    return opml.Structure(*alkane(n))
 
 
-def _free_directions(near: list[np.ndarray], k: int) -> list[np.ndarray]:
-    """Corners of a tetrahedron that bonds to neighbours leave."""
-    corners = np.array([[1, 1, 1], [1, -1, -1], [-1, 1, -1], [-1, -1, 1]]) / 3**0.5
-    if not near:
-        return list(corners)
-    if len(near) == 1:
-        first = near[0] / np.linalg.norm(near[0])
-        side = np.cross(first, [0.0, 0.0, 1.0])
-        side /= np.linalg.norm(side)
-        third = np.cross(first, side)
-        turns = 2 * np.pi * (np.arange(3) + 0.5 * (k > 0)) / 3
-        return [-first / 3 + 8**0.5 / 3 * (np.cos(t) * side + np.sin(t) * third) for t in turns]
-    middle = -(near[0] + near[1])
-    middle /= np.linalg.norm(middle)
-    across = np.cross(near[0], near[1])
-    across /= np.linalg.norm(across)
-    return [0.577 * middle + s * 0.816 * across for s in (1, -1)]
-
-
-def force_field(bonds: np.ndarray):
+def force_field(pairs: np.ndarray):
     """``properties(params, structure)`` of harmonic bonds and angles, and repulsion."""
-    n = bonds.max() + 1
-    neighbours = [[*bonds[bonds[:, 0] == i, 1], *bonds[bonds[:, 1] == i, 0]] for i in range(n)]
+    n = pairs.max() + 1
+    neighbours = [[*pairs[pairs[:, 0] == i, 1], *pairs[pairs[:, 1] == i, 0]] for i in range(n)]
     angles = np.array(
         [(a, i, b) for i in range(n) for a, b in itertools.combinations(neighbours[i], 2)]
     )
-    close = {tuple(sorted(p)) for p in [*bonds.tolist(), *angles[:, [0, 2]].tolist()]}
-    apart = np.array([p for p in itertools.combinations(range(n), 2) if p not in close] or [(0, 0)])
+    close = {tuple(sorted(p)) for p in [*pairs.tolist(), *angles[:, [0, 2]].tolist()]}
+    apart = [p for p in itertools.combinations(range(n), 2) if p not in close]
+    apart = np.array(apart, dtype=int).reshape(-1, 2)
 
     def properties(params, structure):
         x, z = structure.positions, np.array(structure.numbers)
-        rest = np.where((z[bonds] == 6).all(axis=1), CC, CH)
-        stretch = jnp.linalg.norm(x[bonds[:, 0]] - x[bonds[:, 1]], axis=1) - rest
+        rest = np.where((z[pairs] == 6).all(axis=1), CC, CH)
+        stretch = jnp.linalg.norm(x[pairs[:, 0]] - x[pairs[:, 1]], axis=1) - rest
         u, v = x[angles[:, 0]] - x[angles[:, 1]], x[angles[:, 2]] - x[angles[:, 1]]
         cosine = jnp.sum(u * v, axis=1) / jnp.linalg.norm(u, axis=1) / jnp.linalg.norm(v, axis=1)
         bend = jnp.arccos(jnp.clip(cosine, -0.9999, 0.9999)) - np.deg2rad(109.5)
-        distance = jnp.sqrt(jnp.sum((x[apart[:, 0]] - x[apart[:, 1]]) ** 2, axis=1) + 1e-12)
-        overlap = jnp.where(apart[:, 0] == apart[:, 1], 0.0, jnp.maximum(1 - distance / CONTACT, 0))
+        distance = jnp.linalg.norm(x[apart[:, 0]] - x[apart[:, 1]], axis=1)
+        overlap = jnp.maximum(1 - distance / CONTACT, 0.0)
         energy = STRETCH * jnp.sum(stretch**2) / 2 + BEND * jnp.sum(bend**2) / 2
         return {"energy": energy + REPULSION * jnp.sum(overlap**2)}
 
@@ -111,9 +87,9 @@ def make(args) -> None:
     """Write the geometries."""
     args.folder.mkdir(parents=True, exist_ok=True)
     for name, sizes, n in (("train", SHORT, N_SHORT), ("test", LONG, N_LONG)):
-        lines = []
+        found = []
         for size in sizes:
-            start, bonds = alkane(size)
+            start = all_trans(size)
             settings = Settings(
                 steps=400 * n,
                 stride=400,
@@ -123,25 +99,19 @@ def make(args) -> None:
                 warmup_fs=500.0,
                 seed=size,
             )
-            frames = simulate(force_field(bonds), start, settings)["positions"][1:, 0]
-            for x in frames * ANGSTROM_PER_BOHR:
-                lines += [str(len(x)), f"C{size}"]
-                lines += [
-                    f"{symbol(z)} " + " ".join(f"{c:.6f}" for c in at)
-                    for z, at in zip(start.numbers, x, strict=True)
-                ]
-        (args.folder / f"{name}.xyz").write_text("\n".join(lines) + "\n")
+            trajectory = simulate(force_field(bonds(start)[0]), start, settings)
+            found += [structure_to_ase(trajectory.structure(i)) for i in range(1, n + 1)]
+        ase.io.write(args.folder / f"{name}.xyz", found)
 
 
 def config(operator: str, metric: str) -> TrainConfig:
     """The same model of one operator or the other."""
-    other = "overlap" if operator != "overlap" else "kinetic"
     model = Op2PropConfig(
         basis="even-tempered",
         operator=operator,
         metric=metric,
         powers=(1,),
-        others=(other,) if operator != "overlap" else (),
+        others=() if operator == "overlap" else ("overlap",),
         channels=48,
     )
     return TrainConfig(model=model, optim=OptimConfig(epochs=0), targets=("energy", "forces"))
@@ -187,7 +157,7 @@ def fit(args) -> None:
 def md(args) -> None:
     """Constant energy at 300 K, twice the length of training."""
     model = trained(args.folder, "screened_potential", args.metric)
-    start, _ = alkane(LONG[-1])
+    start = all_trans(LONG[-1])
     steps = int(args.picoseconds * 2000)
     settings = Settings(steps=steps, stride=20, warmup_fs=200.0)
     began = time.process_time()

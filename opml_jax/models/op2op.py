@@ -454,9 +454,8 @@ class Op2Op(Definition):
         guess = guess + self.learned_guess(params, known, table, s)
         if field is not None:
             if self.config.target == "dm":
-                raise OpmlError(
-                    refusal("field", got="a model of density matrices", expected="none")
-                )
+                text = refusal("target of a model in a field", got="dm", expected="fock")
+                raise OpmlError(text)
             position = integrals.position(centred(structure), self.basis)
             in_field = einsum("x,...xij->...ij", field, position)
             guess, kinetic = guess + in_field, kinetic + in_field

@@ -74,8 +74,14 @@ class OperatorModel(Model):
         return functools.partial(self.definition.apply, self.params if params is None else params)
 
     def has(self, name: str) -> bool:
-        """Whether :meth:`property_fn` knows a property."""
-        return name in ("dipole", "polarizability")
+        """Whether :meth:`property_fn` gives a property.
+
+        Not of matrices that leave electrons out (:attr:`~Op2OpConfig.window`); density matrices do
+        not answer a field.
+        """
+        config = self.definition.config
+        known = ("dipole", "polarizability") if config.target == "fock" else ("dipole",)
+        return config.window == "lowest" and name in known
 
     def property_fn(self, name: str, params: Params | None = None) -> Callable[..., Array]:
         """A pure function of one molecule, and of a uniform field if that is given.
@@ -86,10 +92,10 @@ class OperatorModel(Model):
           params: parameters to use. Default: the model's own.
 
         Raises:
-          OpmlError: another property.
+          OpmlError: :meth:`has` does not have it.
         """
         if not self.has(name):
-            expected = "dipole or polarizability"
+            expected = "dipole, or polarizability, of a model of whole Fock matrices"
             raise OpmlError(refusal("property of an Op2Op model", got=name, expected=expected))
         return self._in_field(f"{name}_in_field", params)
 

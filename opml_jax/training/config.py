@@ -147,8 +147,9 @@ class EffectiveConfig:
 
     Attributes:
       components: principal components of the columns of each kind of block that may move.
-      steps: most steps of L-BFGS.
-      penalty: of the squares of all changes together, for columns of unit size.
+      steps: most steps of L-BFGS on each of two ways: all components alike, or half of the steps in
+        proportion to their size and then alike; validation decides.
+      penalty: of the squares of all variables of L-BFGS together.
       occupied_weight: of the mean square error of occupied orbital energies.
       virtual_weight: likewise of the unoccupied ones in the window.
       virtuals: how many of those count, from the lowest on; 0: all. Across compositions a small

@@ -129,7 +129,8 @@ def principal_components(definition: Op2Density, features: dict[int, np.ndarray]
     config, out = definition.config, {}
     centred, spreads = dict(features), {}
     if config.kernel == "gaussian":
-        centred[0] = features[0] - features[0].mean(axis=0)
+        mean = features[0].mean(axis=0)
+        centred[0] = features[0] - mean
         spreads = {l: np.sqrt((x**2).mean(axis=(0, 2))) for l, x in centred.items()}
         largest = max(own.max() for own in spreads.values())
     for l, x in centred.items():
@@ -144,7 +145,7 @@ def principal_components(definition: Op2Density, features: dict[int, np.ndarray]
         matrix = vectors[:, kept] / scale[:, None] / np.sqrt(total if total > 0 else 1.0)
         out[str(l)] = {"matrix": matrix}
     if config.kernel == "gaussian":
-        out["0"]["mean"] = features[0].mean(axis=0)[:, 0]
+        out["0"]["mean"] = mean[:, 0]
     return out
 
 

@@ -9,15 +9,15 @@ closed form of the larger basis' Fock operator between the small functions,
 and its weights then move, in principal components of each kind of block's columns, until orbital
 energies, dipoles, charges and polarizabilities agree (Nigam, Smidt, Dusson, arXiv:2602.15345;
 Cignoni et al., arXiv:2311.00844, indirect learning). All molecules enter every step of L-BFGS.
-Components move first in proportion to their size, which is what carries over to other molecules,
-and then, as long as validation improves, all alike, which is what fits one molecule to the end.
+Components move first in proportion to their size, which carries over to other molecules, and then
+all alike; or all alike from the start, which may fit one molecule further. Validation decides.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -115,7 +115,8 @@ class FittedEffective:
 
     Attributes:
       params: of the model.
-      history: one row a step: the loss of training and validation, 1 for each weight at the start.
+      history: one row a step, one way after the other: the loss of training and validation, 1 for
+        each weight at the start.
     """
 
     params: Params
@@ -203,37 +204,51 @@ def fit_effective(
 
     loss_and_slope = jax.jit(jax.value_and_grad(loss))
     history: list[dict[str, float]] = []
-    start_loss = float(loss(flat, stacked["validation"]))
-    best = {"flat": np.asarray(flat), "loss": start_loss, "step": 0}
-    for size in (np.asarray(sizes), np.ones_like(flat)):
-        first, seen = len(history), {}
 
-        def evaluate(x, size=size, seen=seen):
-            value, slope = loss_and_slope(jnp.asarray(size * x), stacked["train"])
-            seen["train"] = float(value)
+    def descend(start: Point, size: np.ndarray, steps: int) -> Point:
+        """The best on validation of the way from ``start``, in variables that move by ``size``."""
+        best, since, seen = start, 0, 0.0
+
+        def evaluate(x):
+            nonlocal seen
+            seen, slope = loss_and_slope(jnp.asarray(size * x), stacked["train"])
             penalty = config.penalty
-            return float(value) + penalty * x @ x, size * np.asarray(slope) + 2 * penalty * x
+            return float(seen) + penalty * x @ x, size * np.asarray(slope) + 2 * penalty * x
 
-        def step(x, size=size, seen=seen, first=first):
-            now = float(loss(jnp.asarray(size * x), stacked["validation"]))
-            step = len(history) + 1
-            history.append({"step": step, "loss": seen["train"], "validation_loss": now})
-            on_progress("observables", step, config.steps)
-            if now < best["loss"]:
-                best.update(flat=size * x, loss=now, step=step)
-            if step - max(best["step"], first) >= PATIENCE:
+        def step(x):
+            nonlocal best, since
+            now = Point(float(loss(jnp.asarray(size * x), stacked["validation"])), size * x)
+            best, since = (now, 0) if now.loss < best.loss else (best, since + 1)
+            row = {"step": len(history) + 1, "loss": float(seen), "validation_loss": now.loss}
+            history.append(row)
+            on_progress("observables", len(history), 2 * config.steps)
+            if since >= PATIENCE:
                 raise StopIteration
 
         minimize(
             evaluate,
-            best["flat"] / size,
+            start.flat / size,
             jac=True,
             method="L-BFGS-B",
             callback=step,
-            options={"maxiter": config.steps // 2, "maxcor": 30},
+            options={"maxiter": steps, "maxcor": 30},
         )
-    on_progress("observables", config.steps, config.steps)
-    return FittedEffective(_moved(start.params, columns, unflatten(best["flat"])), history)
+        return best
+
+    start_at = Point(float(loss(flat, stacked["validation"])), np.asarray(flat))
+    alike = np.ones_like(flat)
+    by_size = descend(start_at, np.asarray(sizes), (config.steps + 1) // 2)
+    ways = [descend(by_size, alike, config.steps // 2), descend(start_at, alike, config.steps)]
+    best = min(ways, key=lambda point: point.loss)
+    on_progress("observables", 2 * config.steps, 2 * config.steps)
+    return FittedEffective(_moved(start.params, columns, unflatten(best.flat)), history)
+
+
+class Point(NamedTuple):
+    """Changes of all weights, and the validation loss there."""
+
+    loss: float
+    flat: np.ndarray
 
 
 def _prepare(

@@ -116,6 +116,17 @@ def test_products_of_chosen_operators_alone(molecules, basis):
     assert scalars < some < every
 
 
+@pytest.mark.parametrize("name", ["overlap", "kinetic"])
+def test_another_operator_in_the_place_of_v(name, molecules, basis):
+    structure = molecules["water"]
+    found = Inputs(operator=name)(structure, basis, POWERS)
+    assert list(found) == ["V"]
+    wanted = getattr(opml.operators, name)(structure, basis)
+    np.testing.assert_array_equal(found["V"].values, wanted.values)
+    with pytest.raises(ConfigError, match="screened_potential or external_potential"):
+        Inputs(operator=name)(structure, basis, POWERS, field=np.ones(3))
+
+
 @pytest.mark.parametrize(
     ("arguments", "pattern"),
     [
@@ -124,6 +135,7 @@ def test_products_of_chosen_operators_alone(molecules, basis):
         ({"resolve": "charge"}, "charges"),
         ({"others": ("overlapp",)}, "overlap"),
         ({"operator": "neutral_atom_potential", "resolve": "charges"}, "screened_potential"),
+        ({"operator": "kinetic", "resolve": "charges"}, "screened_potential"),
         ({"metric": "overlap", "resolve": "intermediates"}, "plain or lowdin"),
     ],
 )

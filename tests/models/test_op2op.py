@@ -189,8 +189,17 @@ def test_a_first_guess_answers_a_field_as_independent_electrons_do(parts):
     _, c = scipy.linalg.eigh(out["fock"] + np.tensordot(field, position, 1), out["overlap"])
     wanted = opml.observables.dipole(2 * c[:, :5] @ c[:, :5].T, structure, basis)
     np.testing.assert_allclose(model.dipole_fn()(structure, field), wanted, atol=1e-9)
-    with pytest.raises(OpmlError, match="dipole or polarizability"):
-        model.property_fn("energy")
+    refused = {
+        "energy": {},
+        "dipole": {"window": "homo"},  # without the electrons below
+        "polarizability": {"target": "dm"},
+    }
+    for name, change in refused.items():
+        other = dataclasses.replace(definition, config=dataclasses.replace(config, **change))
+        with pytest.raises(OpmlError, match="dipole, or polarizability"):
+            dataclasses.replace(model, definition=other).property_fn(name)
+    with pytest.raises(OpmlError, match="in a field"):
+        other.apply({"guess": weights}, structure, field=field)
 
 
 @pytest.mark.slow
