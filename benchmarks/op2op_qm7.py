@@ -170,6 +170,8 @@ def main() -> None:
         line = {"name": kind, "basis": name, "elements": data.elements}
         line |= {"baseline": config.baseline, "large_from": args.large_from}
         line |= {"n_train": n_train, "fit_cpu_seconds": time.process_time() - start}
+        if "functional_fade" in fit.params:
+            line["functional_fade"] = fit.params["functional_fade"]
         for what, tried in (("floors", fit.floors), ("fades", fit.fades)):
             line |= {what: {f"{k:.0e}": v for k, v in tried.items()}} if tried else {}
         for which in ("test", "large"):

@@ -10,7 +10,7 @@ from .files import load_model as load_model
 from .files import save_model as save_model
 from .model import Model as Model
 from .op2op import Op2Op as Op2Op
-from .op2op import Op2OpConfig as Op2OpConfig
+from .op2op_config import Op2OpConfig as Op2OpConfig
 from .op2op_network import Op2OpNetworkConfig as Op2OpNetworkConfig
 from .op2prop import Op2Prop as Op2Prop
 from .op2prop import Op2PropConfig as Op2PropConfig

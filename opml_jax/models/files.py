@@ -25,7 +25,8 @@ from .density2prop import Density2Prop, Density2PropModel
 from .density_model import DensityModel
 from .density_network import Op2DensityNetworkConfig
 from .model import Model
-from .op2op import Op2Op, Op2OpConfig
+from .op2op import Op2Op
+from .op2op_config import Op2OpConfig
 from .op2op_network import Op2OpNetworkConfig
 from .op2prop import Op2Prop, Op2PropConfig
 from .operator_model import OperatorModel

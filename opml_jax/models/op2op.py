@@ -5,7 +5,8 @@ r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before 
     F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
     \qquad P = P(F[P])
 
-The first two terms are the baseline, one of :data:`BASELINES`. W is the potential of neutral atoms,
+The first two terms are the baseline, one of
+:data:`~opml_jax.models.op2op_config.BASELINES`. W is the potential of neutral atoms,
 E are pieces of the nuclei's, by element and range,
 :math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
 (:func:`opml_jax.integrals.fitted_coulomb`). X are the irreps, block by block, of these operators
@@ -33,7 +34,7 @@ import numpy as np
 
 from .. import integrals, lapack
 from ..basis import Basis, Bucket, batch, bucket_of, layout_of
-from ..errors import ConfigError, OpmlError, one_of, refusal
+from ..errors import ConfigError, OpmlError, refusal
 from ..features.couple import IrrepKey, key_name, species_channels
 from ..numerics import Array, einsum, is_concrete, pytree
 from ..observables import density_matrix, dipole, project
@@ -44,13 +45,13 @@ from ..operators.species import (
     species_capacities,
     species_table,
 )
-from ..operators.words import check_words, every_word, spell
+from ..operators.words import spell
 from ..structures import Structure, StructureBatch, centred
 from .definition import Definition
 from .fading import faded
 from .fixed_point import fixed_point
+from .op2op_config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
 from .op2op_network import (
-    Op2OpNetworkConfig,
     columns_of,
     network_irreps,
     operator_irreps,
@@ -59,129 +60,6 @@ from .op2op_network import (
 )
 
 Params = dict[str, Any]
-
-PIECES = "E"
-"""Letter of the pieces of the nuclei's potential: a word with it is one word for each piece."""
-LETTERS = ("S", "S^-1", "T", "V", "W", PIECES)
-"""Operators known before the density: overlap, its inverse, kinetic energy, nuclei, neutral atoms.
-V reaches far, so models with it are not size-extensive, and no word has it by default."""
-DENSITY_LETTERS = (*LETTERS, "P", "U")
-"""And those of the density: itself, and the electrostatic potential."""
-
-TARGETS = ("fock", "dm")
-"""Matrices that may be learned."""
-
-BASELINES = ("neutral_atoms", "hcore", "superposed", "none")
-"""What a first guess starts from: T + W, T + V, T + V and the Coulomb matrix of superposed atoms,
-or nothing; for density matrices those of these operators, the superposed atoms, or nothing."""
-
-WINDOWS = ("lowest", "homo")
-"""Levels of a larger basis that a matrix may stand for."""
-
-WORDS = (
-    *every_word("STW", 3),
-    *("W S^-1 W", "W S^-1 W S^-1 W", "W S^-1 T", "T S^-1 T", "E", "E S"),
-)
-DENSITY_WORDS = (
-    *(w for w in every_word("STWU", 3) if "U" in w),
-    *("U S^-1 U", "P", "S P S", "P S", "P T", "P U", "S S P S", "S P S S", "S S P S S"),
-    *("T P S", "T P T", "W P S", "W P W", "W P T", "U P S", "U P U", "W P U", "T P U"),
-    *("W S P S", "W W P S", "S P U P S", "S P T P S", "S P W P S", "E P S", "S P E P S"),
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Op2OpConfig:
-    """What the model is made of.
-
-    Attributes:
-      basis: basis set of the matrices, and of all operators but those of ``input_basis``.
-      words: products that make the first guess, of overlap S, its inverse S^-1, kinetic energy
-        T, the potential of the nuclei V, of neutral atoms W, and the pieces E of V, each of
-        which makes a word of its own.
-      density_words: further products that make the self-consistent matrix, of these, the density
-        matrix P and the electrostatic potential U; none: the first guess is the prediction.
-      exponents: of Gaussians, Bohr^-2, descending: the potential of the nuclei of each element is
-        cut into pieces of ranges between them.
-      cycles: most self-consistent cycles.
-      tolerance: largest element of F[P] - F left, Hartree.
-      history: matrices remembered by the extrapolation (DIIS).
-      network: what adds to the closed form (:mod:`opml_jax.models.op2op_network`), of the first
-        guess without density words, else of the self-consistent matrix.
-      target: ``"fock"``, or ``"dm"``, the density matrix, which needs ``density_words`` to be none.
-      baseline: what the first guess starts from, one of :data:`BASELINES`.
-      window: which levels of a larger basis those of the matrix are, if it was trained on
-        observables: the ``"lowest"``, or as many around the highest occupied one (``"homo"``).
-      input_basis: basis set of the operators that make ``words``; None: ``basis``. Irreps of
-        blocks that it lacks are not learned (from them).
-    """
-
-    basis: str = "def2-svp"
-    words: tuple[str, ...] = WORDS
-    density_words: tuple[str, ...] = DENSITY_WORDS
-    exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
-    cycles: int = 40
-    tolerance: float = 1e-7
-    history: int = 8
-    network: Op2OpNetworkConfig | None = None
-    target: str = TARGETS[0]
-    baseline: str = BASELINES[0]
-    window: str = WINDOWS[0]
-    input_basis: str | None = None
-
-    def __post_init__(self):
-        one_of("operator.target", self.target, TARGETS)
-        one_of("operator.baseline", self.baseline, BASELINES)
-        one_of("operator.window", self.window, WINDOWS)
-        check_words("operator.words", self.words, LETTERS)
-        check_words("operator.density_words", self.density_words, DENSITY_LETTERS)
-        falling = list(self.exponents) == sorted(set(self.exponents), reverse=True)
-        if not self.words or not falling or min(self.exponents, default=1.0) <= 0:
-            raise ConfigError(
-                refusal(
-                    "operator",
-                    got=f"{len(self.words)} words, exponents {self.exponents}",
-                    expected="at least one word, and positive exponents in descending order",
-                )
-            )
-        if self.target == "dm" and self.density_words:
-            raise ConfigError(
-                refusal(
-                    "operator.density_words",
-                    got=f"{len(self.density_words)} words and target dm",
-                    expected="none: a density matrix is predicted in one step",
-                )
-            )
-        if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:
-            raise ConfigError(
-                refusal(
-                    "operator",
-                    got=f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}",
-                    expected="at least 1, at least 2, and positive",
-                )
-            )
-        if self.network and self.target != "fock":
-            raise ConfigError(
-                refusal("operator.network", got="target dm", expected="target fock, or no network")
-            )
-        of_guess_only = self.network and (self.network.alone or self.network.kind == "matrix")
-        if of_guess_only and self.density_words:
-            raise ConfigError(
-                refusal(
-                    "operator.network",
-                    got=f"kind {self.network.kind}, alone {self.network.alone}, density words",
-                    expected="kind gated beside the closed form",
-                    hint="Or set operator.density_words: [], a first guess.",
-                )
-            )
-        if self.network and self.network.kind == "matrix" and self.input_basis:
-            raise ConfigError(
-                refusal(
-                    "operator.network.kind",
-                    got=f"matrix and input_basis {self.input_basis}",
-                    expected="gated: products of operators are made in the basis of the matrices",
-                )
-            )
 
 
 @pytree
@@ -431,7 +309,8 @@ class Op2Op(Definition):
         """Fock and density matrix, differentiable in positions, parameters and the field.
 
         Args:
-          params: from training or a model file.
+          params: from training or a model file. ``fade`` and ``functional_fade`` are the scales of
+            :func:`faded` of the first guess and of the self-consistent matrix; none: 0.
           structure: closed-shell molecule or batch (made for :attr:`basis`).
           table: of a batch whose composition is traced (:meth:`table`).
           field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as
@@ -467,14 +346,17 @@ class Op2Op(Definition):
         if not self.config.density_words:
             out["fock"] = guess + self.learned(params, operators, known, table)
         else:
-            constant = kinetic + self.assemble(params["known"], known, table, s)
+            constant = self.assemble(params["known"], known, table, s)
 
             def step(fock):
                 dm = self._density(structure, operators, fock)
                 found = self.with_density(structure, operators, dm)
                 x = self.density_irreps(found, table)
-                fock = constant + found["U"] + self.assemble(params["density"], x, table, s)
-                return fock + self.learned(params, found, joined(known, x), table)
+                own = constant + self.assemble(params["density"], x, table, s)
+                own = own + self.learned(params, found, joined(known, x), table)
+                if "functional_fade" in params:
+                    own = faded(own, s, params["functional_fade"])
+                return kinetic + found["U"] + own
 
             c = self.config
             out["fock"], out["residual"] = fixed_point(

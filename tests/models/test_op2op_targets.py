@@ -10,7 +10,7 @@ import opml_jax as opml
 from opml_jax.data.reference import atomic_densities, molecule
 from opml_jax.errors import ConfigError
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.models.op2op import BASELINES
+from opml_jax.models.op2op_config import BASELINES
 from opml_jax.observables import density_matrix, idempotency_error
 from opml_jax.structures import Structure
 from opml_jax.training.config import TrainConfig
