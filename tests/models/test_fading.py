@@ -81,6 +81,9 @@ def test_derivatives(diffuse, water):
     assert_grad_matches_fd(jax.jit(trace), np.asarray(water.positions), rtol=1e-6)
 
 
+CONVERGED = 1e-7  # Hartree, the default tolerance of self-consistency
+
+
 @pytest.fixture(scope="module")
 def parts(superposed_waters):
     return [superposed_waters.subset(i) for i in (range(12), range(12, 24))]
@@ -107,6 +110,44 @@ def test_validation_chooses(parts, monkeypatch):
     wanted = base + faded(without["fock"] - base, without["overlap"], best)
     assert np.abs(found["fock"] - wanted).max() < 1e-11  # Hartree: rounding of solves
     assert np.abs(found["fock"] - without["fock"]).max() > 1e-3
+
+
+def test_self_consistent_matrices_fade_too(parts, monkeypatch):
+    """By the least scale with which validation converges; the rest of the matrix does not."""
+    basis = opml.load_basis("sto-3g", [1, 8])
+    definition = Op2Op(dataclasses.replace(ONE_SHOT, density_words=("P",)), basis)
+    monkeypatch.setattr(training, "SMALL_OVERLAP", 1.0)
+    monkeypatch.setattr(training, "FADES", (0.1,))
+    monkeypatch.setattr(training, "FUNCTIONAL_FADES", (0.05, 0.2, 0.3))
+    monkeypatch.setattr(training, "FADED_FLOORS", (1e-8, 1e-6))
+    error, tried = training.mean_error, []
+
+    def least_fails(definition, params, data):
+        tried.append(params["functional_fade"])
+        return np.inf if tried[-1] == 0.05 else error(definition, params, data)
+
+    monkeypatch.setattr(training, "mean_error", least_fails)
+    fit = fit_op2op(definition, *parts)
+    assert tried == [0.05, 0.05, 0.2, 0.2]
+    assert fit.params["functional_fade"] == 0.2
+    assert set(fit.floors) == {1e-8, 1e-6}
+
+    predicted = OperatorModel(definition, fit.params).predict(parts[1].structures)
+    found = {name: predicted[name][0] for name in ("fock", "dm", "overlap")}
+    s = parts[1].structures[0]
+    table = definition.table(s)
+    operators = definition.operators(s, table)
+    known = definition.known_irreps(operators, table)
+    operators = definition.with_density(s, operators, found["dm"][None])
+    x = definition.density_irreps(operators, table)
+    learned = definition.assemble(fit.params["known"], known, table, operators["S"])
+    learned = learned + definition.assemble(fit.params["density"], x, table, operators["S"])
+    w, u = np.linalg.eigh(found["overlap"])
+    f = u * (w**2 / (w**2 + 0.2**2)) @ u.T
+    rest = np.asarray(operators["T"] + operators["U"])[0]
+    learned = np.asarray(learned)[0]
+    assert np.abs(rest + f @ learned @ f - found["fock"]).max() < CONVERGED
+    assert np.abs(rest + learned - found["fock"]).max() > 1e-2
 
 
 def test_files_keep_it(parts, tmp_path):
