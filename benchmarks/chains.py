@@ -5,6 +5,7 @@
     opml generate DIR/test.xyz -o DIR/test.h5 --method pbe --basis sto-3g --grid-level 1
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/chains.py fit DIR --json
     OMP_NUM_THREADS=1 taskset -c 0 python benchmarks/chains.py md DIR --json
+    python benchmarks/chains.py pack DIR
 
 ``make`` draws geometries of C1 to C4 (training) and C6 and C8 (test) by Langevin dynamics of a
 valence force field (harmonic bonds and angles, repulsion of other pairs, free torsions), run by
@@ -31,7 +32,9 @@ from environment import record
 from integrals import alkane
 
 import opml_jax as opml
-from opml_jax.data import read_dataset
+from opml_jax.data import Dataset, read_dataset
+from opml_jax.data.splits import write_splits
+from opml_jax.data.store import write_hdf5
 from opml_jax.dynamics import Settings, simulate
 from opml_jax.dynamics.domain import bonds
 from opml_jax.interfaces.ase import structure_to_ase
@@ -129,6 +132,19 @@ def trained(folder: Path, operator: str, metric: str) -> opml.Model:
     return opml.load_model(path)
 
 
+def pack(args) -> None:
+    """One file of both, short chains first."""
+    both = [read_dataset(args.folder / f"{name}.h5") for name in ("train", "test")]
+    labels = {k: [x for part in both for x in part[k]] for k in ("energy", "forces")}
+    structures = [s for part in both for s in part.structures]
+    meta = {**both[0].meta, "source": "benchmarks/chains.py"}
+    write_hdf5(args.folder / "alkanes.h5", Dataset(structures, labels, meta))
+    order = np.random.default_rng(0).permutation(len(both[0]))
+    test = np.arange(len(both[0]), len(structures))
+    splits = {"train": order[24:], "validation": order[:24], "test": test}
+    write_splits(args.folder / "alkanes.splits.json", splits)
+
+
 def fit(args) -> None:
     """Errors by length, with V and without."""
     parts = {"validation": read_dataset(args.folder / "train.h5")}
@@ -182,7 +198,8 @@ def md(args) -> None:
 def main() -> None:
     """Run one part."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=["make", "fit", "md"])
+    parts = {"make": make, "fit": fit, "md": md, "pack": pack}
+    parser.add_argument("part", choices=[*parts])
     parser.add_argument("folder", type=Path)
     names = ["screened_potential", "overlap"]
     parser.add_argument("--operators", nargs="*", default=names, help="of fit")
@@ -190,7 +207,7 @@ def main() -> None:
     parser.add_argument("--picoseconds", type=float, default=20.0, help="of md")
     parser.add_argument("--json", action="store_true", help="append lines to results")
     args = parser.parse_args()
-    {"make": make, "fit": fit, "md": md}[args.part](args)
+    parts[args.part](args)
 
 
 if __name__ == "__main__":

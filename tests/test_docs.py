@@ -31,6 +31,7 @@ SLOW = (  # minutes
     "03_fock_matrices",
     "04_from_your_own_xyz_to_vibrations",
     "05_electron_densities",
+    "07_from_short_chains_to_longer_ones",
 )
 
 

@@ -7,18 +7,23 @@ from pathlib import Path
 
 from ..errors import DataError, one_of
 
-NAMES = ("water",)
+NAMES = ("water", "alkanes")
 SUFFIXES = (".h5", ".splits.json", ".xyz")
 
 
 def bundled(name: str, suffix: str = ".h5") -> Path:
     """Path of a bundled file: ``bundled("water")`` or ``bundled("water", ".splits.json")``.
 
-    ``water``: 500 geometries at about 500 K, PBE/def2-SVP; see ``water.md`` beside it.
+    ``water``: 500 geometries at about 500 K, PBE/def2-SVP; ``alkanes``: C1 to C4, 60 geometries
+    each, and C6 and C8, 20 each, PBE/STO-3G, energies and forces alone. See ``water.md`` and
+    ``alkanes.md`` beside them.
 
     Raises:
       DataError: no such data set.
     """
     one_of("bundled data set", name, NAMES, DataError)
     one_of("suffix of a bundled data set", suffix, SUFFIXES, DataError)
-    return Path(str(files("opml_jax.data").joinpath("bundled", name + suffix)))
+    folder = Path(str(files("opml_jax.data").joinpath("bundled")))
+    there = [s for s in SUFFIXES if (folder / (name + s)).exists()]
+    one_of(f"suffix of the bundled data set {name!r}", suffix, there, DataError)
+    return folder / (name + suffix)

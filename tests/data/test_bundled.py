@@ -67,6 +67,30 @@ def test_package_data_is_small_and_says_how_it_was_made():
     json.loads((folder / "water.splits.json").read_text())
 
 
+def test_alkanes_are_short_ones_and_longer_ones_to_test():
+    data, splits = read_dataset(bundled("alkanes")), read_splits(bundled("alkanes", ".splits.json"))
+    carbons = [s.numbers.count(6) for s in data.structures]
+    assert [carbons.count(n) for n in (1, 2, 3, 4, 6, 8)] == [60] * 4 + [20] * 2
+    assert all(
+        s.numbers.count(1) == 2 * c + 2 for s, c in zip(data.structures, carbons, strict=True)
+    )
+    assert sorted(i for v in splits.values() for i in v) == list(range(280))
+    assert {carbons[i] for i in splits["train"]} == {1, 2, 3, 4}
+    assert {carbons[i] for i in splits["test"]} == {6, 8}
+    assert max(np.abs(f.sum(axis=0)).max() for f in data["forces"]) < 1e-7  # no net force
+    how = (bundled("alkanes").parent / "alkanes.md").read_text()
+    assert "benchmarks/chains.py make" in how
+
+
+def test_labels_of_alkanes_can_be_made_again():
+    data = read_dataset(bundled("alkanes"))
+    structure, stored = data[7]  # a methane
+    keys = ("method", "basis", "grid_level", "conv_tol", "max_cycle")
+    found = calculate(structure, Method(**{k: data.meta[k] for k in keys}))
+    assert found["energy"] == pytest.approx(float(stored["energy"]), abs=ENERGY, rel=0)
+    np.testing.assert_allclose(found["forces"], stored["forces"], rtol=0, atol=FORCES)
+
+
 @pytest.mark.parametrize("index", [123])
 def test_labels_can_be_made_again(dataset, index):
     method = Method(
@@ -84,5 +108,7 @@ def test_unknown_names_are_refused():
         bundled("watr")
     with pytest.raises(DataError, match=r"suffix of a bundled data set must be one of .h5"):
         bundled("water", ".absent")
+    with pytest.raises(DataError, match=r"suffix of the bundled data set 'alkanes'.*'.xyz'"):
+        bundled("alkanes", ".xyz")
     with pytest.raises(DataError, match="bundled data set"):
         bundled("../../errors", ".py")
