@@ -65,8 +65,8 @@ FUNCTIONAL_FADES = (3e-4, 1e-3, 3e-3)
 
 The least is taken with which the densities of validation converge. Of 20 molecules of QM7 in
 def2-SVP, five, with eigenvalues of the overlap below 9e-4, diverge without: errors of functions
-that hardly exist become occupied levels. Each costs the more the larger it is, 250 microhartree in
-the elements at 1e-2, 4 at 3e-4.
+that hardly exist become occupied levels. Mean errors of elements grow from 42 microhartree to 80 at
+1e-3 and 182 at 3e-3.
 """
 
 FADED_FLOORS = (1e-8, 1e-7, 1e-6, 1e-5)
