@@ -41,9 +41,9 @@ from opml_jax.interfaces.ase import structure_to_ase
 from opml_jax.models import Op2PropConfig
 from opml_jax.training import TrainConfig, train
 from opml_jax.training.config import OptimConfig
+from opml_jax.training.metrics import errors
 from opml_jax.units import (
     ANGSTROM_PER_BOHR,
-    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
     EV_PER_HARTREE,
 )
 
@@ -158,15 +158,12 @@ def fit(args) -> None:
         line = {"name": "fit", "operator": operator, "metric": args.metric}
         for name, part in parts.items():
             found = model.predict(part.structures)
-            sizes = np.array([s.n_atoms for s in part.structures])
-            energy = (found["energy"] - np.array(part["energy"])) / sizes
-            forces = [
-                f[:n] - g for f, n, g in zip(found["forces"], sizes, part["forces"], strict=True)
-            ]
-            force = np.abs(np.concatenate(forces)).mean()
-            line[f"{name}_mev_per_atom"] = 1e3 * EV_PER_HARTREE * float(np.abs(energy).mean())
-            line[f"{name}_spread_mev_per_atom"] = 1e3 * EV_PER_HARTREE * float(energy.std())
-            line[f"{name}_mev_per_angstrom"] = 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE * float(force)
+            own = errors(found, part)
+            energy = found["energy"] - np.array(part["energy"])
+            spread = (energy / [s.n_atoms for s in part.structures]).std()
+            line[f"{name}_mev_per_atom"] = own["energy_mae_mev_per_atom"]
+            line[f"{name}_spread_mev_per_atom"] = 1e3 * EV_PER_HARTREE * float(spread)
+            line[f"{name}_mev_per_angstrom"] = own["forces_mae_mev_per_angstrom"]
         record(line, "chains", args.json)
 
 

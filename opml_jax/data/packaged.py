@@ -19,11 +19,10 @@ def bundled(name: str, suffix: str = ".h5") -> Path:
     ``alkanes.md`` beside them.
 
     Raises:
-      DataError: no such data set.
+      DataError: no such data set, or no such file of it.
     """
     one_of("bundled data set", name, NAMES, DataError)
-    one_of("suffix of a bundled data set", suffix, SUFFIXES, DataError)
     folder = Path(str(files("opml_jax.data").joinpath("bundled")))
     there = [s for s in SUFFIXES if (folder / (name + s)).exists()]
-    one_of(f"suffix of the bundled data set {name!r}", suffix, there, DataError)
+    one_of("suffix of a bundled data set", suffix, there, DataError)
     return folder / (name + suffix)

@@ -70,7 +70,11 @@ that hardly exist become occupied levels. Mean errors of elements grow from 42 m
 """
 
 FADED_FLOORS = (1e-8, 1e-7, 1e-6, 1e-5)
-"""Candidates for the smallest lambda where matrices fade: smaller ones do not converge there."""
+"""Candidates for the smallest lambda where matrices fade.
+
+Smaller ones are worse there: with a scale of 1e-3 those five molecules have 132 microhartree with
+1e-9, 85 with 1e-6.
+"""
 
 SMALL_OVERLAP = 0.01
 """Fades are judged if the overlap of a validation structure has a smaller eigenvalue."""

@@ -108,7 +108,7 @@ def test_unknown_names_are_refused():
         bundled("watr")
     with pytest.raises(DataError, match=r"suffix of a bundled data set must be one of .h5"):
         bundled("water", ".absent")
-    with pytest.raises(DataError, match=r"suffix of the bundled data set 'alkanes'.*'.xyz'"):
+    with pytest.raises(DataError, match=r"suffix of a bundled data set must be one of .*'.xyz'"):
         bundled("alkanes", ".xyz")
     with pytest.raises(DataError, match="bundled data set"):
         bundled("../../errors", ".py")
