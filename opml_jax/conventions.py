@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .errors import ConventionError, one_of, refusal
+from .errors import Code, ConventionError, one_of, refusal
 
 CONVENTION = "opml-1"
 """Name stored with every matrix: real harmonics, m = -l..l, z polar, atoms > shells > m."""
@@ -231,5 +231,6 @@ def check_convention(matrix, expected, ls, *, where: str = "matrix", tol: float 
                 got=verdict,
                 expected="in the library's AO order (p as y, z, x; m = -l..l)",
                 hint="Use opml_jax.from_pyscf for matrices that come from PySCF.",
-            )
+            ),
+            code=Code.LAYOUT,
         )

@@ -7,51 +7,146 @@ import from here. A message says which argument, what it got, what it expected, 
 from __future__ import annotations
 
 import difflib
+import enum
 from collections.abc import Iterable
+from typing import ClassVar
+
+
+class Code(enum.StrEnum):
+    """Numbers of refusals: they never change their meaning, and docs/errors.md says what to do."""
+
+    ARGUMENT = "OPML-001"
+    COMMAND_LINE = "OPML-002"
+    STRUCTURE = "OPML-100"
+    COORDINATE = "OPML-101"
+    CONTACT = "OPML-102"
+    SHAPE = "OPML-103"
+    EMPTY = "OPML-104"
+    ELEMENT = "OPML-105"
+    ELECTRONS = "OPML-106"
+    PERIODIC = "OPML-107"
+    BASIS = "OPML-200"
+    UNKNOWN_BASIS = "OPML-201"
+    BASIS_LACKS_ELEMENT = "OPML-202"
+    CORE_POTENTIAL = "OPML-203"
+    CONVENTION = "OPML-300"
+    LAYOUT = "OPML-301"
+    LEVEL_OF_THEORY = "OPML-302"
+    MATRIX = "OPML-303"
+    ELECTRON_NUMBER = "OPML-304"
+    SINGULAR = "OPML-305"
+    GAP = "OPML-306"
+    DATA = "OPML-400"
+    NO_FILE = "OPML-401"
+    DAMAGED = "OPML-402"
+    UNSAFE = "OPML-403"
+    FORMAT_VERSION = "OPML-404"
+    LABEL = "OPML-405"
+    UNIT = "OPML-406"
+    NOT_FINITE = "OPML-407"
+    LABEL_SHAPE = "OPML-408"
+    SPLIT = "OPML-409"
+    WORKER = "OPML-410"
+    CONFIG = "OPML-500"
+    UNKNOWN_NAME = "OPML-501"
+    MODEL_FILE = "OPML-600"
+    OTHER_RUN = "OPML-601"
+    UNSEEN_ELEMENT = "OPML-602"
+    PRECISION = "OPML-700"
+    CONVERGENCE = "OPML-701"
+    DIVERGED = "OPML-702"
+    DOMAIN = "OPML-703"
+    MEMORY = "OPML-704"
+    DEVICE = "OPML-705"
+    SYSTEM = "OPML-800"
+    DISK_FULL = "OPML-801"
+    NOT_WRITABLE = "OPML-802"
+    UNIT_WARNING = "OPML-900"
+    DATA_WARNING = "OPML-901"
 
 
 class OpmlError(ValueError):
-    """Base of all errors this library raises on bad input."""
+    """Base of all errors this library raises on bad input.
+
+    Attributes:
+      message: what is wrong and what to do; ``str`` adds the code.
+      code: which refusal it is, whatever its words.
+    """
+
+    code: Code = Code.ARGUMENT
+
+    def __init__(self, message: str, *, code: Code | None = None):
+        super().__init__(message)
+        self.message = message
+        if code is not None:
+            self.code = code
+
+    def __str__(self) -> str:
+        return f"{self.message} [{self.code}]"
+
+    def within(self, where: object) -> OpmlError:
+        """The same error, which says where it was met."""
+        return type(self)(f"{where}: {self.message}", code=self.code)
 
 
 class StructureError(OpmlError):
     """A molecular structure that cannot be meant: shape, NaN, contact, electron count."""
 
+    code = Code.STRUCTURE
+
 
 class BasisError(OpmlError):
     """A basis set that is unknown, incomplete for an element, or carries an ECP."""
+
+    code = Code.BASIS
 
 
 class ConventionError(OpmlError):
     """Two things in different bases, AO orders or levels of theory were combined."""
 
+    code = Code.CONVENTION
+
 
 class DataError(OpmlError):
     """A data file that is empty, truncated, unsafe or lacks what is asked of it."""
+
+    code = Code.DATA
 
 
 class ConfigError(OpmlError):
     """A configuration with an unknown key or a value out of range."""
 
+    code = Code.CONFIG
+
 
 class ModelFileError(OpmlError):
     """A model file that is damaged or of a format this version does not read."""
+
+    code = Code.MODEL_FILE
 
 
 class PrecisionError(OpmlError):
     """float64 is needed but ``jax_enable_x64`` is off."""
 
+    code = Code.PRECISION
+
 
 class ConvergenceError(OpmlError):
     """A reference calculation that did not converge."""
+
+    code = Code.CONVERGENCE
 
 
 class UnitWarning(UserWarning):
     """Numbers that are plausible only in another unit."""
 
+    code: ClassVar[Code] = Code.UNIT_WARNING
+
 
 class DataWarning(UserWarning):
     """Labels of a file that are left unread."""
+
+    code: ClassVar[Code] = Code.DATA_WARNING
 
 
 def refusal(argument: str, *, got: object, expected: str, hint: str = "") -> str:
@@ -71,7 +166,8 @@ def one_of(
     if value not in known:
         hint = nearest(str(value), known)
         raise error(
-            refusal(argument, got=repr(value), expected=f"one of {', '.join(known)}", hint=hint)
+            refusal(argument, got=repr(value), expected=f"one of {', '.join(known)}", hint=hint),
+            code=Code.UNKNOWN_NAME,
         )
 
 

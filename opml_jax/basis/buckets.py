@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..errors import OpmlError, StructureError, refusal
+from ..errors import Code, OpmlError, StructureError, refusal
 from ..structures import Structure
 from .primitives import Primitives, primitives
 from .shells import Basis
@@ -100,7 +100,8 @@ def bucket_of(structures: Sequence[Structure], basis: Basis) -> Bucket:
     """
     if not structures:
         raise StructureError(
-            refusal("structures", got="an empty list", expected="at least one structure")
+            refusal("structures", got="an empty list", expected="at least one structure"),
+            code=Code.EMPTY,
         )
     molecules = {tuple(sorted(s.numbers)) for s in structures}
     needed = smallest_bucket(basis.spec, molecules)

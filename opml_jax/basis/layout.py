@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..conventions import CONVENTION, pyscf_permutation
-from ..errors import ConventionError, StructureError, refusal
+from ..errors import Code, ConventionError, StructureError, refusal
 from ..numerics import Array, pytree, static
 from ..structures import Structure, StructureBatch, pad_structures
 from ..structures.elements import symbol
@@ -194,7 +194,8 @@ def layout_of(structure: Structure | StructureBatch, basis: Basis) -> AOLayout |
                     "structure",
                     got=f"a batch laid out for {got}",
                     expected=f"a batch made by opml_jax.batch with {basis!r}",
-                )
+                ),
+                code=Code.LAYOUT,
             )
         return structure.layout
     return _layout(basis.spec, structure.numbers)
@@ -272,7 +273,8 @@ def _permute(matrix, structure: Structure, basis: Basis, index_name: str):
                 "matrix",
                 got=f"shape {matrix.shape}",
                 expected=f"(..., nao, nao) with nao = {layout.nao} for {structure!r} in {basis!r}",
-            )
+            ),
+            code=Code.LAYOUT,
         )
     index = getattr(layout, index_name)
     return matrix[..., index[:, None], index[None, :]]

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..errors import BasisError, nearest, refusal
+from ..errors import BasisError, Code, nearest, refusal
 from ..structures.elements import atomic_number, symbol
 from .shells import Basis, Shell
 
@@ -64,7 +64,9 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     """
     elements = sorted({atomic_number(z) for z in numbers})
     if not elements:
-        raise BasisError(refusal("numbers", got="no elements", expected="at least one element"))
+        raise BasisError(
+            refusal("numbers", got="no elements", expected="at least one element"), code=Code.EMPTY
+        )
     if name in _OWN:
         shells = [Shell(l, np.array([a]), np.ones(1)) for l, row in _OWN[name] for a in row]
         return Basis.from_shells(name, dict.fromkeys(elements, shells))
@@ -87,7 +89,8 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
                 got=f"{name!r}, which belongs to a pseudopotential",
                 expected="an all-electron basis",
                 hint=_HINT,
-            )
+            ),
+            code=Code.CORE_POTENTIAL,
         )
     if stem not in library.ALIAS and not stem.startswith(_POPLE):
         raise BasisError(
@@ -96,7 +99,8 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
                 got=repr(name),
                 expected="known to PySCF",
                 hint=nearest(key, library.ALIAS),
-            )
+            ),
+            code=Code.UNKNOWN_BASIS,
         )
     try:
         with warnings.catch_warnings():  # PySCF advertises another library before it raises
@@ -107,7 +111,8 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
                 raw = library.load(name, symbol(z))
     except (BasisNotFoundError, KeyError) as err:
         raise BasisError(
-            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it")
+            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it"),
+            code=Code.BASIS_LACKS_ELEMENT,
         ) from err
     shells = []
     for l, *rows in raw:
@@ -120,7 +125,8 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
                 shells.append(Shell(int(l), table[used, 0], coefficients[used]))
     if not shells:  # pyscfad may have replaced PySCF's loader by one that never complains
         raise BasisError(
-            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it")
+            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it"),
+            code=Code.BASIS_LACKS_ELEMENT,
         )
     _refuse_ecp(library, name, z, shells)
     return tuple(shells)
@@ -145,5 +151,6 @@ def _refuse_ecp(library, name: str, z: int, shells: list[Shell]) -> None:
                 "potential",
                 expected="an all-electron basis",
                 hint=_HINT,
-            )
+            ),
+            code=Code.CORE_POTENTIAL,
         )

@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from ..errors import BasisError, refusal
+from ..errors import BasisError, Code, refusal
 from ..structures.elements import symbol
 
 
@@ -50,7 +50,8 @@ class BasisSpec:
                     got=f"{self.name!r} loaded for {covered}",
                     expected=f"a basis that covers {symbol(int(z))}",
                     hint="Pass every element to load_basis.",
-                )
+                ),
+                code=Code.BASIS_LACKS_ELEMENT,
             )
         return self.elements.index(z)
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import sys
 import warnings
 from importlib.metadata import version
+
+from ..errors import Code
 
 COMMANDS = {
     "quickstart": "train on bundled water, test on it and on fresh PySCF calculations, report",
@@ -23,11 +26,22 @@ COMMANDS = {
 }
 
 
+OF_SYSTEM = {
+    errno.ENOENT: Code.NO_FILE,
+    errno.ENOSPC: Code.DISK_FULL,
+    errno.EDQUOT: Code.DISK_FULL,
+    errno.EACCES: Code.NOT_WRITABLE,
+    errno.EPERM: Code.NOT_WRITABLE,
+    errno.EROFS: Code.NOT_WRITABLE,
+}
+"""Codes of errors of the system."""
+
+
 class _Parser(argparse.ArgumentParser):
     """argparse whose complaints are one line."""
 
     def error(self, message: str):
-        self.exit(2, f"opml: error: {message} (see {self.prog} --help)\n")
+        self.exit(2, f"opml: error: {message} (see {self.prog} --help) [{Code.COMMAND_LINE}]\n")
 
 
 def _parser(command: str | None) -> argparse.ArgumentParser:
@@ -60,13 +74,30 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("opml: interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as err:
-        if args.debug:
+    except (ValueError, OSError, MemoryError, RuntimeError) as err:
+        code = _code(err)
+        if args.debug or code is None:
             raise
-        print(f"opml: error: {' '.join(str(err).split())}", file=sys.stderr)
+        print(f"opml: error: {_one_line(err, code)}", file=sys.stderr)
         return 2
+
+
+def _code(err: Exception) -> Code | None:
+    """Code of a refusal, of this library or of the system; None: a bug, to be seen whole."""
+    if isinstance(err, OSError):
+        return OF_SYSTEM.get(err.errno, Code.SYSTEM)
+    if isinstance(err, MemoryError) or "RESOURCE_EXHAUSTED" in str(err):
+        return Code.MEMORY
+    return None if isinstance(err, RuntimeError) else getattr(err, "code", Code.ARGUMENT)
+
+
+def _one_line(err: Exception, code: Code) -> str:
+    hint = {Code.MEMORY: " Ask for less at once: smaller batches, fewer workers or replicas."}
+    text = getattr(err, "message", str(err) or type(err).__name__)
+    return f"{' '.join(text.split())}{hint.get(code, '')} [{code}]"
 
 
 def _show_warning(message, category, *_, **__):
     if issubclass(category, UserWarning):
-        print(f"opml: warning: {' '.join(str(message).split())}", file=sys.stderr)
+        code = f" [{category.code}]" if hasattr(category, "code") else ""
+        print(f"opml: warning: {' '.join(str(message).split())}{code}", file=sys.stderr)

@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     except DomainError as err:
         left = f"{args.output}.left.extxyz"
         write_extxyz(left, [err.structure], {})
-        raise DomainError(f"{err} The geometry is in {left}.", err.structure) from err
+        raise DomainError(f"{err.message} The geometry is in {left}.", err.structure) from err
     if args.extxyz:
         found.write_extxyz(args.extxyz)
     spread = found.total_energy.std(axis=0).mean() / len(found.numbers) * 1e3 * EV_PER_HARTREE

@@ -24,6 +24,12 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="also standard deviations: of energy and forces over the members of an ensemble, of "
         "densities by their kernels",
     )
+    p.add_argument(
+        "--allow-unconverged",
+        action="store_true",
+        help="NaN for molecules whose predicted density does not become self-consistent, instead "
+        "of an error",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -40,11 +46,15 @@ def run(args: argparse.Namespace) -> int:
     one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
-    options = {"uncertainty": args.uncertainty}
-    if isinstance(model, OperatorModel) and options.pop("uncertainty"):
+    operators = isinstance(model, OperatorModel)
+    if operators and args.uncertainty:
         raise OpmlError(
             refusal("--uncertainty", got=repr(model), expected="an ensemble of networks")
         )
+    if not operators and args.allow_unconverged:
+        raise OpmlError(refusal("--allow-unconverged", got=repr(model), expected="an Op2Op model"))
+    option = "allow_unconverged" if operators else "uncertainty"
+    options = {option: getattr(args, option)}
     predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):
         _write_hdf5(args.output, structures, predicted, model)

@@ -32,10 +32,25 @@ HEADINGS = (
 
 
 def enable_x64() -> None:
-    """The command line, unlike the library, turns float64 on by itself."""
+    """The command line, unlike the library, turns float64 on by itself.
+
+    Raises:
+      OpmlError: the environment asks for a device that is not there.
+    """
     import jax
 
+    from ..errors import Code, OpmlError, refusal
+
     jax.config.update("jax_enable_x64", True)
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as err:  # JAX has both, with and without a plugin
+        got = f"{os.environ.get('JAX_PLATFORMS', 'unset')}, which JAX cannot start"
+        hint = "Unset it, or install JAX for that device."
+        raise OpmlError(
+            refusal("JAX_PLATFORMS", got=got, expected="a device that is there", hint=hint),
+            code=Code.DEVICE,
+        ) from err
 
 
 def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
@@ -87,16 +102,19 @@ def stages() -> Iterator[Callable[[str, int, int, str], None]]:
 
 def check_writable(folder: Path) -> None:
     """Refuse a run directory that cannot be made, before anything is computed."""
-    from ..errors import OpmlError, refusal
+    from ..errors import Code, OpmlError, refusal
 
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise OpmlError(refusal("output", got=str(folder), expected="a directory one may write to"))
+        raise OpmlError(
+            refusal("output", got=str(folder), expected="a directory one may write to"),
+            code=Code.NOT_WRITABLE,
+        )
 
 
 def check_same(folder: Path, config: TrainConfig) -> None:
     """Refuse a run directory of another configuration, and say what differs."""
-    from ..errors import ConfigError, refusal
+    from ..errors import Code, ConfigError, refusal
     from ..training.config import load_config, to_mapping
 
     path = folder / "config.yaml"
@@ -105,7 +123,7 @@ def check_same(folder: Path, config: TrainConfig) -> None:
     try:
         earlier = load_config(path)
     except ConfigError as err:
-        raise ConfigError(f"{path}: {err} --restart replaces it.") from err
+        raise ConfigError(f"{path}: {err.message} --restart replaces it.", code=err.code) from err
 
     def flat(tree: dict, prefix: str = "") -> dict:
         found = {}
@@ -123,7 +141,8 @@ def check_same(folder: Path, config: TrainConfig) -> None:
                 got="one with " + ", ".join(f"{k} {old.get(k)} (not {new.get(k)})" for k in other),
                 expected="a new run directory or one of this configuration",
                 hint="Choose another, or train it anew with --restart.",
-            )
+            ),
+            code=Code.OTHER_RUN,
         )
 
 

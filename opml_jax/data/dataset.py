@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ..basis import Basis, layout_of
-from ..errors import ConventionError, DataError, one_of, refusal
+from ..errors import Code, ConventionError, DataError, one_of, refusal
 from ..structures import Structure
 
 
@@ -98,7 +98,8 @@ class Dataset(Sequence):
                         name,
                         got=f"{len(values)} values",
                         expected=f"one for each of {len(self.structures)} structures",
-                    )
+                    ),
+                    code=Code.LABEL_SHAPE,
                 )
             self.labels[name] = [np.asarray(v, np.float64) for v in values]
         for name, values in self.labels.items():
@@ -119,7 +120,8 @@ class Dataset(Sequence):
                             f"{name}[{i}]",
                             got=f"shape {v.shape}",
                             expected=f"axes {axes} for {s.n_atoms} atoms",
-                        )
+                        ),
+                        code=Code.LABEL_SHAPE,
                     )
 
     def __len__(self) -> int:
@@ -133,7 +135,8 @@ class Dataset(Sequence):
         if name not in self.labels:
             have = ", ".join(self.labels) or "none"
             raise DataError(
-                refusal("label", got=f"{name!r}, not in this data set", expected=f"one of: {have}")
+                refusal("label", got=f"{name!r}, not in this data set", expected=f"one of: {have}"),
+                code=Code.LABEL,
             )
         values = self.labels[name]
         if len({v.shape for v in values}) <= 1:
@@ -157,7 +160,8 @@ class Dataset(Sequence):
                     got=f"up to {max(index)}",
                     expected=f"0 to {len(self) - 1}",
                     hint="Does this split file belong to this data set?",
-                )
+                ),
+                code=Code.SPLIT,
             )
         return Dataset(
             [self.structures[i] for i in index],
@@ -182,7 +186,8 @@ class Dataset(Sequence):
                         f"layout hash of structure {i}",
                         got=stored,
                         expected=f"{expected}, that of {s!r} in {basis!r}",
-                    )
+                    ),
+                    code=Code.LAYOUT,
                 )
 
     @property

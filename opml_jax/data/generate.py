@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..basis import layout_of, load_basis
-from ..errors import ConventionError, DataError, OpmlError, refusal
+from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import Dataset
 from .files import atomic_path, write_text
@@ -93,7 +93,8 @@ def generate(
     """
     if not structures:
         raise DataError(
-            refusal("structures", got="an empty list", expected="at least one structure")
+            refusal("structures", got="an empty list", expected="at least one structure"),
+            code=Code.EMPTY,
         )
     load_basis(method.basis, {z for s in structures for z in s.numbers})  # refuse before the first
     output = Path(output)
@@ -125,7 +126,8 @@ def generate(
         except BrokenExecutor as err:
             raise DataError(
                 f"a worker process died after {done} of {len(todo)} labels (out of memory?). "
-                "Nothing finished is lost: run the same command again, with fewer workers."
+                "Nothing finished is lost: run the same command again, with fewer workers.",
+                code=Code.WORKER,
             ) from err
         finally:
             for future in futures:
@@ -178,7 +180,8 @@ def _earlier(
                     got=repr(got),
                     expected=repr(value),
                     hint="Choose another output file for another level of theory.",
-                )
+                ),
+                code=Code.LEVEL_OF_THEORY,
             )
     records = {
         record_id(s, method): (s, {k: v[i] for k, v in old.labels.items()})

@@ -15,7 +15,7 @@ import scipy.linalg
 
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import AO_ORDERS, diagnose, diagnose_fock, from_convention
-from ..errors import ConventionError, DataError, refusal
+from ..errors import Code, ConventionError, DataError, refusal
 from ..structures import Structure
 from .labels import Source
 from .plausibility import check_core_levels
@@ -118,7 +118,7 @@ def own_matrices(
         known = any(n in found for n in JUDGES)
         fits = [order for order in AO_ORDERS if known and verdict(order) == "agrees"]
         got = verdict("opml") if known else "matrices that do not show it"
-        raise ConventionError(_refused(path, got, convention, fits, basis_name))
+        raise ConventionError(_refused(path, got, convention, fits, basis_name), code=Code.LAYOUT)
     own = converted(convention, range(len(structures)))
     if "fock" in own:
         levels = [
@@ -134,11 +134,16 @@ def _check_matrix(where: str, matrix: np.ndarray, nao: int, basis_name: str) -> 
     if matrix.shape != (nao, nao):
         expected = f"shape {(nao, nao)}, as {basis_name} has for this molecule"
         hint = "Is it in another basis? Name it with basis."
-        raise DataError(refusal(where, got=f"shape {matrix.shape}", expected=expected, hint=hint))
+        raise DataError(
+            refusal(where, got=f"shape {matrix.shape}", expected=expected, hint=hint),
+            code=Code.MATRIX,
+        )
     if not np.isfinite(matrix).all():
-        raise DataError(refusal(where, got="NaN", expected="finite"))
+        raise DataError(refusal(where, got="NaN", expected="finite"), code=Code.MATRIX)
     if np.abs(matrix - matrix.T).max() > SINGLE_PRECISION * max(1.0, np.abs(matrix).max()):
-        raise DataError(refusal(where, got="one that is not", expected="a symmetric matrix"))
+        raise DataError(
+            refusal(where, got="one that is not", expected="a symmetric matrix"), code=Code.MATRIX
+        )
 
 
 def _refused(

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import DataError, UnitWarning, refusal
+from ..errors import Code, DataError, UnitWarning, refusal
 from ..structures import Structure, check_length_unit
 from ..units import ENERGY, EV_PER_ANGSTROM_PER_ATOMIC_FORCE
 
@@ -28,7 +28,10 @@ def check_finite(where: str, labels: dict[str, list[np.ndarray]]) -> None:
                 got += f" and {len(bad) - 1} more"
             hint = "Leave these structures out, or this label."
             expected = "finite labels"
-            raise DataError(refusal(f"{name} of {where}", got=got, expected=expected, hint=hint))
+            raise DataError(
+                refusal(f"{name} of {where}", got=got, expected=expected, hint=hint),
+                code=Code.NOT_FINITE,
+            )
 
 
 def check_lengths(where: str, structures: Sequence[Structure]) -> None:
@@ -88,7 +91,8 @@ def check_energies(
                 got=f"{ratio:.3g} times that, reading them as {believed}",
                 expected="at most about the energy of the free atoms",
                 hint=hint,
-            )
+            ),
+            code=Code.UNIT,
         )
     # Relative energies may happen to lie there, but not all of them at one ratio
     if meant and np.ptp(ratios) < 0.1 * abs(ratio):
@@ -119,7 +123,8 @@ def check_core_levels(where: str, structures: Sequence[Structure], levels: Seque
             got=f"a lowest level of {ratio:.3g} Z^2",
             expected="in Hartree, with a lowest level between 0 and -Z^2",
             hint=hint,
-        )
+        ),
+        code=Code.UNIT,
     )
 
 
@@ -133,7 +138,8 @@ def check_forces(where: str, forces: Sequence[np.ndarray]) -> None:
                 got=f"{typical:.0f} eV/Angstrom at the median maximum",
                 expected=f"below {MAX_FORCE:.0f}",
                 hint="Name their unit (energy_unit and length_unit, or labels).",
-            )
+            ),
+            code=Code.UNIT,
         )
 
 
@@ -175,7 +181,8 @@ def check_tensor(where: str, name: str, tensors: Sequence[np.ndarray], *, tracel
                     f"{name}[{i}] of {where}",
                     got=f"one {odd}",
                     expected=f"a symmetric{' traceless' * traceless} tensor",
-                )
+                ),
+                code=Code.MATRIX,
             )
 
 

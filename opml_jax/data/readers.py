@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import DataError, DataWarning, OpmlError, nearest, one_of, refusal
+from ..errors import Code, DataError, DataWarning, OpmlError, nearest, one_of, refusal
 from ..structures import Structure
 from ..structures.elements import atomic_number
 from ..units import ENERGY, LENGTH
@@ -117,12 +117,14 @@ def read_dataset(
         for name in (n for n, value in given.items() if value):
             got = f"a choice of {name} for {path.name}"
             expected = "left out: HDF5 states fields, units and basis itself"
-            raise DataError(refusal(name, got=got, expected=expected))
+            raise DataError(refusal(name, got=got, expected=expected), code=Code.UNIT)
         dataset = read_hdf5(path)
         return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
     if labels and energy_unit:
         expected = "left out: each of the labels names its unit"
-        raise DataError(refusal("energy_unit", got=repr(energy_unit), expected=expected))
+        raise DataError(
+            refusal("energy_unit", got=repr(energy_unit), expected=expected), code=Code.UNIT
+        )
     known, meta = _known_sources(path, energy_unit, length_unit)
     stated = {"basis": basis, "convention": convention}
     meta |= {k: v for k, v in stated.items() if v is not None}
@@ -154,10 +156,15 @@ def label_names(path: str | os.PathLike) -> list[str]:
 def _existing(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
-        raise DataError(refusal("path", got=f"{path}, which is not a file", expected="a file"))
+        raise DataError(
+            refusal("path", got=f"{path}, which is not a file", expected="a file"),
+            code=Code.NO_FILE,
+        )
     one_of(f"suffix of {path.name}", path.suffix, SUFFIXES, DataError)
     if path.stat().st_size == 0:
-        raise DataError(refusal(str(path), got="an empty file", expected="structures"))
+        raise DataError(
+            refusal(str(path), got="an empty file", expected="structures"), code=Code.DAMAGED
+        )
     return path
 
 
@@ -169,7 +176,9 @@ def _known_sources(
         layout = identify(path)
         if energy_unit:
             expected = "left out: the format fixes it (or name a unit with labels)"
-            raise DataError(refusal("energy_unit", got=repr(energy_unit), expected=expected))
+            raise DataError(
+                refusal("energy_unit", got=repr(energy_unit), expected=expected), code=Code.UNIT
+            )
         return dict(layout.sources), {**layout.meta, "convention": layout.convention}
     npz = path.suffix == ".npz"
     energy = factor_of("energy_unit", energy_unit or ("kcal/mol" if npz else "ev"), ENERGY)
@@ -217,17 +226,21 @@ def _read(
                 spin=spin,
             )
         except OpmlError as err:
-            raise type(err)(f"{path}, structure {i}: {err}") from err
+            raise err.within(f"{path}, structure {i}") from err
         structures.append(s)
         found.append(raw)
     if not structures:
-        raise DataError(refusal(str(path), got="no structures", expected="at least one"))
+        raise DataError(
+            refusal(str(path), got="no structures", expected="at least one"), code=Code.EMPTY
+        )
     check_lengths(str(path), structures)
     names = _complete(path, sources, found)
     try:
         values = {n: [_shaped(n, raw[n]) * sources[n].factor for raw in found] for n in names}
     except (TypeError, ValueError) as err:
-        raise DataError(refusal(f"labels of {path}", got=f"{err}", expected="numbers")) from err
+        raise DataError(
+            refusal(f"labels of {path}", got=f"{err}", expected="numbers"), code=Code.LABEL_SHAPE
+        ) from err
     meta = dict(meta or {})
     matrices = {n: values.pop(n) for n in MATRICES if n in values}
     order, hashes = meta.pop("convention", None), None
@@ -245,7 +258,7 @@ def _read(
     try:
         dataset = Dataset(structures, values, {"source": path.name, **meta}, hashes)
     except DataError as err:
-        raise DataError(f"{path}: {err}") from err
+        raise err.within(path) from err
     numbers = {n: v for n, v in dataset.labels.items() if n not in MATRICES}
     check_labels(str(path), structures, numbers, {n: sources[n].factor for n in numbers})
     return dataset
@@ -266,7 +279,8 @@ def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> l
                     got=f"none in structure {lacking[0]}",
                     expected=f"one in every structure, under one of its names: {', '.join(have)}",
                     hint=nearest(source.names[0], have),
-                )
+                ),
+                code=Code.LABEL,
             )
         elif len(lacking) < len(found):
             warnings.warn(
@@ -310,7 +324,8 @@ def _iterate_xyz(path: Path):
                         got="a periodic cell",
                         expected="molecules",
                         hint="Set pbc to F F F if the cell is only a box.",
-                    )
+                    ),
+                    code=Code.PERIODIC,
                 )
             # ASE moves the names it knows from info and arrays into a calculator
             results = atoms.calc.results if atoms.calc is not None else {}
@@ -324,7 +339,8 @@ def _iterate_xyz(path: Path):
                 str(path),
                 got=f"text that is not xyz ({type(err).__name__}: {err})",
                 expected="a complete xyz or extxyz file",
-            )
+            ),
+            code=Code.DAMAGED,
         ) from err
 
 
@@ -367,7 +383,8 @@ def _open_npz(path: Path, read):
                 else f"an unreadable file ({err})",
                 expected="an npz of plain arrays",
                 hint="Store numbers, not Python objects." if pickled else "",
-            )
+            ),
+            code=Code.UNSAFE if pickled else Code.DAMAGED,
         ) from err
 
 
@@ -397,11 +414,12 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
                     got=f"shape {array.shape}",
                     expected=f"shape {shape}, one for each of {n} structures",
                     hint="Is it another quantity? Name what to read with labels.",
-                )
+                ),
+                code=Code.LABEL_SHAPE,
             )
     for i in range(n):
         z = np.asarray(numbers[i] if numbers.ndim == 2 else numbers)
-        real = z > 0  # QM7-style files pad with zeros
+        real = z != 0  # QM7-style files pad with zeros
         raw = {k: v[i][real] if "atom" in FIELDS[k].axes else v[i] for k, v in found.items()}
         yield z[real], positions[i][real], None, raw
 
@@ -427,14 +445,15 @@ def _npz_geometries(path: Path, arrays: Mapping[str, np.ndarray]):
                 f"coordinates of {path}",
                 got=f"shape {positions.shape}, dtype {positions.dtype}",
                 expected="numbers of shape (n_structures, n_atoms, 3)",
-            )
+            ),
+            code=Code.SHAPE,
         )
     n, n_atoms = positions.shape[:2]
     if numbers.dtype.kind in "US":
         try:
             numbers = np.vectorize(atomic_number)(numbers.astype(str))
         except OpmlError as err:
-            raise DataError(f"{path}: {err}") from err
+            raise err.within(path) from err
     whole = numbers.dtype.kind in "fiu" and np.array_equal(numbers, np.round(numbers))
     if numbers.shape not in ((n_atoms,), (n, n_atoms)) or not whole:
         raise DataError(
@@ -442,6 +461,7 @@ def _npz_geometries(path: Path, arrays: Mapping[str, np.ndarray]):
                 f"atomic numbers of {path}",
                 got=f"shape {numbers.shape}, dtype {numbers.dtype}",
                 expected=f"whole numbers of shape ({n_atoms},) or ({n}, {n_atoms})",
-            )
+            ),
+            code=Code.SHAPE,
         )
     return numbers, positions

@@ -15,7 +15,7 @@ import scipy.linalg
 
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
-from ..errors import ConventionError, ConvergenceError, OpmlError, nearest, refusal
+from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest, refusal
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 
@@ -88,13 +88,15 @@ class Method:
         for name in ("method", "basis"):
             if name not in found:
                 text = refusal(f"{name} of the data set", got="none", expected="in its meta data")
-                raise ConventionError(text)
+                raise ConventionError(text, code=Code.LEVEL_OF_THEORY)
         for name, value in found.items():
             kind = (float, int) if kinds[name] is float else kinds[name]
             if not isinstance(value, kind):
                 expected = f"of type {kinds[name].__name__}"
                 where = f"{name} of the data set"
-                raise ConventionError(refusal(where, got=repr(value), expected=expected))
+                raise ConventionError(
+                    refusal(where, got=repr(value), expected=expected), code=Code.LEVEL_OF_THEORY
+                )
         return cls(**found)
 
     @property
@@ -238,7 +240,8 @@ def mean_field(structure: Structure, method: Method):
 
     if structure.spin:
         raise OpmlError(
-            refusal("spin", got=structure.spin, expected="0: labels are closed shell for now")
+            refusal("spin", got=structure.spin, expected="0: labels are closed shell for now"),
+            code=Code.ELECTRONS,
         )
     mol = molecule(structure, method.basis)
     if method.is_hf:

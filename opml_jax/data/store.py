@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import ConventionError, DataError, OpmlError, refusal
+from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import FIELDS, Dataset
 from .files import atomic_path
@@ -109,7 +109,8 @@ def _open(path: Path, read):
                 got=f"an unreadable file ({reason})",
                 expected="a complete HDF5 data set of this library",
                 hint="It may be truncated: write it again with opml generate.",
-            )
+            ),
+            code=Code.DAMAGED,
         ) from err
 
 
@@ -122,7 +123,8 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
                 got=f"format_version {version}",
                 expected=f"1 to {FORMAT_VERSION}",
                 hint="Written by a newer opml_jax? Upgrade.",
-            )
+            ),
+            code=Code.FORMAT_VERSION,
         )
     convention = f.attrs["convention"]
     if convention != CONVENTION:
@@ -144,14 +146,17 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
         try:
             structures.append(Structure(z, r, charge=int(charge), spin=int(spin)))
         except OpmlError as err:
-            raise type(err)(f"{path}, structure {i}: {err}") from err
+            raise err.within(f"{path}, structure {i}") from err
     _own(f, "labels", path)
     group = f["labels"]
     labels = {}
     for name in group if fields is None else fields:
         if name not in group or name not in FIELDS:
             raise DataError(
-                refusal(str(path), got=f"no label {name!r}", expected=f"one of: {', '.join(group)}")
+                refusal(
+                    str(path), got=f"no label {name!r}", expected=f"one of: {', '.join(group)}"
+                ),
+                code=Code.LABEL,
             )
         labels[name] = _load_label(f, name, n_atoms, path)
         bad = [i for i, v in enumerate(labels[name]) if not np.isfinite(v).all()]
@@ -159,7 +164,8 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
             raise DataError(
                 refusal(
                     f"{name} of {path}", got=f"NaN in structure {bad[0]}", expected="finite labels"
-                )
+                ),
+                code=Code.NOT_FINITE,
             )
     hashes = None
     if "layout_hash" in f:
@@ -187,7 +193,9 @@ def _own(group, name: str, path: Path) -> None:
     if name not in group:
         raise KeyError(f"it has no {name!r}")
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise DataError(refusal(f"{path}:{name}", got="a link", expected="data in the file"))
+        raise DataError(
+            refusal(f"{path}:{name}", got="a link", expected="data in the file"), code=Code.UNSAFE
+        )
 
 
 def _load(group, name: str, path: Path, *shape: int) -> np.ndarray:
@@ -196,11 +204,13 @@ def _load(group, name: str, path: Path, *shape: int) -> np.ndarray:
     data = group[name]
     if data.is_virtual or data.external:
         raise DataError(
-            refusal(f"{path}:{name}", got="data outside the file", expected="data in the file")
+            refusal(f"{path}:{name}", got="data outside the file", expected="data in the file"),
+            code=Code.UNSAFE,
         )
     if shape and data.shape != shape:
         raise DataError(
-            refusal(f"{path}:{name}", got=f"shape {data.shape}", expected=f"shape {shape}")
+            refusal(f"{path}:{name}", got=f"shape {data.shape}", expected=f"shape {shape}"),
+            code=Code.DAMAGED,
         )
     if data.nbytes > MAX_RATIO * data.id.get_storage_size():
         raise DataError(
@@ -209,7 +219,8 @@ def _load(group, name: str, path: Path, *shape: int) -> np.ndarray:
                 got=f"{data.id.get_storage_size()} bytes",
                 expected=f"the {data.nbytes} bytes it claims",
                 hint="Is the file truncated?",
-            )
+            ),
+            code=Code.DAMAGED,
         )
     return data[()]
 

@@ -20,7 +20,7 @@ import numpy as np
 from .. import integrals, lapack
 from ..basis import Basis, layout_of
 from ..conventions import diagnose
-from ..errors import BasisError, ConventionError, OpmlError, one_of, refusal
+from ..errors import BasisError, Code, ConventionError, OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete, pytree, require_x64
 from ..structures import Structure
 from ..structures.elements import symbol
@@ -177,7 +177,8 @@ def check_positive(matrix: np.ndarray, name: str) -> None:
                 got=f"least eigenvalue {least:.1e} of its correlations",
                 expected="positive definite",
                 hint="Functions repeat themselves, or atoms coincide.",
-            )
+            ),
+            code=Code.SINGULAR,
         )
 
 
@@ -220,7 +221,8 @@ def fit(
                     got=f"{electrons:.4f} electrons",
                     expected=f"the density matrix of {structure.n_electrons}",
                     hint="Is it of another molecule or basis, or in PySCF's order?",
-                )
+                ),
+                code=Code.ELECTRON_NUMBER,
             )
     return own(jnp.asarray(dm))
 
@@ -291,7 +293,8 @@ def check_coefficients(
                 got=verdict,
                 expected=f"those of {aux_basis!r} in the library's order (p as y, z, x)",
                 hint="Use opml_jax.density.from_pyscf for coefficients in PySCF's order.",
-            )
+            ),
+            code=Code.LAYOUT,
         )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from ..errors import OpmlError
+from ..errors import Code, OpmlError
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
@@ -24,6 +24,8 @@ class DomainError(OpmlError):
     Attributes:
       structure: the geometry where it did.
     """
+
+    code = Code.DOMAIN
 
     def __init__(self, message: str, structure: Structure):
         super().__init__(message)

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.sampling import internal_motion
-from ..errors import ConfigError, OpmlError, StructureError, at_least, one_of, refusal
+from ..errors import Code, ConfigError, OpmlError, StructureError, at_least, one_of, refusal
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..structures import Structure
@@ -393,7 +393,8 @@ def _replicas(start: Structure | Sequence[Structure], n: int | None) -> list[Str
         raise StructureError(
             refusal(
                 "start", got=repr(s), expected="a neutral closed-shell molecule, as in training"
-            )
+            ),
+            code=Code.ELECTRONS,
         )
     return starts
 

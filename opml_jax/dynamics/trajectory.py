@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from ..data.files import atomic_path
-from ..errors import DataError, OpmlError, refusal
+from ..errors import Code, DataError, OpmlError, refusal
 from ..structures import Structure
 from ..units import (
     ANGSTROM_PER_BOHR,
@@ -160,7 +160,9 @@ def _open(path: Path, read):
     except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as err:
         reason = str(err).splitlines()[0]
         expected = f"a trajectory of opml md, format {FORMAT_VERSION}"
-        raise DataError(refusal(str(path), got=reason, expected=expected)) from err
+        raise DataError(
+            refusal(str(path), got=reason, expected=expected), code=Code.DAMAGED
+        ) from err
 
 
 def _read(f: h5py.File) -> Trajectory:
@@ -223,7 +225,8 @@ class Recorder:
                     got="one of another model, start or setting",
                     expected="new, or a trajectory to go on with",
                     hint="Choose another file, or begin anew with --restart.",
-                )
+                ),
+                code=Code.OTHER_RUN,
             )
 
     def last(self) -> tuple[int, State]:

@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from ..basis.buckets import Bucket, smallest_bucket
-from ..errors import OpmlError, StructureError, refusal
+from ..errors import Code, OpmlError, StructureError, refusal
 from ..models import Model, load_model
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
@@ -99,7 +99,8 @@ class OPMLCalculator(Calculator):
                     got=f"charge {charge:g}, spin {spin:g}",
                     expected="neutral and closed shell, as in training",
                     hint="See initial charges, initial magnetic moments and info['charge'].",
-                )
+                ),
+                code=Code.ELECTRONS,
             )
         structure = structure_from_ase(self.atoms)
         self.model.check_elements([structure])
@@ -147,7 +148,8 @@ def structure_from_ase(atoms: Atoms) -> Structure:
                 got=f"pbc {atoms.pbc.tolist()}",
                 expected="a molecule",
                 hint="Set atoms.pbc = False if the cell is only a box.",
-            )
+            ),
+            code=Code.PERIODIC,
         )
     charge, spin = _charge_and_spin(atoms)
     return Structure(atoms.numbers, atoms.positions / ANGSTROM_PER_BOHR, charge, spin)

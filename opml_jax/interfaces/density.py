@@ -22,7 +22,7 @@ from .. import density, integrals
 from ..basis import Basis, from_pyscf, layout_of, load_basis, to_pyscf
 from ..data import Dataset
 from ..data.reference import Method, mean_field, molecule
-from ..errors import ConvergenceError, OpmlError, refusal
+from ..errors import Code, ConvergenceError, OpmlError, refusal
 from ..models import DensityModel
 from ..structures import Structure
 from ..training.density import labelled_coefficients
@@ -219,7 +219,8 @@ def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis) -> None:
                 got=f"{electrons:.4f} electrons",
                 expected=f"a density of {structure.n_electrons}",
                 hint="Are they in another basis or order?",
-            )
+            ),
+            code=Code.ELECTRON_NUMBER,
         )
 
 

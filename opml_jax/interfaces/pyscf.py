@@ -11,7 +11,7 @@ from ..basis import from_pyscf, layout_of, to_pyscf
 from ..conventions import check_convention
 from ..data import Dataset
 from ..data.reference import Method, mean_field
-from ..errors import ConventionError, ConvergenceError, OpmlError, one_of, refusal
+from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of, refusal
 from ..models import OperatorModel
 from ..structures import Structure
 
@@ -43,11 +43,14 @@ def structure_from_pyscf(mol) -> Structure:
     """
     if mol.has_ecp():
         raise OpmlError(
-            refusal("mol", got="effective core potentials", expected="an all-electron calculation")
+            refusal("mol", got="effective core potentials", expected="an all-electron calculation"),
+            code=Code.CORE_POTENTIAL,
         )
     numbers = [int(z) for z in mol.atom_charges()]
     if min(numbers, default=0) < 1:
-        raise OpmlError(refusal("mol", got="ghost atoms", expected="nuclei only"))
+        raise OpmlError(
+            refusal("mol", got="ghost atoms", expected="nuclei only"), code=Code.ELEMENT
+        )
     return Structure(numbers, mol.atom_coords(), int(mol.charge), int(mol.spin))
 
 
@@ -72,7 +75,7 @@ def guess(mf, model: OperatorModel, *, fallback: str | None = "minao") -> np.nda
     except OpmlError as err:
         if fallback is None:
             raise
-        warnings.warn(f"{err} Starting from {fallback}.", stacklevel=2)
+        warnings.warn(f"{err.message} Starting from {fallback}.", stacklevel=2)
         return np.asarray(mf.get_init_guess(key=fallback))
 
 
@@ -191,7 +194,8 @@ def _predicted(mf, model: OperatorModel) -> np.ndarray:
                 "mf",
                 got=f"{len(overlap)} atomic orbitals",
                 expected=f"{layout.nao}, as {basis!r} has for this molecule",
-            )
+            ),
+            code=Code.LAYOUT,
         )
     found = model.predict(structure)
     own = from_pyscf(overlap, structure, basis)
@@ -200,6 +204,7 @@ def _predicted(mf, model: OperatorModel) -> np.ndarray:
     electrons = float(np.sum(dm * overlap))
     if abs(electrons - mf.mol.nelectron) > ELECTRONS:
         raise OpmlError(
-            refusal("dm", got=f"{electrons:.6f} electrons", expected=f"{mf.mol.nelectron}")
+            refusal("dm", got=f"{electrons:.6f} electrons", expected=f"{mf.mol.nelectron}"),
+            code=Code.ELECTRON_NUMBER,
         )
     return dm

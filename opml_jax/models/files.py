@@ -19,7 +19,7 @@ import numpy as np
 from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
-from ..errors import ConventionError, ModelFileError, refusal
+from ..errors import Code, ConventionError, ModelFileError, refusal
 from .density import Op2Density, Op2DensityConfig
 from .density2prop import Density2Prop, Density2PropModel
 from .density_model import DensityModel
@@ -105,19 +105,21 @@ def load_model(path: str | os.PathLike) -> Model:
                 "path",
                 got=f"{path}, which is not a file",
                 expected="a model file or a run directory with one",
-            )
+            ),
+            code=Code.NO_FILE,
         )
     try:
         with safe_open(path, framework="numpy") as f:
             header = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError) as err:
+    except (SafetensorError, OSError, ValueError, RecursionError) as err:
         raise ModelFileError(
             refusal(
                 str(path),
                 got=f"an unreadable file ({err})",
                 expected="a complete safetensors model of this library",
-            )
+            ),
+            code=Code.DAMAGED,
         ) from err
     version = header.get("format_version", 0)
     if header.get("format") != "opml_jax model" or not 1 <= version <= FORMAT_VERSION:
@@ -127,7 +129,8 @@ def load_model(path: str | os.PathLike) -> Model:
                 got=f"format {header.get('format')!r} version {version}",
                 expected=f"an opml_jax model of version 1 to {FORMAT_VERSION}",
                 hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
-            )
+            ),
+            code=Code.FORMAT_VERSION,
         )
     if header["convention"] != CONVENTION:
         raise ConventionError(
@@ -159,7 +162,8 @@ def load_model(path: str | os.PathLike) -> Model:
                     str(path),
                     got="a basis that does not match its fingerprint",
                     expected="an undamaged file",
-                )
+                ),
+                code=Code.DAMAGED,
             )
     definition, settings, kind = KINDS[header["kind"]]
     if "density_config" in header:

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..basis import batch
 from ..basis.buckets import Bucket, smallest_bucket
-from ..errors import OpmlError, refusal
+from ..errors import Code, OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..structures import Structure, StructureBatch
 from ..structures.contacts import warn_of_contacts
@@ -161,7 +161,9 @@ class Model:
             return {k: v[0] for k, v in out.items()}
         structures = list(structures)
         if not structures:
-            raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
+            raise OpmlError(
+                refusal("structures", got="an empty list", expected="at least one"), code=Code.EMPTY
+            )
         self.check_structures(structures)
         if uncertainty and self.definition.config.members < 2:
             raise OpmlError(
@@ -209,7 +211,8 @@ class Model:
                     "structures",
                     got=", ".join(symbol(z) for z in unseen),
                     expected=f"only elements seen in training ({known})",
-                )
+                ),
+                code=Code.UNSEEN_ELEMENT,
             )
 
     def check_structures(self, structures: Sequence[Structure]) -> None:

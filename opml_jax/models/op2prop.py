@@ -30,7 +30,7 @@ import numpy as np
 
 from ..basis import batch
 from ..conventions import e3nn_to_cartesian, e3nn_to_matrix
-from ..errors import ConfigError, OpmlError, refusal
+from ..errors import Code, ConfigError, OpmlError, refusal
 from ..features import (
     AtomFeatures,
     Inputs,
@@ -286,7 +286,8 @@ class Op2Prop(Definition):
                     "structure",
                     got=f"charge {np.max(np.abs(charge))}",
                     expected="neutral: the energy of an ion in a field depends on the origin",
-                )
+                ),
+                code=Code.ELECTRONS,
             )
         x, v = self.descriptors(structure, params, field=field)
         return self.readout(params, x, v, self.one_hot(structure))["energy"]

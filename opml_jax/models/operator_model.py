@@ -15,7 +15,7 @@ import numpy as np
 
 from .. import integrals, observables
 from ..basis import layout_of
-from ..errors import ConvergenceError, DataWarning, OpmlError, refusal
+from ..errors import Code, ConvergenceError, DataWarning, OpmlError, refusal
 from ..numerics import Array, require_x64
 from ..operators.species import SpeciesTable
 from ..structures import Structure, StructureBatch
@@ -104,13 +104,19 @@ class OperatorModel(Model):
         return functools.partial(getattr(self.definition, method), own)
 
     def predict(  # type: ignore[override]
-        self, structures: Structure | Sequence[Structure], *, guess: bool = False
+        self,
+        structures: Structure | Sequence[Structure],
+        *,
+        guess: bool = False,
+        allow_unconverged: bool = False,
     ) -> dict[str, np.ndarray]:
         """Operators of closed-shell molecules, and what follows from them.
 
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
           guess: the first guess alone, in closed form, whose density is not made self-consistent.
+          allow_unconverged: molecules whose density does not become self-consistent have NaN, but
+            for their ``residual``, and a warning instead of an error.
 
         Returns:
           ``fock`` (Hartree), ``dm``, ``overlap`` ``(nao, nao)`` in the library's AO order,
@@ -130,14 +136,19 @@ class OperatorModel(Model):
         """
         require_x64("an Op2Op model")
         if isinstance(structures, Structure):
-            out = self.predict([structures], guess=guess)
+            out = self.predict([structures], guess=guess, allow_unconverged=allow_unconverged)
             return {k: v[0] for k, v in out.items() if k not in ("nao", "n_atoms")}
         structures = list(structures)
         if not structures:
-            raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
+            raise OpmlError(
+                refusal("structures", got="an empty list", expected="at least one"), code=Code.EMPTY
+            )
         self.check_structures(structures)
         if odd := [s for s in structures if s.spin or n_electrons(s) % 2]:
-            raise OpmlError(refusal("structures", got=repr(odd[0]), expected="closed shells"))
+            raise OpmlError(
+                refusal("structures", got=repr(odd[0]), expected="closed shells"),
+                code=Code.ELECTRONS,
+            )
         definition = self.definition
         if guess:
             first = dataclasses.replace(definition.config, density_words=(), network=None)
@@ -158,14 +169,34 @@ class OperatorModel(Model):
                 for i, value in zip(index, np.asarray(values), strict=False):
                     cut = tuple(slice(sizes[a][i]) for a in axes)
                     whole[(i, *cut)] = value[cut]
-        worst = int(np.argmax(np.nan_to_num(out["residual"], nan=np.inf)))
-        if not out["residual"][worst] < UNCONVERGED:
-            raise ConvergenceError(
-                f"the density of {structures[worst]!r} (structure {worst}) did not become "
-                f"self-consistent: {out['residual'][worst]:.1e} Hartree are left after "
-                f"{self.definition.config.cycles} cycles. Is it like those of the training set?"
-            )
+        failed = np.flatnonzero(~(out["residual"] < UNCONVERGED))  # also where it is NaN
+        if len(failed):
+            self._unconverged(structures, out["residual"], failed, allow_unconverged)
+        for values in (v for k, v in out.items() if k != "residual"):
+            values[failed] = np.nan
         return {**out, **{k: np.array(v) for k, v in sizes.items()}}
+
+    def _unconverged(
+        self, structures: list[Structure], residual: np.ndarray, failed: np.ndarray, allowed: bool
+    ) -> None:
+        """Say which densities did not become self-consistent, as an error unless that is allowed.
+
+        Raises:
+          ConvergenceError: it is not.
+        """
+        worst = failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))]
+        others = f", and those of {len(failed) - 1} others," if len(failed) > 1 else ""
+        text = (
+            f"the density of {structures[worst]!r} (structure {worst}){others} did not become "
+            f"self-consistent: {residual[worst]:.1e} Hartree are left after "
+            f"{self.definition.config.cycles} cycles."
+        )
+        if not allowed:
+            raise ConvergenceError(
+                f"{text} Is it like those of the training set? allow_unconverged has NaN for it "
+                "and results for the rest."
+            )
+        warnings.warn(f"{text} Their results are NaN.", DataWarning, stacklevel=3)
 
     def check_structures(self, structures: Sequence[Structure]) -> None:
         """As of every model; pairs of elements never seen have a warning of their own."""

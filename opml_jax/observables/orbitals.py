@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import Code, OpmlError, refusal
 from ..lapack import eigh
 from ..numerics import Array, einsum, is_concrete, matmul
 from ..operators import inverse_sqrt
@@ -68,7 +68,8 @@ def _orthogonal(fock: Array, overlap: Array, mask: Array | None) -> tuple[Array,
                 "fock",
                 got=f"shape {fock.shape} with an overlap of shape {overlap.shape}",
                 expected="(..., nao, nao), both alike",
-            )
+            ),
+            code=Code.MATRIX,
         )
     if mask is not None:
         real = mask[..., :, None] & mask[..., None, :]
@@ -90,7 +91,8 @@ def _pairs(n_electrons, nao: int) -> Array:
                     "n_electrons",
                     got=n_electrons,
                     expected=f"even numbers from 0 to {2 * nao}, two electrons an orbital",
-                )
+                ),
+                code=Code.ELECTRONS,
             )
     return n // 2
 
@@ -191,7 +193,8 @@ def density_matrix(
                 got=f"a gap of {np.min(width):.1e} Hartree at {n_electrons} electrons",
                 expected=f"at least {SMALLEST_GAP:.0e}: a closed shell",
                 hint="Check the number of electrons, or give a smearing.",
-            )
+            ),
+            code=Code.GAP,
         )
     eye = jnp.eye(f.shape[-1], dtype=f.dtype)
     g = _sign(f - middle[..., None, None] * eye, w - middle[..., None], u)

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import Code, OpmlError, refusal
 from ..lapack import eigh
 from ..numerics import Array, is_concrete, matmul
 
@@ -111,7 +111,8 @@ def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
                 got=f"smallest eigenvalue {np.min(lowest):.1e}",
                 expected=f"at least {threshold:.0e}: the basis is nearly linearly dependent",
                 hint="Use a less diffuse basis, or canonical_orthogonalisation.",
-            )
+            ),
+            code=Code.SINGULAR,
         )
     fit = (lowest >= threshold)[..., None, None]
     return jnp.where(fit, _inverse_root(s, w, u), jnp.nan)

@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import lapack
 from ..basis import AOLayout
-from ..errors import OpmlError, one_of, refusal
+from ..errors import Code, OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete
 from . import product
 from .eigen import inverse_sqrt
@@ -133,7 +133,8 @@ def cholesky(operator: Operator, overlap: Operator) -> tuple[Array, Operator]:
                 got="a matrix without Cholesky factor",
                 expected="a positive definite one",
                 hint="For a batch, make it with overlap(batch, basis, padding=1).",
-            )
+            ),
+            code=Code.SINGULAR,
         )
     half = jax.scipy.linalg.solve_triangular(factor, operator.values, lower=True)
     w = jax.scipy.linalg.solve_triangular(factor, jnp.swapaxes(half, -1, -2), lower=True)

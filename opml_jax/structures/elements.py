@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import StructureError, nearest, refusal
+from ..errors import Code, StructureError, nearest, refusal
 from ..units import ELECTRON_MASS_PER_DALTON
 
 SYMBOLS = tuple(
@@ -56,7 +56,9 @@ def atomic_number(name: str | int) -> int:
     z = int(text) if text.isdigit() else _NUMBERS.get(text.lower(), 0)
     if not 1 <= z < len(SYMBOLS):
         hint = nearest(text, SYMBOLS[1:])
-        raise StructureError(refusal("element", got=repr(name), expected="a symbol", hint=hint))
+        raise StructureError(
+            refusal("element", got=repr(name), expected="a symbol", hint=hint), code=Code.ELEMENT
+        )
     return z
 
 

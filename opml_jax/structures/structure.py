@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import StructureError, refusal
+from ..errors import Code, StructureError, refusal
 from ..numerics import Array, is_concrete, pytree, replace, static
 from . import validation
 from .elements import SYMBOLS
@@ -74,11 +74,13 @@ class Structure:
                         "positions",
                         got="rows of different length",
                         expected=f"an array of shape (n_atoms, 3) = ({len(numbers)}, 3)",
-                    )
+                    ),
+                    code=Code.SHAPE,
                 ) from err
             if positions.dtype.kind not in "fiu":
                 raise StructureError(
-                    refusal("positions", got=f"dtype {positions.dtype}", expected="real numbers")
+                    refusal("positions", got=f"dtype {positions.dtype}", expected="real numbers"),
+                    code=Code.COORDINATE,
                 )
             validation.check_positions(numbers, positions)
             if not hasattr(self.positions, "aval"):
@@ -180,7 +182,8 @@ def pad_structures(structures: Sequence[Structure], n_atoms: int) -> StructureBa
     """
     if not structures:
         raise StructureError(
-            refusal("structures", got="an empty list", expected="at least one structure")
+            refusal("structures", got="an empty list", expected="at least one structure"),
+            code=Code.EMPTY,
         )
     largest = max(s.n_atoms for s in structures)
     if largest > n_atoms:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import ConfigError, at_least, one_of, refusal
+from ..errors import Code, ConfigError, at_least, one_of, refusal
 from ..models import Op2DensityConfig, Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
 from .operator_losses import OperatorLosses
 
@@ -340,9 +340,10 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Train
 
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as err:
+    except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
         raise ConfigError(
-            refusal(str(path), got=f"an unreadable file ({err})", expected="a YAML configuration")
+            refusal(str(path), got=f"an unreadable file ({err})", expected="a YAML configuration"),
+            code=Code.DAMAGED,
         ) from err
     for item in overrides:
         key, separator, text = item.partition("=")

@@ -26,7 +26,7 @@ from .. import density
 from ..basis import Basis, batch, from_pyscf, layout_of, load_basis
 from ..data import Dataset
 from ..data.reference import Method, density_of, molecule
-from ..errors import DataError, refusal
+from ..errors import Code, DataError, refusal
 from ..models.density import Op2Density, Params, atoms_of, channels, kernel, reduced
 from ..structures import Structure
 from .density_solver import Problem, Report, Solution, Weights, conjugate_gradients, factors
@@ -192,11 +192,13 @@ def check_densities(definition: Op2Density, dataset: Dataset) -> Basis:
                 got="density, of a data set without density matrices",
                 expected="a data set with dm or fock",
                 hint="opml generate writes them.",
-            )
+            ),
+            code=Code.LABEL,
         )
     if ions := [s for s in dataset.structures if s.charge or s.spin]:
         raise DataError(
-            refusal("structures", got=repr(ions[0]), expected="neutral closed-shell molecules")
+            refusal("structures", got=repr(ions[0]), expected="neutral closed-shell molecules"),
+            code=Code.ELECTRONS,
         )
     name = Method.from_meta({"method": "hf", **dataset.meta}).basis
     return load_basis(name, dataset.elements)
@@ -492,7 +494,7 @@ def check_coefficients(definition, structures, coefficients) -> None:
       DataError: none, or coefficients of another basis.
     """
     if not structures:
-        raise DataError(refusal("structures", got="none", expected="at least one"))
+        raise DataError(refusal("structures", got="none", expected="at least one"), code=Code.EMPTY)
     for i, (s, c) in enumerate(zip(structures, coefficients, strict=True)):
         naux = layout_of(s, definition.aux_basis).nao
         if np.shape(c) != (naux,) or not np.isfinite(c).all():

@@ -6,7 +6,7 @@ import dataclasses
 import os
 from collections.abc import Sequence
 
-from ..errors import ConfigError, refusal
+from ..errors import Code, ConfigError, refusal
 from ..models import DensityModel, load_model
 from ..structures.elements import symbol
 
@@ -39,7 +39,8 @@ def read_density(path: str | os.PathLike, elements: Sequence[int]) -> DensityMod
                 "model.density",
                 got=f"{path}, a model of {got}",
                 expected=f"one of the elements of the training set, {wanted}",
-            )
+            ),
+            code=Code.UNSEEN_ELEMENT,
         )
     definition = model.definition
     plain = dataclasses.replace(definition.config, uncertainty=False)

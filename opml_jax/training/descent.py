@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..errors import OpmlError
+from ..errors import Code, OpmlError
 from ..models.op2op import Params
 from ..numerics import Array
 from .checkpoint import SAVE_EVERY, load_state, save_state
@@ -98,7 +98,8 @@ def descend(
         if not np.isfinite(row["loss"]) or not np.isfinite(error):
             raise OpmlError(
                 f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
-                f"(now {optim.learning_rate})."
+                f"(now {optim.learning_rate}).",
+                code=Code.DIVERGED,
             )
         if error < best:
             best, kept = error, running[1]

@@ -30,7 +30,7 @@ from ..basis import Basis, layout_of, load_basis
 from ..data import Dataset
 from ..data.plausibility import check_finite
 from ..data.reference import cross_overlap
-from ..errors import DataError, refusal
+from ..errors import Code, DataError, refusal
 from ..features.couple import has_constant, key_name
 from ..models.op2op import Op2Op, Params, batches, n_electrons
 from ..models.op2op_network import compress
@@ -69,10 +69,13 @@ def check_observables(name: str, part: Dataset, targets: Sequence[str]) -> None:
                 got=repr(part),
                 expected=f"structures with {' and '.join(needed)}, and the name of their basis",
                 hint="opml generate makes files with Fock matrices.",
-            )
+            ),
+            code=Code.LABEL,
         )
     if odd := [s for s in part.structures if s.spin or n_electrons(s) % 2]:
-        raise DataError(refusal(name, got=repr(odd[0]), expected="closed shells"))
+        raise DataError(
+            refusal(name, got=repr(odd[0]), expected="closed shells"), code=Code.ELECTRONS
+        )
     check_finite(name, {label: part.labels[label] for label in needed})
 
 

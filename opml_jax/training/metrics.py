@@ -10,7 +10,7 @@ import numpy as np
 from ..conventions import CONVENTION
 from ..data import Dataset
 from ..data.moments import centred_quadrupoles
-from ..errors import ConventionError, UnitWarning, refusal
+from ..errors import Code, ConventionError, UnitWarning, refusal
 from ..models import DensityModel, Model
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .density_metrics import density_errors
@@ -97,7 +97,8 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
                     f"{key} of the data set",
                     got=repr(got),
                     expected=f"{expected!r}, that of the model's labels",
-                )
+                ),
+                code=Code.LEVEL_OF_THEORY,
             )
     if trained.get("method") and "method" not in dataset.meta:
         warnings.warn(

@@ -18,7 +18,7 @@ from ..basis import layout_of
 from ..data import Dataset
 from ..data.plausibility import check_finite
 from ..data.reference import atomic_densities, molecule
-from ..errors import ConventionError, ConvergenceError, DataError, DataWarning, refusal
+from ..errors import Code, ConventionError, ConvergenceError, DataError, DataWarning, refusal
 from ..features.couple import IrrepKey, couple_species, has_constant, key_name
 from ..models import OperatorModel
 from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
@@ -248,9 +248,14 @@ def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
       ConventionError: matrices of another basis.
     """
     if "fock" not in part or not len(part):
-        raise DataError(refusal(name, got=repr(part), expected="structures with the label 'fock'"))
+        raise DataError(
+            refusal(name, got=repr(part), expected="structures with the label 'fock'"),
+            code=Code.LABEL,
+        )
     if odd := [s for s in part.structures if s.spin or n_electrons(s) % 2]:
-        raise DataError(refusal(name, got=repr(odd[0]), expected="closed shells"))
+        raise DataError(
+            refusal(name, got=repr(odd[0]), expected="closed shells"), code=Code.ELECTRONS
+        )
     check_finite(name, {"fock": part.labels["fock"]})
     part.check_layout(definition.basis)
     for structure, fock in zip(part.structures, part.labels["fock"], strict=True):
@@ -261,7 +266,8 @@ def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
                     got=f"{len(fock)} functions",
                     expected=f"{nao}, as {definition.basis!r} has",
                     hint="Set operator.basis to the basis of the labels.",
-                )
+                ),
+                code=Code.LAYOUT,
             )
 
 

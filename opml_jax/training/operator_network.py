@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..errors import OpmlError
+from ..errors import Code, OpmlError
 from ..models.linear import Ridge, composition_offsets, ridge_validated
 from ..models.operator_network import OperatorNetwork, Params
 from ..numerics import Array, einsum
@@ -171,7 +171,8 @@ def train_network(
         if not np.isfinite(list(row.values())).all():
             raise OpmlError(
                 f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
-                f"(now {optim.learning_rate})."
+                f"(now {optim.learning_rate}).",
+                code=Code.DIVERGED,
             )
         history.append(row)
         on_epoch(number, row)

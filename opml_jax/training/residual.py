@@ -19,7 +19,7 @@ import numpy as np
 import optax
 
 from ..conventions import e3nn_to_cartesian
-from ..errors import OpmlError
+from ..errors import Code, OpmlError
 from ..models import Op2Prop
 from ..models.op2prop import (
     Params,
@@ -293,7 +293,8 @@ def train_residual(
         if not np.isfinite(row["loss"]) or not np.isfinite(row["validation_loss"]):
             raise OpmlError(
                 f"the loss became NaN in epoch {number}. Lower optim.learning_rate "
-                f"(now {optim.learning_rate})."
+                f"(now {optim.learning_rate}).",
+                code=Code.DIVERGED,
             )
         better = losses < best
         best = np.where(better, losses, best)

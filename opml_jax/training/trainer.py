@@ -17,7 +17,7 @@ from ..basis import load_basis
 from ..data import Dataset, check_splits
 from ..data.moments import centred_quadrupoles
 from ..data.plausibility import check_finite
-from ..errors import ConfigError, DataError, refusal
+from ..errors import Code, ConfigError, DataError, refusal
 from ..models import (
     Density2Prop,
     Density2PropModel,
@@ -102,7 +102,8 @@ def padded_labels(dataset: Dataset, targets: tuple[str, ...], n_atoms: int) -> d
                     "targets",
                     got=f"{name!r}, which the data set lacks",
                     expected=f"labels it has: {have}",
-                )
+                ),
+                code=Code.LABEL,
             )
         if name in ("dipole", "quadrupole") and any(s.charge for s in dataset.structures):
             raise DataError(

@@ -1,7 +1,13 @@
 """Bad input on the command line: one clear line, exit code 2, and nothing left behind."""
 
+import json
+import pickle
+import re
+
+import h5py
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from opml_jax.cli import main
 from opml_jax.data import Dataset
@@ -42,52 +48,224 @@ def _objects(path):
     np.savez(path, nuclear_charges=np.array([1, 1]), coords=np.array([[{}]], dtype=object))
 
 
+def _hydrogens(numbers, positions=((0, 0, 0), (0, 0, 0.74))):
+    """An npz of one molecule."""
+    return _npz(nuclear_charges=np.array(numbers), coords=np.array([positions], float))
+
+
+def _cut(make, n):
+    """The same file without its last n bytes."""
+
+    def cut(path):
+        make(path)
+        path.write_bytes(path.read_bytes()[:-n])
+
+    return cut
+
+
+def _flipped(make, at):
+    """The same file with one byte changed, at a share of its length."""
+
+    def flipped(path):
+        make(path)
+        data = bytearray(path.read_bytes())
+        data[int(at * len(data))] ^= 0xFF
+        path.write_bytes(bytes(data))
+
+    return flipped
+
+
+def _pickle(path):
+    path.write_bytes(pickle.dumps({"coords": [[0.0, 0.0, 0.0]]}))
+
+
+def _hdf5(change):
+    """A whole file of this library with something changed."""
+
+    def make(path):
+        s = Structure([1, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]])
+        write_hdf5(path, Dataset([s] * 3, {"energy": [-1.1] * 3}))
+        with h5py.File(path, "r+") as f:
+            change(f)
+
+    return make
+
+
+def _linked(f):
+    del f["positions"]
+    f["positions"] = h5py.ExternalLink("/etc/hostname", "/positions")
+
+
+def _soft(f):
+    del f["positions"]
+    f["positions"] = h5py.SoftLink("/numbers")
+
+
+def _outside(f):
+    shape = f["positions"].shape
+    del f["positions"]
+    f.create_dataset("positions", shape, "f8", external=[("/etc/hostname", 0, 8 * 18)])
+
+
+def _huge(f):
+    del f["positions"]
+    f.create_dataset("positions", (10**11, 3), "f8", chunks=(1024, 3))
+
+
+def _newer(f):
+    f.attrs["format_version"] = 99
+
+
+def _labels_lost(f):
+    del f["labels/energy"]
+    f["labels/energy"] = np.array([np.nan, 1.0, 1.0])
+
+
 FILES = {
-    "NaN coordinate": ("w.xyz", _text(WATER.replace("0.757", "nan", 1)), ["finite", "nan"]),
-    "contact": ("w.xyz", _text("2\n\nH 0 0 0\nH 0 0 0.1\n"), ["atoms 0 and 1 at 0.100 Angstrom"]),
+    "NaN coordinate": ("w.xyz", _text(WATER.replace("0.757", "nan", 1)), ["finite", "nan", "101"]),
+    "infinite coordinate": ("w.xyz", _text(WATER.replace("0.757", "inf", 1)), ["finite", "101"]),
+    "overflowed coordinate": ("w.xyz", _text(WATER.replace("0.757", "*****", 1)), ["xyz", "402"]),
+    "contact": (
+        "w.xyz",
+        _text("2\n\nH 0 0 0\nH 0 0 0.1\n"),
+        ["atoms 0 and 1 at 0.100 Angstrom", "102"],
+    ),
+    "identical atoms": ("w.xyz", _text("2\n\nH 0 0 0\nH 0 0 0\n"), ["atoms 0 and 1", "102"]),
+    "contact in an npz": ("w.npz", _hydrogens([1, 1], [[0, 0, 0], [0, 0, 0.2]]), ["0.200", "102"]),
     "shape (3, n)": (
         "w.npz",
         _npz(nuclear_charges=np.array([1, 1]), coords=np.array([[[0, 0], [0, 0], [0, 0.74]]])),
-        ["(1, 3, 2)", "(n_structures, n_atoms, 3)"],
+        ["(1, 3, 2)", "(n_structures, n_atoms, 3)", "103"],
     ),
-    "odd electrons": ("w.xyz", _text("2\n\nO 0 0 0\nH 0 0 0.97\n"), ["9 electrons", "spin"]),
-    "empty xyz": ("w.xyz", _text(""), ["empty file"]),
-    "empty npz": ("w.npz", _text(""), ["empty file"]),
-    "empty hdf5": ("w.h5", _text(""), ["empty file"]),
-    "truncated hdf5": ("w.h5", _truncated, ["truncated"]),
-    "no hdf5": ("w.h5", _text(WATER), ["HDF5"]),
-    "object arrays": ("w.npz", _objects, ["object arrays"]),
+    "numbers of other atoms": ("w.npz", _hydrogens([1, 1, 1, 1]), ["atomic numbers", "103"]),
+    "half a proton": ("w.npz", _hydrogens([1.5, 0.5]), ["whole numbers", "103"]),
+    "coordinates as text": (
+        "w.npz",
+        _npz(nuclear_charges=np.array([1, 1]), coords=np.array([[["0"] * 3] * 2])),
+        ["coordinates of w.npz", "103"],
+    ),
+    "no atoms": ("w.xyz", _text("0\n\n"), ["no atoms", "104"]),
+    "no structures": (
+        "w.npz",
+        _npz(nuclear_charges=np.array([1, 1]), coords=np.zeros((0, 2, 3))),
+        ["no structures", "104"],
+    ),
     "unknown symbol": ("w.xyz", _text(WATER.replace("O", "Qq")), ["Qq"]),
-    "half an xyz": ("w.xyz", _text(WATER[:-25]), ["xyz"]),
+    "ghost atom": ("w.xyz", _text(WATER.replace("O", "X")), ["1 to 118", "105"]),
+    "negative number": ("w.npz", _hydrogens([2, -1]), ["1 to 118", "105"]),
+    "number beyond the table": ("w.npz", _hydrogens([1, 119]), ["119", "105"]),
+    "odd electrons": (
+        "w.xyz",
+        _text("2\n\nO 0 0 0\nH 0 0 0.97\n"),
+        ["9 electrons", "spin", "106"],
+    ),
+    "periodic cell": (
+        "w.xyz",
+        _text(WATER.replace("\n\n", '\nLattice="9 0 0 0 9 0 0 0 9" pbc="T T T"\n', 1)),
+        ["a periodic cell", "pbc", "107"],
+    ),
+    "empty xyz": ("w.xyz", _text(""), ["empty file", "402"]),
+    "empty npz": ("w.npz", _text(""), ["empty file", "402"]),
+    "empty hdf5": ("w.h5", _text(""), ["empty file", "402"]),
+    "truncated hdf5": ("w.h5", _truncated, ["truncated", "402"]),
+    "truncated npz": ("w.npz", _cut(_hydrogens([1, 1]), 100), ["unreadable", "402"]),
+    "flipped npz": ("w.npz", _flipped(_hydrogens([1, 1]), 0.25), ["unreadable", "402"]),
+    "no hdf5": ("w.h5", _text(WATER), ["HDF5", "402"]),
+    "no npz": ("w.npz", _text(WATER), ["w.npz"]),
+    "another npz": ("w.npz", _npz(x=np.ones(3)), ["w.npz", "nuclear_charges", "400"]),
+    "half an xyz": ("w.xyz", _text(WATER[:-25]), ["xyz", "402"]),
+    "prose": ("w.xyz", _text("Dear reader,\n\nO is for oxygen.\n"), ["xyz", "402"]),
+    "bytes": ("w.xyz", lambda path: path.write_bytes(bytes(range(256))), ["xyz", "402"]),
+    "huge claim": ("w.h5", _hdf5(_huge), ["w.h5", "402"]),
+    "object arrays": ("w.npz", _objects, ["object arrays", "403"]),
+    "pickle": ("w.npz", _pickle, ["can run code", "403"]),
+    "external link": ("w.h5", _hdf5(_linked), ["a link", "403"]),
+    "soft link": ("w.h5", _hdf5(_soft), ["a link", "403"]),
+    "data outside the file": ("w.h5", _hdf5(_outside), ["outside", "403"]),
+    "newer format": ("w.h5", _hdf5(_newer), ["format_version 99", "Upgrade", "404"]),
     "unknown suffix": ("w.pdb", _text(WATER), ["w.pdb", ".xyz"]),
-    "missing file": ("w.xyz", lambda path: None, ["not a file"]),
+    "missing file": ("w.xyz", lambda path: None, ["not a file", "401"]),
+    "a folder": ("w.xyz", lambda path: path.mkdir(), ["not a file", "401"]),
 }
 
 
 LABELS = {
     "energies in another unit": (
+        "w.npz",
         _labelled_npz(energies=np.array([-2.0e8, -2.0e8])),
-        ["energies of w.npz", "kcal/mol", "energy_unit"],
+        ["energies of w.npz", "kcal/mol", "energy_unit", "406"],
     ),
     "forces in another unit": (
+        "w.npz",
         _labelled_npz(forces=2000 * np.ones((2, 3, 3))),
-        ["forces of w.npz", "below 50", "87 eV/Angstrom", "energy_unit"],
+        ["forces of w.npz", "below 50", "87 eV/Angstrom", "energy_unit", "406"],
     ),
     "NaN label": (
+        "w.npz",
         _labelled_npz(energies=np.array([-47900.0, np.nan])),
-        ["energy of w.npz", "NaN in structure 1"],
+        ["energy of w.npz", "NaN in structure 1", "407"],
+    ),
+    "infinite label": (
+        "w.npz",
+        _labelled_npz(forces=np.full((2, 3, 3), np.inf)),
+        ["forces of w.npz", "structure 0", "407"],
     ),
     "labels of another shape": (
+        "w.npz",
         _labelled_npz(forces=np.ones((2, 24, 24))),
-        ["forces of w.npz", "(2, 3, 3)", "(2, 24, 24)", "labels"],
+        ["forces of w.npz", "(2, 3, 3)", "(2, 24, 24)", "labels", "408"],
     ),
+    "fewer labels than structures": (
+        "w.npz",
+        _labelled_npz(energies=np.array([-47900.0])),
+        ["energy of w.npz", "408"],
+    ),
+    "NaN in hdf5": ("w.h5", _hdf5(_labels_lost), ["NaN in structure 0", "407"]),
 }
 SPLITS = {
-    "empty split": ('{"train": [0], "validation": []}', ["s.json", "empty split"]),
-    "beyond the data": ('{"train": [0], "validation": [9]}', ["index 9", "below 3"]),
+    "empty split": ('{"train": [0], "validation": []}', ["s.json", "empty split", "409"]),
+    "beyond the data": ('{"train": [0], "validation": [9]}', ["index 9", "below 3", "409"]),
     "unseen element": (
         '{"train": [0], "validation": [1], "test": [2]}',
-        ["test split", "elements of the training split", "got S"],
+        ["test split", "elements of the training split", "got S", "409"],
+    ),
+    "a structure twice": (
+        '{"train": [0, 1], "validation": [1]}',
+        ["s.json", "an index in two splits", "409"],
+    ),
+    "negative index": ('{"train": [0], "validation": [-1]}', ["index -1", "409"]),
+    "no validation": ('{"train": [0]}', ["s.json", "validation", "409"]),
+    "no index": ('{"train": [0.5], "validation": [1]}', ["s.json", "0.5", "402"]),
+    "no json": ("train: [0]", ["s.json", "JSON", "402"]),
+    "nested without end": ("[" * 100_000, ["s.json", "JSON", "402"]),
+}
+
+
+def _model(header, tensors=None):
+    """A safetensors file with this metadata."""
+
+    def make(path):
+        data = {k: json.dumps(v) for k, v in header.items()}
+        save_file(tensors or {"x": np.ones(3)}, path, metadata=data)
+
+    return make
+
+
+def _long_header(path):
+    path.write_bytes((2**62).to_bytes(8, "little") + b"{}")
+
+
+MODELS = {
+    "missing": (lambda path: None, ["not a file", "401"]),
+    "empty": (_text(""), ["unreadable", "402"]),
+    "text": (_text(WATER), ["unreadable", "402"]),
+    "pickle": (_pickle, ["unreadable", "402"]),
+    "truncated": (_cut(_model({"format": "opml_jax model"}), 10), ["unreadable", "402"]),
+    "header longer than the file": (_long_header, ["unreadable", "402"]),
+    "another library's": (_model({}), ["an opml_jax model", "404"]),
+    "newer": (
+        _model({"format": "opml_jax model", "format_version": 99, "opml_jax_version": "9.1"}),
+        ["version 99", "written by opml_jax 9.1", "404"],
     ),
 }
 
@@ -113,7 +291,8 @@ def _is_one_clear_line(result, says):
     assert code == 2
     assert err.startswith("opml: error: ")
     assert err.count("\n") == 1
-    assert err.endswith("\n")
+    assert re.search(r" \[OPML-\d{3}\]\n$", err)
+    assert err.count("OPML-") == 1
     assert out == ""
     for words in says:
         assert words in err
@@ -135,14 +314,14 @@ def test_bad_files(run, tmp_path, command, name, make, says):
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize(("make", "says"), LABELS.values(), ids=LABELS)
+@pytest.mark.parametrize(("name", "make", "says"), LABELS.values(), ids=LABELS)
 @pytest.mark.parametrize(
     "command", [("data", "check"), ("data", "pack", "-o", "out.h5")], ids=["check", "pack"]
 )
-def test_bad_labels(run, tmp_path, command, make, says):
-    make(tmp_path / "w.npz")
-    _is_one_clear_line(run(*command, "w.npz"), says)
-    assert [p.name for p in tmp_path.iterdir()] == ["w.npz"]
+def test_bad_labels(run, tmp_path, command, name, make, says):
+    make(tmp_path / name)
+    _is_one_clear_line(run(*command, name), says)
+    assert [p.name for p in tmp_path.iterdir()] == [name]
 
 
 @pytest.mark.parametrize(("text", "says"), SPLITS.values(), ids=SPLITS)
@@ -155,6 +334,41 @@ def test_bad_splits(run, tmp_path, text, says):
         assert words in err
     assert (code, err.count("\n")) == (2, 1)
     _is_one_clear_line(run("train", "c.yaml", "-o", "run"), says)
+
+
+@pytest.mark.parametrize(("make", "says"), MODELS.values(), ids=MODELS)
+@pytest.mark.parametrize(
+    "command", [("predict", "w.xyz", "-o", "out.h5"), ("evaluate", "w.xyz")], ids=lambda c: c[0]
+)
+def test_bad_models(run, tmp_path, command, make, says):
+    (tmp_path / "w.xyz").write_text(WATER)
+    make(tmp_path / "m.safetensors")
+    before = sorted(tmp_path.iterdir())
+    name, *options = command
+    _is_one_clear_line(run(name, "m.safetensors", *options), says)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+CONFIGS = {
+    "unknown key": ("modell: {}", ["modell", "Did you mean 'model'"]),
+    "unknown inner key": ("optim: {epoch: 3}", ["optim", "epoch"]),
+    "text for a number": ("optim: {epochs: many}", ["optim.epochs", "many", "500"]),
+    "negative": ("optim: {epochs: -1}", ["optim.epochs", "500"]),
+    "a list": ("- 1\n- 2", ["key: value pairs", "500"]),
+    "no yaml": ("a: [1,", ["YAML", "402"]),
+    "code": ("data: !!python/object/apply:os.system ['touch ran']", ["YAML", "402"]),
+    "unknown target": ("targets: [energy, colour]", ["targets", "colour"]),
+    "nested without end": ("[" * 50_000, ["YAML", "402"]),
+}
+
+
+@pytest.mark.parametrize(("text", "says"), CONFIGS.values(), ids=CONFIGS)
+@pytest.mark.parametrize("command", [("train",), ("config", "validate")], ids=["train", "validate"])
+def test_bad_configurations(run, tmp_path, command, text, says):
+    (tmp_path / "c.yaml").write_text(text)
+    output = ("-o", "run") if command == ("train",) else ()
+    _is_one_clear_line(run(*command, "c.yaml", *output), says)
+    assert [p.name for p in tmp_path.iterdir()] == ["c.yaml"]
 
 
 ENERGY_ALONE = WATER.replace("\n\n", "\nProperties=species:S:1:pos:R:3 energy=-2080.0\n")

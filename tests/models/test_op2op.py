@@ -26,6 +26,7 @@ from opml_jax.errors import (
 )
 from opml_jax.features.couple import key_name
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+from opml_jax.models.operator_model import UNCONVERGED
 from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd, random_rotation
 from opml_jax.training.metrics import errors
@@ -361,5 +362,24 @@ def test_bad_input(model, fitted, parts):
 def test_what_does_not_converge_is_an_error(model, parts):
     definition = model.definition
     hasty = dataclasses.replace(definition, config=dataclasses.replace(FEW, cycles=1))
-    with pytest.raises(ConvergenceError, match="self-consistent"):
+    with pytest.raises(ConvergenceError, match="and those of 1 others, did not"):
         OperatorModel(hasty, model.params).predict(parts["test"].structures[:2])
+
+
+@pytest.mark.slow
+def test_what_does_not_converge_may_be_left_out(model, parts):
+    # the other molecule's cycles go on where it alone would stop, so it is asked for more
+    tight = dataclasses.replace(FEW, tolerance=1e-9)
+    definition = dataclasses.replace(model.definition, config=tight)
+    model = OperatorModel(definition, model.params)
+    water = parts["test"].structures[0]
+    apart = dataclasses.replace(water, positions=3.0 * np.asarray(water.positions))
+    wanted = model.predict([water])
+    with pytest.raises(ConvergenceError, match="structure 1"):
+        model.predict([water, apart])
+    with pytest.warns(DataWarning, match=r"\(structure 1\) did not.*NaN"):
+        found = model.predict([water, apart], allow_unconverged=True)
+    for name in ("fock", "dm", "mo_energy", "gap", "dipole", "lowdin_charges"):
+        assert np.isnan(found[name][1]).all()
+        np.testing.assert_allclose(found[name][0], wanted[name][0], rtol=0, atol=SELF_CONSISTENT)
+    assert found["residual"][0] < UNCONVERGED < found["residual"][1]
