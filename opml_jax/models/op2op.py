@@ -5,7 +5,8 @@ r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before 
     F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
     \qquad P = P(F[P])
 
-The first two terms are the baseline, one of
+or, instead of self-consistency, :math:`F_{k+1} = F_k[P(F_k)]` with weights of every stage
+(:attr:`~opml_jax.models.Op2OpConfig.stages`). The first two terms are the baseline, one of
 :data:`~opml_jax.models.op2op_config.BASELINES`. W is the potential of neutral atoms,
 E are pieces of the nuclei's, by element and range,
 :math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
@@ -25,7 +26,7 @@ right number of electrons.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -298,6 +299,25 @@ class Op2Op(Definition):
         data = prepare(network, own["fixed"], x, operators, table)
         return to_matrix(network_irreps(network, own, data, table), table, *s.shape[:2])
 
+    def _functional(
+        self, params: Params, structure, operators, known, table: SpeciesTable, kinetic: Array
+    ) -> Callable[[Array], Array]:
+        """The Fock matrix of the density of a Fock matrix, with these ``known`` and ``density``."""
+        s = operators["S"]
+        constant = self.assemble(params["known"], known, table, s)
+
+        def step(fock):
+            dm = self._density(structure, operators, fock)
+            found = self.with_density(structure, operators, dm)
+            x = self.density_irreps(found, table)
+            own = constant + self.assemble(params["density"], x, table, s)
+            own = own + self.learned(params, found, joined(known, x), table)
+            if "functional_fade" in params:
+                own = faded(own, s, params["functional_fade"])
+            return kinetic + found["U"] + own
+
+        return step
+
     def apply(
         self,
         params: Params,
@@ -315,8 +335,9 @@ class Op2Op(Definition):
           table: of a batch whose composition is traced (:meth:`table`).
           field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as
             ``field . r`` (electrons are negative); r is from the centre of nuclear charge. The
-            density of a model with density words answers it self-consistently, also through
-            exchange and correlation; the words themselves know the field by the density only.
+            density of a model with density words answers it self-consistently (with stages: as
+            often as there are), also through exchange and correlation; the words themselves know
+            the field by the density only.
 
         Returns:
           ``fock`` in Hartree (not by a model of density matrices), ``dm`` (occupation 2) and
@@ -345,20 +366,15 @@ class Op2Op(Definition):
             return {k: v[0] for k, v in out.items()} if one else out
         if not self.config.density_words:
             out["fock"] = guess + self.learned(params, operators, known, table)
+        elif self.config.stages:
+            out["fock"] = guess
+            for i in range(self.config.stages):
+                own = params["stages"][str(i)]
+                step = self._functional(own, structure, operators, known, table, kinetic)
+                out["fock"] = step(out["fock"])
         else:
-            constant = self.assemble(params["known"], known, table, s)
-
-            def step(fock):
-                dm = self._density(structure, operators, fock)
-                found = self.with_density(structure, operators, dm)
-                x = self.density_irreps(found, table)
-                own = constant + self.assemble(params["density"], x, table, s)
-                own = own + self.learned(params, found, joined(known, x), table)
-                if "functional_fade" in params:
-                    own = faded(own, s, params["functional_fade"])
-                return kinetic + found["U"] + own
-
             c = self.config
+            step = self._functional(params, structure, operators, known, table, kinetic)
             out["fock"], out["residual"] = fixed_point(
                 step, guess, c.cycles, c.tolerance, c.history
             )

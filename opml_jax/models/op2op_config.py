@@ -49,6 +49,9 @@ class Op2OpConfig:
         which makes a word of its own.
       density_words: further products that make the self-consistent matrix, of these, the density
         matrix P and the electrostatic potential U; none: the first guess is the prediction.
+      stages: 0: the density is made self-consistent. Else the matrix has as many stages, each a
+        linear map with the density words of the stage before, the first guess' at first: nothing
+        to converge, a larger error than that of a density that does.
       exponents: of Gaussians, Bohr^-2, descending: the potential of the nuclei of each element is
         cut into pieces of ranges between them.
       cycles: most self-consistent cycles.
@@ -67,6 +70,7 @@ class Op2OpConfig:
     basis: str = "def2-svp"
     words: tuple[str, ...] = WORDS
     density_words: tuple[str, ...] = DENSITY_WORDS
+    stages: int = 0
     exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
     cycles: int = 40
     tolerance: float = 1e-7
@@ -98,6 +102,14 @@ class Op2OpConfig:
                     "operator.density_words",
                     got=f"{len(self.density_words)} words and target dm",
                     expected="none: a density matrix is predicted in one step",
+                )
+            )
+        if self.stages < 0 or (self.stages and (self.network or not self.density_words)):
+            raise ConfigError(
+                refusal(
+                    "operator.stages",
+                    got=f"{self.stages}, {len(self.density_words)} density words",
+                    expected="0, or a positive number with density words and without a network",
                 )
             )
         if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:

@@ -151,7 +151,7 @@ class OperatorModel(Model):
             )
         definition = self.definition
         if guess:
-            first = dataclasses.replace(definition.config, density_words=(), network=None)
+            first = dataclasses.replace(definition.config, density_words=(), stages=0, network=None)
             definition = dataclasses.replace(definition, config=first)
         sizes = {
             "nao": [layout_of(s, definition.basis).nao for s in structures],

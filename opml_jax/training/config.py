@@ -264,8 +264,9 @@ class TrainConfig:
     def _check_effective(self):
         """Observables as targets of a one-shot Op2Op model."""
         operator, expected = self.operator, None
-        if operator is None or self.network or operator.network or operator.density_words:
-            expected = "operator: with density_words: [], and no network:"
+        converges = operator is not None and operator.density_words and not operator.stages
+        if operator is None or self.network or operator.network or converges:
+            expected = "operator: with density_words: [] or stages, and no network:"
         elif not self.targets or not set(self.targets) <= set(OBSERVABLES):
             expected = f"targets among {OBSERVABLES}"
         elif operator.window != "lowest" and self.targets != ("mo_energy",):

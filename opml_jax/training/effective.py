@@ -1,7 +1,8 @@
 r"""Effective Op2Op: a small matrix whose observables are those of a larger basis.
 
-The first guess of :class:`~opml_jax.models.Op2Op` is linear in its weights. It starts as the
-closed form of the larger basis' Fock operator between the small functions,
+The first guess of :class:`~opml_jax.models.Op2Op` is linear in its weights, and so is its last
+stage, if it has stages. It starts as the closed form of the larger basis' Fock operator between the
+small functions,
 
 .. math::
     F_s = S_{sl} S_{ll}^{-1} F_l S_{ll}^{-1} S_{ls},
@@ -31,13 +32,13 @@ from ..data import Dataset
 from ..data.plausibility import check_finite
 from ..data.reference import cross_overlap
 from ..errors import Code, DataError, refusal
-from ..features.couple import has_constant, key_name
+from ..features.couple import IrrepKey, has_constant, key_name
 from ..models.op2op import Op2Op, Params, batches, n_electrons
 from ..models.op2op_network import compress
 from ..numerics import Array, einsum, require_x64
 from ..structures import Structure, centred
 from .config import EffectiveConfig
-from .op2op import VANISHING, fit_op2op, real_rows
+from .op2op import VANISHING, fit_op2op, last_columns, real_rows, split_columns
 from .operator_metrics import reference_observables
 
 CHUNK = 16
@@ -138,7 +139,8 @@ def fit_effective(
     """Weights whose matrices have the observables of the labels; the best on validation.
 
     Args:
-      definition: one-shot model (no density words) in the small basis.
+      definition: one-shot model in the small basis: without density words, or with stages, of
+        which the last one's weights move.
       train: closed shells with ``fock`` in a larger basis, and other labels of ``targets``.
       validation: likewise.
       targets: of :data:`~opml_jax.training.config.OBSERVABLES`.
@@ -159,21 +161,24 @@ def fit_effective(
         k: projected(part, definition.basis, definition.first_level) for k, part in sets.items()
     }
     start = fit_op2op(definition, small["train"], small["validation"], on_progress=on_progress)
-    start.params.pop("fade", None)  # observables, not elements, are what is fitted from here on
+    last = _last(definition, start.params)
+    for name in ("fade", "functional_fade"):  # observables are fitted from here on, not elements
+        last.pop(name, None)
     prepared = {
         k: _prepare(definition, start.params, part, reference_observables(part, targets))
         for k, part in sets.items()
     }
-    known = start.params["guess"]
+    fitted = last["density" if definition.config.stages else "guess"]
     columns = {
-        name: own
-        for name, own in _components(prepared["train"], config.components).items()
-        if name in known
+        key_name(key): own
+        for key, own in _components(prepared["train"], config.components).items()
+        if key_name(key) in fitted
     }
+    keys = {key_name(key): key for key in prepared["train"][0]["x"]}
     stacked = {k: _stack(parts, columns) for k, parts in prepared.items()}
     weights, sizes = {}, {}
     for name, own in columns.items():
-        n_outputs = known[name]["weights"].shape[1]
+        n_outputs = definition.n_outputs(keys[name])
         weights[name] = {"weights": np.zeros((own["components"].shape[1], n_outputs))}
         sizes[name] = {"weights": np.repeat(own["size"][:, None], n_outputs, axis=1)}
         if "mean" in own:
@@ -244,7 +249,20 @@ def fit_effective(
     ways = [descend(by_size, alike, config.steps // 2), descend(start_at, alike, config.steps)]
     best = min(ways, key=lambda point: point.loss)
     on_progress("observables", 2 * config.steps, 2 * config.steps)
-    return FittedEffective(_moved(start.params, columns, unflatten(best.flat)), history)
+    changes = _changes(columns, unflatten(best.flat))
+    if definition.config.stages:
+        parts = split_columns(definition, {keys[name]: own for name, own in changes.items()})
+        for name, own in parts.items():
+            last[name] = _moved(last[name], own)
+    else:
+        last["guess"] = _moved(last["guess"], changes)
+    return FittedEffective(start.params, history)
+
+
+def _last(definition: Op2Op, params: Params) -> Params:
+    """Those of a model's parameters that hold its last linear map."""
+    n = definition.config.stages
+    return params["stages"][str(n - 1)] if n else params
 
 
 class Point(NamedTuple):
@@ -261,13 +279,9 @@ def _prepare(
 
     @jax.jit
     def of_batch(structures, table):
-        operators = definition.operators(structures, table)
-        x = definition.known_irreps(operators, table)
-        fock = definition.baseline(params, structures, operators, table)
-        fock = fock + definition.assemble(params["guess"], x, table, operators["S"])
         return {
-            "x": x,
-            "fock": fock,
+            "x": last_columns(definition, params, structures, table)[1],
+            "fock": definition.apply(params, structures, table)["fock"],
             "overlap": integrals.overlap(structures, definition.basis, padding=1.0),
             "position": integrals.position(centred(structures), definition.basis),
         }
@@ -298,7 +312,7 @@ def _prepare(
     return out
 
 
-def _components(prepared: Sequence[dict[str, Any]], most: int) -> Params:
+def _components(prepared: Sequence[dict[str, Any]], most: int) -> dict[IrrepKey, Params]:
     """Principal components of every key's columns, of unit size, for :func:`compress`.
 
     ``size`` is what each was before, the largest 1.
@@ -323,7 +337,7 @@ def _components(prepared: Sequence[dict[str, Any]], most: int) -> Params:
         kept = values > SMALLEST * values[0]
         own["components"] = inverse[:, None] * u[:, kept] / np.sqrt(values[kept])
         own["size"] = np.sqrt(values[kept] / values[0])
-        out[key_name(key)] = own
+        out[key] = own
     return out
 
 
@@ -384,13 +398,19 @@ def _parts(definition: Op2Op, targets: Sequence[str], virtuals: int):
     return parts
 
 
-def _moved(params: Params, columns: Params, weights: Params) -> Params:
-    """The start's parameters with the changes, in its own columns."""
-    guess = {k: dict(v) for k, v in params["guess"].items()}
+def _changes(columns: Params, weights: Params) -> Params:
+    """Weights of principal components as weights of columns."""
+    out: Params = {}
     for name, own in columns.items():
         change = own["components"] @ np.asarray(weights[name]["weights"])
-        guess[name]["weights"] = guess[name]["weights"] + change
+        out[name] = {"weights": change}
         if "mean" in own:
-            moved = np.asarray(weights[name]["constant"]) - own["mean"] @ change
-            guess[name]["constant"] = guess[name]["constant"] + moved
-    return {**params, "guess": guess}
+            out[name]["constant"] = np.asarray(weights[name]["constant"]) - own["mean"] @ change
+    return out
+
+
+def _moved(start: Params, changes: Params) -> Params:
+    """Weights by name, with changes of some of them."""
+    return start | {
+        name: {k: start[name][k] + v for k, v in change.items()} for name, change in changes.items()
+    }

@@ -271,24 +271,57 @@ def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
             )
 
 
+def up_to(definition: Op2Op, stages: int) -> Op2Op:
+    """The same model with its first stages only; 0: the first guess alone."""
+    parts = {"stages": stages} if stages else {"stages": 0, "density_words": (), "network": None}
+    return dataclasses.replace(definition, config=dataclasses.replace(definition.config, **parts))
+
+
+def last_columns(
+    definition: Op2Op, params: Params, structures, table: SpeciesTable
+) -> tuple[dict[str, Array], dict[IrrepKey, Array]]:
+    """What the last linear map of a model reads: the first guess', or its last stage's.
+
+    Returns:
+      The operators, and the columns of every key.
+    """
+    operators = definition.operators(structures, table)
+    known = definition.known_irreps(operators, table)
+    if not definition.config.stages:
+        return operators, known
+    before = up_to(definition, definition.config.stages - 1)
+    dm = before.apply(params, structures, table)["dm"]
+    operators = definition.with_density(structures, operators, dm)
+    return operators, joined(known, definition.density_irreps(operators, table))
+
+
+def _irreps(definition: Op2Op, matrix: Array, table: SpeciesTable) -> dict[IrrepKey, Array]:
+    return couple_species(gather_species(matrix, table), definition.basis.spec)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _stage_systems(definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array):
+    """Irreps of the words of the last stage, and of what they are to make."""
+    operators, x = last_columns(definition, params, structures, table)
+    left = fock - operators["T"] - operators["U"]
+    return {"functional": (x, _irreps(definition, left, table))}
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _systems(definition: Op2Op, drawn: Params, structures, table: SpeciesTable, fock: Array):
     """Irreps of words and of what they are to make, for ``guess`` and perhaps ``functional``."""
-
-    def irreps(matrix):
-        return couple_species(gather_species(matrix, table), definition.basis.spec)
-
     operators = definition.operators(structures, table)
     known = definition.known_irreps(operators, table)
     electrons, mask = n_electrons(structures), structures.layout.ao_mask
     dm = density_matrix(fock, operators["S"], electrons, mask=mask)
     wanted = fock if definition.config.target == "fock" else dm
     left = wanted - definition.baseline(drawn, structures, operators, table)
-    out = {"guess": (known, irreps(left))}
+    out = {"guess": (known, _irreps(definition, left, table))}
     if definition.config.density_words:
         operators = definition.with_density(structures, operators, dm)
         columns = joined(known, definition.density_irreps(operators, table))
-        out["functional"] = (columns, irreps(fock - operators["T"] - operators["U"]))
+        left = fock - operators["T"] - operators["U"]
+        out["functional"] = (columns, _irreps(definition, left, table))
     return out
 
 
@@ -302,7 +335,8 @@ def fit_op2op(
     """Weights of the guess and of the functional, at the density matrices of the reference.
 
     Each key chooses its lambda by validation at the reference's densities; the smallest one that
-    the functional may choose is the one with the best self-consistent matrices.
+    the functional may choose is the one with the best self-consistent matrices. Stages are fitted
+    at the densities of the stage before instead.
 
     Args:
       definition: the model's functions.
@@ -318,14 +352,15 @@ def fit_op2op(
     require_x64("training")
     for name, part in (("train", train), ("validation", validation)):
         check_operators(definition, name, part)
+    if definition.config.stages:
+        return _fit_stage(definition, train, validation, on_progress)
     atoms = atomic_densities(definition.basis) if definition.config.baseline == "superposed" else {}
     drawn: Params = {"atoms": atoms} if atoms else {}
     systems = _gathered(definition, drawn, train, validation, on_progress)
     solved = {stage: _candidates(definition, own) for stage, own in systems.items()}
     judges = validation.subset(range(min(N_JUDGED, len(validation))))
     fades = _judged_fades(definition, solved["guess"], drawn, judges, on_progress)
-    best = min(fades, key=lambda f: fades[f], default=0.0)
-    if best and fades[best] < PAYS * fades.get(0.0, np.inf):
+    if best := _best_fade(fades):
         drawn["fade"] = best
     if "functional" not in solved:
         return dataclasses.replace(_chosen(definition, solved, 0.0, drawn), fades=fades)
@@ -339,14 +374,40 @@ def fit_op2op(
     return dataclasses.replace(found, floors=floors, fades=fades)
 
 
+def _fit_stage(definition: Op2Op, train: Dataset, validation: Dataset, on_progress) -> Fitted:
+    """The last stage, after those before it."""
+    number = definition.config.stages - 1
+    before = fit_op2op(up_to(definition, number), train, validation, on_progress=on_progress)
+    found = _gathered(definition, before.params, train, validation, on_progress, _stage_systems)
+    weights, keys = _functional(definition, _candidates(definition, found["functional"]))
+    stages = before.params.get("stages", {})
+    params = {**before.params, "stages": {**stages, str(number): weights}}
+    judges = validation.subset(range(min(N_JUDGED, len(validation))))
+    fades = {}
+    if _small_overlap(definition, judges):
+        for i, scale in enumerate(FADES):
+            on_progress("fade", i, len(FADES))
+            own = {**stages, str(number): {**weights, "functional_fade": scale}}
+            fades[scale] = level_error(definition, {**params, "stages": own}, judges)
+        on_progress("fade", len(FADES), len(FADES))
+        if best := _best_fade(fades):
+            weights["functional_fade"] = best
+    return Fitted(params, {**before.keys, f"stage {number + 1}": keys}, {}, fades)
+
+
 Systems = dict[str, dict[IrrepKey, KeyedSystem]]
 """Least squares of every key, of ``train`` and of ``validation``."""
 
 
 def _gathered(
-    definition: Op2Op, drawn: Params, train: Dataset, validation: Dataset, on_progress
+    definition: Op2Op,
+    drawn: Params,
+    train: Dataset,
+    validation: Dataset,
+    on_progress,
+    systems_of=_systems,
 ) -> dict[str, Systems]:
-    """Least squares for ``guess`` and perhaps ``functional``, molecule by molecule."""
+    """Least squares of every stage that ``systems_of`` gives, molecule by molecule."""
     total, done = len(train) + len(validation), 0
     systems: dict[str, Systems] = {}
     lacking: set[IrrepKey] = set()
@@ -355,8 +416,9 @@ def _gathered(
             n, nao = structures.n_structures, structures.layout.nao
             labels = [part.labels["fock"][i] for i in index]
             labels += [labels[-1]] * (n - len(labels))
-            found = _systems(definition, drawn, structures, table, padded(labels, n, nao))
-            lacking |= found["guess"][1].keys() - found["guess"][0].keys()
+            found = systems_of(definition, drawn, structures, table, padded(labels, n, nao))
+            for x, y in found.values():
+                lacking |= y.keys() - x.keys()
             for stage, (x, y) in found.items():
                 own = systems.setdefault(stage, {"train": {}, "validation": {}})[name]
                 for key in x:
@@ -407,8 +469,7 @@ def _judged_fades(
     """Errors of levels of the first guess by its fade; empty where no overlap is small."""
     if definition.config.target != "fock" or not _small_overlap(definition, judges):
         return {}
-    config = dataclasses.replace(definition.config, density_words=(), network=None)
-    guess = Op2Op(config, definition.basis, definition.input_basis)
+    guess = up_to(definition, 0)
     start = _chosen(guess, {"guess": solved}, 0.0, drawn).params
     fades = {}
     for i, scale in enumerate(FADES):
@@ -416,6 +477,12 @@ def _judged_fades(
         fades[scale] = level_error(guess, {**start, "fade": scale}, judges)
     on_progress("fade", len(FADES), len(FADES))
     return fades
+
+
+def _best_fade(fades: dict[float, float]) -> float:
+    """The scale with the least error, 0 unless it pays."""
+    best = min(fades, key=lambda f: fades[f], default=0.0)
+    return best if best and fades[best] < PAYS * fades.get(0.0, np.inf) else 0.0
 
 
 def _judged_floors(
@@ -455,14 +522,32 @@ def _chosen(definition: Op2Op, solved, floor: float, drawn: Params) -> Fitted:
     for key, candidates in solved["guess"].items():
         params["guess"][key_name(key)], keys["guess"][key] = best_of(candidates)
     if "functional" in solved:
-        params |= {"known": {}, "density": {}}
-        for key, candidates in solved["functional"].items():
-            own, keys["functional"][key] = best_of(candidates, floor)
-            cut = definition.n_known(key)
-            if cut:  # an input basis may lack it
-                params["known"][key_name(key)] = {**own, "weights": own["weights"][:cut]}
-            params["density"][key_name(key)] = {"weights": own["weights"][cut:]}
+        weights, keys["functional"] = _functional(definition, solved["functional"], floor)
+        params |= weights
     return Fitted(params, keys, {}, {})
+
+
+def _functional(
+    definition: Op2Op, candidates: dict[IrrepKey, list[Candidate]], floor: float = 0.0
+) -> tuple[Params, dict[IrrepKey, KeyFit]]:
+    """``known`` and ``density``, with the best lambda of every key that is not below ``floor``."""
+    best = {key: best_of(own, floor) for key, own in candidates.items()}
+    weights = split_columns(definition, {key: own for key, (own, _) in best.items()})
+    return weights, {key: fit for key, (_, fit) in best.items()}
+
+
+def split_columns(definition: Op2Op, weights: dict[IrrepKey, Params]) -> Params:
+    """Weights of all columns of every key as those of known words and of the density's."""
+    out: Params = {"known": {}, "density": {}}
+    for key, own in weights.items():
+        cut, name = definition.n_known(key), key_name(key)
+        known = {**own, "weights": own["weights"][:cut]}
+        rest = {**own, "weights": own["weights"][cut:]}
+        if cut:  # an input basis may lack it
+            out["known"][name] = known
+            rest.pop("constant", None)
+        out["density"][name] = rest
+    return out
 
 
 def mean_error(definition: Op2Op, params: Params, data: Dataset) -> float:
