@@ -46,7 +46,7 @@ def _label(structure: Structure, method: Method, part: str) -> str | None:
     try:
         labels = calculate(structure, method)
     except OpmlError as err:
-        return str(err)
+        return err.message
     except Exception as err:  # one geometry that breaks PySCF must not end the run
         return f"{type(err).__name__}: {err}"
     if not all(np.isfinite(v).all() for v in labels.values()):
