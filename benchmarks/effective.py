@@ -23,6 +23,7 @@ import opml_jax as opml
 from opml_jax.data import Dataset, random_split
 from opml_jax.data.reference import Method, calculate
 from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+from opml_jax.models.op2op_config import DENSITY_WORDS
 from opml_jax.training.config import EffectiveConfig
 from opml_jax.training.effective import fit_effective
 from opml_jax.training.metrics import errors
@@ -59,6 +60,8 @@ def main() -> None:
     parser.add_argument("labels", type=Path, nargs="+", help="HDF5, Fock matrices in a large basis")
     parser.add_argument("--basis", default="sto-3g", help="of the effective operator")
     parser.add_argument("--input-basis", help="of the operators that make the words")
+    parser.add_argument("--stages", type=int, default=0, help="0: the first guess alone")
+    parser.add_argument("--components", type=int, default=EffectiveConfig.components)
     parser.add_argument("--elements", nargs="*", help="leave molecules of others out")
     parser.add_argument("--n-train", type=int, default=400)
     parser.add_argument("--n-validation", type=int, default=50)
@@ -77,12 +80,21 @@ def main() -> None:
     splits = random_split(len(data), args.n_train, args.n_validation, n_test, seed=0)
     parts = {k: data.subset(i) for k, i in splits.items()}
     basis = opml.load_basis(args.basis, data.elements)
-    config = Op2OpConfig(basis=args.basis, input_basis=args.input_basis, density_words=())
+    density_words = DENSITY_WORDS if args.stages else ()
+    config = Op2OpConfig(
+        basis=args.basis,
+        input_basis=args.input_basis,
+        density_words=density_words,
+        stages=args.stages,
+    )
     inputs = args.input_basis and opml.load_basis(args.input_basis, data.elements)
     definition = Op2Op(config, basis, inputs)
     start = time.process_time()
     config = EffectiveConfig(
-        steps=args.steps, virtuals=args.virtuals, virtual_weight=args.virtual_weight
+        components=args.components,
+        steps=args.steps,
+        virtuals=args.virtuals,
+        virtual_weight=args.virtual_weight,
     )
     fit = fit_effective(definition, parts["train"], parts["validation"], TARGETS, config)
     seconds = time.process_time() - start
@@ -95,6 +107,8 @@ def main() -> None:
         line |= {"fit_cpu_seconds": seconds, "steps": len(fit.history)}
         line |= {
             "input_basis": args.input_basis,
+            "stages": args.stages,
+            "components": args.components,
             "virtuals": config.virtuals,
             "virtual_weight": config.virtual_weight,
         }

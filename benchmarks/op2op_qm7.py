@@ -8,7 +8,7 @@ elements other than ``--elements`` are left out (few small ones have sulphur). A
 0) of those below ``--large-from`` heavy atoms trains, validates and tests; the others, sizes never
 seen, test too.
 The models: one-shot Fock matrices (``fock``), one-shot density matrices from the same words
-(``dm``, target P), and self-consistent ones (``self-consistent``). Dipoles and Löwdin's charges are
+(``dm``, target P), in stages, and self-consistent ones. Dipoles and Löwdin's charges are
 compared with those of the reference's Fock matrix. A density matrix has no levels: for ``--scf``
 molecules of each test set PySCF makes the Fock matrix of the predicted density, whose levels are
 compared (``rebuilt``), and starts from it (``scf_cycles``, beside minao's). Molecules whose density
@@ -44,6 +44,8 @@ from opml_jax.units import DEBYE_PER_EBOHR
 MODELS = {
     "fock": {"density_words": ()},
     "dm": {"density_words": (), "target": "dm"},
+    "one stage": {"stages": 1},
+    "two stages": {"stages": 2},
     "self-consistent": {},
 }
 MICRO = 1e6
@@ -147,7 +149,7 @@ def main() -> None:
     parser.add_argument("--large-from", type=int, default=7, help="heavy atoms")
     parser.add_argument("--n-train", type=int, help="default: all that the others leave")
     parser.add_argument("--elements", nargs="*", default=["H", "C", "N", "O"])
-    parser.add_argument("--models", nargs="*", choices=[*MODELS], default=[*MODELS])
+    parser.add_argument("--models", nargs="*", choices=[*MODELS], default=["fock", "dm"])
     parser.add_argument("--baseline", help="what first guesses start from, see Op2OpConfig")
     parser.add_argument("--n-validation", type=int, default=20)
     parser.add_argument("--n-test", type=int, default=40)
