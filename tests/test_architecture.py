@@ -1,6 +1,7 @@
 """The import rule of ARCHITECTURE.md, held against every module of the package."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -38,6 +39,7 @@ FLOORS = {
 }
 FACE = ""  # the room of opml_jax/__init__.py
 NOBODY_IMPORTS = {"testing"}
+MAY_BE_HEAVY = {"analysis", "dynamics", "interfaces", "testing", "training"}  # at first use
 LAZY = ("pyscf", "pyscfad", "ase", "jax_md", "matplotlib", "flax.nnx")
 DOORS = {"interfaces/ase.py": "ase"}  # subclasses a class of it, and is imported on first use only
 
@@ -177,8 +179,38 @@ import sys
 import jax
 config = dict(jax.config.values)
 import opml_jax
+
+for name in dir(opml_jax):
+    if name not in {MAY_BE_HEAVY}:
+        getattr(opml_jax, name)
 assert [m for m in {LAZY} if m in sys.modules] == []
 assert {{k: jax.config.values[k] for k in config}} == config
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_face_shows_editors_what_it_has():
+    """Names load on first use; the imports that type checkers read must be the same."""
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    shown = [n for node in tree.body if isinstance(node, ast.If) for n in node.body]
+    shown = {alias.name: n.module for n in shown for alias in n.names}
+    assert shown == {room: None for room in opml_jax._ROOMS} | opml_jax._HOME
+    for name, room in opml_jax._HOME.items():
+        assert getattr(opml_jax, name) is getattr(importlib.import_module(f"opml_jax.{room}"), name)
+    assert {*shown, "__version__"} <= {*dir(opml_jax)}
+    with pytest.raises(AttributeError, match="no attribute 'colour'"):
+        opml_jax.colour  # noqa: B018
+
+
+def test_the_command_line_does_not_wait_for_jax():
+    script = """
+import sys
+from opml_jax.cli import main
+try:
+    main(["--help"])
+except SystemExit:
+    assert "jax" not in sys.modules and "numpy" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
