@@ -114,6 +114,16 @@ def own_matrices(
     def verdict(order: str) -> str:
         return check_matrices(few, converted(order, sample), basis)
 
+    def lowest(i: int, structure: Structure) -> float:
+        try:
+            s = _operators(structure, basis)[0]
+            return scipy.linalg.eigh(own["fock"][i], s, eigvals_only=True)[0]
+        except np.linalg.LinAlgError as err:
+            got = f"one without eigenvalues ({err})"
+            raise DataError(
+                refusal(f"fock[{i}] of {path}", got=got, expected="a Fock matrix"), code=Code.MATRIX
+            ) from err
+
     if convention is None or verdict(convention) != "agrees":
         known = any(n in found for n in JUDGES)
         fits = [order for order in AO_ORDERS if known and verdict(order) == "agrees"]
@@ -121,11 +131,7 @@ def own_matrices(
         raise ConventionError(_refused(path, got, convention, fits, basis_name), code=Code.LAYOUT)
     own = converted(convention, range(len(structures)))
     if "fock" in own:
-        levels = [
-            scipy.linalg.eigh(own["fock"][i], _operators(s, basis)[0], eigvals_only=True)[0]
-            for i, s in zip(sample, few, strict=True)
-        ]
-        check_core_levels(str(path), few, levels)
+        check_core_levels(str(path), few, [lowest(i, s) for i, s in zip(sample, few, strict=True)])
     return own, [layout.hash for layout in layouts]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -26,6 +27,8 @@ from .store import read_hdf5
 _NPZ_NUMBERS = ("nuclear_charges", "z", "Z", "numbers", "atomic_numbers")
 _NPZ_POSITIONS = ("coords", "R", "positions")
 _NPZ_STATED = ("basis", "convention")
+MAX_COLUMNS = 1000
+"""Of a line of an extxyz file."""
 SUFFIXES = (".xyz", ".extxyz", ".npz", ".db", ".h5", ".hdf5")
 
 
@@ -316,6 +319,7 @@ def _iterate_xyz(path: Path):
     from ase.io import iread
 
     try:
+        _check_columns(path)
         for atoms in iread(path, index=":", format="extxyz"):
             if atoms.pbc.any():
                 raise DataError(
@@ -342,6 +346,16 @@ def _iterate_xyz(path: Path):
             ),
             code=Code.DAMAGED,
         ) from err
+
+
+def _check_columns(path: Path) -> None:
+    """Refuse more columns than a line may have: ASE would make a list of as many."""
+    with open(path, "rb") as file:
+        for line in file:
+            for found in re.findall(rb"Properties=\"?([^\s\"]*)", line):
+                counts = found.split(b":")[2::3]
+                if sum(int(n) for n in counts if n.isdigit()) > MAX_COLUMNS:
+                    raise ValueError(f"more than {MAX_COLUMNS} columns")
 
 
 def _read_xyz(path: Path, sources: Mapping[str, Source]):

@@ -21,11 +21,9 @@ from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import FIELDS, Dataset
 from .files import atomic_path
+from .hdf5 import check_own, load, read_whole
 
 FORMAT_VERSION = 1
-MAX_RATIO = 1100
-"""More than deflate can compress (1032); an array that claims more was never written."""
-
 
 SIZES = {"ao": "nao", "aux": "naux"}
 """Where the lengths of ragged axes other than that of atoms are."""
@@ -69,6 +67,7 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
 
 def _array(group, name: str, values: np.ndarray, unit: str) -> None:
     options = {"compression": "gzip", "shuffle": True} if values.size > 64 else {}
+    options |= {"fletcher32": True} if values.size else {}
     group.create_dataset(name, data=values, **options).attrs["unit"] = unit
 
 
@@ -97,21 +96,9 @@ def label_names(path: str | os.PathLike) -> list[str]:
 
 
 def _open(path: Path, read):
-    """``read(file)``, any failure of HDF5 in one line."""
-    try:
-        with h5py.File(path, "r") as f:
-            return read(f)
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as err:
-        reason = str(err).splitlines()[0]
-        raise DataError(
-            refusal(
-                str(path),
-                got=f"an unreadable file ({reason})",
-                expected="a complete HDF5 data set of this library",
-                hint="It may be truncated: write it again with opml generate.",
-            ),
-            code=Code.DAMAGED,
-        ) from err
+    expected = "a complete HDF5 data set of this library"
+    hint = "It may be truncated: write it again with opml generate."
+    return read_whole(path, read, expected, hint)
 
 
 def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
@@ -131,14 +118,14 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
         raise ConventionError(
             refusal(f"convention of {path}", got=repr(convention), expected=repr(CONVENTION))
         )
-    n_atoms = _load(f, "n_atoms", path)
+    n_atoms = load(f, "n_atoms", path)
     n, total = len(n_atoms), int(n_atoms.sum())
     cuts = np.cumsum(n_atoms)[:-1]
     rows = zip(
-        np.split(_load(f, "numbers", path, total), cuts),
-        np.split(_load(f, "positions", path, total, 3), cuts),
-        _load(f, "charge", path, n),
-        _load(f, "spin", path, n),
+        np.split(load(f, "numbers", path, total), cuts),
+        np.split(load(f, "positions", path, total, 3), cuts),
+        load(f, "charge", path, n),
+        load(f, "spin", path, n),
         strict=True,
     )
     structures = []
@@ -147,7 +134,7 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
             structures.append(Structure(z, r, charge=int(charge), spin=int(spin)))
         except OpmlError as err:
             raise err.within(f"{path}, structure {i}") from err
-    _own(f, "labels", path)
+    check_own(f, "labels", path)
     group = f["labels"]
     labels = {}
     for name in group if fields is None else fields:
@@ -169,7 +156,7 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
             )
     hashes = None
     if "layout_hash" in f:
-        hashes = [h.decode("ascii") for h in _load(f, "layout_hash", path, n)]
+        hashes = [h.decode("ascii") for h in load(f, "layout_hash", path, n)]
     return Dataset(structures, labels, json.loads(f.attrs["meta"]), hashes)
 
 
@@ -178,51 +165,14 @@ def _load_label(f: h5py.File, name: str, n_atoms: np.ndarray, path: Path) -> lis
     group, axes = f["labels"], FIELDS[name].axes
     n = len(n_atoms)
     if not axes or not isinstance(axes[0], str):
-        return list(_load(group, name, path, n, *axes))
-    ragged = n_atoms if axes[0] == "atom" else _load(f, SIZES[axes[0]], path, n)
+        return list(load(group, name, path, n, *axes))
+    ragged = n_atoms if axes[0] == "atom" else load(f, SIZES[axes[0]], path, n)
     size = ragged.astype(np.int64)
     if FIELDS[name].symmetric:
         lengths = size * (size + 1) // 2
-        packed = np.split(_load(group, name, path, int(lengths.sum())), np.cumsum(lengths)[:-1])
+        packed = np.split(load(group, name, path, int(lengths.sum())), np.cumsum(lengths)[:-1])
         return [_unpack(v, k) for v, k in zip(packed, size, strict=True)]
-    return np.split(_load(group, name, path, int(size.sum()), *axes[1:]), np.cumsum(size)[:-1])
-
-
-def _own(group, name: str, path: Path) -> None:
-    """Refuse what is not stored in this very file."""
-    if name not in group:
-        raise KeyError(f"it has no {name!r}")
-    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
-        raise DataError(
-            refusal(f"{path}:{name}", got="a link", expected="data in the file"), code=Code.UNSAFE
-        )
-
-
-def _load(group, name: str, path: Path, *shape: int) -> np.ndarray:
-    """An array of the file, of a known shape, after its size is known to be real."""
-    _own(group, name, path)
-    data = group[name]
-    if data.is_virtual or data.external:
-        raise DataError(
-            refusal(f"{path}:{name}", got="data outside the file", expected="data in the file"),
-            code=Code.UNSAFE,
-        )
-    if shape and data.shape != shape:
-        raise DataError(
-            refusal(f"{path}:{name}", got=f"shape {data.shape}", expected=f"shape {shape}"),
-            code=Code.DAMAGED,
-        )
-    if data.nbytes > MAX_RATIO * data.id.get_storage_size():
-        raise DataError(
-            refusal(
-                f"{path}:{name}",
-                got=f"{data.id.get_storage_size()} bytes",
-                expected=f"the {data.nbytes} bytes it claims",
-                hint="Is the file truncated?",
-            ),
-            code=Code.DAMAGED,
-        )
-    return data[()]
+    return np.split(load(group, name, path, int(size.sum()), *axes[1:]), np.cumsum(size)[:-1])
 
 
 def _unpack(packed: np.ndarray, n: int) -> np.ndarray:

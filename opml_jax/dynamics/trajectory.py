@@ -20,6 +20,7 @@ import h5py
 import numpy as np
 
 from ..data.files import atomic_path
+from ..data.hdf5 import load, read_whole
 from ..errors import Code, DataError, OpmlError, refusal
 from ..structures import Structure
 from ..units import (
@@ -151,22 +152,17 @@ class Trajectory:
 
 
 def _open(path: Path, read):
-    """``read(file)``, any failure of HDF5 in one line."""
-    try:
-        with h5py.File(path, "r") as f:
-            if f.attrs.get("format") != FORMAT or f.attrs["format_version"] != FORMAT_VERSION:
-                raise KeyError(f"format {f.attrs.get('format', 'unknown')!r}")
-            return read(f)
-    except (OSError, KeyError, RuntimeError, json.JSONDecodeError) as err:
-        reason = str(err).splitlines()[0]
-        expected = f"a trajectory of opml md, format {FORMAT_VERSION}"
-        raise DataError(
-            refusal(str(path), got=reason, expected=expected), code=Code.DAMAGED
-        ) from err
+    def checked(f):
+        if f.attrs.get("format") != FORMAT or f.attrs["format_version"] != FORMAT_VERSION:
+            raise KeyError(f"format {f.attrs.get('format', 'unknown')!r}")
+        return read(f)
+
+    return read_whole(path, checked, f"a trajectory of opml md, format {FORMAT_VERSION}")
 
 
 def _read(f: h5py.File) -> Trajectory:
-    frames = {name: data[()] for name, data in f["frames"].items()}
+    group, path = f["frames"], Path(f.filename)
+    frames = {name: load(group, name, path) for name in group}
     return Trajectory.of(json.loads(f.attrs["about"]), frames)
 
 
@@ -277,7 +273,8 @@ def _append(f: h5py.File, frames: Frames, state: State) -> None:
     for name, values in frames.items():
         if name not in group:
             shape = (None, *values.shape[1:])
-            group.create_dataset(name, data=values, maxshape=shape).attrs["unit"] = UNITS[name]
+            data = group.create_dataset(name, data=values, maxshape=shape, fletcher32=True)
+            data.attrs["unit"] = UNITS[name]
         else:
             group[name].resize(len(group[name]) + len(values), axis=0)
             group[name][-len(values) :] = values

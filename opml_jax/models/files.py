@@ -8,6 +8,7 @@ header's metadata is JSON: format version, configuration, convention, basis fing
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -19,7 +20,7 @@ import numpy as np
 from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
-from ..errors import Code, ConventionError, ModelFileError, refusal
+from ..errors import Code, ConventionError, ModelFileError, OpmlError, refusal
 from .density import Op2Density, Op2DensityConfig
 from .density2prop import Density2Prop, Density2PropModel
 from .density_model import DensityModel
@@ -76,8 +77,19 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
         **{f"{name}_fingerprint": basis.spec.fingerprint for name, basis in bases.items()},
         "card": model.card,
     }
+    texts = {k: json.dumps(v) for k, v in header.items()}
+    texts["sha256"] = json.dumps(_digest(texts, tensors))
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, {k: json.dumps(v) for k, v in header.items()})
+        save_file(tensors, temporary, texts)
+
+
+def _digest(texts: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
+    """Hash of all that a file holds; safetensors itself has none."""
+    digest = hashlib.sha256(repr(sorted(texts.items())).encode())
+    for name in sorted(tensors):
+        value = np.ascontiguousarray(tensors[name])
+        digest.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
+    return digest.hexdigest()
 
 
 def _density_header(model: Model) -> dict[str, Any]:
@@ -110,8 +122,14 @@ def load_model(path: str | os.PathLike) -> Model:
         )
     try:
         with safe_open(path, framework="numpy") as f:
-            header = {k: json.loads(v) for k, v in (f.metadata() or {}).items()}
+            texts = dict(f.metadata() or {})
+            header = {k: json.loads(v) for k, v in texts.items()}
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
+        texts.pop("sha256", None)
+        if (
+            header.pop("sha256", digest := _digest(texts, tensors)) != digest
+        ):  # older ones have none
+            raise ValueError("its checksum is another")
     except (SafetensorError, OSError, ValueError, RecursionError) as err:
         raise ModelFileError(
             refusal(
@@ -122,7 +140,8 @@ def load_model(path: str | os.PathLike) -> Model:
             code=Code.DAMAGED,
         ) from err
     version = header.get("format_version", 0)
-    if header.get("format") != "opml_jax model" or not 1 <= version <= FORMAT_VERSION:
+    known = isinstance(version, int) and 1 <= version <= FORMAT_VERSION
+    if header.get("format") != "opml_jax model" or not known:
         raise ModelFileError(
             refusal(
                 str(path),
@@ -132,12 +151,32 @@ def load_model(path: str | os.PathLike) -> Model:
             ),
             code=Code.FORMAT_VERSION,
         )
-    if header["convention"] != CONVENTION:
+    if header.get("convention") != CONVENTION:
         raise ConventionError(
             refusal(
-                f"convention of {path}", got=repr(header["convention"]), expected=repr(CONVENTION)
+                f"convention of {path}",
+                got=repr(header.get("convention")),
+                expected=repr(CONVENTION),
             )
         )
+    try:
+        return _model(header, tensors)
+    except OpmlError as err:
+        raise err.within(path) from err
+    except Exception as err:  # a part that is not there, or not what it should be
+        raise ModelFileError(
+            refusal(
+                str(path),
+                got=f"contents that make no model ({type(err).__name__}: {err})",
+                expected="an undamaged file",
+                hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
+            ),
+            code=Code.DAMAGED,
+        ) from err
+
+
+def _model(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Model:
+    """The model that the parts of a file are."""
     shells: dict[str, dict[int, dict[int, Shell]]] = {}
     params: dict = {}
     for name, value in tensors.items():
@@ -150,7 +189,7 @@ def load_model(path: str | os.PathLike) -> Model:
             for key in keys[:-1]:
                 node = node.setdefault(key, {})
             node[keys[-1]] = value
-    if version == 1 and "residual" in params:
+    if header["format_version"] == 1 and "residual" in params:
         params["residual"] = jax.tree.map(lambda w: w[None], params["residual"])
     bases = {}
     for name in (k for k in BASES if k in shells):
@@ -159,7 +198,7 @@ def load_model(path: str | os.PathLike) -> Model:
         if bases[name].spec.fingerprint != header[f"{name}_fingerprint"]:
             raise ModelFileError(
                 refusal(
-                    str(path),
+                    "basis",
                     got="a basis that does not match its fingerprint",
                     expected="an undamaged file",
                 ),

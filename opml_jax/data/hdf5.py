@@ -1,0 +1,121 @@
+"""Reading HDF5 that may be damaged or hostile: nothing outside the file, no size it does not have.
+
+The HDF5 library itself trusts some lengths: a damaged heap of texts keeps it busy for ever, or
+makes it ask for all memory. Those are checked before it sees them.
+"""
+
+from __future__ import annotations
+
+import mmap
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from ..errors import Code, DataError, OpmlError, refusal
+
+MAX_RATIO = 1100
+"""More than deflate can compress (1032); an array that claims more was never written."""
+
+_HEAP = re.compile(rb"GCOL\x01\0\0\0")
+"""Signature, version and padding of a collection of texts of any length (HDF5 format, III.E)."""
+
+
+def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint: str = "") -> Any:
+    """``read(file)``, any failure in one line.
+
+    Args:
+      path: the file.
+      read: what to do with it.
+      expected: what kind of file, for the message.
+      hint: what to do.
+
+    Raises:
+      DataError: what ``read`` raises, or a file that HDF5 cannot read.
+    """
+    try:
+        _check_heaps(path)
+        with h5py.File(path, "r") as f:
+            return read(f)
+    except OpmlError:
+        raise
+    except Exception as err:  # h5py, and what is made of its answers, raise many kinds
+        reason = (str(err) or type(err).__name__).splitlines()[0]
+        got = f"an unreadable file ({reason})"
+        raise DataError(
+            refusal(str(path), got=got, expected=expected, hint=hint), code=Code.DAMAGED
+        ) from err
+
+
+def _check_heaps(path: Path) -> None:
+    """Refuse collections whose objects do not fill them one after the other."""
+    with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        for found in _HEAP.finditer(data):
+            start = found.start()
+            end = start + int.from_bytes(data[start + 8 : start + 16], "little")
+            at = start + 16
+            if not at <= end <= len(data):
+                raise ValueError("a heap longer than the file")
+            while at + 16 <= end:
+                size = int.from_bytes(data[at + 8 : at + 16], "little")
+                if data[at : at + 2] == b"\0\0":  # the room that is left, its header included
+                    size -= 16
+                padded = -(-size // 8) * 8
+                if size < 0 or at + 16 + padded > end:
+                    raise ValueError("a heap with an object longer than itself")
+                at += 16 + padded
+
+
+def check_own(group: h5py.Group, name: str, path: Path) -> None:
+    """Refuse what is not stored in this very file.
+
+    Raises:
+      KeyError: nothing of that name.
+      DataError: a link.
+    """
+    if name not in group:
+        raise KeyError(f"it has no {name!r}")
+    if not isinstance(group.get(name, getlink=True), h5py.HardLink):
+        raise DataError(
+            refusal(f"{path}:{name}", got="a link", expected="data in the file"), code=Code.UNSAFE
+        )
+
+
+def load(group: h5py.Group, name: str, path: Path, *shape: int) -> np.ndarray:
+    """An array of the file, after its size is known to be real.
+
+    Args:
+      group: where it is.
+      name: of the array.
+      path: of the file, for messages.
+      *shape: that it must have; none: any.
+
+    Raises:
+      KeyError: nothing of that name.
+      DataError: a link, data outside the file, another shape, more than the file holds.
+    """
+    check_own(group, name, path)
+    data, where = group[name], f"{path}:{name}"
+    if data.is_virtual or data.external:
+        raise DataError(
+            refusal(where, got="data outside the file", expected="data in the file"),
+            code=Code.UNSAFE,
+        )
+    if shape and data.shape != shape:
+        raise DataError(
+            refusal(where, got=f"shape {data.shape}", expected=f"shape {shape}"), code=Code.DAMAGED
+        )
+    if data.nbytes > MAX_RATIO * data.id.get_storage_size():
+        raise DataError(
+            refusal(
+                where,
+                got=f"{data.id.get_storage_size()} bytes",
+                expected=f"the {data.nbytes} bytes it claims",
+                hint="Is the file truncated?",
+            ),
+            code=Code.DAMAGED,
+        )
+    return data[()]
