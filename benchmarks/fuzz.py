@@ -61,6 +61,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
     jax.config.update("jax_enable_x64", True)
     import opml_jax as opml
     from opml_jax.data import read_splits
+    from opml_jax.data.hdf5 import LIBVER
     from opml_jax.data.store import write_hdf5
     from opml_jax.dynamics import Trajectory, trajectory
     from opml_jax.features.couple import key_name
@@ -126,11 +127,11 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
     save_state(path, state, {"fingerprint": "0123", "epoch": 3})
     about = {"numbers": numbers.tolist(), "masses": [29156.9, 1837.5, 1837.5], "timestep_fs": 0.5}
     about |= {"degrees_of_freedom": 3, "settings": {"steps": 9}}
-    with h5py.File(add("md.h5", Trajectory.read), "w") as f:
+    with h5py.File(add("md.h5", Trajectory.read), "w", libver=LIBVER) as f:
         f.attrs.update(format=trajectory.FORMAT, format_version=trajectory.FORMAT_VERSION)
         f.attrs["about"] = json.dumps(about)
         for name, values in (("step", np.arange(3)), ("positions", positions[:, None])):
-            f[f"frames/{name}"] = values
+            f.create_dataset(f"frames/{name}", data=values, fletcher32=True)
     return found
 
 

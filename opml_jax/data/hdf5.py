@@ -1,7 +1,8 @@
 """Reading HDF5 that may be damaged or hostile: nothing outside the file, no size it does not have.
 
 The HDF5 library itself trusts some lengths: a damaged heap of texts keeps it busy for ever, or
-makes it ask for all memory. Those are checked before it sees them.
+makes it ask for all memory. Those are checked before it sees them. What else is damaged in a file's
+structure is told by the checksums of :data:`LIBVER`; files of earlier versions have none.
 """
 
 from __future__ import annotations
@@ -16,6 +17,9 @@ import h5py
 import numpy as np
 
 from ..errors import Code, DataError, OpmlError, refusal
+
+LIBVER = ("v110", "v110")
+"""Format of files that are written: the first whose structure, and not only data, has checksums."""
 
 MAX_RATIO = 1100
 """More than deflate can compress (1032); an array that claims more was never written."""

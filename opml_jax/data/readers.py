@@ -319,7 +319,7 @@ def _iterate_xyz(path: Path):
     from ase.io import iread
 
     try:
-        _check_columns(path)
+        _check_claims(path)
         for atoms in iread(path, index=":", format="extxyz"):
             if atoms.pbc.any():
                 raise DataError(
@@ -348,10 +348,13 @@ def _iterate_xyz(path: Path):
         ) from err
 
 
-def _check_columns(path: Path) -> None:
-    """Refuse more columns than a line may have: ASE would make a list of as many."""
+def _check_claims(path: Path) -> None:
+    """Refuse more columns or atoms than there can be: ASE would count through them."""
+    size = path.stat().st_size
     with open(path, "rb") as file:
         for line in file:
+            if line.strip().isdigit() and int(line) > size:
+                raise ValueError("more atoms than the file has bytes")
             for found in re.findall(rb"Properties=\"?([^\s\"]*)", line):
                 counts = found.split(b":")[2::3]
                 if sum(int(n) for n in counts if n.isdigit()) > MAX_COLUMNS:

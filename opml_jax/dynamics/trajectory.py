@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from ..data.files import atomic_path
-from ..data.hdf5 import load, read_whole
+from ..data.hdf5 import LIBVER, load, read_whole
 from ..errors import Code, DataError, OpmlError, refusal
 from ..structures import Structure
 from ..units import (
@@ -253,7 +253,8 @@ class Recorder:
             with atomic_path(self.path) as temporary:
                 if self.path.exists():
                     shutil.copyfile(self.path, temporary)
-                with h5py.File(temporary, "a" if self.path.exists() else "w") as f:
+                mode = "a" if self.path.exists() else "w"
+                with h5py.File(temporary, mode, libver=LIBVER) as f:
                     f.attrs["format"], f.attrs["format_version"] = FORMAT, FORMAT_VERSION
                     f.attrs["about"] = json.dumps(self.about)
                     f.attrs["fingerprint"] = self.fingerprint
