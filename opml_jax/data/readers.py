@@ -147,7 +147,7 @@ def label_names(path: str | os.PathLike) -> list[str]:
     if path.suffix in (".h5", ".hdf5"):
         return hdf5_label_names(path)
     if path.suffix == ".npz":
-        names = _open_npz(path, lambda f: f.files)
+        names = _open_npz(path, lambda f: dict.fromkeys(f.files, np.empty(0)))
         return sorted({*names} - {*_NPZ_NUMBERS, *_NPZ_POSITIONS, *_NPZ_STATED})
     if path.suffix == ".db":
         _, _, found = next(read_rows(path), (None, None, {}))
@@ -385,11 +385,14 @@ def _npz_statements(path: Path) -> dict[str, str]:
     return {k: str(v) for k, v in found.items() if v.dtype.kind == "U" and v.ndim == 0}
 
 
-def _open_npz(path: Path, read):
-    """``read(file)`` of an npz; nothing in it is ever unpickled."""
+def _open_npz(path: Path, read) -> dict[str, np.ndarray]:
+    """``read(file)``, arrays by name, of an npz; nothing in it is ever unpickled."""
     try:
         with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:
-            return read(f)
+            found = read(f)
+        if odd := [k for k, v in found.items() if not isinstance(v, np.ndarray)]:
+            raise ValueError(f"{odd[0]} is no array")
+        return found
     except Exception as err:  # zip, zlib and NumPy raise many kinds on a damaged file
         pickled = "pickle" in str(err).lower()
         raise DataError(
