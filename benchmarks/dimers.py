@@ -87,11 +87,13 @@ def geometries(n_pairs: int = PAIRS, seed: int = SEED) -> np.ndarray:
 
 def make_labels(out: Path, n_pairs: int) -> None:
     """PBE/def2-SVP energies and dipoles into ``out``, in this process; run again to go on."""
-    from opml_jax.data.generate import generate, set_threads
+    from pyscf import lib
+
+    from opml_jax.data.generate import generate
     from opml_jax.data.reference import Method
     from opml_jax.data.store import read_hdf5
 
-    set_threads(1)
+    lib.num_threads(1)
     out.mkdir(parents=True, exist_ok=True)
     positions = geometries(n_pairs).reshape(-1, 6, 3)
     method = Method("pbe", "def2-svp", grid_level=4, conv_tol=1e-10)

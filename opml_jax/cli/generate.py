@@ -35,20 +35,24 @@ def configure(p: argparse.ArgumentParser) -> None:
         metavar="N",
         help="relax the first structure and label N geometries of its harmonic modes instead",
     )
+    p.add_argument(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Dask scheduler (address or scheduler file) whose workers calculate, instead of "
+        "processes of this machine",
+    )
     p.add_argument("--temperature", type=float, default=300.0, help="of --sample, Kelvin")
     p.add_argument("--seed", type=int, default=0, help="of --sample")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
-
     from ..basis import load_basis
-    from ..data.generate import generate, set_threads
+    from ..data.generate import generate
     from ..data.readers import read_structures
     from ..data.reference import Method
     from ..data.sampling import check_temperature
+    from ..data.workers import Workers, dask_workers
     from ..errors import OpmlError, refusal
     from .progress import Progress
 
@@ -80,10 +84,8 @@ def run(args: argparse.Namespace) -> int:
     threads = max(1, cores // workers)
     limit = os.environ.get("OMP_NUM_THREADS", "")
     threads = min(threads, int(limit)) if limit.isdigit() and int(limit) else threads
-    with (
-        Progress("labels") as progress,
-        ProcessPoolExecutor(workers, get_context("spawn"), set_threads, (threads,)) as executor,
-    ):
+    own = dask_workers(args.scheduler) if args.scheduler else Workers(workers, threads)
+    with own as executor, Progress("labels") as progress:
         outcome = generate(
             structures,
             args.output,

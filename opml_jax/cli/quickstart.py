@@ -76,15 +76,14 @@ def run(args: argparse.Namespace) -> int:
 def _fresh(dataset, folder, workers: int):
     """New geometries of the bundled distribution, labelled here and now at the bundled level."""
     import os
-    from concurrent.futures import ProcessPoolExecutor
-    from multiprocessing import get_context
 
     import numpy as np
 
     from ..data import read_dataset
-    from ..data.generate import generate, set_threads
+    from ..data.generate import generate
     from ..data.reference import Method
     from ..data.sampling import sample_thermal
+    from ..data.workers import Workers
     from ..structures import Structure
     from .progress import Progress
 
@@ -99,10 +98,7 @@ def _fresh(dataset, folder, workers: int):
     )
     method = Method.from_meta(dataset.meta)
     workers = min(N_FRESH, workers or os.cpu_count() or 1)
-    with (
-        Progress("fresh PySCF labels") as progress,
-        ProcessPoolExecutor(workers, get_context("spawn"), set_threads, (1,)) as executor,
-    ):
+    with Workers(workers) as executor, Progress("fresh PySCF labels") as progress:
         path = folder / "fresh.h5"
         generate(structures, path, method, executor=executor, on_progress=progress.update)
     return read_dataset(path)

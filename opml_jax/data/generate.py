@@ -11,7 +11,7 @@ import dataclasses
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
 from pathlib import Path
 
 import numpy as np
@@ -34,13 +34,6 @@ class Outcome:
     failed: tuple[tuple[int, str], ...]
 
 
-def set_threads(n: int) -> None:
-    """Initializer of worker processes: threads PySCF may use."""
-    from pyscf import lib
-
-    lib.num_threads(n)
-
-
 def _label(structure: Structure, method: Method, part: str) -> str | None:
     """Compute one label into its part file; returns the reason when that is impossible."""
     try:
@@ -54,6 +47,18 @@ def _label(structure: Structure, method: Method, part: str) -> str | None:
     with atomic_path(part) as temporary, open(temporary, "wb") as f:
         np.savez(f, **labels)
     return None
+
+
+def _outcome(future: Future) -> str | None:
+    """Why a label is missing, also where its worker was lost; a broken executor ends the run."""
+    try:
+        return future.result()
+    except BrokenExecutor:
+        raise
+    except OpmlError as err:
+        return err.message
+    except Exception as err:  # of a cluster, in its own words
+        return f"{type(err).__name__}: {err}"
 
 
 def _read_part(part: Path) -> dict[str, np.ndarray] | None:
@@ -79,7 +84,8 @@ def generate(
       structures: geometries, in the order of the output.
       output: HDF5 file; existing labels of the same geometries and level are kept.
       method: level of theory.
-      executor: any ``concurrent.futures.Executor``. Default: this process, one at a time.
+      executor: any ``concurrent.futures.Executor`` whose workers see the same files, such as
+        :class:`opml_jax.data.workers.Workers`. Default: this process, one at a time.
       extra_meta: entries added to the file's meta data (how the geometries were made).
       on_progress: called with ``(done, total, failed)`` after every geometry.
 
@@ -97,7 +103,7 @@ def generate(
             code=Code.EMPTY,
         )
     load_basis(method.basis, {z for s in structures for z in s.numbers})  # refuse before the first
-    output = Path(output)
+    output = Path(output).absolute()  # workers may run in another folder
     parts = output.with_name(output.name + ".parts")
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
@@ -122,7 +128,7 @@ def generate(
         futures = {executor.submit(_label, structures[i], method, str(paths[i])): i for i in todo}
         try:
             for future in as_completed(futures):
-                finish(futures[future], future.result())
+                finish(futures[future], _outcome(future))
         except BrokenExecutor as err:
             raise DataError(
                 f"a worker process died after {done} of {len(todo)} labels (out of memory?). "
