@@ -1,6 +1,7 @@
 """Fixtures shared by all rooms: a few small molecules, a seeded generator, random rotations."""
 
 import os
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -9,6 +10,11 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault(
     "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false"
 )
+
+# Workers, notebooks and commands of one run compile much the same programs
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)  # goes with this process
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
 import jax
 import numpy as np
