@@ -311,7 +311,9 @@ def _run(
         if "dipole" in found:
             kept["dipole"] = found["dipole"]
         if "energy_members" in found:
-            kept["energy_uncertainty"] = jnp.std(found["energy_members"], axis=-1)
+            own = params.get("calibration", {}) if isinstance(params, dict) else {}
+            factor = own.get("energy", 1.0)
+            kept["energy_uncertainty"] = factor * jnp.std(found["energy_members"], axis=-1)
         return kept
 
     step, frame = jax.vmap(_integrator(scheme, force, clock)[1]), jax.vmap(frame)

@@ -139,7 +139,8 @@ class Model:
           structures: one molecule or several (any mix of compositions the model knows).
           linear: use the closed-form part alone.
           uncertainty: also standard deviations over the members of an ensemble,
-            ``energy_uncertainty`` and ``forces_uncertainty``; forces then cost a gradient each.
+            ``energy_uncertainty`` and ``forces_uncertainty``, scaled so that on validation 68 % of
+            errors were below them; forces then cost a gradient each.
           bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
@@ -250,6 +251,7 @@ def _evaluate(
         each = jax.vmap(
             lambda m: -back((jnp.zeros_like(energy), jnp.broadcast_to(m, members.shape)))[0]
         )(one)
-        out["energy_uncertainty"] = jnp.std(members, axis=-1)
-        out["forces_uncertainty"] = jnp.std(each, axis=0)
+        factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
+        out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
+        out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
     return out

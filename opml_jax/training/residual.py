@@ -36,6 +36,9 @@ from .checkpoint import SAVE_EVERY, load_state, save_state
 from .closed_form import SLOPES, scaled
 from .config import OptimConfig
 
+WITHIN = 0.6827
+"""Part of a normal distribution within one standard deviation."""
+
 CHUNK = 64
 
 Arrays = dict[str, Any]
@@ -139,6 +142,27 @@ def _float32(arrays: Arrays) -> Arrays:
     return {k: np.asarray(v, np.float32) for k, v in arrays.items()}
 
 
+def calibration(members: Arrays, wanted: Arrays) -> dict[str, np.ndarray]:
+    """What standard deviations of an ensemble are multiplied by, so that 68 % of errors are below.
+
+    Args:
+      members: predictions by name, ``(n_members, n_structures, ...)``.
+      wanted: what they should be, and ``one_hot`` of the elements.
+
+    Returns:
+      Factors of ``energy`` and, if predicted, ``forces``; 1 if all members agree.
+    """
+    out = {}
+    for name in (k for k in ("energy", "forces") if k in members):
+        mean, spread = (np.asarray(f(members[name], axis=0)) for f in (jnp.mean, jnp.std))
+        real = spread > 0
+        if name == "forces":
+            real &= np.repeat(np.asarray(wanted["one_hot"]).sum(axis=-1), 3, axis=-1) > 0
+        error = np.abs(mean - np.asarray(wanted[name]))
+        out[name] = np.quantile(error[real] / spread[real], WITHIN) if real.any() else 1.0
+    return {name: np.asarray(value, np.float64) for name, value in out.items()}
+
+
 def train_residual(
     definition: Op2Prop,
     closed_form: Params,
@@ -168,7 +192,8 @@ def train_residual(
       on_epoch: called with the epoch and its row of the history.
 
     Returns:
-      Parameters with ``residual`` (stacked over members) and ``scale`` added, and one row per
+      Parameters with ``residual`` (stacked over members) and ``scale`` added, of ensembles also
+      ``calibration`` (:func:`calibration`), and one row per
       epoch with training loss, validation loss (means over members) and root mean square
       validation errors of the ensemble (atomic units).
 
@@ -315,4 +340,6 @@ def train_residual(
         "residual": jax.tree.map(lambda w: np.asarray(w, np.float64), kept),
         "scale": {k: np.asarray(scale[k]) for k in scale if k in ("energy", "dipole")},
     }
+    if members > 1:
+        params["calibration"] = calibration(jax.vmap(predict, (0, None))(kept, held_out), held_out)
     return params, history

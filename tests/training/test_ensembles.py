@@ -1,0 +1,70 @@
+"""Ensembles on bundled water: what their standard deviations are worth."""
+
+import jax
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.models import Op2PropConfig
+from opml_jax.training import TrainConfig, train
+from opml_jax.training.config import OptimConfig
+from opml_jax.training.residual import calibration
+
+BETWEEN = (0.60, 0.76)  # of errors below one standard deviation; 240 energies scatter by 0.03
+
+
+def test_the_factor_is_that_of_the_errors():
+    """Against a distribution that is known: members are right to sigma, and errors are two."""
+    rng = np.random.default_rng(0)
+    truth, sigma = rng.normal(size=4000), rng.uniform(0.5, 2.0, 4000)
+    members = rng.normal(size=(400, 4000)) * sigma + truth
+    wanted = truth + 2 * sigma * rng.normal(size=4000)
+    found = calibration({"energy": members}, {"energy": wanted, "one_hot": np.ones((4000, 1, 1))})
+    assert found["energy"] == pytest.approx(2.0, rel=0.05)
+    same = calibration({"energy": 0 * members}, {"energy": wanted, "one_hot": np.ones((1, 1, 1))})
+    assert same["energy"] == 1.0
+
+
+@pytest.fixture(scope="module")
+def water():
+    return opml.read_dataset(opml.bundled("water"))
+
+
+@pytest.fixture(scope="module")
+def model(water):
+    config = TrainConfig(
+        model=Op2PropConfig(basis="sto-3g", powers=(1,), gram_powers=(1,), members=4, hidden=(16,)),
+        optim=OptimConfig(epochs=100),
+        targets=("energy", "forces"),
+    )
+    splits = {"train": [*range(60)], "validation": [*range(60, 120)]}
+    return train(water, splits, config).model
+
+
+@pytest.mark.slow
+def test_most_errors_are_within_one_standard_deviation(model, water):
+    test = water.subset(range(120, 360))
+    found = model.predict(test.structures, uncertainty=True)
+    for name in ("energy", "forces"):
+        error = np.abs(found[name] - np.array(test.labels[name]))
+        within = float((error < found[f"{name}_uncertainty"]).mean())
+        assert BETWEEN[0] < within < BETWEEN[1], (name, within)
+    plain = {k: v for k, v in model.params.items() if k != "calibration"}
+    bare = opml.Model(model.definition, plain, model.card).predict(
+        test.structures[:3], uncertainty=True
+    )
+    factor = model.params["calibration"]["energy"]
+    np.testing.assert_allclose(
+        found["energy_uncertainty"][:3], factor * bare["energy_uncertainty"], rtol=1e-9
+    )
+
+
+@pytest.mark.slow
+def test_it_rises_with_the_distance_from_the_training_set(model, water):
+    near = water.structures[120:160]
+    sigma = []
+    for stretch in (1.0, 1.1, 1.2, 1.3):
+        far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in near]
+        found = jax.tree.map(np.median, model.predict(far, uncertainty=True))
+        sigma.append((found["energy_uncertainty"], found["forces_uncertainty"]))
+    assert (np.diff(sigma, axis=0) > 0).all(), sigma
