@@ -50,10 +50,13 @@ def _label(structure: Structure, method: Method, part: str) -> str | None:
 
 
 def _outcome(future: Future) -> str | None:
-    """Why a label is missing, also where its worker was lost; a broken executor ends the run."""
+    """Why a label is missing, also where its worker was lost.
+
+    A broken executor ends the run, and so does a label that cannot be written: a full disk.
+    """
     try:
         return future.result()
-    except BrokenExecutor:
+    except (BrokenExecutor, OSError):
         raise
     except OpmlError as err:
         return err.message

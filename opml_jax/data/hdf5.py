@@ -1,4 +1,6 @@
-"""Reading HDF5 that may be damaged or hostile: nothing outside the file, no size it does not have.
+"""HDF5 that may be damaged or hostile, and disks that may be full.
+
+Reading follows nothing out of the file, and allocates no size that it does not have.
 
 The HDF5 library itself trusts some lengths: a damaged heap of texts keeps it busy for ever, or
 makes it ask for all memory. Those are checked before it sees them. What else is damaged in a file's
@@ -7,9 +9,13 @@ structure is told by the checksums of :data:`LIBVER`; files of earlier versions 
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import mmap
+import os
 import re
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +23,7 @@ import h5py
 import numpy as np
 
 from ..errors import Code, DataError, OpmlError, refusal
+from .files import atomic_path
 
 LIBVER = ("v110", "v110")
 """Format of files that are written: the first whose structure, and not only data, has checksums."""
@@ -26,6 +33,35 @@ MAX_RATIO = 1100
 
 _HEAP = re.compile(rb"GCOL\x01\0\0\0")
 """Signature, version and padding of a collection of texts of any length (HDF5 format, III.E)."""
+
+
+@contextlib.contextmanager
+def image(path: str | os.PathLike) -> Iterator[h5py.File]:
+    """A new file, made in memory and written, atomically, in one go.
+
+    The HDF5 library survives no full disk: it fails again at every object that it closes, and then
+    crashes.
+    """
+    with h5py.File(path, "w", driver="core", backing_store=False, libver=LIBVER) as f:
+        yield f
+        f.flush()
+        whole = f.id.get_file_image()
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(whole)
+
+
+def check_room(path: Path, needed: int) -> None:
+    """Refuse to write more than the disk has room for.
+
+    Args:
+      path: where.
+      needed: bytes.
+
+    Raises:
+      OSError: ENOSPC.
+    """
+    if shutil.disk_usage(path.parent).free < needed:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
 def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint: str = "") -> Any:

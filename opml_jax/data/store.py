@@ -20,8 +20,7 @@ from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import FIELDS, Dataset
-from .files import atomic_path
-from .hdf5 import LIBVER, check_own, load, read_whole
+from .hdf5 import check_own, image, load, read_whole
 
 FORMAT_VERSION = 1
 
@@ -38,7 +37,7 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
       fields: which labels to keep. Default: all.
     """
     names = list(dataset.labels if fields is None else fields)
-    with atomic_path(path) as temporary, h5py.File(temporary, "w", libver=LIBVER) as f:
+    with image(path) as f:
         f.attrs["format"] = "opml_jax data set"
         f.attrs["format_version"] = FORMAT_VERSION
         f.attrs["convention"] = CONVENTION

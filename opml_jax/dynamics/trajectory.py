@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from ..data.files import atomic_path
-from ..data.hdf5 import LIBVER, load, read_whole
+from ..data.hdf5 import LIBVER, check_room, load, read_whole
 from ..errors import Code, DataError, OpmlError, refusal
 from ..structures import Structure
 from ..units import (
@@ -30,6 +30,9 @@ from ..units import (
     FEMTOSECOND_PER_ATOMIC_TIME,
     HARTREE_PER_KELVIN,
 )
+
+OVERHEAD = 1.2
+"""Bytes of the joined file, over those of what is joined, at most."""
 
 FORMAT, FORMAT_VERSION = "opml_jax trajectory", 1
 UNITS = {
@@ -250,6 +253,9 @@ class Recorder:
         chunks = self._unjoined()
         first = next(chunks, None)
         if first is not None:
+            there = [p for p in (self.path, *self.parts.glob("*.npz")) if p.exists()]
+            written = sum(p.stat().st_size for p in there)
+            check_room(self.path, int(OVERHEAD * written) + 2**20)
             with atomic_path(self.path) as temporary:
                 if self.path.exists():
                     shutil.copyfile(self.path, temporary)
