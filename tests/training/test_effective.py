@@ -17,6 +17,7 @@ from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
 from opml_jax.training.config import EffectiveConfig, TrainConfig
 from opml_jax.training.effective import fit_effective, projected
 from opml_jax.training.metrics import errors
+from opml_jax.training.op2op import fit_op2op
 from opml_jax.training.operator_metrics import observable_errors, reference_observables
 
 FEW = Op2OpConfig(
@@ -117,6 +118,24 @@ def test_closer_to_the_larger_basis_than_the_small_one_itself(trained, parts):
         "dipole_mae_debye",
     ):
         assert found[key] < itself[key] / 10, key
+
+
+@pytest.mark.slow
+def test_the_last_stage_is_what_moves(parts):
+    words = ("P", "S P S", "U", "U S", "U P S")
+    config = dataclasses.replace(FEW, density_words=words, stages=1)
+    model, fit = fitted(parts, config, TARGETS)
+    assert min(row["validation_loss"] for row in fit.history) < 0.05
+    test = parts["test"]
+    found, guess = (
+        errors(model.predict(test.structures, guess=first), test) for first in (False, True)
+    )
+    for key in ("eigenvalue_occupied_mae_uha", "dipole_mae_debye", "lowdin_charges_mae_e"):
+        assert found[key] < 0.1 * guess[key], key
+    plain = Op2Op(FEW, model.definition.basis)
+    small = {k: projected(parts[k], plain.basis) for k in ("train", "validation")}
+    for name, own in fit_op2op(plain, small["train"], small["validation"]).params["guess"].items():
+        np.testing.assert_array_equal(model.params["guess"][name]["weights"], own["weights"])
 
 
 @pytest.mark.slow
