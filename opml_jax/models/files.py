@@ -126,9 +126,8 @@ def load_model(path: str | os.PathLike) -> Model:
             header = {k: json.loads(v) for k, v in texts.items()}
             tensors = {name: f.get_tensor(name) for name in f.keys()}  # noqa: SIM118
         texts.pop("sha256", None)
-        if (
-            header.pop("sha256", digest := _digest(texts, tensors)) != digest
-        ):  # older ones have none
+        stated = header.pop("sha256", None)  # files of earlier versions have none
+        if stated is not None and stated != _digest(texts, tensors):
             raise ValueError("its checksum is another")
     except (SafetensorError, OSError, ValueError, RecursionError) as err:
         raise ModelFileError(
