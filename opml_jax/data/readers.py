@@ -234,7 +234,7 @@ def _read(
         found.append(raw)
     if not structures:
         raise DataError(
-            refusal(str(path), got="no structures", expected="at least one"), code=Code.EMPTY
+            refusal(f"structures of {path}", got="none", expected="at least one"), code=Code.EMPTY
         )
     check_lengths(str(path), structures)
     names = _complete(path, sources, found)

@@ -148,7 +148,7 @@ FILES = {
     "no structures": (
         "w.npz",
         _npz(nuclear_charges=np.array([1, 1]), coords=np.zeros((0, 2, 3))),
-        ["no structures", "104"],
+        ["structures of w.npz", "at least one", "104"],
     ),
     "unknown symbol": ("w.xyz", _text(WATER.replace("O", "Qq")), ["Qq"]),
     "ghost atom": ("w.xyz", _text(WATER.replace("O", "X")), ["1 to 118", "105"]),
