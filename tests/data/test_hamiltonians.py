@@ -357,7 +357,7 @@ def _periodic(path, molecules):
     [
         (_truncated, "a complete SQLite database"),
         (_not_a_database, "a complete SQLite database"),
-        (lambda path, _: _qh9(path, []), "no structures"),
+        (lambda path, _: _qh9(path, []), "at least one"),
         (lambda path, _: sqlite3.connect(path).execute("CREATE TABLE t (a)"), "tables t"),
         (lambda path, m: _qh9(path, m, z=np.int64), "Z of row 0"),
         (_a_view, "tables none"),

@@ -285,7 +285,7 @@ def test_labels_that_are_something_else(write, change):
         ({"coords": np.array([[["a", "b", "c"]] * 3] * 2)}, "n.npz"),
         (
             {"coords": np.zeros((0, 3, 3)), "energies": np.zeros(0), "forces": np.zeros((0, 3, 3))},
-            "no structures",
+            "at least one",
         ),
         ({"coords": None}, "nuclear_charges and coords"),
         ({"nuclear_charges": None}, "nuclear_charges and coords"),
