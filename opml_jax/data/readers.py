@@ -6,7 +6,7 @@ import itertools
 import os
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -147,7 +147,7 @@ def label_names(path: str | os.PathLike) -> list[str]:
     if path.suffix in (".h5", ".hdf5"):
         return hdf5_label_names(path)
     if path.suffix == ".npz":
-        names = _open_npz(path, lambda f: dict.fromkeys(f.files, np.empty(0)))
+        names = _open_npz(path, lambda f: f.files)
         return sorted({*names} - {*_NPZ_NUMBERS, *_NPZ_POSITIONS, *_NPZ_STATED})
     if path.suffix == ".db":
         _, _, found = next(read_rows(path), (None, None, {}))
@@ -381,18 +381,27 @@ def _read_database(path: Path, sources: Mapping[str, Source]) -> Iterator[tuple]
 
 def _npz_statements(path: Path) -> dict[str, str]:
     """What an npz says of its AO matrices."""
-    found = _open_npz(path, lambda f: {k: f[k] for k in _NPZ_STATED if k in f.files})
+    found = _npz_arrays(path, _NPZ_STATED)
     return {k: str(v) for k, v in found.items() if v.dtype.kind == "U" and v.ndim == 0}
 
 
-def _open_npz(path: Path, read) -> dict[str, np.ndarray]:
-    """``read(file)``, arrays by name, of an npz; nothing in it is ever unpickled."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:
-            found = read(f)
+def _npz_arrays(path: Path, wanted: Container[str]) -> dict[str, np.ndarray]:
+    """Arrays of these names, as far as they are there."""
+
+    def read(f):
+        found = {k: f[k] for k in f.files if k in wanted}
         if odd := [k for k, v in found.items() if not isinstance(v, np.ndarray)]:
             raise ValueError(f"{odd[0]} is no array")
         return found
+
+    return _open_npz(path, read)
+
+
+def _open_npz(path: Path, read):
+    """``read(file)`` of an npz; nothing in it is ever unpickled."""
+    try:
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:
+            return read(f)
     except Exception as err:  # zip, zlib and NumPy raise many kinds on a damaged file
         pickled = "pickle" in str(err).lower()
         raise DataError(
@@ -410,7 +419,7 @@ def _open_npz(path: Path, read) -> dict[str, np.ndarray]:
 
 def _read_npz(path: Path, sources: Mapping[str, Source]):
     wanted = {*_NPZ_NUMBERS, *_NPZ_POSITIONS, *(n for s in sources.values() for n in s.names)}
-    arrays = _open_npz(path, lambda f: {k: f[k] for k in f.files if k in wanted})
+    arrays = _npz_arrays(path, wanted)
     numbers, positions = _npz_geometries(path, arrays)
     n, n_atoms = positions.shape[:2]
     found = {}

@@ -359,7 +359,9 @@ def fit_op2op(
     systems = _gathered(definition, drawn, train, validation, on_progress)
     solved = {stage: _candidates(definition, own) for stage, own in systems.items()}
     judges = validation.subset(range(min(N_JUDGED, len(validation))))
-    fades = _judged_fades(definition, solved["guess"], drawn, judges, on_progress)
+    first = up_to(definition, 0)
+    guess = _chosen(first, {"guess": solved["guess"]}, 0.0, drawn).params
+    fades = _judged_fades(first, lambda scale: {**guess, "fade": scale}, judges, on_progress)
     if best := _best_fade(fades):
         drawn["fade"] = best
     if "functional" not in solved:
@@ -383,15 +385,13 @@ def _fit_stage(definition: Op2Op, train: Dataset, validation: Dataset, on_progre
     stages = before.params.get("stages", {})
     params = {**before.params, "stages": {**stages, str(number): weights}}
     judges = validation.subset(range(min(N_JUDGED, len(validation))))
-    fades = {}
-    if _small_overlap(definition, judges):
-        for i, scale in enumerate(FADES):
-            on_progress("fade", i, len(FADES))
-            own = {**stages, str(number): {**weights, "functional_fade": scale}}
-            fades[scale] = level_error(definition, {**params, "stages": own}, judges)
-        on_progress("fade", len(FADES), len(FADES))
-        if best := _best_fade(fades):
-            weights["functional_fade"] = best
+
+    def with_fade(scale: float) -> Params:
+        return {**params, "stages": {**stages, str(number): {**weights, "functional_fade": scale}}}
+
+    fades = _judged_fades(definition, with_fade, judges, on_progress)
+    if best := _best_fade(fades):
+        weights["functional_fade"] = best
     return Fitted(params, {**before.keys, f"stage {number + 1}": keys}, {}, fades)
 
 
@@ -464,17 +464,15 @@ def _candidates(definition: Op2Op, systems: Systems) -> dict[IrrepKey, list[Cand
 
 
 def _judged_fades(
-    definition: Op2Op, solved, drawn: Params, judges: Dataset, on_progress
+    definition: Op2Op, with_fade: Callable[[float], Params], judges: Dataset, on_progress
 ) -> dict[float, float]:
-    """Errors of levels of the first guess by its fade; empty where no overlap is small."""
+    """Errors of levels by the scale of a fade; empty where no overlap is small."""
     if definition.config.target != "fock" or not _small_overlap(definition, judges):
         return {}
-    guess = up_to(definition, 0)
-    start = _chosen(guess, {"guess": solved}, 0.0, drawn).params
     fades = {}
     for i, scale in enumerate(FADES):
         on_progress("fade", i, len(FADES))
-        fades[scale] = level_error(guess, {**start, "fade": scale}, judges)
+        fades[scale] = level_error(definition, with_fade(scale), judges)
     on_progress("fade", len(FADES), len(FADES))
     return fades
 
