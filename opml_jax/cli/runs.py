@@ -84,9 +84,13 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
 
 
 @contextlib.contextmanager
-def stages() -> Iterator[Callable[[str, int, int, str], None]]:
+def stages(*, quiet: bool = False) -> Iterator[Callable[[str, int, int, str], None]]:
     """A reporter for :func:`opml_jax.training.train` that shows one progress bar per stage."""
     from .progress import Progress
+
+    if quiet:
+        yield lambda stage, done, total, note: None
+        return
 
     with contextlib.ExitStack() as stack:
         current: list = [None, None]
@@ -151,7 +155,7 @@ def train_run(
 ) -> tuple[Trained, Dataset, dict[str, list[int]]]:
     """Train, and write configuration, splits, history and model into a run directory.
 
-    A run that was killed goes on where it was.
+    A run that was killed goes on where it was. Of several processes the first one writes.
 
     Args:
       config: the configuration.
@@ -167,6 +171,7 @@ def train_run(
     from ..training import train
     from ..training.checkpoint import forget, write_history
     from ..training.config import to_mapping
+    from ..training.parallel import is_first, wait
     from ..training.trainer import check_trainable
 
     folder = Path(output)
@@ -175,15 +180,18 @@ def train_run(
         check_same(folder, config)
     dataset, splits = load_data(config.data)
     check_trainable(dataset, splits, config)
-    folder.mkdir(parents=True, exist_ok=True)
-    if restart:
-        forget(folder)
-    write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
-    write_splits(folder / "splits.json", splits)
-    with stages() as report:
+    if is_first():
+        folder.mkdir(parents=True, exist_ok=True)
+        if restart:
+            forget(folder)
+        write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
+        write_splits(folder / "splits.json", splits)
+    wait("run directory")
+    with stages(quiet=not is_first()) as report:
         trained = train(dataset, splits, config, folder=folder, on_progress=report)
-    write_history(folder / "history.jsonl", trained.history)
-    save_model(folder / "model.safetensors", trained.model)
+    if is_first():
+        write_history(folder / "history.jsonl", trained.history)
+        save_model(folder / "model.safetensors", trained.model)
     return trained, dataset, splits
 
 

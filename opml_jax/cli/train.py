@@ -28,6 +28,14 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="forget what RUN holds; without it, a killed run goes on and a directory of another "
         "configuration is refused",
     )
+    p.add_argument(
+        "--coordinator",
+        metavar="HOST:PORT",
+        help="train with other processes, this command in each: address of the first one, or auto "
+        "where JAX finds them itself (Slurm, Open MPI, Kubernetes)",
+    )
+    p.add_argument("--processes", type=int, metavar="N", help="how many, with --coordinator")
+    p.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -35,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import ConfigError, refusal
     from ..training.config import load_config
     from ..training.learning_curve import closed_form_learning_curve
+    from ..training.parallel import is_first, join, leave
     from .runs import evaluate_run, train_run
 
     config = load_config(args.config, args.overrides)
@@ -42,7 +51,15 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError(
             refusal("--curve", got="a model of operators", expected="one of energies (model:)")
         )
+    if args.coordinator:
+        join(args.coordinator, args.processes, args.process)
+    elif args.processes or args.process:
+        raise ConfigError(refusal("--coordinator", got="none", expected="one, with --processes"))
     trained, dataset, splits = train_run(config, args.output, restart=args.restart)
+    first = is_first()
+    leave()
+    if not first:
+        return 0
     curve = []
     if args.curve:
         test = dataset.subset(splits.get("test") or splits["validation"])

@@ -17,12 +17,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ..basis import Bucket, batch, bucket_of
 from ..models import Op2Prop
 from ..models.op2prop import Params
+from ..operators import map_molecules, shard_batch
 from ..structures import Structure, StructureBatch
 from .checkpoint import fingerprint
+from .parallel import collect, mesh_for
 from .rows import Rows, Selected
 
 CHUNK = 16
@@ -70,8 +73,25 @@ class Cache:
         return Cache(self.x[i], dx, {l: v[i] for l, v in self.v.items()}, self.one_hot[i])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4))
+@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4, 6))
 def _chunk(
+    definition: Op2Prop,
+    structures: StructureBatch,
+    derivatives: bool,
+    field: bool,
+    irreps: tuple[int, ...],
+    params: Params,
+    mesh: Mesh | None,
+):
+    """Descriptors of a batch whose molecules are spread over a mesh, each device its own."""
+
+    def own(structures):
+        return _descriptors(definition, structures, derivatives, field, irreps, params)
+
+    return own(structures) if mesh is None else map_molecules(own, mesh)(structures)
+
+
+def _descriptors(
     definition: Op2Prop,
     structures: StructureBatch,
     derivatives: bool,
@@ -142,6 +162,9 @@ def build_cache(
     if derivatives:
         each = 8 * 3 * bucket.n_atoms * bucket.nao**2
         chunk = min(chunk, max(1, CHUNK_BYTES // each))
+    mesh = mesh_for()
+    if mesh is not None:
+        chunk = -(-chunk // mesh.size) * mesh.size
     settings = {
         "model": [type(definition).__name__, repr(definition.config), basis.spec.fingerprint],
         "what": [derivatives, field, *irreps],
@@ -155,12 +178,15 @@ def build_cache(
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
         padded = batch(full, basis, bucket=bucket)
-        x, v, one_hot, dx = _chunk(definition, padded, derivatives, field, tuple(irreps), params)
+        padded = padded if mesh is None else shard_batch(padded, mesh)
+        x, v, one_hot, dx = collect(
+            _chunk(definition, padded, derivatives, field, tuple(irreps), params, mesh)
+        )
         found = {"x": x, "one_hot": one_hot, **{f"v{l}": v[l] for l in irreps}}
         if dx is not None:
             few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE
             found["dx"] = np.asarray(dx, np.float64 if few else np.float32)
-        rows.append({k: np.asarray(own)[: len(part)] for k, own in found.items()})
+        rows.append({k: own[: len(part)] for k, own in found.items()})
         on_progress(rows.done, n)
     a = rows.arrays()
     return Cache(a["x"], a.get("dx"), {l: a[f"v{l}"] for l in irreps}, a["one_hot"])

@@ -53,11 +53,15 @@ def fingerprint(
 def save_state(path: str | os.PathLike, state: Any, meta: Mapping[str, Any]) -> None:
     """Write the arrays of a pytree, in order, and JSON-able facts; atomically.
 
+    Of several processes, which hold the same, the first one does.
+
     Args:
       path: file, replaced if it exists.
       state: any pytree of arrays, such as weights and optimizer state.
       meta: what :func:`load_state` gives back, and ``"fingerprint"``, which it compares.
     """
+    if jax.process_index():
+        return
     leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
         np.savez(f, meta=np.array(json.dumps(meta)), **leaves)

@@ -383,6 +383,10 @@ def _principal(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     # from the covariance: its directions are accurate down to 1e-7 of the largest deviation
     values, u = np.linalg.eigh(rows.T @ rows / len(rows))
     values, u = values[::-1][:k], u[:, ::-1][:, :k]
+    # signs are LAPACK's choice, and would give networks other inputs on another machine
+    size = np.abs(u)
+    first = np.argmax(size > (1 - 1e-6) * size.max(axis=0), axis=0)
+    u = u * np.sign(np.take_along_axis(u, first[None], axis=0))
     return np.sqrt(np.where(values > 1e-14 * values[0], values, 0.0)), u.T
 
 

@@ -69,6 +69,8 @@ class OptimConfig:
     Attributes:
       epochs: passes over the training set; 0 keeps the closed-form model.
       batch_size: structures a step.
+      accumulate: batches whose gradients are averaged before each step: steps of so many times
+        ``batch_size`` structures in the memory of one batch.
       learning_rate: peak of the cosine schedule.
       weight_decay: of AdamW.
       clip: global gradient norm.
@@ -92,6 +94,7 @@ class OptimConfig:
 
     epochs: int = 150
     batch_size: int = 16
+    accumulate: int = 1
     learning_rate: float = 3e-3
     weight_decay: float = 1e-4
     clip: float = 10.0
@@ -108,7 +111,14 @@ class OptimConfig:
     dipole_precision: float = 1e-4
 
     def __post_init__(self):
-        positive = ("batch_size", "learning_rate", "clip", "force_sigma", "energy_sigma")
+        positive = (
+            "batch_size",
+            "accumulate",
+            "learning_rate",
+            "clip",
+            "force_sigma",
+            "energy_sigma",
+        )
         for name in positive:
             if not getattr(self, name) > 0:
                 raise ConfigError(

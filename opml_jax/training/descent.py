@@ -17,7 +17,7 @@ from ..models.op2op import Params
 from ..numerics import Array
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .config import OptimConfig
-from .residual import optimizer_of
+from .optimizer import moving_average, optimizer_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ def descend(
             value, gradient = jax.value_and_grad(loss)(weights, batch)
             updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
             weights = optax.apply_updates(weights, updates)
-            average = optax.incremental_update(weights, average, 1.0 - optim.ema)
+            average = moving_average(weights, average, optim.ema, optimizer_state)
             return (weights, average, optimizer_state), value
 
         running, values = jax.lax.scan(step, running, order)

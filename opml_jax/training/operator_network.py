@@ -26,6 +26,7 @@ from ..units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
 from .checkpoint import load_state, save_state
 from .config import OptimConfig
+from .optimizer import accumulated, moving_average
 
 WARM_UP = 100
 """Steps in which the learning rate rises, or a tenth of all."""
@@ -110,7 +111,7 @@ def train_network(
     scale = float(fixed["scale"])
     size = min(optim.batch_size, len(train))
     steps = max(1, len(train) // size)
-    n_steps = max(1, optim.epochs * steps)
+    n_steps = max(1, optim.epochs * steps // optim.accumulate)
     schedule = optax.warmup_cosine_decay_schedule(
         0.0,
         optim.learning_rate,
@@ -118,12 +119,13 @@ def train_network(
         n_steps,
         0.005 * optim.learning_rate,
     )
-    optimizer = optax.chain(
+    one = optax.chain(
         optax.clip_by_global_norm(optim.clip),
         optax.scale_by_amsgrad(),
         optax.add_decayed_weights(optim.weight_decay),
         optax.scale_by_learning_rate(schedule),
     )
+    optimizer = accumulated(one, optim)
     # offsets are large and stay out of single precision
     baseline = {id(c): c.one_hot.sum(axis=1) @ fixed["offsets"] for c in (train, validation)}
     relative = {**fixed, "offsets": np.zeros_like(fixed["offsets"])}
@@ -144,7 +146,7 @@ def train_network(
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
         weights = optax.apply_updates(weights, updates)
         decay = jnp.minimum(optim.ema, number / (number + 9.0))  # short runs forget their start
-        average = optax.incremental_update(weights, average, 1.0 - decay)
+        average = moving_average(weights, average, decay, optimizer_state)
         return weights, average, optimizer_state, value
 
     evaluate = jax.jit(lambda params, b: predict(definition, params, b["x"], b["dx"], b["one_hot"]))

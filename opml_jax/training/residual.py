@@ -35,6 +35,8 @@ from .cache import Cache
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .closed_form import SLOPES, scaled
 from .config import OptimConfig
+from .optimizer import moving_average, optimizer_of
+from .parallel import jit, mesh_for, replicate, spread
 
 WITHIN = 0.6827
 """Part of a normal distribution within one standard deviation."""
@@ -43,15 +45,6 @@ CHUNK = 64
 
 Arrays = dict[str, Any]
 """Named arrays, structures first."""
-
-
-def optimizer_of(optim: OptimConfig, n_steps: int) -> optax.GradientTransformation:
-    """AdamW with clipped gradients and a cosine schedule."""
-    schedule = optax.cosine_decay_schedule(optim.learning_rate, max(1, n_steps), 0.01)
-    return optax.chain(
-        optax.clip_by_global_norm(optim.clip),
-        optax.adamw(schedule, weight_decay=optim.weight_decay),
-    )
 
 
 def make_inputs(params: Params, cache: Cache, labels: Arrays) -> Arrays:
@@ -233,6 +226,7 @@ def train_residual(
     weights = jax.vmap(initial)(keys)
     size = min(optim.batch_size, n_train)
     steps = max(1, n_train // size)
+    mesh = mesh_for(size)
     optimizer = optimizer_of(optim, optim.epochs * steps)
 
     def predict(weights, batch):
@@ -263,21 +257,21 @@ def train_residual(
 
     def step(state, index):
         weights, average, optimizer_state, arrays = state
-        batch = {k: v[index] for k, v in arrays.items()}
+        batch = spread({k: v[index] for k, v in arrays.items()}, mesh)
         value, gradient = jax.value_and_grad(loss)(weights, batch)
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
         weights = optax.apply_updates(weights, updates)
-        average = optax.incremental_update(weights, average, 1.0 - optim.ema)
+        average = moving_average(weights, average, optim.ema, optimizer_state)
         return (weights, average, optimizer_state, arrays), value
 
-    @jax.jit
+    @functools.partial(jit, mesh=mesh)
     @functools.partial(jax.vmap, in_axes=(0, 0, 0, 0, None))
     def epoch(weights, average, optimizer_state, order, arrays):
         state = (weights, average, optimizer_state, arrays)
         (weights, average, optimizer_state, _), values = jax.lax.scan(step, state, order)
         return weights, average, optimizer_state, jnp.mean(values)
 
-    @jax.jit
+    @functools.partial(jit, mesh=mesh)
     def judge(weights, batch):
         found = jax.vmap(predict, (0, None))(weights, batch)
         losses = jax.vmap(lambda f: sum(weight[k] * v for k, v in errors(f, batch).items()))(found)
@@ -289,8 +283,9 @@ def train_residual(
             squares[name] = jnp.mean(square) if masked is None else masked
         return losses, squares
 
-    arrays = {k: jnp.asarray(v) for k, v in arrays.items()}
-    held_out = {k: jnp.asarray(v) for k, v in held_out.items()}
+    arrays = replicate({k: jnp.asarray(v) for k, v in arrays.items()}, mesh)
+    held_out = replicate({k: jnp.asarray(v) for k, v in held_out.items()}, mesh)
+    weights = replicate(weights, mesh)
     average, optimizer_state = weights, jax.vmap(optimizer.init)(weights)
     silent = jax.tree.map(lambda w: w * 0.0, weights)  # zero networks: the closed form alone
     best, kept = np.asarray(judge(silent, held_out)[0]), silent
@@ -298,6 +293,9 @@ def train_residual(
     running = (weights, average, optimizer_state, best, kept)
     if state is not None and (found := load_state(state, running, fingerprint)):
         (weights, average, optimizer_state, best, kept), meta = found
+        weights, average, optimizer_state, kept = replicate(
+            (weights, average, optimizer_state, kept), mesh
+        )
         history = meta["history"]
     for number in range(len(history) + 1, optim.epochs + 1):
         rng = np.random.default_rng((seed, number))

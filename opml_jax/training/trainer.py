@@ -53,6 +53,7 @@ from .metrics import LEVEL_KEYS
 from .op2op import check_operators, fit_op2op
 from .op2op_network import train_op2op_network
 from .operator_network import train_network
+from .parallel import is_first, of_first
 from .residual import make_inputs, train_residual
 
 Reporter = Callable[[str, int, int, str], None]
@@ -136,13 +137,16 @@ def train(
 ) -> Trained:
     """Train a model: closed form first, then networks on what it leaves (Op2Op: closed form).
 
+    Descriptors and networks of energies are spread over all devices, of one process or of several
+    (:mod:`opml_jax.training.parallel`); batches must then divide evenly among them.
+
     Args:
       dataset: labelled structures in atomic units.
       splits: ``train`` and ``validation`` indices (``test`` is not touched here).
       config: model and training.
       folder: run directory that keeps descriptors, states of the networks and ``history.jsonl``
         as they come: after a kill the same call goes on from there, to the same weights.
-        Default: nothing is kept.
+        Several processes share one, and keep no descriptors. Default: nothing is kept.
       on_progress: called with (stage, done, total, note).
 
     Raises:
@@ -168,7 +172,7 @@ def train(
 
     n = len(parts["train"])
     structures = parts["train"].structures + parts["validation"].structures
-    log = None if folder is None else History(inside("history.jsonl"))
+    log = None if folder is None or not is_first() else History(inside("history.jsonl"))
 
     def on_epoch(epoch: int, row: dict[str, float]) -> None:
         row = in_physical_units(row)
@@ -259,11 +263,12 @@ def train(
         "irreps": tuple(sorted({TENSORS[t] for t in config.targets if t in TENSORS})),
         "params": definition.draw(config.seed, parts["train"].structures, known),
     }
+    alone = jax.process_count() == 1  # what is kept of descriptors is one process' own
     cache = build_cache(
         definition,
         structures,
         **built,
-        folder=inside(STRUCTURES),
+        folder=inside(STRUCTURES) if alone else None,
         on_progress=lambda done, total: on_progress("descriptors", done, total, ""),
     )
     caches = {"train": cache.subset(range(n)), "validation": cache.subset(range(n, len(cache)))}
@@ -287,7 +292,8 @@ def train(
         return Trained(Model(definition, params, card), seconds, history, caches, labels)
     if in_field:
         labels = {k: {**own, "field_dipole": own["dipole"]} for k, own in labels.items()}
-    noise = rounding_noise(definition, structures, cache, **built, folder=inside(TURNED))
+    turned = inside(TURNED) if alone else None
+    noise = rounding_noise(definition, structures, cache, **built, folder=turned)
     lap("descriptors")
     on_progress("closed form", 0, 1, "")
     fit = fit_closed_form(
@@ -302,12 +308,12 @@ def train(
     )
     lap("closed form")
     on_progress("closed form", 1, 1, f"lambda {fit.energy.lam:.0e}")
-    params, history = fit.params, []
+    params, history = of_first(fit.params), []
     if config.optim.epochs:
-        inputs = {k: make_inputs(fit.params, caches[k], labels[k]) for k in parts}
+        inputs = {k: make_inputs(params, caches[k], labels[k]) for k in parts}
         params, history = train_residual(
             definition,
-            fit.params,
+            params,
             inputs["train"],
             inputs["validation"],
             config.optim,
@@ -360,6 +366,14 @@ def check_trainable(dataset: Dataset, splits: dict[str, list[int]], config: Trai
     """
     check_splits(dataset, splits)
     definition = define(config, dataset.subset(splits["train"]).elements)
+    if jax.process_count() > 1 and not isinstance(definition, Op2Prop):
+        raise ConfigError(
+            refusal(
+                "processes",
+                got=f"{jax.process_count()} for {type(definition).__name__}",
+                expected="one: only models of energies (model:) train on several",
+            )
+        )
     if isinstance(definition, Op2Density):
         check_densities(definition, dataset)
         return
