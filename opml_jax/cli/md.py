@@ -30,7 +30,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--max-uncertainty-mev",
         type=float,
-        help="stop when the networks of an ensemble disagree by more, per atom",
+        help="stop when the energy's standard deviation is more, per atom (ensembles, last layers)",
     )
     p.add_argument("--relax", action="store_true", help="start from the minimum near START")
     p.add_argument("--extxyz", metavar="FILE", help="also write the first replica in eV, Angstrom")

@@ -21,8 +21,8 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--uncertainty",
         action="store_true",
-        help="also standard deviations: of energy and forces over the members of an ensemble, of "
-        "densities by their kernels",
+        help="also standard deviations: of energy and forces over the members of an ensemble or by "
+        "the last layer, of densities by their kernels",
     )
     p.add_argument(
         "--allow-unconverged",

@@ -55,7 +55,7 @@ def check_domain(
       frames: as :class:`opml_jax.dynamics.Trajectory` has them.
       starts: each replica's starting geometry, whose bonds count.
       timestep_fs: of a step, for the message.
-      max_uncertainty_mev: largest standard deviation of an ensemble's energy per atom, meV.
+      max_uncertainty_mev: largest standard deviation of the energy per atom, meV.
 
     Raises:
       DomainError: numbers that are not finite, nuclei closer than :data:`CLOSEST`, a bond more than

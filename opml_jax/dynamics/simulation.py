@@ -66,7 +66,7 @@ class Settings:
       stride: steps between frames.
       seed: of velocities and thermostat; those of replica i depend on seed and i only.
       forces: record forces.
-      max_uncertainty_mev: of models with an ensemble: stop when the standard deviation of the
+      max_uncertainty_mev: of models with standard deviations: stop when that of the
         energy per atom exceeds it.
 
     Raises:
@@ -310,6 +310,8 @@ def _run(
             kept["forces"] = state.force
         if "dipole" in found:
             kept["dipole"] = found["dipole"]
+        if "energy_uncertainty" in found:
+            kept["energy_uncertainty"] = found["energy_uncertainty"]
         if "energy_members" in found:
             own = params.get("calibration", {}) if isinstance(params, dict) else {}
             factor = own.get("energy", 1.0)
@@ -340,10 +342,10 @@ def _engine(
         ) from err
     apply, params = properties_of(model, params, molecule)
     if settings.max_uncertainty_mev is not None:
-        known = ", ".join(jax.eval_shape(apply, params, molecule))
-        if "energy_members" not in known:
-            expected = "an ensemble, for max_uncertainty_mev"
-            raise OpmlError(refusal("model", got=f"one of {known}", expected=expected))
+        known = tuple(jax.eval_shape(apply, params, molecule))
+        if not {"energy_members", "energy_uncertainty"} & set(known):
+            expected = "an ensemble or one with a last layer, for max_uncertainty_mev"
+            raise OpmlError(refusal("model", got=f"one of {', '.join(known)}", expected=expected))
     degrees = 3 * molecule.n_atoms
     if not settings.rigid:
         degrees = internal_motion(molecule, masses(molecule.numbers)).shape[1]

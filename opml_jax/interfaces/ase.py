@@ -39,8 +39,8 @@ class OPMLCalculator(Calculator):
 
     Args:
       model: a :class:`opml_jax.Model`, or the path of a model file or run directory.
-      uncertainty: also predict standard deviations over the members of an ensemble, at the price
-        of a gradient for each.
+      uncertainty: also predict standard deviations, at the price of a gradient for each member of
+        an ensemble, or a derivative in each coordinate.
       capacity: formula of the largest molecule to come (``"C9H20"``); everything up to it shares
         one program. Default: the capacity starts with the first molecule.
       kwargs: ASE's own (``atoms``, ``label``, ``directory``).
@@ -56,7 +56,7 @@ class OPMLCalculator(Calculator):
       StructureError: when calculating: periodic, charged or open-shell atoms, or positions that
         cannot be meant.
       OpmlError: when calculating: an element the model has not seen, or an uncertainty of a model
-        without an ensemble.
+        that has none.
       PrecisionError: when calculating: x64 is off.
     """
 

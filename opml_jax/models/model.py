@@ -138,9 +138,10 @@ class Model:
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
           linear: use the closed-form part alone.
-          uncertainty: also standard deviations over the members of an ensemble,
-            ``energy_uncertainty`` and ``forces_uncertainty``, scaled so that on validation 68 % of
-            errors were below them; forces then cost a gradient each.
+          uncertainty: also standard deviations, over the members of an ensemble or of the last
+            layer (``model.last_layer``), ``energy_uncertainty`` and ``forces_uncertainty``, scaled
+            so that on validation 68 % of errors were below them. Those of forces cost a gradient
+            for each member, or a derivative in each coordinate.
           bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
@@ -152,7 +153,7 @@ class Model:
 
         Raises:
           OpmlError: an empty list, an element the model has not seen, or an uncertainty of a model
-            without an ensemble.
+            with one network and no last layer.
           PrecisionError: x64 is off.
         """
         require_x64("a float64 model")
@@ -166,13 +167,13 @@ class Model:
                 refusal("structures", got="an empty list", expected="at least one"), code=Code.EMPTY
             )
         self.check_structures(structures)
-        if uncertainty and self.definition.config.members < 2:
+        if uncertainty and self.definition.config.members < 2 and "last_layer" not in self.params:
             raise OpmlError(
                 refusal(
                     "uncertainty",
                     got="a model with one network",
-                    expected="an ensemble",
-                    hint="Train with model.members=4.",
+                    expected="an ensemble, or a last layer",
+                    hint="Train with model.members=4, or model.last_layer=true.",
                 )
             )
         params = self.closed_form.params if linear else self.params
@@ -241,6 +242,8 @@ def _evaluate(
     def total(positions):
         out = definition.apply(params, structures.replace(positions=positions))
         members = out.pop("energy_members", None)
+        if members is not None or not uncertainty:
+            out.pop("energy_uncertainty", None)
         return (out["energy"], members if uncertainty else None), out
 
     (energy, members), back, out = jax.vjp(total, jnp.asarray(structures.positions), has_aux=True)
@@ -254,4 +257,22 @@ def _evaluate(
         factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
         out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
         out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
+    elif uncertainty:
+        out["forces_uncertainty"] = _forces_uncertainty(definition, params, structures)
     return out
+
+
+def _forces_uncertainty(definition: Op2Prop, params: Params, structures: StructureBatch) -> Array:
+    """Standard deviations of the last layer, one coordinate after the other: memory is of one."""
+    positions = jnp.asarray(structures.positions)
+    n = positions.shape[1]
+
+    def features(x):
+        return definition.last_layer(params, structures.replace(positions=x))
+
+    def one(direction):
+        along = jnp.broadcast_to(direction, positions.shape)
+        return jnp.linalg.norm(jax.jvp(features, (positions,), (along,))[1], axis=-1)
+
+    spread = jax.lax.map(one, jnp.eye(3 * n, dtype=positions.dtype).reshape(3 * n, n, 3))
+    return params["last_layer"]["forces"] * spread.T.reshape(positions.shape)

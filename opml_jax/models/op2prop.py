@@ -78,6 +78,8 @@ class Op2PropConfig:
       hidden: hidden widths of the networks.
       vectors: principal dipole vectors gated by the network; 0 turns the gate off.
       members: networks in the ensemble; more than one also gives an uncertainty.
+      last_layer: keep what standard deviations of one network or none need; an ensemble has its
+        own.
       density: a trained Op2Density model, run directory or file: energies are then functions of
         the density it predicts (:mod:`opml_jax.models.density2prop`), and the dipole is that
         density's. It is copied into the model; ``basis`` becomes that of its operator.
@@ -97,6 +99,7 @@ class Op2PropConfig:
     hidden: tuple[int, ...] = (64, 64)
     vectors: int = 12
     members: int = 1
+    last_layer: bool = False
     density: str = ""
     density_beside: bool = False
 
@@ -251,7 +254,8 @@ class Op2Prop(Definition):
           structure: molecule or batch (made for :attr:`basis`).
 
         Returns:
-          ``energy`` in Hartree, shape ``()``; ``energy_members`` ``(members,)`` of an ensemble;
+          ``energy`` in Hartree, shape ``()``; ``energy_members`` ``(members,)`` of an ensemble,
+          ``energy_uncertainty`` ``()`` of a model with a last layer (``config.last_layer``);
           if learned ``dipole`` in e Bohr (x, y, z), shape ``(3,)``, traceless ``quadrupole`` about
           the centre of nuclear charge in e Bohr^2, ``(3, 3)``, ``polarizability`` in Bohr^3,
           ``(3, 3)``, and ``isotropic_polarizability``, a third of its trace, ``()``. A batch adds
@@ -335,8 +339,12 @@ class Op2Prop(Definition):
         out = {}
         parts = linear_heads(params, x, v, one_hot)
         use_dipole = "dipole" in params
-        if "residual" in params:
+        if {"residual", "last_layer"} & set(params):
             z = project(params["components"], x, one_hot)
+        if "last_layer" in params:
+            spread = jnp.linalg.norm(whitened(params["last_layer"], z, one_hot), axis=-1)
+            out["energy_uncertainty"] = params["last_layer"]["energy"] * spread
+        if "residual" in params:
             local, gates = self.networks(params["residual"], z, one_hot, dipole=use_dipole)
             members = params["scale"]["energy"] * jnp.sum(local * one_hot.sum(axis=-1), axis=-1)
             energy = energy + jnp.mean(members, axis=0)
@@ -348,6 +356,18 @@ class Op2Prop(Definition):
                     "...ik,...ikm->...m", jnp.mean(gates, axis=0), w
                 )
         return {"energy": energy, **out, **cartesian(parts)}
+
+    def last_layer(self, params: Params, structure: Structure | StructureBatch) -> Array:
+        """Features ``(..., n_features)`` whose squares add up to the variance of the energy.
+
+        Squares of their derivatives are variances of its derivatives; both but for the factors
+        ``energy`` and ``forces`` of ``params["last_layer"]``
+        (:mod:`opml_jax.training.last_layer`).
+        """
+        x, _ = self.descriptors(structure, params)
+        one_hot = self.one_hot(structure)
+        z = project(params["components"], standardise(params["scaler"], x, one_hot), one_hot)
+        return whitened(params["last_layer"], z, one_hot)
 
     def network(self, *, dipole: bool) -> Residual:
         """The Linen module of one network."""
@@ -412,6 +432,22 @@ def project(components: Array, x: Array, one_hot: Array) -> Array:
     """Network inputs: the element's principal components ``(n_elements, n_invariants, k)``."""
     every = einsum("...k,eko->...eo", x, components)
     return einsum("...eo,...e->...o", every, one_hot)
+
+
+def element_sums(z: Array, one_hot: Array) -> Array:
+    """For each element the sum of network inputs over its atoms, and their number.
+
+    Returns:
+      ``(..., n_elements (k + 1))``.
+    """
+    one = jnp.ones((*z.shape[:-1], 1), z.dtype)
+    sums = einsum("...ie,...ik->...ek", one_hot, jnp.concatenate([z, one], axis=-1))
+    return sums.reshape(*sums.shape[:-2], -1)
+
+
+def whitened(last_layer: Params, z: Array, one_hot: Array) -> Array:
+    """:func:`element_sums` in units in which training leaves each a variance of one."""
+    return einsum("...f,fg->...g", element_sums(z, one_hot), last_layer["factor"])
 
 
 def linear_irreps(head: Params, v: Array, one_hot: Array) -> Array:

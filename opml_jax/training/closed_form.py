@@ -442,7 +442,8 @@ def fit_closed_form(
         sigma,
         optim.force_precision / optim.force_sigma,
         kernel,
-        refit=not optim.epochs,  # networks need molecules that the closed form has not seen
+        # networks and standard deviations need molecules that the closed form has not seen
+        refit=not (optim.epochs or definition.config.last_layer),
     )
     params: Params = {
         **(drawn or {}),

@@ -49,6 +49,7 @@ from .density import (
 from .density_energy import read_density
 from .density_network import train_density_network
 from .effective import check_observables, fit_effective
+from .last_layer import fit_last_layer
 from .metrics import LEVEL_KEYS
 from .op2op import check_operators, fit_op2op
 from .op2op_network import train_op2op_network
@@ -323,6 +324,10 @@ def train(
         )
         history = [in_physical_units(row) for row in history]
     lap("network")
+    if config.model.last_layer:
+        sets = caches["train"], caches["validation"], parts["validation"]
+        params = {**params, "last_layer": fit_last_layer(definition, params, *sets, config.optim)}
+        lap("last layer")
     solved = {f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()}
     if inner is not None:
         solved["density"] = inner.card

@@ -1,0 +1,117 @@
+"""Standard deviations of the last layer: what they are made of, and what they are worth."""
+
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.errors import OpmlError
+from opml_jax.models import Op2PropConfig
+from opml_jax.training import TrainConfig, train
+from opml_jax.training.config import OptimConfig
+from opml_jax.training.last_layer import _rows
+from opml_jax.units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+
+BETWEEN = (0.60, 0.76)  # of errors below one standard deviation; 240 energies scatter by 0.03
+FINITE = 1e-6  # relative, central differences with steps of 2e-4 Bohr
+
+
+@pytest.fixture(scope="module")
+def water():
+    return opml.read_dataset(opml.bundled("water"))
+
+
+def _train(water, n, epochs):
+    model = Op2PropConfig(
+        basis="sto-3g", powers=(1,), gram_powers=(1,), hidden=(16,), last_layer=True
+    )
+    config = TrainConfig(
+        model=model, optim=OptimConfig(epochs=epochs), targets=("energy", "forces")
+    )
+    splits = {"train": [*range(n)], "validation": [*range(n, 2 * n)]}
+    return train(water, splits, config)
+
+
+@pytest.fixture(scope="module")
+def trained(water):
+    return _train(water, 20, 0)
+
+
+def test_variances_are_those_of_bayesian_linear_regression(trained, water):
+    """Features of the cache are the model's own, and their inverse Gram matrix the covariance."""
+    model, cache = trained.model, trained.caches["train"]
+    last = model.params["last_layer"]
+    rows = _rows(model.params, cache)
+    found = model.predict(water.structures[:20], uncertainty=True)
+    for name in ("energy", "forces"):
+        expected = last[name] * np.linalg.norm(rows[name] @ last["factor"], axis=1)
+        np.testing.assert_allclose(found[f"{name}_uncertainty"].ravel(), expected, rtol=1e-8)
+    optim = OptimConfig()
+    sigma = {
+        "energy": optim.energy_sigma / EV_PER_HARTREE,
+        "forces": optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+    }
+    gram = sum(rows[k].T @ rows[k] / sigma[k] ** 2 for k in sigma)
+    covariance = np.linalg.inv(last["factor"] @ last["factor"].T)
+    prior = np.linalg.eigvalsh(covariance - gram)
+    # what is added is a multiple of one
+    np.testing.assert_allclose(prior, prior.mean(), atol=1e-6 * np.trace(gram) / len(gram))
+    assert prior.mean() > 0
+
+
+def test_forces_are_derivatives_of_the_features(trained, water):
+    model, s = trained.model, water.structures[60]
+    last, step = model.params["last_layer"], 2e-4
+    found = model.predict([s, s], uncertainty=True)["forces_uncertainty"][0]
+    for atom, axis in ((0, 1), (2, 0)):
+        move = np.zeros((3, 3))
+        move[atom, axis] = step
+        there, back = (
+            model.definition.last_layer(
+                model.params, s.replace(positions=s.positions + sign * move)
+            )
+            for sign in (1, -1)
+        )
+        slope = np.linalg.norm(there - back) / (2 * step)
+        assert found[atom, axis] == pytest.approx(last["forces"] * slope, rel=FINITE)
+
+
+def test_it_does_not_depend_on_the_frame(trained, water):
+    s = water.structures[70]
+    turned = s.replace(positions=np.asarray(s.positions)[:, [2, 0, 1]] + 1.0)
+    one, other = trained.model.predict([s, turned], uncertainty=True)["energy_uncertainty"]
+    assert one == pytest.approx(other, rel=1e-8)
+
+
+def test_a_file_keeps_it(trained, water, tmp_path):
+    opml.save_model(tmp_path / "model.safetensors", trained.model)
+    again = opml.load_model(tmp_path / "model.safetensors")
+    some = water.structures[50:52]
+    pair = [m.predict(some, uncertainty=True) for m in (trained.model, again)]
+    for name in ("energy_uncertainty", "forces_uncertainty"):
+        np.testing.assert_array_equal(pair[0][name], pair[1][name])
+    plain = again.predict(some)
+    assert not any(name.endswith("uncertainty") for name in plain)
+
+
+def test_a_model_without_says_so(trained, water):
+    params = {k: v for k, v in trained.model.params.items() if k != "last_layer"}
+    bare = opml.Model(trained.model.definition, params)
+    with pytest.raises(OpmlError, match="last_layer=true"):
+        bare.predict(water.structures[0], uncertainty=True)
+
+
+@pytest.mark.slow
+def test_most_errors_are_within_one_and_it_rises_far_away(water):
+    model = _train(water, 60, 60).model
+    test = water.subset(range(120, 360))
+    found = model.predict(test.structures, uncertainty=True)
+    for name in ("energy", "forces"):
+        error = np.abs(found[name] - np.array(test.labels[name]))
+        within = float((error < found[f"{name}_uncertainty"]).mean())
+        assert BETWEEN[0] < within < BETWEEN[1], (name, within)
+    sigma = []
+    for stretch in (1.0, 1.1, 1.2, 1.3):
+        far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in test.structures[:40]]
+        own = model.predict(far, uncertainty=True)
+        sigma.append([np.median(own[f"{k}_uncertainty"]) for k in ("energy", "forces")])
+    assert (np.diff(sigma, axis=0) > 0).all(), sigma
