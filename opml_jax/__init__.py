@@ -36,6 +36,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from .data import read_structures as read_structures
     from .models import Model as Model
     from .models import load_model as load_model
+    from .models import pretrained as pretrained
     from .models import save_model as save_model
     from .structures import Structure as Structure
     from .structures import StructureBatch as StructureBatch
@@ -48,7 +49,7 @@ _ROOMS = (
 _NAMES = {
     "basis": ("Basis", "batch", "from_pyscf", "load_basis", "to_pyscf"),
     "data": ("Dataset", "bundled", "read_dataset", "read_structures"),
-    "models": ("Model", "load_model", "save_model"),
+    "models": ("Model", "load_model", "pretrained", "save_model"),
     "structures": ("Structure", "StructureBatch"),
 }
 _HOME = {name: room for room, names in _NAMES.items() for name in names}

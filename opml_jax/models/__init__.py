@@ -7,6 +7,7 @@ from .density2prop import Density2PropModel as Density2PropModel
 from .density_model import DensityModel as DensityModel
 from .density_network import Op2DensityNetworkConfig as Op2DensityNetworkConfig
 from .files import load_model as load_model
+from .files import pretrained as pretrained
 from .files import save_model as save_model
 from .model import Model as Model
 from .op2op import Op2Op as Op2Op

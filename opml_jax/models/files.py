@@ -11,6 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ import numpy as np
 from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
-from ..errors import Code, ConventionError, ModelFileError, OpmlError, refusal
+from ..errors import Code, ConventionError, ModelFileError, OpmlError, one_of, refusal
 from .density import Op2Density, Op2DensityConfig
 from .density2prop import Density2Prop, Density2PropModel
 from .density_model import DensityModel
@@ -38,6 +39,12 @@ FORMAT_VERSION = 2
 
 BASES = ("basis", "aux_basis", "input_basis")
 """What a definition may hold: the basis of the operators, of the density, and of the input."""
+
+PRETRAINED = {
+    "water": "one water molecule, PBE/def2-SVP",
+    "chno": "molecules of H, C, N and O with up to four atoms other than hydrogen, PBE/def2-SVP",
+}
+"""Models in the package, with a card each (``NAME.md`` beside them)."""
 
 KINDS = {
     "density2prop": (Density2Prop, Op2PropConfig, Density2PropModel),
@@ -99,8 +106,25 @@ def _density_header(model: Model) -> dict[str, Any]:
     return {"density_config": dataclasses.asdict(model.definition.density.config)}
 
 
+def pretrained(name: str) -> Path:
+    """Path of a model that ships with the package: ``opml.load_model(opml.pretrained("water"))``.
+
+    ``water`` and ``chno`` (:data:`PRETRAINED`): energies, forces and dipoles, with standard
+    deviations of the last layer. What they were trained on, how well they do and where they end is
+    in the ``.md`` file beside each.
+
+    Raises:
+      ModelFileError: no such model.
+    """
+    one_of("pretrained model", name, PRETRAINED, ModelFileError)
+    return Path(str(files("opml_jax.models").joinpath("pretrained", f"{name}.safetensors")))
+
+
 def load_model(path: str | os.PathLike) -> Model:
     """Read a model file, or the model of a run directory (``model.safetensors`` in it).
+
+    Args:
+      path: file or directory, or ``"pretrained:NAME"`` for :func:`pretrained`.
 
     Raises:
       ModelFileError: missing, damaged, or written by a newer format.
@@ -108,6 +132,8 @@ def load_model(path: str | os.PathLike) -> Model:
     """
     from safetensors import SafetensorError, safe_open
 
+    if isinstance(path, str) and path.startswith("pretrained:"):
+        path = pretrained(path.removeprefix("pretrained:"))
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
