@@ -5,9 +5,9 @@
         --densnet DIR --threebpa DIR
 
 Each runs in a process of its own; those whose data are not given are left out and named.
-``--quick`` takes small cases. OUT.json is written after each, and a second call with the same file does what is
-missing or failed at this commit. Labels of one's own, which some benchmarks need, are not made
-here: those benchmarks are not among them.
+``--quick`` takes small cases. OUT.json is written after each, and a second call with the same file
+does what is missing or failed at this commit. Benchmarks that need labels of one's own are not
+among them.
 """
 
 from __future__ import annotations
