@@ -149,7 +149,7 @@ class DataWarning(UserWarning):
     code: ClassVar[Code] = Code.DATA_WARNING
 
 
-def refusal(argument: str, *, got: object, expected: str, hint: str = "") -> str:
+def refusal(argument: str, *, got: object, expected: str, hint: str | None = "") -> str:
     """The sentence of a refusal: ``argument must be expected; got got. hint``."""
     return f"{argument} must be {expected}; got {got}." + (f" {hint}" if hint else "")
 

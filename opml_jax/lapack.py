@@ -54,7 +54,7 @@ _solve_positive = jnp.vectorize(
 _cholesky = jnp.vectorize(_one_by_one(jnp.linalg.cholesky), signature="(n,n)->(n,n)")
 
 
-def eigh(x: Array) -> tuple[Array, Array]:
+def eigh(x: Array) -> tuple[jax.Array, jax.Array]:
     """Eigenvalues, ascending, and eigenvectors of symmetric matrices ``(..., n, n)``.
 
     Derivatives are stopped: those of eigenvectors are wrong where eigenvalues are equal.
@@ -62,7 +62,7 @@ def eigh(x: Array) -> tuple[Array, Array]:
     return _eigh(jax.lax.stop_gradient(x))
 
 
-def solve(a: Array, b: Array, *, positive: bool = False) -> Array:
+def solve(a: Array, b: Array, *, positive: bool = False) -> jax.Array:
     """X with ``A X = B``, differentiable in both to any order.
 
     Args:
@@ -85,7 +85,7 @@ def solve(a: Array, b: Array, *, positive: bool = False) -> Array:
 
 
 @jax.custom_jvp
-def cholesky(a: Array) -> Array:
+def cholesky(a: Array) -> jax.Array:
     r"""Lower factor L of symmetric positive definite matrices ``(..., n, n)``, ``A = L L^T``.
 
     Differentiable to any order: :math:`dL = L\,\Phi(L^{-1} dA\, L^{-T})`, with :math:`\Phi` the

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeVar, dataclass_transform
+import functools
+from collections.abc import Sequence
+from typing import Any, TypeAlias, TypeVar, dataclass_transform
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
+from jax.interpreters import ad
 
 from .errors import PrecisionError
 
 T = TypeVar("T")
-Array = jax.Array
+Array: TypeAlias = jax.Array | np.ndarray  # leaves: NumPy on the host, JAX on the device
 
 
 def static(**kwargs: Any) -> Any:
@@ -69,30 +73,37 @@ def is_concrete(x: Any) -> bool:
     )
 
 
-def einsum(subscripts: str, *operands: Any) -> Array:
+def einsum(subscripts: str, *operands: Any) -> jax.Array:
     """``jnp.einsum`` at full precision: accelerators may otherwise use TF32 silently."""
     return jnp.einsum(subscripts, *operands, precision=jax.lax.Precision.HIGHEST)
 
 
-def matmul(a: Any, b: Any) -> Array:
+def matmul(a: Any, b: Any) -> jax.Array:
     """``a @ b`` at full precision (see :func:`einsum`)."""
     return jnp.matmul(a, b, precision=jax.lax.Precision.HIGHEST)
 
 
-def safe_sqrt(x: Array) -> Array:
+def safe_sqrt(x: Array) -> jax.Array:
     """Square root whose derivative at 0 is 0 instead of infinite."""
     positive = x > 0
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1.0)), 0.0)
 
 
-def safe_norm(x: Array, axis: int = -1) -> Array:
+def safe_norm(x: Array, axis: int = -1) -> jax.Array:
     """Euclidean norm whose gradient at the zero vector is 0 instead of NaN."""
     return safe_sqrt(jnp.sum(x * x, axis=axis))
 
 
+def sum_of_tangents(terms: Sequence[Array], out: Array) -> Array | ad.Zero:
+    """Tangent of ``out`` by a derivative rule; without terms the zero JAX need not compute."""
+    if not terms:
+        return ad.Zero(jax.typeof(out).to_tangent_aval())
+    return functools.reduce(jnp.add, terms)
+
+
 def require_x64(what: str) -> None:
     """Raise :class:`PrecisionError` unless 64-bit floats are enabled in JAX."""
-    if not jax.config.jax_enable_x64:
+    if not jax.config.jax_enable_x64:  # pyright: ignore[reportAttributeAccessIssue]  # dynamic
         raise PrecisionError(
             f"{what} needs float64, but jax_enable_x64 is off. Put "
             'jax.config.update("jax_enable_x64", True) before the first JAX call.'

@@ -145,11 +145,12 @@ def _summary(model: Model) -> str:
     reference = card.get("reference", {})
     level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference)
     names = ", ".join(_operators(model)).replace("_", " ")
-    powers = f", powers {', '.join(map(str, config.powers))}" if hasattr(config, "powers") else ""
+    powers = ", ".join(map(str, getattr(config, "powers", ())))
+    powers = f", powers {powers}" if powers else ""
     read = f"{names} in {config.basis}{powers}"
     if isinstance(model, Density2PropModel):
         density = f"predicted density in {model.definition.aux_basis.name}"
-        read = f"{density}; {read}" if config.density_beside else density
+        read = f"{density}; {read}" if model.definition.config.density_beside else density
     return (
         f"Input: {read}. Labels: {level or 'level not stated'}. "
         f"{card.get('n_train', '?')} training structures."
@@ -227,7 +228,7 @@ def _columns(section: Section):
         yield (
             "dipole component",
             "D",
-            DEBYE_PER_EBOHR * ds["dipole"].ravel(),
+            DEBYE_PER_EBOHR * np.ravel(ds["dipole"]),
             DEBYE_PER_EBOHR * p["dipole"].ravel(),
         )
     if "fock" in ds and "fock" in p:
@@ -422,7 +423,12 @@ def _dipole_errors(section: Section) -> np.ndarray:
     return 1e3 * DEBYE_PER_EBOHR * np.linalg.norm(difference, axis=-1)
 
 
-def _density(model: Model, section: Section, points: int = 80, margin: float = 3.5):
+def _density(
+    model: DensityModel | Density2PropModel,
+    section: Section,
+    points: int = 80,
+    margin: float = 3.5,
+):
     """A density and its difference from the baseline, in a plane through the molecule."""
     from matplotlib.colors import LogNorm, SymLogNorm
 

@@ -4,8 +4,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.interpreters import ad
 
-from opml_jax.numerics import einsum, matmul, pytree, replace, safe_norm, safe_sqrt, static
+from opml_jax.numerics import (
+    einsum,
+    matmul,
+    pytree,
+    replace,
+    safe_norm,
+    safe_sqrt,
+    static,
+    sum_of_tangents,
+)
 
 
 @pytest.mark.parametrize("x", [[3.0, 4.0, 0.0], [0.0, 0.0, 0.0]])
@@ -52,3 +62,11 @@ def test_pytree_separates_leaves_from_structure():
         Thing("", thing.values)
     with pytest.raises(TypeError, match="no field"):
         replace(thing, other=1)
+
+
+def test_a_rule_without_tangents_gives_a_zero():
+    out = jnp.ones((2, 3))
+    zero = sum_of_tangents([], out)
+    assert type(zero) is ad.Zero
+    assert (zero.aval.shape, zero.aval.dtype) == (out.shape, out.dtype)
+    np.testing.assert_array_equal(sum_of_tangents([out, 2 * out], out), 3 * out)

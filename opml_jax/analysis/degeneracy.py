@@ -19,11 +19,12 @@ from ..basis import load_basis
 from ..errors import OpmlError, refusal
 from ..features import AtomFeatures, couple_species, invariants
 from ..features.inputs import OPERATORS
+from ..numerics import Array
 from ..operators import Operator, powers, species_blocks
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
 
-Featuriser = Callable[[Structure], np.ndarray]
+Featuriser = Callable[[Structure], Array]
 
 
 @dataclasses.dataclass(frozen=True)

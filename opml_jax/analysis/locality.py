@@ -90,11 +90,12 @@ def cutoff_study(
     target = {name: np.asarray(q(v)) for name, q in quantities.items()}
     rows: list[dict[str, float]] = []
     for cutoff in cutoffs:
-        restricted = v.restrict(plan(structure, basis, float(cutoff), storage="dense"))
-        row = {"cutoff": float(cutoff), "kept": restricted.plan.occupation}
+        pattern = plan(structure, basis, float(cutoff), storage="dense")
+        restricted = v.restrict(pattern)
+        row = {"cutoff": float(cutoff), "kept": pattern.occupation}
         for k, f in features.items():
             error = np.asarray(f(restricted).array) - exact[k]
-            row[f"V^{k} features"] = np.linalg.norm(error) / np.linalg.norm(exact[k])
+            row[f"V^{k} features"] = float(np.linalg.norm(error) / np.linalg.norm(exact[k]))
         bare = restricted.restrict(None)
         for name, q in quantities.items():
             row[name] = np.sqrt(np.mean(np.abs(np.asarray(q(bare)) - target[name]) ** 2))

@@ -6,10 +6,12 @@ import dataclasses
 import functools
 import hashlib
 from collections.abc import Sequence
+from typing import overload
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..conventions import CONVENTION, pyscf_permutation
 from ..errors import Code, ConventionError, StructureError, refusal
@@ -179,6 +181,12 @@ class BatchLayout:
         return f"BatchLayout({self.spec.name!r}, padded nao={self.nao})"
 
 
+@overload
+def layout_of(structure: Structure, basis: Basis) -> AOLayout: ...
+@overload
+def layout_of(structure: StructureBatch, basis: Basis) -> BatchLayout: ...
+@overload
+def layout_of(structure: Structure | StructureBatch, basis: Basis) -> AOLayout | BatchLayout: ...
 def layout_of(structure: Structure | StructureBatch, basis: Basis) -> AOLayout | BatchLayout:
     """AO layout of a molecule, or of a batch made for this basis.
 
@@ -280,6 +288,10 @@ def _permute(matrix, structure: Structure, basis: Basis, index_name: str):
     return matrix[..., index[:, None], index[None, :]]
 
 
+@overload
+def to_pyscf(matrix: jax.Array, structure: Structure, basis: Basis) -> jax.Array: ...
+@overload
+def to_pyscf(matrix: ArrayLike, structure: Structure, basis: Basis) -> np.ndarray: ...
 def to_pyscf(matrix, structure: Structure, basis: Basis):
     """AO matrix ``(..., nao, nao)`` from the library's order to PySCF's (p as x, y, z).
 
@@ -289,6 +301,10 @@ def to_pyscf(matrix, structure: Structure, basis: Basis):
     return _permute(matrix, structure, basis, "to_pyscf_index")
 
 
+@overload
+def from_pyscf(matrix: jax.Array, structure: Structure, basis: Basis) -> jax.Array: ...
+@overload
+def from_pyscf(matrix: ArrayLike, structure: Structure, basis: Basis) -> np.ndarray: ...
 def from_pyscf(matrix, structure: Structure, basis: Basis):
     """AO matrix ``(..., nao, nao)`` from PySCF's order to the library's (p as y, z, x).
 

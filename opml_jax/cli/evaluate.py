@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 from .options import add_reading_options
 
@@ -57,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     predicted = model.predict(dataset.structures)
     metrics = {name: errors(predicted, dataset, model)}
     if model.without:
-        less = model.predict(dataset.structures, **{model.without: True})
+        alone: dict[str, Any] = {model.without: True}
+        less = model.predict(dataset.structures, **alone)
         metrics[f"{name}_{model.without}"] = errors(less, dataset)
     print(f"{len(dataset)} structures of {args.data}")
     print(table(metrics))

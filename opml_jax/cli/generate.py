@@ -79,7 +79,9 @@ def run(args: argparse.Namespace) -> int:
         meta |= sampled
     if args.limit is not None:
         structures = structures[: args.limit]
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
     workers = max(1, min(args.workers or cores, len(structures)))
     threads = max(1, cores // workers)
     limit = os.environ.get("OMP_NUM_THREADS", "")

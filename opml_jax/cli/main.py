@@ -85,7 +85,7 @@ def main(argv: list[str] | None = None) -> int:
 def _code(err: Exception) -> Code | None:
     """Code of a refusal, of this library or of the system; None: a bug, to be seen whole."""
     if isinstance(err, OSError):
-        return OF_SYSTEM.get(err.errno, Code.SYSTEM)
+        return OF_SYSTEM.get(err.errno or 0, Code.SYSTEM)
     if isinstance(err, MemoryError) or "RESOURCE_EXHAUSTED" in str(err):
         return Code.MEMORY
     return None if isinstance(err, RuntimeError) else getattr(err, "code", Code.ARGUMENT)
@@ -99,5 +99,6 @@ def _one_line(err: Exception, code: Code) -> str:
 
 def _show_warning(message, category, *_, **__):
     if issubclass(category, UserWarning):
-        code = f" [{category.code}]" if hasattr(category, "code") else ""
+        code = getattr(category, "code", None)
+        code = f" [{code}]" if code else ""
         print(f"opml: warning: {' '.join(str(message).split())}{code}", file=sys.stderr)

@@ -47,8 +47,8 @@ class Progress:
         """Report ``done`` of ``total``; ``failed`` and ``note`` are shown beside it."""
         note = note or (f"{failed} failed" if failed else "")
         now, begins = time.monotonic(), self.first is None
-        if begins:  # what an earlier process did says nothing about the time left
-            self.first = done
+        # what an earlier process did says nothing about the time left
+        first = self.first = done if self.first is None else self.first
         if self.bar is not None:
             if begins:
                 self.bar.reset(self.task, completed=done)
@@ -57,7 +57,7 @@ class Progress:
         if done < total and now - self.last < self.every:
             return
         self.last = now
-        rate = (done - self.first) / max(now - self.start, 1e-9)
+        rate = (done - first) / max(now - self.start, 1e-9)
         eta = f", {(total - done) / rate:.0f} s left" if rate > 0 and done < total else ""
         print(
             f"{self.label}: {done}/{total}{eta}{', ' + note if note else ''}",

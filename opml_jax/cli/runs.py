@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from ..data import Dataset
 from ..training.config import DataConfig, TrainConfig
@@ -234,7 +235,8 @@ def evaluate_run(
         less = trained.model.without
         metrics[name] = errors(predicted, part, trained.model)
         if less:
-            fewer = trained.model.predict(part.structures, **{less: True})
+            alone: dict[str, Any] = {less: True}
+            fewer = trained.model.predict(part.structures, **alone)
             metrics[f"{name}_{less}"] = errors(fewer, part)
         sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
     folder = Path(output)

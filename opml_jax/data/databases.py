@@ -206,7 +206,7 @@ def _ase(connection: sqlite3.Connection) -> Iterator[Record]:
             )
         n = _count(n, f"natoms of row {i}")
         # text up to version 8 of ASE's format, then JSON with binary arrays
-        found = bytes_to_object(data) if isinstance(data, bytes) else decode(data or "{}")
+        found: Any = bytes_to_object(data) if isinstance(data, bytes) else decode(data or "{}")
         if not isinstance(found, dict):
             raise DataError(
                 refusal(f"data of row {i}", got=found, expected="a mapping"), code=Code.DAMAGED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, SupportsInt, overload
 
 import numpy as np
 
@@ -127,6 +127,10 @@ class Dataset(Sequence):
     def __len__(self) -> int:
         return len(self.structures)
 
+    @overload
+    def __getitem__(self, name: str) -> np.ndarray | list[np.ndarray]: ...
+    @overload
+    def __getitem__(self, name: SupportsInt) -> tuple[Structure, dict[str, np.ndarray]]: ...
     def __getitem__(self, name):
         """Labels by field name, or ``(structure, labels)`` by index."""
         if not isinstance(name, str):
@@ -211,5 +215,5 @@ def concatenate(parts: Sequence[Dataset]) -> Dataset:
         [s for p in parts for s in p.structures],
         {n: [v for p in parts for v in p.labels[n]] for n in names},
         meta,
-        [h for p in parts for h in p.layout_hashes] if hashed else None,
+        [h for p in parts for h in p.layout_hashes or ()] if hashed else None,
     )

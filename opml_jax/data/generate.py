@@ -45,7 +45,7 @@ def _label(structure: Structure, method: Method, part: str) -> str | None:
     if not all(np.isfinite(v).all() for v in labels.values()):
         return "the calculation returned NaN"
     with atomic_path(part) as temporary, open(temporary, "wb") as f:
-        np.savez(f, **labels)
+        np.savez(f, **labels)  # pyright: ignore[reportArgumentType]  # no label is allow_pickle
     return None
 
 

@@ -117,7 +117,7 @@ class Loader:
         sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, "aux": self.naux}
         labels = {}
         for name in self.labels:
-            shape = [sizes.get(a, a) for a in FIELDS[name].axes]
+            shape = [a if isinstance(a, int) else sizes[a] for a in FIELDS[name].axes]
             labels[name] = np.zeros((self.batch_size, *shape))
             for row, i in enumerate(index):
                 value = self.dataset.labels[name][i]

@@ -48,7 +48,8 @@ def centred_quadrupoles(dataset: Dataset) -> np.ndarray:
     """
     origins = np.array([centre_of_nuclear_charge(s) for s in dataset.structures])
     if "dipole" in dataset:
-        return shifted_quadrupole(dataset["quadrupole"], dataset["dipole"], origins)
+        quadrupole, dipole = (np.asarray(dataset[name]) for name in ("quadrupole", "dipole"))
+        return shifted_quadrupole(quadrupole, dipole, origins)
     if np.abs(origins).max() > CENTRED:
         raise DataError(
             refusal(

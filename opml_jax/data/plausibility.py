@@ -10,6 +10,7 @@ import warnings
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import Code, DataError, UnitWarning, refusal
 from ..structures import Structure, check_length_unit
@@ -57,7 +58,7 @@ def energy_of_atoms(numbers: Sequence[int]) -> float:
 
 
 def check_energies(
-    where: str, structures: Sequence[Structure], energies: Sequence[float], factor: float
+    where: str, structures: Sequence[Structure], energies: ArrayLike, factor: float
 ) -> None:
     """Energies against composition.
 
@@ -144,7 +145,7 @@ def check_forces(where: str, forces: Sequence[np.ndarray]) -> None:
 
 
 def check_polarizabilities(
-    where: str, structures: Sequence[Structure], isotropic: Sequence[float]
+    where: str, structures: Sequence[Structure], isotropic: ArrayLike
 ) -> None:
     """Warn when isotropic polarizabilities (Bohr^3) fit another unit.
 
@@ -155,7 +156,7 @@ def check_polarizabilities(
 
     pairs = [
         (alpha, sum(free[x][0] for x in s.symbols))
-        for alpha, s in zip(isotropic, structures, strict=True)
+        for alpha, s in zip(np.asarray(isotropic), structures, strict=True)
         if free.keys() >= {*s.symbols}
     ]
     ratio = float(np.median([alpha / atoms for alpha, atoms in pairs])) if pairs else 1.0

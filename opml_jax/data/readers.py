@@ -244,10 +244,10 @@ def _read(
         raise DataError(
             refusal(f"labels of {path}", got=f"{err}", expected="numbers"), code=Code.LABEL_SHAPE
         ) from err
-    meta = dict(meta or {})
+    about = dict(meta or {})
     matrices = {n: values.pop(n) for n in MATRICES if n in values}
-    order, hashes = meta.pop("convention", None), None
-    if matrices and "basis" not in meta:
+    order, hashes = about.pop("convention", None), None
+    if matrices and "basis" not in about:
         warnings.warn(
             f"{', '.join(matrices)} of {path} not read: the basis is not known. Name basis and AO "
             "order: basis='def2-svp', convention='pyscf' (--basis, --convention).",
@@ -255,11 +255,11 @@ def _read(
             stacklevel=3,
         )
     elif matrices:
-        own, hashes = own_matrices(path, structures, matrices, meta["basis"], order)
+        own, hashes = own_matrices(path, structures, matrices, about["basis"], order)
         values |= own
-        meta |= {"convention": CONVENTION, "order_in_file": order}
+        about |= {"convention": CONVENTION, "order_in_file": order}
     try:
-        dataset = Dataset(structures, values, {"source": path.name, **meta}, hashes)
+        dataset = Dataset(structures, values, {"source": path.name, **about}, hashes)
     except DataError as err:
         raise err.within(path) from err
     numbers = {n: v for n, v in dataset.labels.items() if n not in MATRICES}
@@ -306,8 +306,9 @@ def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> l
 def _shaped(field: str, value) -> np.ndarray:
     """A label as float64; a tensor written as nine numbers in its shape."""
     array, axes = np.asarray(value, np.float64), FIELDS[field].axes
-    fixed = all(isinstance(n, int) for n in axes)
-    return array.reshape(axes) if fixed and array.size == np.prod(axes, dtype=int) else array
+    shape = tuple(n for n in axes if isinstance(n, int))
+    fixed = len(shape) == len(axes) and array.size == np.prod(shape, dtype=int)
+    return array.reshape(shape) if fixed else array
 
 
 def _first(keys, mapping):
@@ -433,7 +434,7 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
     for field, array in found.items():
         axes = FIELDS[field].axes
         sizes = {"atom": n_atoms, "ao": array.shape[-1] if array.ndim else 0}
-        shape = (n, *(sizes.get(a, a) for a in axes))
+        shape = (n, *(a if isinstance(a, int) else sizes[a] for a in axes))
         ragged = any(a in sizes for a in axes)
         flat = not ragged and array.shape[:1] == (n,) and array.size == np.prod(shape)
         if array.shape != shape and not flat:  # energies may be (n, 1), tensors (n, 9)

@@ -292,7 +292,7 @@ def converge(mf):
     )
 
 
-def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray]:
+def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray | np.float64]:
     """Energy, forces, dipole and operators of one molecule.
 
     Forces include the response of the integration grid, so they are the derivative of the

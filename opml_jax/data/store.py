@@ -162,16 +162,16 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
 def _load_label(f: h5py.File, name: str, n_atoms: np.ndarray, path: Path) -> list[np.ndarray]:
     """One label, cut into structures."""
     group, axes = f["labels"], FIELDS[name].axes
-    n = len(n_atoms)
+    n, fixed = len(n_atoms), [a for a in axes if isinstance(a, int)]
     if not axes or not isinstance(axes[0], str):
-        return list(load(group, name, path, n, *axes))
+        return list(load(group, name, path, n, *fixed))
     ragged = n_atoms if axes[0] == "atom" else load(f, SIZES[axes[0]], path, n)
     size = ragged.astype(np.int64)
     if FIELDS[name].symmetric:
         lengths = size * (size + 1) // 2
         packed = np.split(load(group, name, path, int(lengths.sum())), np.cumsum(lengths)[:-1])
         return [_unpack(v, k) for v, k in zip(packed, size, strict=True)]
-    return np.split(load(group, name, path, int(size.sum()), *axes[1:]), np.cumsum(size)[:-1])
+    return np.split(load(group, name, path, int(size.sum()), *fixed), np.cumsum(size)[:-1])
 
 
 def _unpack(packed: np.ndarray, n: int) -> np.ndarray:

@@ -98,7 +98,7 @@ def dask_workers(scheduler: str) -> Iterator[Executor]:
         ) from err
     file = Path(scheduler).is_file()
     try:
-        client = Client(**{"scheduler_file" if file else "address": scheduler})
+        client = Client(scheduler_file=scheduler) if file else Client(scheduler)
     except (OSError, ValueError) as err:
         got = f"{scheduler} ({type(err).__name__})"
         raise OpmlError(

@@ -28,7 +28,8 @@ def atomic_coefficients(z: int, basis: Basis, aux_basis: Basis) -> np.ndarray:
     Raises:
       BasisError: an element that a basis does not cover.
     """
-    key = (z, *(b.spec.fingerprints[b.spec.element_index(z)] for b in (basis, aux_basis)))
+    own, aux = (b.spec.fingerprints[b.spec.element_index(z)] for b in (basis, aux_basis))
+    key = (z, own, aux)
     if key not in _FOUND:
         atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
         c = np.asarray(fit(atomic_density(z, basis), atom, basis, aux_basis))

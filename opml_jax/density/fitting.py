@@ -31,7 +31,7 @@ ELECTRONS = 1e-3
 """A density matrix whose electrons are off by more is refused."""
 
 
-def metric_matrix(structure: Structure, aux_basis: Basis, metric: str = "coulomb") -> Array:
+def metric_matrix(structure: Structure, aux_basis: Basis, metric: str = "coulomb") -> jax.Array:
     """The matrix M of a metric between the functions of an auxiliary basis.
 
     Args:
@@ -55,7 +55,7 @@ def metric_matrix(structure: Structure, aux_basis: Basis, metric: str = "coulomb
     return matrix
 
 
-def external_energies(structure: Structure, aux_basis: Basis) -> Array:
+def external_energies(structure: Structure, aux_basis: Basis) -> jax.Array:
     """Energy of every function in the field of the nuclei, ``(naux,)`` Hartree."""
     positions = jnp.asarray(structure.positions)
     at_nuclei = integrals.potentials(structure, aux_basis, positions)
@@ -81,21 +81,23 @@ class Fitting:
     overlap: Array
     charges: Array
 
-    def __call__(self, dm: Array) -> Array:
+    def __call__(self, dm: Array) -> jax.Array:
         """Coefficients ``(naux,)`` of ``(nao, nao)``, with its number of electrons exactly."""
         w = einsum("pij,ij->p", self.projections, dm)
         c = solve(self.metric, w)
         return with_electrons(c, self.metric, self.charges, einsum("ij,ij->", self.overlap, dm))
 
 
-def solve(metric: Array, right: Array) -> Array:
+def solve(metric: Array, right: Array) -> jax.Array:
     """``M^-1 w``: ``(naux,)``, rows and columns scaled to a unit diagonal first."""
     scale = 1 / jnp.sqrt(jnp.diagonal(metric))
     scaled = metric * scale[:, None] * scale
     return scale * lapack.solve(scaled, (scale * right)[:, None], positive=True)[:, 0]
 
 
-def with_electrons(coefficients: Array, metric: Array, charges: Array, n_electrons: Array) -> Array:
+def with_electrons(
+    coefficients: jax.Array, metric: Array, charges: Array, n_electrons: Array | float
+) -> jax.Array:
     r"""The nearest density with a given number of electrons, in a metric.
 
     :math:`c - M^{-1} q\, (q c - N) / (q M^{-1} q)`.
@@ -188,7 +190,7 @@ def fit(
     basis: Basis,
     aux_basis: Basis,
     metric: str = "coulomb",
-) -> Array:
+) -> jax.Array:
     """Coefficients of the density of a density matrix.
 
     Args:
@@ -298,7 +300,7 @@ def check_coefficients(
         )
 
 
-def self_energy(coefficients: Array, metric: Array) -> Array:
+def self_energy(coefficients: Array, metric: Array) -> jax.Array:
     r"""Coulomb energy of a density with itself, :math:`\frac12 c^T J c`.
 
     Args:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -37,7 +38,7 @@ def _radial_moments(structure: Structure, basis: Basis, degree: int) -> Array:
     return out
 
 
-def charges(structure: Structure, basis: Basis) -> Array:
+def charges(structure: Structure, basis: Basis) -> jax.Array:
     """Integral of every function: ``(naux,)``, zero but for s functions.
 
     Args:
@@ -48,7 +49,7 @@ def charges(structure: Structure, basis: Basis) -> Array:
     return _radial_moments(structure, basis, 0) * (l == 0)
 
 
-def electron_number(coefficients: Array, structure: Structure, basis: Basis) -> Array:
+def electron_number(coefficients: Array, structure: Structure, basis: Basis) -> jax.Array:
     """Electrons of a density: ``(...)`` from coefficients ``(..., naux)``."""
     return einsum("...p,p->...", coefficients, charges(structure, basis))
 
@@ -62,7 +63,7 @@ def _own_dipoles(coefficients, structure, basis) -> tuple[Array, np.ndarray]:
     return e3nn_to_cartesian(vectors), layout.atom[first]
 
 
-def dipole(coefficients: Array, structure: Structure, basis: Basis) -> Array:
+def dipole(coefficients: Array, structure: Structure, basis: Basis) -> jax.Array:
     r"""Dipole :math:`\sum_A Z_A R_A - \int \rho r` about the centre of nuclear charge.
 
     Args:
@@ -80,7 +81,7 @@ def dipole(coefficients: Array, structure: Structure, basis: Basis) -> Array:
     return -(of_charges + jnp.sum(own, axis=-2))
 
 
-def quadrupole(coefficients: Array, structure: Structure, basis: Basis) -> Array:
+def quadrupole(coefficients: Array, structure: Structure, basis: Basis) -> jax.Array:
     r"""Traceless quadrupole :math:`\frac12 \sum q (3 r r^T - r^2)`, arguments as above.
 
     Buckingham's convention, about the centre of nuclear charge, as

@@ -68,12 +68,12 @@ def check_domain(
     finite = np.isfinite(positions).all(axis=(2, 3)) & np.isfinite(frames["energy"])
     found = [(f, r, "numbers are not finite") for f, r in np.argwhere(~finite)[:1]]
     for f, r, p in np.argwhere(distance < CLOSEST)[:1]:
-        found.append((f, r, _pair(first[p], second[p], distance[f, r, p])))
+        found.append((f, r, _pair(int(first[p]), int(second[p]), float(distance[f, r, p]))))
     for r, start in enumerate(starts):
         pairs, lengths = bonds(start)
         now = _distances(positions[:, r], *pairs.T)
         for f, p in np.argwhere(now > STRETCH * lengths)[:1]:
-            text = _pair(*pairs[p], now[f, p])
+            text = _pair(*pairs[p], distance=float(now[f, p]))
             found.append((f, r, f"{text}, {now[f, p] / lengths[p]:.1f} times their bond"))
     if max_uncertainty_mev is not None:
         doubt = 1e3 * EV_PER_HARTREE * frames["energy_uncertainty"] / positions.shape[2]

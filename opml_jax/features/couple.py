@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 
 import e3nn_jax as e3nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -51,7 +52,7 @@ def couple(block: Array, l1: int, l2: int) -> dict[int, Array]:
     return dict(zip(ls, jnp.split(flat, cuts, axis=-1), strict=True))
 
 
-def uncouple(irreps: dict[int, Array], l1: int, l2: int) -> Array:
+def uncouple(irreps: dict[int, Array], l1: int, l2: int) -> jax.Array:
     """Inverse of :func:`couple`: blocks ``(..., 2 l1 + 1, 2 l2 + 1)``."""
     flat = jnp.concatenate([irreps[l] for l in range(abs(l1 - l2), l1 + l2 + 1)], axis=-1)
     return einsum("...k,mnk->...mn", flat, coupling_matrix(l1, l2).astype(flat.dtype))
@@ -176,7 +177,7 @@ def uncouple_species(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> dict[Spe
     return out
 
 
-def species_irreps_norm(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> Array:
+def species_irreps_norm(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> jax.Array:
     """Frobenius norm of the matrix of these reduced irreps: weight 1 for a = b, else 2."""
     total = 0.0
     for (*key, l, sigma), x in irreps.items():

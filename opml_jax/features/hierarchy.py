@@ -14,6 +14,7 @@ powers stay in cache, and recomputed in the backward pass.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -83,12 +84,8 @@ Kept = dict[Key, tuple[tuple[int, int, int, int], ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Recipe:
-    """What recipes share: which operators, which powers, which channels.
-
-    A recipe has ``_places``: ``(neighbour, what the blocks there give)`` for each kind of block,
-    with ``neighbour`` as in :class:`Channel`.
-    """
+class _Recipe(abc.ABC):
+    """What recipes share: which operators, which powers, which channels."""
 
     spec: BasisSpec
     powers: tuple[int, ...] | Mapping[str, Sequence[int]] = (1, 2, 3)
@@ -105,10 +102,16 @@ class _Recipe:
                 raise OpmlError(refusal("powers", got=given, expected="positive integers"))
 
     @property
+    @abc.abstractmethod
+    def _places(self) -> tuple[tuple[int, Kept], ...]:
+        """``(neighbour, what the blocks there give)`` for each kind of block, see Channel."""
+
+    @property
     def sources(self) -> tuple[tuple[str, tuple[int, ...]], ...]:
         """``((operator name, powers), ...)``; one unnamed operator is V."""
-        named = self.powers and isinstance(self.powers[0], tuple)
-        return self.powers if named else (("V", self.powers),)
+        # no mapping since __post_init__, which a field's type cannot say
+        named = self.powers and isinstance(self.powers[0], tuple)  # pyright: ignore[reportArgumentType]
+        return self.powers if named else (("V", self.powers),)  # pyright: ignore[reportReturnType]
 
     @functools.cached_property
     def channels(self) -> tuple[Channel, ...]:

@@ -139,21 +139,25 @@ class Inputs:
         potential = functools.partial(OPERATORS[self.operator], structure, basis)
         s = build.overlap(structure, basis, padding=1.0) if self.metric != "plain" else None
         by_distance = {"lifted": lifted, "damped": damped}
-        change = {"lowdin": lowdin, **by_distance}.get(self.metric, lambda o, _: o)
+        changed = {"lowdin": lowdin, **by_distance}.get(self.metric, lambda o, _: o)
+
+        def change(o: Operator) -> Operator:
+            return o if s is None else changed(o, s)
+
         v = potential(**options)
         found = {name: OPERATORS[name](structure, basis) for name in self.others}
         if self.metric == "overlap":
             values = powers(v, tuple(exponents), metric="overlap", overlap=s)
             found |= {self._power(k): o for k, o in zip(exponents, values, strict=True)}
         else:
-            found["V"] = v = change(v, s)
+            found["V"] = v = change(v)
             if self.metric in by_distance:
-                found |= {name: change(found[name], s) for name in self.others}
+                found |= {name: change(found[name]) for name in self.others}
         if self.resolve == "charges":
             numbers = jnp.asarray(structure.numbers)
             for z in basis.elements:
                 own = potential(charges=jnp.where(numbers == z, numbers, 0))
-                found[f"V_{symbol(z)}"] = change(own, s)
+                found[f"V_{symbol(z)}"] = change(own)
         if self.resolve == "intermediates":
             element = ao_element(v)
             for i, z in enumerate(basis.elements):

@@ -11,10 +11,11 @@ import functools
 from collections.abc import Mapping, Sequence
 
 import e3nn_jax as e3nn
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..numerics import Array, einsum
+from ..numerics import einsum
 from .hierarchy import AtomFeatures
 
 Powers = Sequence[int] | Mapping[str, Sequence[int]]
@@ -50,7 +51,7 @@ def n_invariants(recipe: AtomFeatures, gram_powers: Powers = (1, 2)) -> int:
 
 def invariants(
     features: e3nn.IrrepsArray, recipe: AtomFeatures, gram_powers: Powers = (1, 2)
-) -> Array:
+) -> jax.Array:
     """Rotation-, reflection- and translation-invariant numbers of every atom.
 
     Args:

@@ -54,7 +54,7 @@ class Normalisation:
         chunks, start = [], 0
         for (n, ir), x in zip(features.irreps, features.chunks, strict=True):
             own = slice(start, start + n)
-            shifted = x - mean[..., own, None] if ir == "0e" else x
+            shifted = x - mean[..., own, None] if str(ir) == "0e" else x
             chunks.append((shifted * scale[..., own, None]).reshape(*x.shape[:-2], n * ir.dim))
             start += n
         return e3nn.IrrepsArray(self.irreps, jnp.concatenate(chunks, axis=-1))
@@ -128,7 +128,7 @@ def fit_normalisation(
         start, at = 0, 0
         for n, ir in features.irreps:
             part = x[:, start : start + n * ir.dim].reshape(len(x), n, ir.dim)
-            if ir == "0e":
+            if str(ir) == "0e":
                 mean[e, at : at + n] = part[..., 0].mean(axis=0)
                 part = part - part.mean(axis=0)
             spread = np.sqrt((part**2).sum(axis=2).mean(axis=0))

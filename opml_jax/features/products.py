@@ -22,7 +22,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import e3nn_jax as e3nn
 import jax
@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
+from ..basis import BasisSpec
 from ..numerics import Array, einsum
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
@@ -105,6 +106,24 @@ def _squares(ls: tuple[int, ...]) -> dict[int, np.ndarray]:
     return out
 
 
+class Recipe(Protocol):
+    """What makes the irreps that are multiplied."""
+
+    @property
+    def spec(self) -> BasisSpec:
+        """Of a basis for its elements."""
+        ...
+
+    @property
+    def irreps(self) -> e3nn.Irreps:
+        """Of one atom."""
+        ...
+
+    def __call__(self, given: Any, /) -> e3nn.IrrepsArray:
+        """``(..., n_atoms, irreps.dim)``."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Products:
     """A recipe of invariants: static, hashable; call it with atom features.
@@ -122,7 +141,7 @@ class Products:
       (9, 1344)
     """
 
-    recipe: AtomFeatures
+    recipe: Recipe
     channels: int
     lmax: int = 3
     lift: float = LIFT
@@ -164,6 +183,7 @@ class Products:
           ``mean`` ``(n_elements, n_0)`` of scalars; ``mix`` ``{L: (n_elements, n_L, channels)}``;
           ``paths`` ``{L: (SETS, n_paths, channels)}``; L as a string.
         """
+        assert isinstance(self.recipe, AtomFeatures)  # whose channels have neighbours
         rng = np.random.default_rng(seed)
         elements = self.recipe.spec.elements
         found = {

@@ -75,7 +75,7 @@ def _near(order: int, t: Array) -> tuple[Array, Array]:
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(0,))
-def boys(order: int, t: Array) -> Array:
+def boys(order: int, t: Array) -> jax.Array:
     r"""Boys functions :math:`F_0(T) \dots F_m(T)`.
 
     Relative error below 1e-13 in float64 and 7e-7 in float32, for m up to 16 and T up to 1e6

@@ -39,7 +39,7 @@ N_FIT = _N_S + 3 * len(P_EXPONENTS)
 """Fitting functions of one atom."""
 
 
-def fit_metric(positions: Array) -> Array:
+def fit_metric(positions: Array) -> jax.Array:
     r"""Coulomb energies :math:`(Q|Q')` of the fitting functions, Hartree.
 
     s functions hold a charge of 1, p functions are their derivatives in the centre (a dipole of 1).
@@ -86,7 +86,7 @@ def fitted_coulomb(
     dm: Array,
     *,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Coulomb matrix of a density fitted by s and p Gaussians on the atoms; see the module.
 
     Linear in ``dm``, differentiable in everything. libcint: ``int3c2e`` and ``int2c2e``.

@@ -12,6 +12,7 @@ import functools
 import math
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -21,7 +22,7 @@ from ..numerics import Array, einsum
 def solid_harmonics(lmax: int, x: Any, y: Any, z: Any) -> list[list[Any]]:
     """``S[l][m + l]`` for l up to ``lmax``; works on NumPy and JAX arrays."""
     out = [[x * 0 + 1]]
-    r2 = x * x + y * y + z * z if lmax > 1 else None
+    r2 = x * x + y * y + z * z if lmax > 1 else 0.0
     for l in range(lmax):
         last, before = out[l], out[l - 1] if l else []
         f = math.sqrt((1 if l else 2) * (2 * l + 1) / (2 * l + 2))
@@ -37,7 +38,7 @@ def solid_harmonics(lmax: int, x: Any, y: Any, z: Any) -> list[list[Any]]:
     return out
 
 
-def stacked_harmonics(lmax: int, x: Array, y: Array, z: Array) -> list[Array]:
+def stacked_harmonics(lmax: int, x: Array, y: Array, z: Array) -> list[jax.Array]:
     """The same as ``(2l+1, *x.shape)`` arrays, by matrix products: few operations to compile."""
     first = jnp.stack([y, z, x])
     out = [jnp.ones_like(first[:1]), first]

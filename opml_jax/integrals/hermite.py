@@ -26,12 +26,13 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ..numerics import Array, einsum
+from ..numerics import Array, einsum, sum_of_tangents
 from .boys import radial_top
 from .harmonics import gradient, product, solid_harmonics, stacked_harmonics
 
@@ -103,7 +104,7 @@ def radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int, 
         return out
     decay = jnp.exp(-t)
     e = math.sqrt(2 / math.pi) * jnp.sqrt(inverse) * decay
-    powers = [e]
+    powers: list[Array] = [e]
     for _ in range(top_order):
         powers.append(-inverse * powers[-1])
     for l in range(top_order, 0, -1):
@@ -225,11 +226,11 @@ def _moments(weights, centres, spreads, pairs, variances, *, order: int, dipole:
             own = sum_over(l, lambda m, at=start: weights[at + m])
             value = value + own * g[l + 1 if dipole else l, k]
         parts = [value]
-        if dipole:
+        if lower is not None:
             parts = [value * x for x in r]
             for c in range(3):
                 for (l, k), start in first.items():
-                    own = sum_over(l - 1, lambda m, c=c, at=start: lower[c, at + m])
+                    own = sum_over(l - 1, lambda m, c=c, at=start, w=lower: w[c, at + m])
                     parts[c] = parts[c] + own * g[l, k]
         return None, jnp.stack([einsum("kbn->kb", x) for x in parts])
 
@@ -315,8 +316,7 @@ def _potential_jvp(primals, tangents, *, order: int, dipole: bool):
             up = potential(turned, *rest, order=order + 1, dipole=True)
             up = up.reshape(up.shape[0], 3, channels, *up.shape[2:])
             terms.append(-einsum("xij,jxkbn->ikbn", table, up))
-    tangent = functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
-    return out, tangent
+    return out, sum_of_tangents(terms, out)
 
 
 def _moments_jvp(primals, tangents, *, order: int, dipole: bool):
@@ -352,8 +352,7 @@ def _moments_jvp(primals, tangents, *, order: int, dipole: bool):
             up = moments(raised, *rest, order=order + 1, dipole=True)
             up = up.reshape(*up.shape[:2], 3, channels, up.shape[-1])
             terms.append(-jnp.sum(up * d_centres[:, None, :, None], axis=2))
-    tangent = functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
-    return out, tangent
+    return out, sum_of_tangents(terms, out)
 
 
 def _transpose_of(other):

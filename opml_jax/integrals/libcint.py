@@ -140,7 +140,7 @@ def _host(member: _Member, numbers, positions, *rest) -> np.ndarray:
     lead = arrays[1].shape[:-2]
     flat = [x.reshape(-1, *x.shape[len(lead) :]) for x in arrays]
     if len(flat) == 5:  # no charges: centres stay apart
-        results = [_one(member, *row, None) for row in zip(*flat, strict=True)]
+        results = [_one(member, *row, charges=None) for row in zip(*flat, strict=True)]
     else:
         results = [_one(member, *row) for row in zip(*flat, strict=True)]
     return np.stack(results).reshape(*lead, *results[0].shape)

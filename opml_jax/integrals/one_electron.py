@@ -11,10 +11,11 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import Basis, layout_of
+from ..basis import Basis, BatchLayout, layout_of
 from ..errors import OpmlError, one_of, refusal
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch
@@ -27,6 +28,7 @@ DRIVERS = ("native", "libcint")
 DEFAULT_DRIVER = "native"
 
 PointCharges = tuple[Array, Array]
+Cloud = tuple[Array, Array, Array | float]  # charges, centres, widths
 
 
 def _engine(driver: str):
@@ -40,7 +42,7 @@ def overlap(
     *,
     padding: float = 0.0,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Overlap matrix :math:`S_{ij} = \langle i | j \rangle`. libcint: ``int1e_ovlp``.
 
     Args:
@@ -58,7 +60,7 @@ def overlap(
     """
     layout = layout_of(structure, basis)
     s = _engine(driver).matrix("ovlp", structure, basis, layout)
-    if padding and isinstance(structure, StructureBatch):
+    if padding and isinstance(layout, BatchLayout):
         s = s + jnp.where(layout.ao_mask, 0.0, padding).astype(s.dtype)[..., None] * jnp.eye(
             layout.nao, dtype=s.dtype
         )
@@ -67,7 +69,7 @@ def overlap(
 
 def kinetic(
     structure: Structure | StructureBatch, basis: Basis, *, driver: str = DEFAULT_DRIVER
-) -> Array:
+) -> jax.Array:
     r"""Kinetic energy matrix :math:`T_{ij} = \langle i | -\nabla^2/2 | j \rangle`.
 
     libcint: ``int1e_kin``. Arguments and errors as :func:`overlap`.
@@ -85,7 +87,7 @@ def position(
     *,
     origin: Sequence[float] | Array | None = None,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Position matrices :math:`\langle i | r - O | j \rangle`, components x, y, z.
 
     libcint: ``int1e_r``. The electronic dipole of a density matrix P is ``-Tr(P r)``.
@@ -115,7 +117,7 @@ def second_moments(
     *,
     origin: Sequence[float] | Array | None = None,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Second moments :math:`\langle i | (r - O)_a (r - O)_b | j \rangle`.
 
     libcint: ``int1e_rr``. Arguments and errors as :func:`position`.
@@ -136,7 +138,7 @@ def second_moments(
     return rr - mixed - jnp.swapaxes(mixed, -4, -3) + square * s[..., None, None, :, :]
 
 
-def _vector(name: str, value: Any, dtype: Any, lead: tuple[int, ...] = ()) -> Array:
+def _vector(name: str, value: Any, dtype: Any, lead: tuple[int, ...] = ()) -> jax.Array:
     """A vector, or one for each molecule of a batch."""
     value = jnp.asarray(value, dtype)
     if value.shape not in ((3,), (*lead, 3)):
@@ -155,7 +157,7 @@ def external_potential(
     field: Array | None = None,
     pairs: ScreenedPairs | None = None,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Potential energy of an electron in the field of nuclei, charges and a uniform field.
 
     .. math::
@@ -203,7 +205,7 @@ def external_potential(
                 expected=f"zero or more, a number or of shape {shape}",
             )
         )
-    clouds = [(q, structure.positions, sigma)]
+    clouds: list[Cloud] = [(q, structure.positions, sigma)]
     if point_charges is not None:
         q, centres = (jnp.asarray(x, dtype) for x in point_charges)
         shared = q.ndim == 1 and centres.shape == (*q.shape, 3)
@@ -222,7 +224,7 @@ def external_potential(
     return _with_field(v, field, structure, basis, layout, driver)
 
 
-def _charges(structure: Structure | StructureBatch, charges: Array | None) -> Array:
+def _charges(structure: Structure | StructureBatch, charges: Array | None) -> jax.Array:
     """Charges of the nuclei, checked."""
     q = jnp.asarray(structure.numbers if charges is None else charges, _dtype(structure))
     shape = _atoms(structure)
@@ -231,7 +233,7 @@ def _charges(structure: Structure | StructureBatch, charges: Array | None) -> Ar
     return q
 
 
-def _with_field(v: Array, field: Array | None, structure, basis, layout, driver) -> Array:
+def _with_field(v: jax.Array, field: Array | None, structure, basis, layout, driver) -> jax.Array:
     """The potential with that of a uniform field added."""
     if field is None:
         return v
@@ -251,7 +253,7 @@ def _dtype(structure: Structure | StructureBatch) -> Any:
     return jnp.asarray(structure.positions).dtype
 
 
-def _attraction(structure, basis, layout, clouds, pairs, driver) -> Array:
+def _attraction(structure, basis, layout, clouds, pairs, driver) -> jax.Array:
     """Minus the potential of several sets of (charges, centres, widths), in one pass."""
     lead = _atoms(structure)[:-1]
     parts = []
@@ -287,7 +289,7 @@ def screened_potential(
     field: Array | None = None,
     pairs: ScreenedPairs | None = None,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Potential of the nuclei, each neutralised by one Gaussian electron cloud of its charge.
 
     :math:`-\sum_A Z_A \langle i | \mathrm{erfc}(|r-R_A|/\sqrt 2 \sigma)/|r-R_A| | j \rangle`.
@@ -322,7 +324,7 @@ def neutral_atom_potential(
     *,
     pairs: ScreenedPairs | None = None,
     driver: str = DEFAULT_DRIVER,
-) -> Array:
+) -> jax.Array:
     r"""Potential of neutral atoms: nuclei and the spherical electron clouds of free atoms.
 
     .. math::
@@ -351,7 +353,7 @@ def neutral_atom_potential(
     charge, width = clouds_of(basis.elements)
     numbers = jnp.asarray(structure.numbers)
     q = numbers.astype(dtype)
-    clouds = [(q, structure.positions, 0.0)]
+    clouds: list[Cloud] = [(q, structure.positions, 0.0)]
     for c, sigma in zip(charge.T, width.T, strict=True):  # g by g; an atom without it has charge 0
         c, sigma = (jnp.asarray(x.astype(dtype))[numbers] for x in (c, sigma))
         clouds.append((-c, structure.positions, sigma))

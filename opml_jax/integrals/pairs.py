@@ -82,7 +82,7 @@ def coupling(la: int, lb: int, degree: int) -> Coupling:
                             columns.append(entries.ravel())
                     factors.append((la - i, lb - j, block, row + c))
     indices = (*np.array(factors).T, products, harmonic)
-    return Coupling(*(np.array(x, np.int32) for x in indices), np.array(columns).T)
+    return Coupling(*(np.array(x, np.int32) for x in indices), table=np.array(columns).T)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,8 @@ def classes_of(counts: tuple[int, ...]) -> list[tuple[int, int]]:
 def all_pairs(n_a: int, n_b: int, same: bool) -> tuple[np.ndarray, np.ndarray]:
     """Every pair of primitives; the lower triangle when both are of one kind."""
     if same:
-        return tuple(x.astype(np.int32) for x in np.tril_indices(n_a))
+        i, j = (x.astype(np.int32) for x in np.tril_indices(n_a))
+        return i, j
     i, j = np.divmod(np.arange(n_a * n_b, dtype=np.int32), np.int32(n_b))
     return i, j
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -93,7 +94,7 @@ def _overlap(order: int, a: Array, b: Array, r2: Array) -> dict[tuple[int, int],
     return {(l, k): front * gaussian_radial(l, k, mu, r2) for l, k in components(order)}
 
 
-def _matrix(structure: Structure, basis: Basis, kernel: Radial) -> Array:
+def _matrix(structure: Structure, basis: Basis, kernel: Radial) -> jax.Array:
     own = _Functions(structure, basis)
     top = 2 * own.ls[-1]
     r = own.centres[:, None] - own.centres
@@ -125,7 +126,7 @@ def _matrix(structure: Structure, basis: Basis, kernel: Radial) -> Array:
     return jnp.concatenate(rows)[own.order][:, own.order]
 
 
-def coulomb_metric(structure: Structure, basis: Basis) -> Array:
+def coulomb_metric(structure: Structure, basis: Basis) -> jax.Array:
     r"""Repulsion of single functions, :math:`(p|q) = \int\!\int p(r)\, q(r') / |r - r'|`.
 
     Differentiable in positions, exponents and coefficients, to any order. libcint: ``int2c2e``.
@@ -144,7 +145,7 @@ def coulomb_metric(structure: Structure, basis: Basis) -> Array:
     return _matrix(structure, basis, _repulsion)
 
 
-def overlap_metric(structure: Structure, basis: Basis) -> Array:
+def overlap_metric(structure: Structure, basis: Basis) -> jax.Array:
     """Overlap of single functions, arguments as for :func:`coulomb_metric`.
 
     The same matrix as :func:`~opml_jax.integrals.overlap`, cheaper to compile for high angular
@@ -156,7 +157,7 @@ def overlap_metric(structure: Structure, basis: Basis) -> Array:
     return _matrix(structure, basis, _overlap)
 
 
-def _at_points(structure: Structure, basis: Basis, points: Array, function: Callable) -> Array:
+def _at_points(structure: Structure, basis: Basis, points: Array, function: Callable) -> jax.Array:
     own = _Functions(structure, basis)
     r = points[:, None] - own.centres  # (n_points, n_shells, 3)
     r2 = jnp.sum(r * r, axis=-1)[:, own.of_primitive]
@@ -169,7 +170,7 @@ def _at_points(structure: Structure, basis: Basis, points: Array, function: Call
     return jnp.concatenate(columns, axis=1)[:, own.order]
 
 
-def values(structure: Structure, basis: Basis, points: Array) -> Array:
+def values(structure: Structure, basis: Basis, points: Array) -> jax.Array:
     """Values of basis functions at points; differentiable in everything. libcint: ``eval_gto``.
 
     Args:
@@ -183,7 +184,7 @@ def values(structure: Structure, basis: Basis, points: Array) -> Array:
     return _at_points(structure, basis, points, lambda own, r2: jnp.exp(-own.exponents * r2))
 
 
-def potentials(structure: Structure, basis: Basis, points: Array) -> Array:
+def potentials(structure: Structure, basis: Basis, points: Array) -> jax.Array:
     r"""Potentials of basis functions as charge densities, :math:`\int \phi(r') / |r - r'|`.
 
     Arguments as for :func:`values`; differentiable in everything.
@@ -192,7 +193,7 @@ def potentials(structure: Structure, basis: Basis, points: Array) -> Array:
       ``(n_points, nao)``, in e/Bohr for functions that hold electrons per Bohr^3.
     """
 
-    def potential(own: _Functions, r2: Array) -> Array:
+    def potential(own: _Functions, r2: Array) -> jax.Array:
         a, l = own.exponents, own.l[own.of_primitive]
         front = (math.pi / a) ** 1.5 * (-2 * a) ** (-l)  # the derivative is at the point: a sign
         found = radial(own.ls[-1], r2, jnp.broadcast_to(0.5 / a, r2.shape), up=False)

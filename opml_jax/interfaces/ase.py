@@ -91,6 +91,7 @@ class OPMLCalculator(Calculator):
         if not system_changes and self.results:
             return
         self.results = {}
+        assert self.atoms is not None  # ASE has kept what it was given
         charge, spin = _charge_and_spin(self.atoms)
         if charge or spin:
             raise StructureError(

@@ -227,7 +227,8 @@ def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis) -> None:
 def _exchange_correlation(mf, c: np.ndarray, structure: Structure, aux_basis: Basis):
     """Energy, integral of potential times density, matrix, and electrons of negative density."""
     ni, mol = mf._numint, mf.mol
-    if mf.grids.coords is None:
+    built = mf.grids.coords is not None
+    if not built:
         mf.grids.build(with_non0tab=True)
     gradient = ni._xc_type(mf.xc) == "GGA"
     aux = molecule(structure, aux_basis)

@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from ..basis import AOLayout, Basis, layout_of
+from ..basis import Basis, layout_of
 from ..numerics import Array
 from ..structures import Structure, StructureBatch
 
@@ -39,7 +39,7 @@ class Definition:
         """``(..., n_atoms, n_elements)``, zero for padding."""
         layout = layout_of(structure, self.basis)
         hot = jax.nn.one_hot(layout.element, len(self.basis.elements), dtype=float)
-        return hot if isinstance(layout, AOLayout) else hot * structure.mask[..., None]
+        return hot * structure.mask[..., None] if isinstance(structure, StructureBatch) else hot
 
     def draw(
         self,

@@ -20,6 +20,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -159,7 +160,9 @@ class Op2Density:
         """
         return self.counted(self.on_atoms(params, structure), structure)
 
-    def on_atoms(self, params: Params, structure: Structure | StructureBatch) -> dict[int, Array]:
+    def on_atoms(
+        self, params: Params, structure: Structure | StructureBatch
+    ) -> dict[int, jax.Array]:
         """Coefficients atom by atom, before electrons are counted: nothing in them reaches far.
 
         Args:
@@ -182,7 +185,7 @@ class Op2Density:
 
     def _spread(
         self, params: Params, features: Mapping[int, Array], atoms: Mapping, element=None
-    ) -> dict[int, Array]:
+    ) -> dict[int, jax.Array]:
         """:meth:`of_element` of the atoms of each element, one below the other."""
         counts = self.aux_basis.spec.slot_counts
         n, dtype = len(features[0]), features[0].dtype
@@ -217,8 +220,9 @@ class Op2Density:
         for l, weights in params.get("weights", {}).items():
             found = kernel_coefficients(self.config, int(l), x, params["references"], weights)
             out[int(l)] = out.get(int(l), 0.0) + found
-        if "network" in params:
-            found = network_coefficients(self.config.network, params["network"], x)
+        network = self.config.network
+        if network is not None and "network" in params:
+            found = network_coefficients(network, params["network"], x)
             out |= {int(l): out.get(int(l), 0.0) + c for l, c in found.items()}
         n = len(x["0"])
         return {l: jnp.broadcast_to(c, (n, *c.shape[-2:])) for l, c in out.items()}

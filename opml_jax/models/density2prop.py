@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import e3nn_jax as e3nn
@@ -60,7 +60,7 @@ class Coefficients:
         """Of one atom: what the element with most functions of each degree has."""
         return e3nn.Irreps([(n, (l, (-1) ** l)) for l, n in enumerate(self.spec.slot_counts) if n])
 
-    def __call__(self, on_atoms: dict[int, Array]) -> e3nn.IrrepsArray:
+    def __call__(self, on_atoms: Mapping[int, Array]) -> e3nn.IrrepsArray:
         """``(..., n_atoms, irreps.dim)``."""
         flat = [on_atoms[ir.l].reshape(*on_atoms[ir.l].shape[:-2], -1) for _, ir in self.irreps]
         return e3nn.IrrepsArray(self.irreps, jnp.concatenate(flat, axis=-1))
@@ -117,6 +117,7 @@ class Density2Prop(Op2Prop):
         Returns:
           ``density``, ``density_mixing`` and with an operator ``mixing``.
         """
+        params = (known or {})["density"]
         chosen = np.linspace(0, len(structures) - 1, min(DRAWN, len(structures))).astype(int)
         chosen = [structures[i] for i in np.unique(chosen)]
         bucket, on_atoms = bucket_of(chosen, self.basis), jax.jit(self.density.on_atoms)
@@ -124,7 +125,7 @@ class Density2Prop(Op2Prop):
         for start in range(0, len(chosen), CHUNK):
             part = chosen[start : start + CHUNK]
             full = part + [part[-1]] * (min(CHUNK, len(chosen)) - len(part))
-            found = on_atoms(known["density"], batch(full, self.basis, bucket=bucket))
+            found = on_atoms(params, batch(full, self.basis, bucket=bucket))
             found = self.density_products.recipe(found).array
             for s, own in zip(part, np.asarray(found), strict=False):
                 features.append(own[: s.n_atoms])
@@ -136,7 +137,7 @@ class Density2Prop(Op2Prop):
             features, np.concatenate(elements), self._roots(), seed
         )
         beside = super().draw(seed) if self.config.density_beside else {}
-        return {"density": known["density"], "density_mixing": mixing, **beside}
+        return {"density": params, "density_mixing": mixing, **beside}
 
     def _roots(self) -> dict[tuple[int, int], np.ndarray]:
         """By element and degree the root of the overlap of the functions of one atom."""
@@ -196,7 +197,9 @@ class Density2Prop(Op2Prop):
         if not self.config.density_beside:
             return x, irreps
         others, of_operator = super().descriptors(structure, params)
-        joined = {l: jnp.concatenate([irreps[l], of_operator[l]], axis=-2) for l in irreps}
+        joined: dict[int, Array] = {
+            l: jnp.concatenate([irreps[l], of_operator[l]], axis=-2) for l in irreps
+        }
         return jnp.concatenate([x, others], axis=-1), joined
 
     def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:

@@ -84,7 +84,8 @@ def gated(
       x: from :func:`inputs`.
     """
     scalars = SATURATION * jnp.tanh(x["0"][:, 0] / SATURATION)
-    g = jnp.tanh(gates_of(config).apply({"params": learned}, {"s": scalars})["s"])
+    g = gates_of(config).apply({"params": learned}, {"s": scalars})
+    g = jnp.tanh(g["s"])  # pyright: ignore[reportCallIssue, reportArgumentType]  # no state beside it
     g = jnp.concatenate([jnp.ones_like(g[:, :1]), g], axis=-1)
     out = {}
     for l, own in x.items():

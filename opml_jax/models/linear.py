@@ -139,6 +139,11 @@ def ridge_validated(
     return dataclasses.replace(fit, weights=system.solve([fit.lam])[:, 0])
 
 
+def triangle(rows: np.ndarray) -> np.ndarray:
+    """R of rows = Q R: as good as the rows in least squares."""
+    return np.linalg.qr(rows, mode="r")  # pyright: ignore[reportReturnType]  # stubs know no modes
+
+
 class _System:
     """Least squares whose rows come in chunks.
 
@@ -167,15 +172,17 @@ class _System:
         if len(rows) > n_columns > MANY:
             self.rows, self.gram = None, rows.T @ rows
         else:
-            self.rows = np.linalg.qr(rows, mode="r") if len(rows) > n_columns else rows
+            self.rows = triangle(rows) if len(rows) > n_columns else rows
 
     def solve(self, lambdas: Sequence[float]) -> np.ndarray:
         """``(n_columns, n_lambdas)`` weights."""
-        if self.gram is None and min(self.rows[:, :-1].shape) > MANY:
-            return _solve_rows(self.rows[:, :-1], self.rows[:, -1], lambdas)
         if self.gram is None:
-            u, s, vt = np.linalg.svd(self.rows[:, :-1], full_matrices=False)
-            return _solutions(vt.T, s, u.T @ self.rows[:, -1], lambdas)
+            assert self.rows is not None  # nobody solves an empty system
+            a, y = self.rows[:, :-1], self.rows[:, -1]
+            if min(a.shape) > MANY:
+                return _solve_rows(a, y, lambdas)
+            u, s, vt = np.linalg.svd(a, full_matrices=False)
+            return _solutions(vt.T, s, u.T @ y, lambdas)
         import scipy.linalg
 
         length = np.sqrt(np.diag(self.gram)[:-1])

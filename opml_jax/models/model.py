@@ -158,9 +158,9 @@ class Model:
         """
         require_x64("a float64 model")
         if isinstance(structures, Structure):
-            out = self.predict([structures], linear=linear, uncertainty=uncertainty, bucket=bucket)
-            out.pop("n_atoms")
-            return {k: v[0] for k, v in out.items()}
+            one = self.predict([structures], linear=linear, uncertainty=uncertainty, bucket=bucket)
+            one.pop("n_atoms")
+            return {k: v[0] for k, v in one.items()}
         structures = list(structures)
         if not structures:
             raise OpmlError(
@@ -258,6 +258,7 @@ def _evaluate(
         out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
         out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
     elif uncertainty:
+        assert isinstance(definition, Op2Prop)  # others were refused
         out["forces_uncertainty"] = _forces_uncertainty(definition, params, structures)
     return out
 

@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
 import jax
 import jax.numpy as jnp
@@ -131,18 +131,18 @@ class Op2Op(Definition):
           capacities: see :func:`opml_jax.operators.species_table`.
           bucket: shape of the batch in the input basis.
         """
-        own, *inputs = (
-            species_table([layout_of(s, basis) for s in molecules], capacities=capacities)
-            for basis in (self.basis, self.input_basis)
-            if basis is not None
-        )
-        if not inputs:
+
+        def blocks_in(basis: Basis) -> SpeciesTable:
+            layouts = [layout_of(s, basis) for s in molecules]
+            return species_table(layouts, capacities=capacities)
+
+        own, basis = blocks_in(self.basis), self.input_basis
+        if basis is None:
             return own
-        parts = [getattr(own, f.name) for f in dataclasses.fields(own)]
-        if n_atoms is None:
-            return InputTable(*parts, *inputs, None)
-        laid_out = batch(molecules, self.input_basis, bucket=bucket, n_atoms=n_atoms)
-        return InputTable(*parts, *inputs, laid_out)
+        parts = {f.name: getattr(own, f.name) for f in dataclasses.fields(own)}
+        single = n_atoms is None
+        laid_out = None if single else batch(molecules, basis, bucket=bucket, n_atoms=n_atoms)
+        return InputTable(**parts, inputs=blocks_in(basis), structures=laid_out)
 
     def operators(
         self, structure: Structure | StructureBatch, table: SpeciesTable | None = None
@@ -152,9 +152,11 @@ class Op2Op(Definition):
         ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``;
         with an input basis ``inputs``, the same in it, for which a batch needs its ``table``.
         """
-        found = self._operators(structure, self.basis)
+        found: dict[str, Any] = self._operators(structure, self.basis)
         if self.input_basis is not None:
             if isinstance(structure, StructureBatch):
+                assert isinstance(table, InputTable)  # as table_of makes them
+                assert table.structures is not None
                 structure = table.structures.replace(positions=structure.positions)
             found["inputs"] = self._operators(structure, self.input_basis)
         return found
@@ -177,7 +179,7 @@ class Op2Op(Definition):
         potentials = potentials.reshape(len(basis.elements), len(widths), *s.shape)
         pieces = potentials[:, :-1] - potentials[:, 1:]
         pieces = pieces.reshape(pieces.shape[0] * pieces.shape[1], *s.shape)
-        found = {
+        found: dict[str, Array] = {
             "S": s,
             "S^-1": 0.5 * (inverse + jnp.matrix_transpose(inverse)),
             "T": integrals.kinetic(structure, basis),
@@ -189,9 +191,7 @@ class Op2Op(Definition):
             found = {k: v[None] if k != "E" else v[:, None] for k, v in found.items()}
         return found
 
-    def known_irreps(
-        self, operators: dict[str, Array], table: SpeciesTable
-    ) -> dict[IrrepKey, Array]:
+    def known_irreps(self, operators: dict[str, Any], table: SpeciesTable) -> dict[IrrepKey, Array]:
         """Irreps of :attr:`Op2OpConfig.words`.
 
         Returns:
@@ -199,6 +199,7 @@ class Op2Op(Definition):
         """
         if "inputs" not in operators:
             return operator_irreps(_spelled(self.config.words, LETTERS, operators), table)
+        assert isinstance(table, InputTable)  # as table_of makes them
         words = _spelled(self.config.words, LETTERS, operators["inputs"])
         found = operator_irreps(words, table.inputs)
         return {k: x for k, x in found.items() if self.n_outputs(k)}
@@ -406,6 +407,10 @@ class Op2Op(Definition):
         field = jnp.zeros(3) if field is None else field
         return jax.jacfwd(lambda f: self.dipole_in_field(params, structure, f))(field)
 
+    @overload
+    def first_level(self, structure: Structure) -> int: ...
+    @overload
+    def first_level(self, structure: StructureBatch) -> jax.Array: ...
     def first_level(self, structure: Structure | StructureBatch):
         """The level of a larger basis that the lowest of the matrix is, ``()`` or ``(n,)``.
 
@@ -420,6 +425,10 @@ class Op2Op(Definition):
         nao = jnp.sum(structure.layout.ao_mask, axis=-1)
         return jnp.maximum(0, electrons // 2 - 1 - (nao - 1) // 2)
 
+    @overload
+    def n_described(self, structure: Structure) -> int: ...
+    @overload
+    def n_described(self, structure: StructureBatch) -> jax.Array: ...
     def n_described(self, structure: Structure | StructureBatch):
         """Electrons in the levels of the matrix, ``()`` or ``(n,)``."""
         return n_electrons(structure) - 2 * self.first_level(structure)
@@ -477,11 +486,11 @@ def batches(
     order = np.argsort([layout_of(s, basis).nao for s in structures], kind="stable")
     parts = [order[i : i + size] for i in range(0, n, size)]
     full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
-    room = species_capacities([[layout_of(structures[i], basis) for i in p] for p in full])
+    room = species_capacities([[layout_of(structures[i], basis) for i in p.tolist()] for p in full])
     bucket = bucket_of(structures, basis)
     inputs = definition.input_basis and bucket_of(structures, definition.input_basis)
     for index, part in zip(full, parts, strict=True):
-        own = [structures[i] for i in index]
+        own = [structures[i] for i in index.tolist()]
         padded = batch(own, basis, bucket=bucket)
         yield (
             padded,
@@ -490,6 +499,12 @@ def batches(
         )
 
 
+@overload
+def n_electrons(structure: Structure) -> int: ...
+@overload
+def n_electrons(structure: StructureBatch) -> jax.Array: ...
+@overload
+def n_electrons(structure: Structure | StructureBatch) -> int | jax.Array: ...
 def n_electrons(structure: Structure | StructureBatch):
     """Electrons of a molecule, or ``(n_structures,)``."""
     if isinstance(structure, Structure):

@@ -124,12 +124,12 @@ class Op2OpConfig:
             raise ConfigError(
                 refusal("operator.network", got="target dm", expected="target fock, or no network")
             )
-        of_guess_only = self.network and (self.network.alone or self.network.kind == "matrix")
-        if of_guess_only and self.density_words:
+        network = self.network
+        if network and self.density_words and (network.alone or network.kind == "matrix"):
             raise ConfigError(
                 refusal(
                     "operator.network",
-                    got=f"kind {self.network.kind}, alone {self.network.alone}, density words",
+                    got=f"kind {network.kind}, alone {network.alone}, density words",
                     expected="kind gated beside the closed form",
                     hint="Or set operator.density_words: [], a first guess.",
                 )

@@ -262,9 +262,9 @@ class MatrixFeatures(nn.Module):
         c, w = self.config, data["W"]
         found = Gates(c.hidden, c.gates)(data["z"])
         x = {k: v for k, v in data["x"].items() if group_name(k) in found}
-        features = x
+        features: Irreps = x
         for layer in range(c.layers):
-            hidden = {}
+            hidden: Irreps = {}
             for key, columns in features.items():
                 pairs = len(fixed["scale"][key_name(key)])
                 y = _dense(c.channels * pairs, f"{key_name(key)}_{layer}", bias=False)(columns)
@@ -356,4 +356,5 @@ def network_irreps(
     fixed = params["fixed"]
     own = {"params": params.get("learned", {})}
     features, gates = module(config).apply(own, fixed, data, table)
-    return read_out(fixed, params["readout"], features, gates)
+    # Flax's types do not tell that without mutable state there is the output alone
+    return read_out(fixed, params["readout"], features, gates)  # pyright: ignore[reportArgumentType]

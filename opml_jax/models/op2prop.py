@@ -379,7 +379,8 @@ class Op2Prop(Definition):
     ) -> tuple[Array, Array]:
         """Energies ``(members, ..., n_atoms)`` and gates of all networks; weights stacked."""
         module = self.network(dipole=dipole)
-        return jax.vmap(lambda w: module.apply({"params": w}, z, one_hot))(weights)
+        every = jax.vmap(lambda w: module.apply({"params": w}, z, one_hot))
+        return every(weights)  # pyright: ignore[reportReturnType]  # no mutable state beside it
 
 
 def _field(structure: Structure | StructureBatch, field: Array | None) -> Array:

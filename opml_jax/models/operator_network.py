@@ -151,7 +151,9 @@ def _multiply(x: Irreps, y: Irreps | None, ls: tuple[int, ...]) -> Irreps:
     """Products channel by channel, all paths to ``ls``; ``y=None`` squares x."""
     a = jnp.concatenate([*x.values()], axis=0)
     if y is None:
-        matrix, paths, (i, j) = _products(tuple(x), tuple(x), ls, True)
+        matrix, paths, pairs = _products(tuple(x), tuple(x), ls, True)
+        assert pairs is not None  # of a square
+        i, j = pairs
         outer = a[i] * a[j]
     else:
         b = jnp.concatenate([*y.values()], axis=0)
@@ -452,14 +454,17 @@ class OperatorNetwork(Definition):
         """The Linen module."""
         return _Network(self.config, len(self.basis.elements))
 
-    def init(self, key: Array, scaler: Params, inputs: Array, one_hot: Array) -> Params:
+    def init(self, key: jax.Array, scaler: Params, inputs: Array, one_hot: Array) -> Params:
         """Random weights, with scales measured on ``inputs`` (a few molecules)."""
-        return self.module.init(key, *self._prepared(scaler, inputs, one_hot))
+        prepared = self._prepared(scaler, inputs, one_hot)
+        return self.module.init(key, *prepared)  # pyright: ignore[reportReturnType]  # a plain dict
 
     def atoms(self, params: Params, inputs: Array, one_hot: Array) -> tuple[Array, Array]:
         """Energies of atoms in units of the scale, and their features; batches only."""
         variables = {"params": params["network"], "norms": params["norms"]}
-        return self.module.apply(variables, *self._prepared(params["scaler"], inputs, one_hot))
+        prepared = self._prepared(params["scaler"], inputs, one_hot)
+        # no mutable state beside it
+        return self.module.apply(variables, *prepared)  # pyright: ignore[reportReturnType]
 
     def readout(self, params: Params, inputs: Array, one_hot: Array) -> Array:
         """Energies ``(n,)`` in Hartree of a batch, from :meth:`inputs` and :meth:`one_hot`."""

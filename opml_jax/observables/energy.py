@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 
 from .. import integrals
@@ -10,7 +11,7 @@ from ..numerics import Array, einsum
 from ..structures import Structure, StructureBatch
 
 
-def nuclear_repulsion(structure: Structure | StructureBatch) -> Array:
+def nuclear_repulsion(structure: Structure | StructureBatch) -> jax.Array:
     r"""Repulsion of the nuclei, :math:`\sum_{A<B} Z_A Z_B / |R_A - R_B|`.
 
     Returns:
@@ -28,7 +29,7 @@ def nuclear_repulsion(structure: Structure | StructureBatch) -> Array:
 
 def hartree_fock_energy(
     fock: Array, dm: Array, structure: Structure | StructureBatch, basis: Basis
-) -> Array:
+) -> jax.Array:
     r"""Total energy of a closed shell, :math:`\frac12 \mathrm{Tr}\, P (T + V + F) + E_{nn}`.
 
     Szabo and Ostlund, Modern Quantum Chemistry, eq. 3.184. It is the energy of F of Hartree-Fock;

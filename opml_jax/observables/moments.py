@@ -12,7 +12,7 @@ from ..structures import Structure, StructureBatch, centred
 from .orbitals import density_matrix
 
 
-def dipole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> Array:
+def dipole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> jax.Array:
     r"""Dipole :math:`\sum_A Z_A R_A - \mathrm{Tr}\, P r` about the centre of nuclear charge.
 
     Args:
@@ -28,7 +28,7 @@ def dipole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> Ar
     return -einsum("...xij,...ji->...x", r, dm)
 
 
-def quadrupole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> Array:
+def quadrupole(dm: Array, structure: Structure | StructureBatch, basis: Basis) -> jax.Array:
     r"""Traceless quadrupole :math:`\frac12 \sum q (3 r r^T - r^2)`, arguments as above.
 
     Buckingham's convention (Adv. Chem. Phys. 12, 107 (1967)), about the centre of nuclear charge.
@@ -52,7 +52,7 @@ def polarizability(
     basis: Basis,
     *,
     mask: Array | None = None,
-) -> Array:
+) -> jax.Array:
     r"""Polarizability of independent electrons: derivative of the dipole in a field added to F.
 
     :math:`\alpha_{xy} = 4 \sum_{ia} x_{ia} y_{ia} / (\epsilon_a - \epsilon_i)`: F itself does not

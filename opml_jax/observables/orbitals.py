@@ -34,7 +34,7 @@ OUTSIDE = 1e4
 
 
 @jax.custom_jvp
-def _sign(x: Array, w: Array, u: Array) -> Array:
+def _sign(x: Array, w: Array, u: Array) -> jax.Array:
     """Sign of symmetric matrices without an eigenvalue at 0, from their eigenvectors."""
     return matmul(u * jnp.sign(w)[..., None, :], jnp.matrix_transpose(u))
 
@@ -47,7 +47,7 @@ def _sign_jvp(primals, tangents):
     return g, lyapunov(size, dx - matmul(matmul(g, dx), g), (jnp.abs(w), u))
 
 
-def sign(x: Array) -> Array:
+def sign(x: Array) -> jax.Array:
     """Sign of symmetric matrices ``(..., n, n)`` without an eigenvalue at 0.
 
     Differentiable to any order, equal eigenvalues included.
@@ -55,11 +55,11 @@ def sign(x: Array) -> Array:
     return _sign(x, *eigh(x))
 
 
-def _symmetric(x: Array) -> Array:
+def _symmetric(x: jax.Array) -> jax.Array:
     return 0.5 * (x + jnp.matrix_transpose(x))
 
 
-def _orthogonal(fock: Array, overlap: Array, mask: Array | None) -> tuple[Array, Array]:
+def _orthogonal(fock: Array, overlap: Array, mask: Array | None) -> tuple[jax.Array, jax.Array]:
     """F in Löwdin's basis with padded functions moved away, and S^-1/2."""
     fock, overlap = jnp.asarray(fock), jnp.asarray(overlap)
     if fock.shape[-2:] != overlap.shape[-2:] or fock.shape[-1] != fock.shape[-2]:
@@ -80,7 +80,7 @@ def _orthogonal(fock: Array, overlap: Array, mask: Array | None) -> tuple[Array,
     return _symmetric(matmul(matmul(x, fock), x)), x
 
 
-def _pairs(n_electrons, nao: int) -> Array:
+def _pairs(n_electrons, nao: int) -> jax.Array:
     """Number of doubly occupied orbitals, checked if it is known."""
     n = jnp.asarray(n_electrons)
     if is_concrete(n):
@@ -123,7 +123,7 @@ def orbitals(fock: Array, overlap: Array, *, mask: Array | None = None) -> tuple
     return energy, jax.lax.stop_gradient(matmul(x, u))
 
 
-def gap(fock: Array, overlap: Array, n_electrons, *, mask: Array | None = None) -> Array:
+def gap(fock: Array, overlap: Array, n_electrons, *, mask: Array | None = None) -> jax.Array:
     """Energy of the lowest unoccupied minus the highest occupied orbital, Hartree, ``(...)``.
 
     Arguments as for :func:`density_matrix`.
@@ -132,7 +132,7 @@ def gap(fock: Array, overlap: Array, n_electrons, *, mask: Array | None = None) 
     return _frontier(energy, _pairs(n_electrons, energy.shape[-1]))[1]
 
 
-def _frontier(energy: Array, pairs: Array) -> tuple[Array, Array]:
+def _frontier(energy: Array, pairs: Array) -> tuple[jax.Array, jax.Array]:
     """Middle of the gap, and its width; infinite ends for none or all occupied."""
     ends = jnp.full((*energy.shape[:-1], 1), jnp.inf, energy.dtype)
     padded = jnp.concatenate([-ends, energy, ends], axis=-1)
@@ -150,7 +150,7 @@ def density_matrix(
     *,
     mask: Array | None = None,
     smearing: Array | float | None = None,
-) -> Array:
+) -> jax.Array:
     r"""Closed-shell density matrix :math:`P = 2 \sum_{i \le N/2} c_i c_i^T`, or at a temperature.
 
     Differentiable to any order, forward and reverse, in both matrices; orbitals may be degenerate
@@ -202,14 +202,14 @@ def density_matrix(
     return jnp.where((width >= SMALLEST_GAP)[..., None, None], p, jnp.nan)
 
 
-def _without_padding(p: Array, mask: Array | None) -> Array:
+def _without_padding(p: jax.Array, mask: Array | None) -> jax.Array:
     """Zero but for rounding, of functions at :data:`OUTSIDE`; then zero."""
     return p if mask is None else jnp.where(mask[..., :, None] & mask[..., None, :], p, 0.0)
 
 
 def _smeared(
     fock: Array, overlap: Array, n_electrons, mask: Array | None, smearing
-) -> tuple[Array, Array, Array]:
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Occupations in Löwdin's basis, S^-1/2, and the entropy of the orbitals."""
     f, x = _orthogonal(fock, overlap, mask)
     n, nao = jnp.asarray(n_electrons, f.dtype), f.shape[-1]
@@ -225,7 +225,7 @@ def _smeared(
 
 def electronic_entropy(
     fock: Array, overlap: Array, n_electrons, smearing, *, mask: Array | None = None
-) -> Array:
+) -> jax.Array:
     r"""Entropy :math:`-2 \sum_i f_i \ln f_i + (1 - f_i) \ln(1 - f_i)` of Fermi-Dirac occupations.
 
     Arguments, errors and derivatives as for :func:`density_matrix` with ``smearing``.
@@ -239,7 +239,7 @@ def electronic_entropy(
 
 def free_energy(
     fock: Array, overlap: Array, n_electrons, smearing, *, mask: Array | None = None
-) -> Array:
+) -> jax.Array:
     r"""Helmholtz free energy :math:`\mathrm{Tr}\, P F - T S` of independent electrons, Hartree.
 
     Its derivative in F is P, and in ``smearing`` minus the entropy. Arguments, errors and
@@ -250,7 +250,7 @@ def free_energy(
     return einsum("...ij,...ji->...", p, jnp.asarray(fock)) - 2 * smearing * entropy
 
 
-def project(dm: Array, overlap: Array, n_electrons, *, mask: Array | None = None) -> Array:
+def project(dm: Array, overlap: Array, n_electrons, *, mask: Array | None = None) -> jax.Array:
     """The idempotent density matrix of ``n_electrons`` that is nearest to ``dm``.
 
     Keeps the N/2 natural orbitals of largest occupation, doubly occupied; nearest in the Frobenius
@@ -261,7 +261,7 @@ def project(dm: Array, overlap: Array, n_electrons, *, mask: Array | None = None
     return density_matrix(-matmul(matmul(s, dm), s), s, n_electrons, mask=mask)
 
 
-def purify(dm: Array, overlap: Array) -> Array:
+def purify(dm: Array, overlap: Array) -> jax.Array:
     r"""One step of McWeeny's purification, :math:`P' = (3 P S P - P S P S P) / 2`.
 
     R. McWeeny, Rev. Mod. Phys. 32, 335 (1960), for occupations of 2. Errors of idempotency are
@@ -276,12 +276,12 @@ def purify(dm: Array, overlap: Array) -> Array:
     return 1.5 * square - 0.5 * matmul(ps, square)
 
 
-def electron_number(dm: Array, overlap: Array) -> Array:
+def electron_number(dm: Array, overlap: Array) -> jax.Array:
     """Trace of P S, ``(...)``."""
     return einsum("...ij,...ji->...", dm, overlap)
 
 
-def idempotency_error(dm: Array, overlap: Array) -> Array:
+def idempotency_error(dm: Array, overlap: Array) -> jax.Array:
     """Largest element of :math:`|P S P / 2 - P|`, ``(...)``; 0 for a closed shell."""
     error = 0.5 * matmul(matmul(dm, overlap), dm) - dm
     return jnp.max(jnp.abs(error), axis=(-1, -2))

@@ -11,7 +11,7 @@ from ..operators.eigen import sqrtm
 from ..structures import Structure, StructureBatch
 
 
-def _by_atom(structure: Structure | StructureBatch, basis: Basis, dtype) -> Array:
+def _by_atom(structure: Structure | StructureBatch, basis: Basis, dtype) -> jax.Array:
     """``(..., nao, n_atoms)`` 1 where an AO belongs to an atom; zero rows for padding."""
     layout = layout_of(structure, basis)
     n_slots = layout.slots.shape[-1]
@@ -20,7 +20,7 @@ def _by_atom(structure: Structure | StructureBatch, basis: Basis, dtype) -> Arra
     return jax.nn.one_hot(atom, n_atoms, dtype=dtype)
 
 
-def _charges(populations: Array, structure: Structure | StructureBatch, basis: Basis) -> Array:
+def _charges(populations: Array, structure: Structure | StructureBatch, basis: Basis) -> jax.Array:
     """Nuclear charges minus populations ``(..., nao)`` summed over each atom."""
     own = _by_atom(structure, basis, populations.dtype)
     numbers = jnp.asarray(structure.numbers, populations.dtype)
@@ -29,7 +29,7 @@ def _charges(populations: Array, structure: Structure | StructureBatch, basis: B
 
 def mulliken_charges(
     dm: Array, overlap: Array, structure: Structure | StructureBatch, basis: Basis
-) -> Array:
+) -> jax.Array:
     """Mulliken's charges, ``Z_A - sum_{p on A} (P S)_pp``.
 
     R. S. Mulliken, J. Chem. Phys. 23, 1833 (1955).
@@ -48,7 +48,7 @@ def mulliken_charges(
 
 def lowdin_charges(
     dm: Array, overlap: Array, structure: Structure | StructureBatch, basis: Basis
-) -> Array:
+) -> jax.Array:
     """Löwdin's charges, ``Z_A - sum_{p on A} (S^1/2 P S^1/2)_pp``; arguments and result as above.
 
     P.-O. Löwdin, J. Chem. Phys. 18, 365 (1950). Differentiable to any order, as the root of S is;
@@ -60,7 +60,7 @@ def lowdin_charges(
 
 def mayer_bond_orders(
     dm: Array, overlap: Array, structure: Structure | StructureBatch, basis: Basis
-) -> Array:
+) -> jax.Array:
     """Mayer's bond orders, ``sum_{p on A, q on B} (P S)_pq (P S)_qp``.
 
     I. Mayer, Chem. Phys. Lett. 97, 270 (1983). Arguments as for :func:`mulliken_charges`.

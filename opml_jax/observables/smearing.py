@@ -13,16 +13,15 @@ The chemical potential follows from the number of electrons: of :math:`\mathrm{T
 
 from __future__ import annotations
 
-import functools
-
 import jax
+import jax.core
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
 from ..errors import OpmlError
 from ..lapack import eigh
-from ..numerics import Array, einsum, matmul
+from ..numerics import Array, einsum, matmul, sum_of_tangents
 
 CLOSE = {"float64": 0.02, "float32": 0.3}
 """Three levels within this (in units of T) have their divided difference from a Taylor series."""
@@ -34,7 +33,7 @@ VANISHING = 1e-30
 """Sum of slopes of occupations below which none is partial, and the potential does not matter."""
 
 
-def occupied(f: Array, n: Array, t: Array) -> tuple[Array, Array]:
+def occupied(f: Array, n: Array, t: Array) -> tuple[jax.Array, jax.Array]:
     """Occupations of a matrix in an orthonormal basis.
 
     Args:
@@ -89,7 +88,7 @@ def _relative(f: Array, mu: Array, t: Array) -> Array:
     return (f - mu[..., None, None] * eye) / t[..., None, None]
 
 
-def _trace(x: Array) -> Array:
+def _trace(x: Array) -> jax.Array:
     return jnp.trace(x, axis1=-2, axis2=-1)
 
 
@@ -113,7 +112,7 @@ def _potential_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _entropy(x: Array, w: Array, u: Array) -> Array:
+def _entropy(x: Array, w: Array, u: Array) -> jax.Array:
     """Sum over orbitals of -f ln f - (1 - f) ln(1 - f)."""
     size = jnp.abs(w)
     return jnp.sum(jnp.log1p(jnp.exp(-size)) + size * jax.nn.sigmoid(-size), axis=-1)
@@ -133,7 +132,7 @@ def _symmetric(x: Array) -> Array:
 # ---- divided differences ----------------------------------------------------------------------
 
 
-def divided(x: Array, y: Array) -> Array:
+def divided(x: Array, y: Array) -> jax.Array:
     r"""First divided difference of f, :math:`-\sinh(h) / (4 h \cosh(x/2) \cosh(y/2))`.
 
     With h = (x - y) / 2; written so that nothing overflows.
@@ -146,7 +145,7 @@ def divided(x: Array, y: Array) -> Array:
     return -jnp.exp(0.5 * (h - size)) * ratio / sides
 
 
-def twice_divided(x: Array, y: Array, z: Array) -> Array:
+def twice_divided(x: Array, y: Array, z: Array) -> jax.Array:
     """Second divided difference of f, symmetric in its arguments."""
     low, high = jnp.minimum(jnp.minimum(x, y), z), jnp.maximum(jnp.maximum(x, y), z)
     middle = jnp.maximum(jnp.minimum(x, y), jnp.minimum(jnp.maximum(x, y), z))
@@ -156,7 +155,7 @@ def twice_divided(x: Array, y: Array, z: Array) -> Array:
     return jnp.where(close, _series(low, middle, high), far)
 
 
-def _series(x: Array, y: Array, z: Array) -> Array:
+def _series(x: Array, y: Array, z: Array) -> jax.Array:
     """About the mean: Taylor coefficients of f times complete homogeneous polynomials."""
     mean = (x + y + z) / 3
     a, b, c = x - mean, y - mean, z - mean
@@ -173,7 +172,7 @@ def _series(x: Array, y: Array, z: Array) -> Array:
 _fermi_p = Primitive("opml_fermi")
 
 
-def _fermi(x: Array, w: Array, u: Array, *directions: Array) -> Array:
+def _fermi(x: Array, w: Array, u: Array, *directions: Array) -> jax.Array:
     """Occupations of a symmetric matrix, or their first or second derivative in directions.
 
     Args:
@@ -190,7 +189,7 @@ def _fermi(x: Array, w: Array, u: Array, *directions: Array) -> Array:
     return _fermi_p.bind(x, jax.lax.stop_gradient(w), jax.lax.stop_gradient(u), *directions)
 
 
-def _value(x: Array, w: Array, u: Array, *directions: Array) -> Array:
+def _value(x: Array, w: Array, u: Array, *directions: Array) -> jax.Array:
     ut = jnp.matrix_transpose(u)
     inner = [matmul(matmul(ut, e), u) for e in directions]
     if not inner:
@@ -215,7 +214,7 @@ def _fermi_jvp(primals, tangents):
         if type(change) is not ad.Zero:
             terms.append(_fermi(x, w, u, *directions[:i], change, *directions[i + 1 :]))
     out = _fermi(*primals)
-    return out, functools.reduce(jnp.add, terms) if terms else ad.Zero.from_primal_value(out)
+    return out, sum_of_tangents(terms, out)
 
 
 def _fermi_transpose(cotangent, x, w, u, *directions):

@@ -9,6 +9,7 @@ from ..basis import AOLayout
 from ..errors import ConventionError, refusal
 from ..numerics import Array
 from .operator import Operator
+from .plans import is_tiled
 from .product import apply, in_slots, on_site_of_tiles
 
 BlockKey = tuple[int, int, int, int]
@@ -65,20 +66,20 @@ def from_blocks(parts: dict[BlockKey, Array], layout: AOLayout) -> Operator:
     return Operator(m, layout)
 
 
-def on_site_blocks(operator: Operator) -> Array:
+def on_site_blocks(operator: Operator) -> jax.Array:
     """On-site blocks in slots, ``(n_atoms, n_slots, n_slots)``; a batch adds a leading axis.
 
     Zero where an element has no such shell.
     """
     slots = jnp.asarray(operator.layout.slots)
-    if operator.storage == "tiled":
-        plan = operator.plan
+    plan = operator.plan
+    if is_tiled(plan):
         return on_site_of_tiles(operator.values[plan.lookup.diagonal()], slots, plan)
     function = jax.vmap(in_slots) if operator.values.ndim == 3 else in_slots
     return function(operator.values, slots, slots)
 
 
-def pair_blocks(operator: Operator, pairs: Array) -> Array:
+def pair_blocks(operator: Operator, pairs: Array) -> jax.Array:
     """Blocks of atom pairs in slots, ``(n_pairs, n_slots, n_slots)``, of one molecule.
 
     Args:
@@ -89,7 +90,7 @@ def pair_blocks(operator: Operator, pairs: Array) -> Array:
     return in_slots(operator.to_dense(), slots[pairs[:, 0]], slots[pairs[:, 1]])
 
 
-def pooled_blocks(operator: Operator) -> Array:
+def pooled_blocks(operator: Operator) -> jax.Array:
     """Off-site blocks summed over the column atoms of each element, in slots, of one molecule.
 
     Returns:
@@ -103,7 +104,7 @@ def pooled_blocks(operator: Operator) -> Array:
     columns = jax.nn.one_hot(
         element * width + slot, n_elements * width, dtype=operator.values.dtype
     )
-    if operator.storage == "tiled":
+    if is_tiled(operator.plan):
         owner = jnp.append(atom, len(slots))[operator.plan.ao]
         rows, others = jnp.pad(owner, ((0, 1), (0, 0)), constant_values=-1)[operator.plan.tiles.T]
         same = rows[:, :, None] == others[:, None, :]

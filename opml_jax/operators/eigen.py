@@ -23,7 +23,7 @@ An inverse root amplifies rounding by the condition number, which this bounds to
 """
 
 
-def lyapunov(r: Array, q: Array, apart: tuple[Array, Array] | None = None) -> Array:
+def lyapunov(r: Array, q: Array, apart: tuple[Array, Array] | None = None) -> jax.Array:
     """Solution Y of ``R Y + Y R = Q`` for a symmetric positive definite R.
 
     Args:
@@ -48,12 +48,12 @@ def lyapunov(r: Array, q: Array, apart: tuple[Array, Array] | None = None) -> Ar
     return jax.lax.custom_linear_solve(both, q, solve, symmetric=True)
 
 
-def _power(w: Array, u: Array, exponent: float) -> Array:
+def _power(w: Array, u: Array, exponent: float) -> jax.Array:
     return matmul(u * (w**exponent)[..., None, :], jnp.matrix_transpose(u))
 
 
 @jax.custom_jvp
-def _root(s: Array, w: Array, u: Array) -> Array:
+def _root(s: Array, w: Array, u: Array) -> jax.Array:
     """S^(1/2) from the eigenvalues and eigenvectors of S, as a function of S."""
     return _power(w, u, 0.5)
 
@@ -66,7 +66,7 @@ def _root_jvp(primals, tangents):
 
 
 @jax.custom_jvp
-def _inverse_root(s: Array, w: Array, u: Array) -> Array:
+def _inverse_root(s: Array, w: Array, u: Array) -> jax.Array:
     return _power(w, u, -0.5)
 
 
@@ -78,7 +78,7 @@ def _inverse_root_jvp(primals, tangents):
     return y, -matmul(matmul(y, change), y)
 
 
-def sqrtm(s: Array) -> Array:
+def sqrtm(s: Array) -> jax.Array:
     """Square root of a symmetric positive definite matrix, ``(..., n, n)``.
 
     The derivative is exact at equal eigenvalues, to any order, forward and reverse.
@@ -86,7 +86,7 @@ def sqrtm(s: Array) -> Array:
     return _root(s, *eigh(s))
 
 
-def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
+def inverse_sqrt(s: Array, *, threshold: float | None = None) -> jax.Array:
     """Inverse square root of an overlap matrix (Löwdin's orthogonalisation).
 
     Args:
@@ -118,7 +118,7 @@ def inverse_sqrt(s: Array, *, threshold: float | None = None) -> Array:
     return jnp.where(fit, _inverse_root(s, w, u), jnp.nan)
 
 
-def canonical_orthogonalisation(s: Array, cut: float = 1e-7) -> Array:
+def canonical_orthogonalisation(s: Array, cut: float = 1e-7) -> jax.Array:
     r"""Eigenvectors of S over the roots of their eigenvalues, those below ``cut`` set to zero.
 
     :math:`X X^T = S^{-1}` on the space kept (Szabo and Ostlund, Modern Quantum Chemistry, 3.4.5).

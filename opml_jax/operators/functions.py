@@ -27,6 +27,7 @@ from ..numerics import Array, einsum, is_concrete
 from . import product
 from .eigen import inverse_sqrt
 from .operator import Operator
+from .plans import is_tiled
 
 METRICS = ("plain", "overlap", "lowdin")
 
@@ -67,10 +68,10 @@ def powers(
     """
     exponents = _positive("powers", exponents)
     _metric(metric, overlap)
-    if metric == "lowdin":
-        return powers(lowdin(operator, overlap), exponents)
-    if metric == "plain":
+    if metric == "plain" or overlap is None:
         found = _chain(operator, exponents)
+    elif metric == "lowdin":
+        return powers(lowdin(operator, overlap), exponents)
     else:
         factor, inner = cholesky(operator, overlap)
         found = {k: _outside(factor, w) for k, w in _chain(inner, exponents).items()}
@@ -303,13 +304,13 @@ def commutator(a: Operator, b: Operator) -> Operator:
     return a @ b - b @ a
 
 
-def trace(a: Operator, b: Operator | None = None) -> Array:
+def trace(a: Operator, b: Operator | None = None) -> jax.Array:
     """``Tr A``, or ``Tr A B`` without forming the product."""
     if b is not None:
         y = a._same(b, "trace")
         if a.storage == "tiled":
             return jnp.sum(a.values * product.transpose(y, a.plan))
         return einsum("...ij,...ji->...", a.values, y)
-    if a.storage == "tiled":
+    if is_tiled(a.plan):
         return jnp.trace(a.values[a.plan.lookup.diagonal()], axis1=-2, axis2=-1).sum()
     return jnp.trace(a.values, axis1=-2, axis2=-1)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from typing import Any
+from typing import Any, Literal, overload
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +14,7 @@ from ..errors import ConventionError, OpmlError, one_of, refusal
 from ..numerics import Array, is_concrete, pytree, static
 from ..structures import Structure, StructureBatch
 from . import product
-from .plans import Plan, plan_of, same_plan
+from .plans import Plan, is_tiled, plan_of, same_plan
 
 OUTPUTS = ("pattern", "full", "diagonal", "upper")
 
@@ -68,7 +68,7 @@ class Operator:
 
     def to_dense(self) -> Array:
         """The matrix, ``(..., nao, nao)``."""
-        if self.storage == "dense":
+        if not is_tiled(self.plan):
             return self.values
         row, place = self.plan.place.T
         square = self.plan.lookup[row[:, None], row[None, :]]
@@ -126,7 +126,7 @@ class Operator:
             pattern = plan_of(structure, self.layout, pattern, **options)
         _same_layout(self.layout, pattern.layout, "restrict")
         dense = self.to_dense()
-        if pattern.storage == "tiled":
+        if is_tiled(pattern):
             rows, columns = jnp.pad(pattern.ao, ((0, 1), (0, 0)), constant_values=self.nao)[
                 pattern.tiles.T
             ]
@@ -142,6 +142,22 @@ class Operator:
         values = 0.5 * (self.values + product.transpose(self.values, self.plan))
         return self._with(values, symmetric=True)
 
+    @overload
+    def multiply(
+        self,
+        other: Operator,
+        *,
+        out: Literal["pattern", "full", "upper"] = "pattern",
+        symmetric: bool | None = None,
+    ) -> Operator: ...
+    @overload
+    def multiply(
+        self, other: Operator, *, out: Literal["diagonal"], symmetric: bool | None = None
+    ) -> Array: ...
+    @overload
+    def multiply(
+        self, other: Operator, *, out: str = "pattern", symmetric: bool | None = None
+    ) -> Operator | Array: ...
     def multiply(
         self, other: Operator, *, out: str = "pattern", symmetric: bool | None = None
     ) -> Operator | Array:

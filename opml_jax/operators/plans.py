@@ -16,7 +16,8 @@ from __future__ import annotations
 
 import functools
 import itertools
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import jax
 import numpy as np
@@ -102,7 +103,7 @@ class Plan:
 
         Nothing compiled for the old plan is compiled again then; else shapes grow.
         """
-        if self.storage == "dense":
+        if not is_tiled(self):
             return _dense(self.layout, structure, self.cutoff)
         positions = np.asarray(structure.positions, float)
         pairs = _close_pairs(positions, self.cutoff)
@@ -114,6 +115,25 @@ class Plan:
         return f"Plan(cutoff={self.cutoff:g} Bohr, {self.storage}{tiles}, {self.layout!r})"
 
 
+if TYPE_CHECKING:
+
+    class TiledPlan(Plan):
+        """A plan of tiles: nothing is missing."""
+
+        layout: AOLayout
+        ao: Array
+        tiles: Array
+        lookup: Array
+        on_diagonal: Array
+        place: Array
+        diagonal: Array
+
+
+def is_tiled(plan: Plan | None) -> TypeGuard[TiledPlan]:
+    """Whether values are stored in tiles."""
+    return plan is not None and plan.storage == "tiled"
+
+
 def same_plan(a: Plan | None, b: Plan | None) -> bool:
     """Whether two operators can meet: the same pattern, stored in the same way."""
     if a is b:
@@ -122,7 +142,8 @@ def same_plan(a: Plan | None, b: Plan | None) -> bool:
         return False
     if (a.storage, a.shapes) != (b.storage, b.shapes):
         return False
-    for x, y in ((a.ao, b.ao), (a.tiles, b.tiles), (a.mask, b.mask)):  # the rest follows
+    tables = ((a.ao, b.ao), (a.tiles, b.tiles)) if is_tiled(a) and is_tiled(b) else ()
+    for x, y in (*tables, (a.mask, b.mask)):  # the rest follows
         if is_concrete(x) and is_concrete(y) and not (x is y or np.array_equal(x, y)):
             return False
     return True
@@ -211,7 +232,7 @@ def _cached(key: tuple, _: bytes, hold: _Hold) -> Plan:
     sizes = [tile] if tile else sorted({max(t, -(-widest // 8) * 8) for t in TILE_SPEED})
     patterns = {t: _pattern(layout, positions, pairs, t) for t in sizes}
     cost = {t: t**3 * _n_terms(stored) / _speed(t) for t, (_, stored) in patterns.items()}
-    best = min(cost, key=cost.get)
+    best = min(cost, key=lambda t: cost[t])
     # a symmetric dense product of this size does three quarters of the work
     if storage is None and 0.75 * layout.nao**3 <= cost[best]:
         return _dense(layout, structure, cutoff)
@@ -324,7 +345,7 @@ def _tiled(
     stored: np.ndarray,
     cutoff: float,
     tile: int,
-    like: Plan | None = None,
+    like: TiledPlan | None = None,
 ) -> Plan:
     nao, width = layout.nao, np.diff(layout.offsets)
     n_rows = max(len(stored), 0 if like is None else len(like.ao))
@@ -348,6 +369,7 @@ def _tiled(
     classes = None if like is None else _classes(n_terms, [x.shape for x in like.left])
     if classes is None:
         classes = _classes(n_terms, _capacities(n_terms))
+    assert classes is not None  # capacities made for these outputs hold them
     half = sum(n for (n, _), _ in classes)
     n_tiles = 2 * half + 1
     tiles = np.full((n_tiles, 2), n_rows, np.int32)
@@ -410,7 +432,7 @@ def _room(n: int) -> int:
 
 
 def _classes(
-    n_terms: np.ndarray, capacities: list[tuple[int, int]]
+    n_terms: np.ndarray, capacities: Sequence[tuple[int, ...]]
 ) -> list[tuple[tuple[int, int], np.ndarray]] | None:
     """``[(capacity, outputs)]``: outputs sorted into classes; None if there is no room for one.
 

@@ -8,14 +8,19 @@ arguments. A square of a symmetric matrix is special: only half of it is compute
 from __future__ import annotations
 
 import itertools
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
-from ..numerics import Array, matmul
-from .plans import Plan
+from ..numerics import Array, matmul, sum_of_tangents
+from .plans import Plan, is_tiled
+
+if TYPE_CHECKING:
+    from .plans import TiledPlan
 
 PANELS = 4
 PANELS_FROM = 512
@@ -31,7 +36,7 @@ Measured to be faster at 72 AOs on a CPU; where it turns is an estimate from cou
 # dense
 
 
-def _upper(x: Array, y: Array) -> Array:
+def _upper(x: Array, y: Array) -> jax.Array:
     """Upper triangle of ``x @ y``, zero below, by panels of rows."""
     n = x.shape[-1]
     edges = [n * p // PANELS for p in range(PANELS + 1)]
@@ -42,25 +47,25 @@ def _upper(x: Array, y: Array) -> Array:
     return jnp.triu(jnp.concatenate(rows, axis=-2))
 
 
-def _mirror(upper: Array) -> Array:
+def _mirror(upper: jax.Array) -> jax.Array:
     return upper + jnp.matrix_transpose(jnp.triu(upper, 1))
 
 
-def _symmetric_dense(x: Array, y: Array) -> Array:
+def _symmetric_dense(x: Array, y: Array) -> jax.Array:
     """``x @ y``, known to be symmetric."""
     if x.shape[-1] < PANELS_FROM:
         return matmul(x, y)
     return _mirror(_upper(x, y))
 
 
-def _dense(x: Array, y: Array, square: bool, symmetric: bool) -> Array:
+def _dense(x: Array, y: Array, square: bool, symmetric: bool) -> jax.Array:
     if square:
         return _square_dense(x)
     return _symmetric_dense(x, y) if symmetric else matmul(x, y)
 
 
 @jax.custom_jvp
-def _square_dense(x: Array) -> Array:
+def _square_dense(x: Array) -> jax.Array:
     return _symmetric_dense(x, x)
 
 
@@ -80,7 +85,9 @@ _product_p = Primitive("opml_tile_product")
 _transpose_p = Primitive("opml_tile_transpose")
 
 
-def outputs(x: Array, y: Array, left: tuple, right: tuple, chunk: int | None) -> list[Array]:
+def outputs(
+    x: Array, y: Array, left: Sequence[Array], right: Sequence[Array], chunk: int | None
+) -> list[Array]:
     """Sums over terms of ``X^T Y``: outputs of each class, ``(n_outputs, tile, tile)``."""
     tile = x.shape[-1]
 
@@ -111,7 +118,7 @@ def _product_of(chunk: int | None):
 
 def _bind(
     x: Array, y: Array, indices: tuple, symmetric: bool = False, known: bool = False
-) -> Array:
+) -> jax.Array:
     """``X^T Y`` in the pattern; what is outside the mask of the plan is not to be used.
 
     Args:
@@ -125,15 +132,15 @@ def _bind(
 
 
 def _product_jvp(primals, tangents, *, symmetric, known):
-    x, y, *indices = primals
-    dx, dy, *_ = tangents
+    (x, y, *rest), (dx, dy, *_) = primals, tangents
+    indices = tuple(rest)
     out = _bind(x, y, indices, symmetric, known)
     terms = []
     if type(dx) is not ad.Zero:
         terms.append(_bind(dx, y, indices))
     if type(dy) is not ad.Zero:
         terms.append(_bind(x, dy, indices, known=known))
-    return out, sum(terms[1:], terms[0]) if terms else ad.Zero.from_primal_value(out)
+    return out, sum_of_tangents(terms, out)
 
 
 def _product_transpose(cotangent, x, y, *indices, symmetric, known):
@@ -164,7 +171,7 @@ def _product_batch(operands, axes, **parameters):
     return jax.lax.map(one, [m for m, b in zip(moved, batched, strict=True) if b]), 0
 
 
-def _flip(x: Array, on_diagonal: Array) -> Array:
+def _flip(x: Array, on_diagonal: Array) -> jax.Array:
     """The transposed matrix; an involution and its own adjoint."""
     return _transpose_p.bind(x, on_diagonal)
 
@@ -215,12 +222,12 @@ ad.primitive_transposes[_transpose_p] = lambda ct, x, own: [
 batching.primitive_batchers[_transpose_p] = _flip_batch
 
 
-def _indices(plan: Plan) -> tuple:
+def _indices(plan: TiledPlan) -> tuple:
     return (plan.on_diagonal, *plan.left, *plan.right)
 
 
 @jax.custom_jvp
-def _square_tiled(x: Array, plan: Plan) -> Array:
+def _square_tiled(x: Array, plan: TiledPlan) -> jax.Array:
     return _bind(x, x, _indices(plan), symmetric=True, known=True)
 
 
@@ -231,16 +238,12 @@ def _square_tiled_jvp(primals, tangents):
     return _square_tiled(x, plan), m + _flip(m, plan.on_diagonal)
 
 
-def transpose(x: Array, plan: Plan | None) -> Array:
+def transpose(x: Array, plan: Plan | None) -> jax.Array:
     """Values of the transposed operator."""
-    return (
-        _flip(x, plan.on_diagonal)
-        if plan is not None and plan.storage == "tiled"
-        else jnp.matrix_transpose(x)
-    )
+    return _flip(x, plan.on_diagonal) if is_tiled(plan) else jnp.matrix_transpose(x)
 
 
-def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: bool) -> Array:
+def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: bool) -> jax.Array:
     """Product of the values of two operators, restricted to the pattern of their plan.
 
     Args:
@@ -250,7 +253,7 @@ def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: 
       square: ``x`` and ``y`` are one symmetric operator.
       symmetric: the product is known to be symmetric.
     """
-    if plan is None or plan.storage == "dense":
+    if not is_tiled(plan):
         out = _dense(x, y, square, symmetric)
     elif square:
         out = _square_tiled(x, plan)
@@ -259,9 +262,9 @@ def multiply(x: Array, y: Array, plan: Plan | None, *, square: bool, symmetric: 
     return out if plan is None else jnp.where(plan.mask, out, 0)
 
 
-def multiply_upper(x: Array, y: Array, plan: Plan | None) -> Array:
+def multiply_upper(x: Array, y: Array, plan: Plan | None) -> jax.Array:
     """The upper triangle of the product in the order of the storage, zero below."""
-    if plan is None or plan.storage == "dense":
+    if not is_tiled(plan):
         out = _upper(x, y) if x.shape[-1] >= PANELS_FROM else jnp.triu(matmul(x, y))
         return out if plan is None else jnp.where(plan.mask, out, 0)
     out = _bind(_flip(x, plan.on_diagonal), y, _indices(plan), symmetric=True)
@@ -270,7 +273,9 @@ def multiply_upper(x: Array, y: Array, plan: Plan | None) -> Array:
     return jnp.where(plan.mask & ((first < second) | ((first == second) & within)), out, 0)
 
 
-def on_site(x: Array, y: Array, slots: Array, plan: Plan | None, *, square: bool = False) -> Array:
+def on_site(
+    x: Array, y: Array, slots: Array, plan: Plan | None, *, square: bool = False
+) -> jax.Array:
     """On-site blocks of the product ``x @ y`` in slots, of a large one without the rest of it.
 
     Args:
@@ -283,7 +288,7 @@ def on_site(x: Array, y: Array, slots: Array, plan: Plan | None, *, square: bool
     Returns:
       ``(n_atoms, n_slots, n_slots)``, zero where an element has no such shell.
     """
-    if plan is None or plan.storage == "dense":
+    if not is_tiled(plan):
         if x.shape[-1] < ON_SITE_FROM:
             return in_slots(_square_dense(x) if square else matmul(x, y), slots, slots)
         rows = jnp.pad(x, ((0, 1), (0, 0)))[slots]
@@ -294,13 +299,13 @@ def on_site(x: Array, y: Array, slots: Array, plan: Plan | None, *, square: bool
     return on_site_of_tiles(squares, slots, plan)
 
 
-def in_slots(matrix: Array, rows: Array, columns: Array) -> Array:
+def in_slots(matrix: Array, rows: Array, columns: Array) -> jax.Array:
     """Blocks ``(n, n_slots, n_slots)`` of a matrix for n pairs of slots ``(n, n_slots)``."""
     padded = jnp.pad(matrix, ((0, 1), (0, 1)))  # an empty slot names the AO after the last
     return padded[rows[:, :, None], columns[:, None, :]]
 
 
-def on_site_of_tiles(squares: Array, slots: Array, plan: Plan) -> Array:
+def on_site_of_tiles(squares: Array, slots: Array, plan: TiledPlan) -> jax.Array:
     """On-site blocks in slots from the diagonal squares ``(n_rows, tile, tile)``."""
     place = jnp.pad(plan.place, ((0, 1), (0, 0)), constant_values=plan.tile)[slots]
     row = jnp.min(jnp.where(slots < plan.layout.nao, place[..., 0], len(squares)), axis=-1)
@@ -309,9 +314,9 @@ def on_site_of_tiles(squares: Array, slots: Array, plan: Plan) -> Array:
     return padded[row[:, None, None], t[:, :, None], t[:, None, :]]
 
 
-def apply(values: Array, vectors: Array, plan: Plan | None) -> Array:
+def apply(values: Array, vectors: Array, plan: Plan | None) -> jax.Array:
     """An operator times a few vectors ``(n, k)``, ``(n, k)``."""
-    if plan is None or plan.storage == "dense":
+    if not is_tiled(plan):
         return matmul(values, vectors)
     n_rows = len(plan.ao)
     parts = jnp.pad(vectors, ((0, 1), (0, 0)))[plan.ao]

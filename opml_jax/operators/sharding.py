@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -22,8 +22,11 @@ from ..errors import ConventionError, OpmlError, refusal
 from ..numerics import Array, pytree, static
 from ..structures import StructureBatch
 from .operator import Operator
-from .plans import N_CLASSES, Plan
+from .plans import N_CLASSES, Plan, is_tiled
 from .product import CHUNK, outputs
+
+if TYPE_CHECKING:
+    from .plans import TiledPlan
 
 
 def _spread(mesh: Mesh) -> NamedSharding:
@@ -173,7 +176,7 @@ def shard_operator(operator: Operator, mesh: Mesh | ShardedRows) -> ShardedOpera
       OpmlError: a dense operator, or fewer rows of tiles than devices.
     """
     plan = operator.plan
-    if operator.storage != "tiled":
+    if not is_tiled(plan):
         raise OpmlError(
             refusal(
                 "operator",
@@ -194,7 +197,7 @@ def _pad(rows: list[np.ndarray], fill: int) -> np.ndarray:
     return out
 
 
-def _rows(plan: Plan, mesh: Mesh) -> ShardedRows:
+def _rows(plan: TiledPlan, mesh: Mesh) -> ShardedRows:
     n_devices, n_rows, empty = mesh.size, len(plan.ao), plan.n_tiles - 1
     if n_rows < n_devices:
         got = f"{n_rows} rows of tiles"
@@ -250,6 +253,7 @@ def _rows(plan: Plan, mesh: Mesh) -> ShardedRows:
     own = np.stack([np.pad(o, (0, n_own - len(o)), constant_values=empty) for o in own])
     tables = (np.asarray(plan.mask)[own], tuple(send), left, right, output)
     spread = _spread(mesh)
+    assert isinstance(spread.mesh, Mesh)  # of devices, as the one given
     return ShardedRows(spread.mesh, tuple(hops), own, position, *jax.device_put(tables, spread))
 
 

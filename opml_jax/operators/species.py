@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -175,15 +176,15 @@ def gather_species(matrices: Array, table: SpeciesTable) -> dict[SpeciesKey, Arr
 
 def scatter_species(
     blocks: Mapping[SpeciesKey, Array], table: SpeciesTable, n_structures: int, nao: int
-) -> Array:
+) -> jax.Array:
     """Inverse of :func:`gather_species`, ``(n_structures, nao, nao)``; absent kinds are zero.
 
     Values of the two orders of a pair are averaged.
     """
     dtype = jnp.result_type(*blocks.values()) if blocks else float
     matrix = jnp.zeros((n_structures, nao, nao), dtype)
-    for (kind, *elements), block in blocks.items():
-        key = (abs(kind), *elements)
+    for (kind, z, other), block in blocks.items():
+        key = (abs(kind), z, other)
         if key not in table.molecule:
             continue
         m, r, c = table.molecule[key][:, None, None], table.rows[key], table.columns[key]
@@ -228,7 +229,7 @@ def from_species_blocks(
     return Operator(matrix, layout, symmetric=True)
 
 
-def species_norm(blocks: dict[SpeciesKey, Array], *, all_pairs: bool = False) -> Array:
+def species_norm(blocks: dict[SpeciesKey, Array], *, all_pairs: bool = False) -> jax.Array:
     r"""Frobenius norm of the matrix whose blocks these are.
 
     :math:`\|M\|^2 = \sum_b w_b \|b\|^2`, with w = 1 for kinds 0 and +-1 and 2 for kind 2 in the

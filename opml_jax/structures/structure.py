@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ..errors import Code, StructureError, refusal
 from ..numerics import Array, is_concrete, pytree, replace, static
@@ -56,6 +57,16 @@ class Structure:
     positions: Array
     charge: int = static(default=0)
     spin: int = static(default=0)
+
+    if TYPE_CHECKING:  # it takes more than it holds; integers may be of any type
+
+        def __init__(
+            self,
+            numbers: Sequence[int] | Array,
+            positions: ArrayLike,
+            charge: float = 0,
+            spin: float = 0,
+        ) -> None: ...
 
     def __post_init__(self):
         numbers = _numbers(self.numbers)
@@ -168,6 +179,10 @@ def centre_of_nuclear_charge(structure: Structure | StructureBatch) -> Array:
     return weighted.sum(axis=-2) / numbers.sum(axis=-1)[..., None]
 
 
+@overload
+def centred(structure: Structure) -> Structure: ...
+@overload
+def centred(structure: StructureBatch) -> StructureBatch: ...
 def centred(structure: Structure | StructureBatch) -> Structure | StructureBatch:
     """The molecule, or those of a batch, with the centre of nuclear charge at the origin."""
     centre = centre_of_nuclear_charge(structure)[..., None, :]

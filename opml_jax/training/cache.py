@@ -20,7 +20,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ..basis import Bucket, batch, bucket_of
-from ..models import Op2Prop
+from ..models import Op2Prop, OperatorNetwork
 from ..models.op2prop import Params
 from ..operators import map_molecules, shard_batch
 from ..structures import Structure, StructureBatch
@@ -60,7 +60,7 @@ class Cache:
     def __len__(self) -> int:
         return len(self.x)
 
-    def subset(self, index: Sequence[int]) -> Cache:
+    def subset(self, index: Sequence[int] | np.ndarray) -> Cache:
         """Rows at ``index``; a view if they follow each other."""
         i = np.asarray(index, dtype=np.int64)
         if len(i) and (np.diff(i) == 1).all():
@@ -132,7 +132,7 @@ def _descriptors(
 
 
 def build_cache(
-    definition: Op2Prop,
+    definition: Op2Prop | OperatorNetwork,
     structures: Sequence[Structure],
     *,
     derivatives: bool,

@@ -64,7 +64,8 @@ def save_state(path: str | os.PathLike, state: Any, meta: Mapping[str, Any]) -> 
         return
     leaves = {f"leaf_{i}": np.asarray(x) for i, x in enumerate(jax.tree.leaves(state))}
     with atomic_path(path) as temporary, open(temporary, "wb") as f:
-        np.savez(f, meta=np.array(json.dumps(meta)), **leaves)
+        about = np.array(json.dumps(meta))
+        np.savez(f, meta=about, **leaves)  # pyright: ignore[reportArgumentType]  # none is allow_pickle
 
 
 def load_state(path: str | os.PathLike, like: Any, fingerprint: str) -> tuple[Any, dict] | None:

@@ -243,7 +243,7 @@ def fit_energy(
     columns = None if kernel is None else _KernelColumns(kernel)
     slopes = [k for k in SLOPES if k in labels]
     scale = irreps_scale(train, 1) if sigma.get("consistency") else None
-    n_head = 0 if scale is None else np.count_nonzero(scale)
+    n_head = 0 if scale is None else int(np.count_nonzero(scale))
 
     def rows(cache: Cache, own, index):
         part = cache.subset(index)
@@ -272,7 +272,7 @@ def fit_energy(
     # a few times more rows than columns at a time: QR then costs little more than it must
     n_kernel = 0 if columns is None else sum(w.shape[1] for w in columns.whiten)
     n_used = len(used) + n_kernel + n_head
-    rows_each = 1 + (train.dx.shape[1] if slopes else 0)
+    rows_each = 1 + (train.dx.shape[1] if slopes and train.dx is not None else 0)
     chunk = max(CHUNK, 3 * n_used // rows_each)
     chunks = (
         rows(train, labels, np.arange(i, min(i + chunk, len(train))))
@@ -284,7 +284,9 @@ def fit_energy(
     weights[used] = fit.weights[: len(used)]
     linear = {"offsets": offsets, "weights": weights.reshape(n_elements, n_columns)}
     _, of_kernel, of_head = np.split(fit.weights, [len(used), len(used) + n_kernel])
-    solved = columns and {**kernel, "weights": columns.weights(of_kernel)}
+    solved = None
+    if kernel is not None and columns is not None:
+        solved = {**kernel, "weights": columns.weights(of_kernel)}
     dipole = None if scale is None else {"weights": _irreps_weights(of_head, scale)}
     return linear, solved, dipole, fit
 

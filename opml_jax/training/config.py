@@ -236,7 +236,7 @@ class TrainConfig:
         if self.operator is not None or {"fock", "dm"} & set(self.targets):
             operator, wanted = self.operator, self.targets
             fits = operator is not None and self.network is None and wanted == (operator.target,)
-            if not fits or operator.window != "lowest":
+            if operator is None or not fits or operator.window != "lowest":
                 raise ConfigError(
                     refusal(
                         "targets",
@@ -300,7 +300,7 @@ def _convert(value: Any, kind: Any, name: str) -> Any:
         if value is None and type(None) in kinds:
             return None
         return _convert(value, next(k for k in kinds if k is not type(None)), name)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         return from_mapping(kind, value, name)
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
@@ -373,9 +373,7 @@ def to_mapping(config: Any) -> dict[str, Any]:
     """Plain YAML- and JSON-able values of a configuration."""
     return {
         k: list(v) if isinstance(v, tuple) else to_mapping(v) if isinstance(v, dict) else v
-        for k, v in (
-            dataclasses.asdict(config) if dataclasses.is_dataclass(config) else config
-        ).items()
+        for k, v in (config if isinstance(config, Mapping) else dataclasses.asdict(config)).items()
     }
 
 

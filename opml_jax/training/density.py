@@ -471,6 +471,7 @@ def subtract_baselines(
         if definition.config.baseline == "average":
             baseline = target.reshape(-1)[isotropic][..., 0].mean(axis=0)
         else:
+            assert atoms is not None  # or they were refused
             baseline = atoms[z][np.array(_ls_of(definition, z)) == 0]
         target.reshape(-1)[isotropic] -= baseline[:, None]
         components = principal_components(definition, {l: own.features[l] for l in own.places})

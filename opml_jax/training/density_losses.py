@@ -30,7 +30,7 @@ def losses(error: Array, batch: dict[str, Array]) -> dict[str, Array]:
       error: ``(n_structures, naux)`` of coefficients.
       batch: ``metric``, and maps of :func:`maps_of`.
     """
-    out = {"metric": einsum("sp,spq,sq->", error, batch["metric"], error)}
+    out: dict[str, Array] = {"metric": einsum("sp,spq,sq->", error, batch["metric"], error)}
     if "dipole" in batch:
         out["dipole"] = jnp.sum(einsum("sxp,sp->sx", batch["dipole"], error) ** 2)
     if "points" in batch:
@@ -58,8 +58,9 @@ def maps_of(
     if "dipole" in names:
         out["dipole"] = [_dipole(s, definition) for s in labelled.structures]
     if "points" in names:
-        n = definition.config.network.points
-        out["points"] = [_points(s, definition, n, rng) for s in labelled.structures]
+        network = definition.config.network
+        assert network is not None  # whose loss has points
+        out["points"] = [_points(s, definition, network.points, rng) for s in labelled.structures]
     for name, rows in out.items():
         most = max(len(r) for r in rows)
         padded = np.zeros((shape[0], most, shape[2]))

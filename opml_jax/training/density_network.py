@@ -58,7 +58,7 @@ def columns_of(n_components: int, x: dict[str, np.ndarray]) -> Params:
     out = {}
     for l, own in x.items():
         own = own[:, :n_components]
-        mean = own.mean(axis=0)[:, 0] if l == "0" else 0.0
+        mean = own.mean(axis=0)[:, 0] if l == "0" else np.zeros(own.shape[1])
         spread = np.sqrt(((own.swapaxes(1, 2) - mean) ** 2).mean(axis=(0, 1)))
         kept = spread > VANISHING * spread.max()
         out[l] = {"scale": 1 / spread[kept]} | ({"mean": mean[kept]} if l == "0" else {})
@@ -132,6 +132,7 @@ def train_density_network(
       ModelFileError: a damaged state, or one of another training.
     """
     config = definition.config.network
+    assert config is not None  # what is trained
     sets = {"train": train, "validation": validation}
     left = {k: left_over(definition, params, v) for k, v in sets.items()}
     fixed, x = {}, {}

@@ -48,7 +48,7 @@ class Problem:
     places: dict[str, Array]
     metric: Array
     target: Array
-    penalty: Array
+    penalty: Array | float
     factors: dict[str, tuple[Array, Array, Array]]
 
     def densities(self, b: Weights) -> Array:
@@ -94,7 +94,7 @@ def _contract(a: Array, b: Array, i: int, j: int) -> Array:
     return jax.lax.dot_general(a, b, axes, precision=jax.lax.Precision.HIGHEST)
 
 
-def _dot(a: Weights, b: Weights) -> Array:
+def _dot(a: Weights, b: Weights) -> Array | int:
     return sum(jnp.vdot(a[k], b[k]) for k in a)
 
 

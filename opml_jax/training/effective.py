@@ -249,10 +249,10 @@ def fit_effective(
     ways = [descend(by_size, alike, config.steps // 2), descend(start_at, alike, config.steps)]
     best = min(ways, key=lambda point: point.loss)
     on_progress("observables", 2 * config.steps, 2 * config.steps)
-    changes = _changes(columns, unflatten(best.flat))
+    changes = _changes(columns, unflatten(jnp.asarray(best.flat)))
     if definition.config.stages:
-        parts = split_columns(definition, {keys[name]: own for name, own in changes.items()})
-        for name, own in parts.items():
+        apart = split_columns(definition, {keys[name]: own for name, own in changes.items()})
+        for name, own in apart.items():
             last[name] = _moved(last[name], own)
     else:
         last["guess"] = _moved(last["guess"], changes)
@@ -320,7 +320,7 @@ def _components(prepared: Sequence[dict[str, Any]], most: int) -> dict[IrrepKey,
     Of whole columns, centred before they are squared: added up as moments, small columns would be
     lost to rounding, and observables twice as wrong.
     """
-    out: Params = {}
+    out: dict[IrrepKey, Params] = {}
     for key in prepared[0]["x"]:
         rows = [
             part["x"][key][real_rows(key, part["table"], part["real"].sum())] for part in prepared

@@ -58,7 +58,7 @@ def fit_last_layer(
         "energy": optim.energy_sigma / EV_PER_HARTREE,
         "forces": optim.force_sigma / EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
     }
-    gram = 0.0
+    gram = np.zeros(())
     for start in range(0, len(train), CHUNK):
         rows = _rows(params, train.subset(range(start, min(start + CHUNK, len(train)))))
         for name, own in rows.items():

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data import Dataset
+from ..models import Op2Prop
 from .closed_form import fit_closed_form
 from .config import TrainConfig
 from .metrics import errors
@@ -31,7 +32,9 @@ def closed_form_learning_curve(
     Returns:
       One row per size: ``n_train`` and the metrics of :func:`opml_jax.training.metrics.errors`.
     """
-    caches, labels = trained.caches, trained.labels
+    caches, labels, definition = trained.caches, trained.labels, trained.model.definition
+    assert isinstance(definition, Op2Prop)  # no other model has a closed form on descriptors
+    assert trained.noise is not None
     order = np.random.default_rng(config.seed).permutation(len(caches["train"]))
     halves = [len(order) >> k for k in range(len(order).bit_length())]
     rows = []
@@ -40,7 +43,7 @@ def closed_form_learning_curve(
         if not caches["train"].one_hot[index].any(axis=(0, 1)).all():
             continue
         fit = fit_closed_form(
-            trained.model.definition,
+            definition,
             caches["train"].subset(index),
             caches["validation"],
             {k: v[index] for k, v in labels["train"].items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -109,7 +110,7 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
         )
 
 
-def evaluate(model: Model, dataset: Dataset, **options: bool) -> dict[str, float]:
+def evaluate(model: Model, dataset: Dataset, **options: Any) -> dict[str, float]:
     """Errors of a model on a data set of the same level of theory.
 
     Args:

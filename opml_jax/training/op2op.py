@@ -21,6 +21,7 @@ from ..data.reference import atomic_densities, molecule
 from ..errors import Code, ConventionError, ConvergenceError, DataError, DataWarning, refusal
 from ..features.couple import IrrepKey, couple_species, has_constant, key_name
 from ..models import OperatorModel
+from ..models.linear import triangle
 from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
 from ..numerics import Array, require_x64
 from ..observables import density_matrix
@@ -114,7 +115,7 @@ class KeyedSystem:
         """What is left of the rows: as many as columns at most."""
         rows = np.concatenate(self._rows)
         if len(rows) > rows.shape[1]:
-            rows = np.linalg.qr(rows, mode="r")
+            rows = triangle(rows)
         self._rows, self._kept = [rows], len(rows)
         return rows
 
@@ -162,11 +163,11 @@ def solve_key(
     Columns that spread less than ``least`` are standardised by it.
     """
     rows = train.triangle()
-    r = np.linalg.qr(rows, mode="r")
+    r = triangle(rows)
     n, n_columns = train.n_rows, r.shape[1] - 1 - n_outputs
     # the first column is the constant: below its row the triangle is that of centred rows
     mean = r[0, 1:] / r[0, 0] if constant else np.zeros(r.shape[1] - 1)
-    body = r[1:, 1:] if constant else np.linalg.qr(rows[:, 1:], mode="r")
+    body = r[1:, 1:] if constant else triangle(rows[:, 1:])
     x, y = body[:, :n_columns], body[:, n_columns:]
     spread = np.sqrt((x**2).sum(axis=0) / n)
     size = np.sqrt((rows[:, 1 : 1 + n_columns] ** 2).sum(axis=0) / n)
@@ -230,7 +231,7 @@ def _rows(x: np.ndarray, real: np.ndarray) -> np.ndarray:
 
 def real_rows(key: tuple[int, ...], table: SpeciesTable, n: int) -> np.ndarray:
     """Which blocks of a kind are those of the first n molecules, and not padding."""
-    own = (abs(key[0]), *key[1:3])
+    own = (abs(key[0]), key[1], key[2])
     inside = np.asarray(table.rows[own])[:, 0] < np.iinfo(np.int32).max
     return inside & (np.asarray(table.molecule[own]) < n)
 
@@ -554,7 +555,8 @@ def mean_error(definition: Op2Op, params: Params, data: Dataset) -> float:
     if found is None:
         return float("inf")
     left = [
-        np.abs(found["fock"][i, : len(f), : len(f)] - f).ravel() for i, f in enumerate(data["fock"])
+        np.abs(found["fock"][i, : len(f), : len(f)] - f).ravel()
+        for i, f in enumerate(data.labels["fock"])
     ]
     return float(np.concatenate(left).mean())
 

@@ -131,6 +131,7 @@ def prepare_networks(
       with_orbitals: the losses need those of the references.
     """
     network = definition.config.network
+    assert network is not None  # what is prepared for
     stage = "density" if definition.config.density_words else "guess"
     params = dict(closed_form)
     if network.alone:
@@ -275,6 +276,7 @@ def train_op2op_network(
       ModelFileError: a damaged state, or one of another training.
     """
     network = definition.config.network
+    assert network is not None  # what is trained
     sets = {"train": train, "validation": validation}
     size, orbitals = optim.batch_size, losses.need_orbitals
     ready = prepare_networks(definition, closed_form, sets, size, seed, with_orbitals=orbitals)

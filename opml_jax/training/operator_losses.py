@@ -171,7 +171,7 @@ def density_of(r: Reference) -> Array:
     return 2 * einsum("...ip,...jp->...ij", c, c)
 
 
-def total_loss(weights: OperatorLosses, fock: Array, r: Reference) -> Array:
+def total_loss(weights: OperatorLosses, fock: Array, r: Reference) -> Array | int:
     """The weighted sum, ``(...)``; what has no weight is not computed."""
     parts = (
         (weights.matrix, lambda: matrix_loss(fock, r)),

@@ -49,6 +49,7 @@ def predict(
 
 
 def _batch(cache: Cache, labels: dict[str, np.ndarray], index: np.ndarray) -> dict[str, Array]:
+    assert cache.dx is not None  # forces are learned
     batch = {"x": cache.x[index], "dx": cache.dx[index], "one_hot": cache.one_hot[index]}
     batch |= {"energy": labels["energy"][index]}
     batch |= {"forces": labels["forces"][index].reshape(len(index), -1)}

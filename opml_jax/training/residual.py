@@ -237,7 +237,7 @@ def train_residual(
                 found[name] = found[name] / relative[name]
         if "consistency" in scale:
             a, b = (relative[k] * found.get(k, 0.0) for k in ("field_dipole", "dipole"))
-            found["consistency"] = (a - b) / relative["consistency"]
+            return {**found, "consistency": (a - b) / relative["consistency"]}
         return found
 
     def errors(found, batch):

@@ -75,21 +75,18 @@ class Rows:
         self.folder = None if folder is None else Path(folder)
         self._arrays: dict[str, np.ndarray] = {}
         if self.folder is not None and self.folder.exists():
-            self._take_up()
+            self._take_up(self.folder)
 
-    def _take_up(self) -> None:
+    def _take_up(self, folder: Path) -> None:
         try:
-            left = json.loads((self.folder / "rows.json").read_text(encoding="utf-8"))
+            left = json.loads((folder / "rows.json").read_text(encoding="utf-8"))
         except (OSError, ValueError):  # killed before the first rows were complete
             left = {}
         if left.get("source") != self.source:
-            shutil.rmtree(self.folder)
+            shutil.rmtree(folder)
             return
         self.done = left["done"]
-        self._arrays = {k: np.load(self._file(k), mmap_mode="r+") for k in left["names"]}
-
-    def _file(self, name: str) -> Path:
-        return self.folder / f"{name}.npy"
+        self._arrays = {k: np.load(_file(folder, k), mmap_mode="r+") for k in left["names"]}
 
     def append(self, values: Mapping[str, np.ndarray]) -> None:
         """Fill the next rows of every array, of the shapes and types of the first call."""
@@ -102,7 +99,8 @@ class Rows:
         late = time.monotonic() - self._saved >= SAVE_SECONDS or stop == self.n
         if self.folder is not None and late:
             for array in self._arrays.values():
-                array.flush()
+                if isinstance(array, np.memmap):
+                    array.flush()
             self._saved = time.monotonic()
             left = {"source": self.source, "done": stop, "names": [*values]}
             write_text(self.folder / "rows.json", json.dumps(left))
@@ -120,7 +118,7 @@ class Rows:
 
     def _array(self, name: str, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
         if self.folder is not None:
-            return np.lib.format.open_memmap(self._file(name), "w+", dtype, shape)
+            return np.lib.format.open_memmap(_file(self.folder, name), "w+", dtype, shape)
         if np.prod(shape) * dtype.itemsize <= MAX_MEMORY:
             return np.empty(shape, dtype)
         with tempfile.TemporaryFile(prefix="opml_rows_") as file:  # goes with the last reference
@@ -132,3 +130,7 @@ class Rows:
             k: np.array(v) if isinstance(v, np.memmap) and v.nbytes <= MAX_MEMORY else v
             for k, v in self._arrays.items()
         }
+
+
+def _file(folder: Path, name: str) -> Path:
+    return folder / f"{name}.npy"

@@ -173,7 +173,7 @@ def train(
 
     n = len(parts["train"])
     structures = parts["train"].structures + parts["validation"].structures
-    log = None if folder is None or not is_first() else History(inside("history.jsonl"))
+    log = None if folder is None or not is_first() else History(Path(folder, "history.jsonl"))
 
     def on_epoch(epoch: int, row: dict[str, float]) -> None:
         row = in_physical_units(row)
@@ -196,7 +196,7 @@ def train(
         labelled = {"train": label_dataset(definition, parts["train"], on_progress)}
         atoms = free_atoms(definition, parts["train"])
         solved, history = {}, []
-        network = config.density.network
+        network = definition.config.network
         if network is not None and network.alone:
             params, _ = subtract_baselines(definition, labelled["train"], atoms)
         else:
@@ -204,14 +204,15 @@ def train(
             params, solution = solve_problem(definition, problem, bases, on_progress, **resume)
             solved |= {"cg_steps": solution.steps, "cg_residual": solution.residual}
         lap("closed form")
-        if network is not None or config.density.uncertainty:
+        if network is not None or definition.config.uncertainty:
             labelled["validation"] = label_dataset(definition, parts["validation"], on_progress)
         if network is not None:
             on_progress("network", 0, 1, "")
             found = train_density_network(
                 definition,
                 params,
-                *labelled.values(),
+                labelled["train"],
+                labelled["validation"],
                 config.optim,
                 config.seed,
                 on_epoch=on_epoch,
@@ -223,7 +224,7 @@ def train(
             solved |= {f"network_{k}": v for k, v in found.chosen.items()}
             lap("network")
             on_progress("network", 1, 1, solved["network"])
-        if config.density.uncertainty:
+        if definition.config.uncertainty:
             params, factor = calibrated(definition, params, labelled["validation"])
             solved["uncertainty_calibration"] = factor
         card = _card(definition, dataset, parts, config, solved)
@@ -238,7 +239,7 @@ def train(
         else:
             params = fit_op2op(*sets, **report).params
         lap("closed form")
-        if config.operator.network is not None:
+        if definition.config.network is not None:
             on_progress("network", 0, 1, "")
             found = train_op2op_network(
                 definition,
@@ -328,12 +329,17 @@ def train(
         sets = caches["train"], caches["validation"], parts["validation"]
         params = {**params, "last_layer": fit_last_layer(definition, params, *sets, config.optim)}
         lap("last layer")
-    solved = {f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()}
+    solved: dict[str, Any] = {
+        f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()
+    }
     if inner is not None:
         solved["density"] = inner.card
     card = _card(definition, dataset, parts, config, solved)
-    kind = Model if inner is None else Density2PropModel
-    return Trained(kind(definition, params, card), seconds, history, caches, labels, noise)
+    if isinstance(definition, Density2Prop):
+        model = Density2PropModel(definition, params, card)
+    else:
+        model = Model(definition, params, card)
+    return Trained(model, seconds, history, caches, labels, noise)
 
 
 def define(config: TrainConfig, elements) -> Op2Prop | OperatorNetwork | Op2Op | Op2Density:
