@@ -41,9 +41,9 @@ def _pack(args: argparse.Namespace) -> int:
     from .options import read_labelled
 
     names = [n.strip() for n in args.fields.split(",") if n.strip()]
-    dataset = read_labelled(args.file, args)
-    for name in names:
-        dataset[name]  # names what is missing before anything is written
+    lazy = Path(args.file).suffix in (".h5", ".hdf5")  # what is left out need not be read
+    dataset = read_labelled(args.file, args, lazy=lazy)
+    dataset.check_labels(names)  # before anything is written
     write_hdf5(args.output, dataset, names)
     size = Path(args.output).stat().st_size / 1e6
     print(f"{args.output}: {len(dataset)} structures, {', '.join(names)}, {size:.2f} MB")

@@ -27,8 +27,8 @@ def add_reading_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--limit", type=int, metavar="N", help="read only the first N structures")
 
 
-def read_labelled(path, args: argparse.Namespace):
-    """The :class:`opml_jax.data.Dataset` of a file, as the options say."""
+def read_labelled(path, args: argparse.Namespace, lazy: bool = False):
+    """The :class:`opml_jax.data.Dataset` of a file, as the options say; ``lazy``: of HDF5."""
     from ..data import read_dataset
     from ..data.labels import parse_labels
 
@@ -40,4 +40,5 @@ def read_labelled(path, args: argparse.Namespace):
         basis=args.basis,
         convention=args.convention,
         limit=args.limit,
+        lazy=lazy,
     )

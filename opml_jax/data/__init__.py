@@ -13,3 +13,4 @@ from .readers import read_structures as read_structures
 from .splits import check_splits as check_splits
 from .splits import random_split as random_split
 from .splits import read_splits as read_splits
+from .stored import StoredLabel as StoredLabel

@@ -1,4 +1,4 @@
-"""A set of labelled structures in memory: ragged arrays by name, atomic units, one convention."""
+"""A set of labelled structures: ragged arrays by name, atomic units, one convention."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from ..basis import Basis, layout_of
 from ..errors import Code, ConventionError, DataError, one_of, refusal
 from ..structures import Structure
+from .stored import StoredLabel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Field:
     axes: tuple[str | int, ...]
     unit: str
     text: str
+
+    @property
+    def fixed(self) -> tuple[int, ...]:
+        """Lengths of the axes that have the same one in every structure."""
+        return tuple(a for a in self.axes if isinstance(a, int))
 
     @property
     def symmetric(self) -> bool:
@@ -60,9 +66,14 @@ class Dataset(Sequence):
     ``len(ds)``, ``ds.structures[i]``, ``ds["energy"]`` (an array when shapes agree over the
     set, else a list), ``ds.subset(indices)``.
 
+    Labels may stay in a file (``read_dataset(path, lazy=True)``): ``ds.labels[name][i]`` and
+    ``ds[i]`` then read what is asked for, and ``ds[name]`` is an array of a field of few numbers a
+    structure, and a :class:`StoredLabel`, still unread, of one that grows with the molecule.
+
     Args:
       structures: molecules.
-      labels: for each field name one array per structure (shape as in :data:`FIELDS`).
+      labels: for each field name one array per structure (shape as in :data:`FIELDS`), or a
+        :class:`StoredLabel`.
       meta: what describes the whole set: method, basis, convention, versions, ...
       layout_hashes: for sets with AO matrices, :attr:`opml_jax.basis.AOLayout.hash` of each
         structure: which functions in which order the rows are.
@@ -81,7 +92,7 @@ class Dataset(Sequence):
         self.structures = list(structures)
         self.layout_hashes = None if layout_hashes is None else list(layout_hashes)
         self.meta = dict(meta or {})
-        self.labels: dict[str, list[np.ndarray]] = {}
+        self.labels: dict[str, Sequence[np.ndarray]] = {}
         if self.layout_hashes is not None and len(self.layout_hashes) != len(self):
             raise DataError(
                 refusal(
@@ -101,24 +112,26 @@ class Dataset(Sequence):
                     ),
                     code=Code.LABEL_SHAPE,
                 )
-            self.labels[name] = [np.asarray(v, np.float64) for v in values]
-        for name, values in self.labels.items():
-            for i, (s, v) in enumerate(zip(self.structures, values, strict=True)):
+            if not isinstance(values, StoredLabel):
+                values = [np.asarray(v, np.float64) for v in values]
+            self.labels[name] = values
+        for name in self.labels:
+            for i, (s, shape) in enumerate(zip(self.structures, self.shapes(name), strict=True)):
                 axes = FIELDS[name].axes
-                square = not FIELDS[name].symmetric or len(set(v.shape)) == 1
+                square = not FIELDS[name].symmetric or len(set(shape)) == 1
                 fits = (
                     square
-                    and v.ndim == len(axes)
+                    and len(shape) == len(axes)
                     and all(
                         n == s.n_atoms if a == "atom" else a in ("ao", "aux") or n == a
-                        for n, a in zip(v.shape, axes, strict=True)
+                        for n, a in zip(shape, axes, strict=True)
                     )
                 )
                 if not fits:
                     raise DataError(
                         refusal(
                             f"{name}[{i}]",
-                            got=f"shape {v.shape}",
+                            got=f"shape {shape}",
                             expected=f"axes {axes} for {s.n_atoms} atoms",
                         ),
                         code=Code.LABEL_SHAPE,
@@ -136,16 +149,18 @@ class Dataset(Sequence):
         if not isinstance(name, str):
             i = int(name)
             return self.structures[i], {k: v[i] for k, v in self.labels.items()}
-        if name not in self.labels:
-            have = ", ".join(self.labels) or "none"
-            raise DataError(
-                refusal("label", got=f"{name!r}, not in this data set", expected=f"one of: {have}"),
-                code=Code.LABEL,
-            )
+        self.check_labels([name])
         values = self.labels[name]
-        if len({v.shape for v in values}) <= 1:
+        if isinstance(values, StoredLabel) and any(isinstance(a, str) for a in FIELDS[name].axes):
+            return values
+        if len(set(self.shapes(name))) <= 1:
             return np.array(values)
         return values
+
+    def shapes(self, name: str) -> list[tuple[int, ...]]:
+        """Shape of a label of every structure; reads none."""
+        values = self.labels[name]
+        return values.shapes if isinstance(values, StoredLabel) else [v.shape for v in values]
 
     def __contains__(self, name) -> bool:
         return name in self.labels
@@ -169,10 +184,27 @@ class Dataset(Sequence):
             )
         return Dataset(
             [self.structures[i] for i in index],
-            {k: [v[i] for i in index] for k, v in self.labels.items()},
+            {
+                k: v.take(index) if isinstance(v, StoredLabel) else [v[i] for i in index]
+                for k, v in self.labels.items()
+            },
             self.meta,
             None if self.layout_hashes is None else [self.layout_hashes[i] for i in index],
         )
+
+    def check_labels(self, names: Iterable[str]) -> None:
+        """Raise unless the set has these labels.
+
+        Raises:
+          DataError: naming the first it lacks, and those it has.
+        """
+        for name in names:
+            if name not in self.labels:
+                have = ", ".join(self.labels) or "none"
+                got = f"{name!r}, not in this data set"
+                raise DataError(
+                    refusal("label", got=got, expected=f"one of: {have}"), code=Code.LABEL
+                )
 
     def check_layout(self, basis: Basis) -> None:
         """Raise unless the AO matrices are in ``basis`` and the library's order.
@@ -201,19 +233,28 @@ class Dataset(Sequence):
 
     def __repr__(self) -> str:
         level = "/".join(str(self.meta[k]) for k in ("method", "basis") if k in self.meta)
-        return (
-            f"Dataset({len(self)} structures, {', '.join(self.labels)}{', ' * bool(level)}{level})"
-        )
+        lazy = any(isinstance(v, StoredLabel) for v in self.labels.values())
+        about = [f"{len(self)} structures", *self.labels, level, "lazy" * lazy]
+        return f"Dataset({', '.join(filter(None, about))})"
 
 
 def concatenate(parts: Sequence[Dataset]) -> Dataset:
-    """Join data sets; keeps the fields they all have and the meta entries they agree on."""
+    """Join data sets; keeps the fields they all have and the meta entries they agree on.
+
+    Labels that stay in files in one of them are not read.
+    """
     names = [n for n in parts[0].labels if all(n in p for p in parts)]
     meta = {k: v for k, v in parts[0].meta.items() if all(p.meta.get(k) == v for p in parts[1:])}
     hashed = all(p.layout_hashes is not None for p in parts)
     return Dataset(
         [s for p in parts for s in p.structures],
-        {n: [v for p in parts for v in p.labels[n]] for n in names},
+        {n: _joined([p.labels[n] for p in parts]) for n in names},
         meta,
         [h for p in parts for h in p.layout_hashes or ()] if hashed else None,
     )
+
+
+def _joined(labels: list[Sequence[np.ndarray]]) -> Sequence[np.ndarray]:
+    if any(isinstance(v, StoredLabel) for v in labels):
+        return StoredLabel.joined(labels)
+    return [v for values in labels for v in values]

@@ -28,6 +28,15 @@ from .files import atomic_path
 LIBVER = ("v110", "v110")
 """Format of files that are written: the first whose structure, and not only data, has checksums."""
 
+OVERHEAD = 1.2
+"""Bytes of a file, over those of the arrays in it, at most."""
+
+WINDOW = 2**22
+"""Bytes of a file that are looked at together, so that a large one is never in memory."""
+
+CACHE = 2**21
+"""Bytes of unpacked chunks that are kept of an array; h5py makes chunks of half as many at most."""
+
 MAX_RATIO = 1100
 """More than deflate can compress (1032); an array that claims more was never written."""
 
@@ -50,6 +59,25 @@ def image(path: str | os.PathLike) -> Iterator[h5py.File]:
         temporary.write_bytes(whole)
 
 
+@contextlib.contextmanager
+def on_disk(path: str | os.PathLike, needed: int) -> Iterator[h5py.File]:
+    """A new file, written, atomically, as it comes: for what memory does not hold.
+
+    A full disk is noticed beforehand, because HDF5 would not survive it (see :func:`image`).
+
+    Args:
+      path: the file.
+      needed: bytes of the arrays that will be in it.
+
+    Raises:
+      OSError: the disk has no room for them.
+    """
+    with atomic_path(path) as temporary:
+        check_room(Path(path), int(OVERHEAD * needed) + 2**20)
+        with h5py.File(temporary, "w", libver=LIBVER, rdcc_nbytes=CACHE) as f:
+            yield f
+
+
 def check_room(path: Path, needed: int) -> None:
     """Refuse to write more than the disk has room for.
 
@@ -64,6 +92,30 @@ def check_room(path: Path, needed: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
 
 
+@contextlib.contextmanager
+def one_line(path: Path, expected: str, hint: str = "") -> Iterator[None]:
+    """Any failure to read a file, in one line.
+
+    Args:
+      path: the file.
+      expected: what kind of file, for the message.
+      hint: what to do.
+
+    Raises:
+      DataError: in place of what HDF5 raises; errors of this library pass.
+    """
+    try:
+        yield
+    except OpmlError:
+        raise
+    except Exception as err:  # h5py, and what is made of its answers, raise many kinds
+        reason = (str(err) or type(err).__name__).splitlines()[0]
+        got = f"an unreadable file ({reason})"
+        raise DataError(
+            refusal(str(path), got=got, expected=expected, hint=hint), code=Code.DAMAGED
+        ) from err
+
+
 def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint: str = "") -> Any:
     """``read(file)``, any failure in one line.
 
@@ -76,37 +128,35 @@ def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint
     Raises:
       DataError: what ``read`` raises, or a file that HDF5 cannot read.
     """
-    try:
+    with one_line(path, expected, hint):
         _check_heaps(path)
         with h5py.File(path, "r") as f:
             return read(f)
-    except OpmlError:
-        raise
-    except Exception as err:  # h5py, and what is made of its answers, raise many kinds
-        reason = (str(err) or type(err).__name__).splitlines()[0]
-        got = f"an unreadable file ({reason})"
-        raise DataError(
-            refusal(str(path), got=got, expected=expected, hint=hint), code=Code.DAMAGED
-        ) from err
 
 
 def _check_heaps(path: Path) -> None:
     """Refuse collections whose objects do not fill them one after the other."""
     with open(path, "rb") as f, mmap.mmap(f.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        for found in _HEAP.finditer(data):
-            start = found.start()
-            end = start + int.from_bytes(data[start + 8 : start + 16], "little")
-            at = start + 16
-            if not at <= end <= len(data):
-                raise ValueError("a heap longer than the file")
-            while at + 16 <= end:
-                size = int.from_bytes(data[at + 8 : at + 16], "little")
-                if data[at : at + 2] == b"\0\0":  # the room that is left, its header included
-                    size -= 16
-                padded = -(-size // 8) * 8
-                if size < 0 or at + 16 + padded > end:
-                    raise ValueError("a heap with an object longer than itself")
-                at += 16 + padded
+        for first in range(0, len(data), WINDOW):
+            for found in _HEAP.finditer(data, first, min(first + WINDOW + 7, len(data))):
+                _check_heap(data, found.start())
+            if hasattr(mmap, "MADV_DONTNEED"):  # pages that were seen count as this process's
+                data.madvise(mmap.MADV_DONTNEED, first, min(WINDOW, len(data) - first))
+
+
+def _check_heap(data: mmap.mmap, start: int) -> None:
+    end = start + int.from_bytes(data[start + 8 : start + 16], "little")
+    at = start + 16
+    if not at <= end <= len(data):
+        raise ValueError("a heap longer than the file")
+    while at + 16 <= end:
+        size = int.from_bytes(data[at + 8 : at + 16], "little")
+        if data[at : at + 2] == b"\0\0":  # the room that is left, its header included
+            size -= 16
+        padded = -(-size // 8) * 8
+        if size < 0 or at + 16 + padded > end:
+            raise ValueError("a heap with an object longer than itself")
+        at += 16 + padded
 
 
 def check_own(group: h5py.Group, name: str, path: Path) -> None:
@@ -125,7 +175,12 @@ def check_own(group: h5py.Group, name: str, path: Path) -> None:
 
 
 def load(group: h5py.Group, name: str, path: Path, *shape: int) -> np.ndarray:
-    """An array of the file, after its size is known to be real.
+    """An array of the file, after :func:`checked` found its size to be real."""
+    return checked(group, name, path, *shape)[()]
+
+
+def checked(group: h5py.Group, name: str, path: Path, *shape: int) -> h5py.Dataset:
+    """An array of the file, unread, whose size is real.
 
     Args:
       group: where it is.
@@ -158,4 +213,4 @@ def load(group: h5py.Group, name: str, path: Path, *shape: int) -> np.ndarray:
             ),
             code=Code.DAMAGED,
         )
-    return data[()]
+    return data

@@ -37,7 +37,8 @@ class Loader:
 
     Molecules are sorted into few buckets (:func:`opml_jax.basis.buckets`), so that few programs are
     compiled. Order depends on the seed and the epoch only: ``loader.epoch(3, start=7)`` continues
-    where an interrupted run stopped.
+    where an interrupted run stopped. Labels that stay in a file (``read_dataset(..., lazy=True)``)
+    are read a batch at a time.
 
     Args:
       dataset: structures and labels.
@@ -77,12 +78,11 @@ class Loader:
         self.labels = tuple(dataset.labels if labels is None else labels)
         self.seed = seed
         self.shuffle = shuffle
-        for name in self.labels:
-            dataset[name]  # names what the set has instead
+        dataset.check_labels(self.labels)
         if any("ao" in FIELDS[name].axes for name in self.labels):
             dataset.check_layout(basis)
         self.naux = max(
-            (len(v) for k in self.labels if FIELDS[k].axes == ("aux",) for v in dataset.labels[k]),
+            (n for k in self.labels if FIELDS[k].axes == ("aux",) for (n,) in dataset.shapes(k)),
             default=0,
         )
         self.buckets = buckets(dataset.structures, basis, n=n_buckets)

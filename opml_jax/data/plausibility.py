@@ -7,7 +7,7 @@ an error, what merely fits another unit better is a warning.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from ..units import ENERGY, EV_PER_ANGSTROM_PER_ATOMIC_FORCE
 MAX_FORCE = 50.0  # eV/Angstrom; larger forces on average are a wrong unit
 
 
-def check_finite(where: str, labels: dict[str, list[np.ndarray]]) -> None:
+def check_finite(where: str, labels: Mapping[str, Sequence[np.ndarray]]) -> None:
     """Raise :class:`DataError` for a label that is NaN or infinite."""
     for name, values in labels.items():
         bad = [i for i, v in enumerate(values) if not np.isfinite(v).all()]
@@ -190,7 +190,7 @@ def check_tensor(where: str, name: str, tensors: Sequence[np.ndarray], *, tracel
 def check_labels(
     where: str,
     structures: Sequence[Structure],
-    labels: dict[str, list[np.ndarray]],
+    labels: Mapping[str, Sequence[np.ndarray]],
     factors: dict[str, float],
 ) -> None:
     """Every check above that applies.

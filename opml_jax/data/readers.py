@@ -71,6 +71,7 @@ def read_dataset(
     basis: str | None = None,
     convention: str | None = None,
     limit: int | None = None,
+    lazy: bool = False,
 ) -> Dataset:
     """Structures with their labels, converted to atomic units.
 
@@ -100,6 +101,8 @@ def read_dataset(
       convention: order of AO matrices: ``"opml"``, ``"pyscf"`` or ``"orca"``
         (:data:`opml_jax.conventions.AO_ORDERS`). Default: likewise.
       limit: read only so many structures, the first.
+      lazy: for data sets larger than memory: leave the labels in the file, which must be HDF5 and
+        stay as it is, and read each when it is asked for (:class:`opml_jax.data.StoredLabel`).
 
     Raises:
       DataError: as :func:`read_structures`; also labels asked for that a structure lacks, NaN
@@ -121,8 +124,12 @@ def read_dataset(
             got = f"a choice of {name} for {path.name}"
             expected = "left out: HDF5 states fields, units and basis itself"
             raise DataError(refusal(name, got=got, expected=expected), code=Code.UNIT)
-        dataset = read_hdf5(path)
+        dataset = read_hdf5(path, lazy=lazy)
         return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
+    if lazy:
+        got, expected = f"True for {path.name}", "left out: only HDF5 is read label by label"
+        hint = "Store it as HDF5 first: opml data pack."
+        raise DataError(refusal("lazy", got=got, expected=expected, hint=hint))
     if labels and energy_unit:
         expected = "left out: each of the labels names its unit"
         raise DataError(

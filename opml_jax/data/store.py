@@ -3,14 +3,16 @@
 Layout (``format_version`` 1): per-structure datasets ``numbers`` and ``positions`` are
 concatenated over structures and cut by ``n_atoms``; labels likewise, per-AO ones cut by
 ``nao``; AO matrices are packed lower triangles (row by row). Reading allocates only what the
-file really holds and follows no external link.
+file really holds and follows no external link. Labels may be left in the file, and written from
+one file to another without being in memory.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import h5py
@@ -20,24 +22,32 @@ from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import FIELDS, Dataset
-from .hdf5 import check_own, image, load, read_whole
+from .hdf5 import check_own, checked, image, load, on_disk, read_whole
+from .stored import FileRows, LabelFile, StoredLabel, check_finite_value, unpack
 
 FORMAT_VERSION = 1
 
 SIZES = {"ao": "nao", "aux": "naux"}
 """Where the lengths of ragged axes other than that of atoms are."""
 
+BLOCK = 2**20
+"""Bytes of a label that are written together."""
+
 
 def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] | None = None):
-    """Write a data set, atomically.
+    """Write a data set, atomically; labels that stay in files pass through memory in blocks.
 
     Args:
       path: target file; replaced only once the new one is complete.
       dataset: structures and labels in atomic units and the library's convention.
       fields: which labels to keep. Default: all.
+
+    Raises:
+      OSError: the disk is full.
+      DataError: a label that stays in a file cannot be read.
     """
     names = list(dataset.labels if fields is None else fields)
-    with image(path) as f:
+    with _target(path, dataset, names) as f:
         f.attrs["format"] = "opml_jax data set"
         f.attrs["format_version"] = FORMAT_VERSION
         f.attrs["convention"] = CONVENTION
@@ -52,37 +62,71 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
             _array(f, "layout_hash", np.array(dataset.layout_hashes, "S16"), "1")
         group = f.create_group("labels")
         for name in names:
-            field, values = FIELDS[name], dataset.labels[name]
+            shapes = dataset.shapes(name)
             for axis, sizes in SIZES.items():
-                if axis in field.axes and sizes not in f:
-                    _array(f, sizes, np.array([v.shape[0] for v in values], np.int32), "1")
-            if field.symmetric:
-                values = [v[np.tril_indices(len(v))] for v in values]
-            ragged = field.axes and isinstance(field.axes[0], str)
-            flat = np.concatenate(values) if ragged else np.array(values)
-            _array(group, name, flat, field.unit)
-            group[name].attrs["description"] = field.text
+                if axis in FIELDS[name].axes and sizes not in f:
+                    _array(f, sizes, np.array([n for n, *_ in shapes], np.int32), "1")
+            _write_label(group, name, dataset.labels[name], shapes)
+
+
+def _target(path: str | os.PathLike, dataset: Dataset, names: list[str]):
+    """Where to write: a file in memory, unless labels are not in memory either."""
+    if not any(isinstance(dataset.labels[name], StoredLabel) for name in names):
+        return image(path)
+    numbers = sum(math.prod(shape) for name in names for shape in dataset.shapes(name))
+    return on_disk(path, 8 * numbers + 64 * sum(s.n_atoms for s in dataset.structures))
+
+
+def _write_label(group, name: str, values: Sequence[np.ndarray], shapes: list[tuple]) -> None:
+    """One label, block by block."""
+    field = FIELDS[name]
+    ragged = bool(field.axes) and isinstance(field.axes[0], str)
+    sizes = np.array([shape[0] for shape in shapes] if ragged else np.ones(len(shapes)), np.int64)
+    total = int((sizes * (sizes + 1) // 2 if field.symmetric else sizes).sum())
+    tail = () if field.symmetric else field.fixed
+    data = _empty(group, name, (total, *tail), np.float64, field.unit)
+    data.attrs["description"] = field.text
+    join = np.concatenate if ragged else np.array
+    at, block, size = 0, [], 0
+    for i, value in enumerate(values):
+        block.append(value[np.tril_indices(len(value))] if field.symmetric else value)
+        size += block[-1].nbytes
+        if size >= BLOCK or i == len(values) - 1:
+            rows = join(block)
+            data[at : at + len(rows)] = rows
+            at, block, size = at + len(rows), [], 0
 
 
 def _array(group, name: str, values: np.ndarray, unit: str) -> None:
-    options = {"compression": "gzip", "shuffle": True} if values.size > 64 else {}
-    options |= {"fletcher32": True} if values.size else {}
-    group.create_dataset(name, data=values, **options).attrs["unit"] = unit
+    _empty(group, name, values.shape, values.dtype, unit)[...] = values
 
 
-def read_hdf5(path: str | os.PathLike, *, fields: Iterable[str] | None = None) -> Dataset:
+def _empty(group, name: str, shape: tuple[int, ...], dtype, unit: str) -> h5py.Dataset:
+    size = math.prod(shape)
+    options = {"compression": "gzip", "shuffle": True} if size > 64 else {}
+    options |= {"fletcher32": True} if size else {}
+    data = group.create_dataset(name, shape, dtype, **options)
+    data.attrs["unit"] = unit
+    return data
+
+
+def read_hdf5(
+    path: str | os.PathLike, *, fields: Iterable[str] | None = None, lazy: bool = False
+) -> Dataset:
     """Read a data set written by :func:`write_hdf5` (or ``opml generate``).
 
     Args:
       path: the file.
       fields: which labels to read. Default: all present.
+      lazy: leave labels in the file, which must stay as it is; each value is read, and checked,
+        when it is asked for.
 
     Raises:
       DataError: not an HDF5 file, truncated, of a newer format, or inconsistent.
       ConventionError: matrices in another component convention.
     """
     path = Path(path)
-    return _open(path, lambda f: _read(f, path, fields))
+    return _open(path, lambda f: _read(f, path, fields, lazy))
 
 
 def label_names(path: str | os.PathLike) -> list[str]:
@@ -100,7 +144,7 @@ def _open(path: Path, read):
     return read_whole(path, read, expected, hint)
 
 
-def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
+def _read(f: h5py.File, path: Path, fields: Iterable[str] | None, lazy: bool) -> Dataset:
     version = int(f.attrs.get("format_version", 0))
     if not 1 <= version <= FORMAT_VERSION:
         raise DataError(
@@ -134,7 +178,7 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
         except OpmlError as err:
             raise err.within(f"{path}, structure {i}") from err
     check_own(f, "labels", path)
-    group = f["labels"]
+    group, file = f["labels"], LabelFile(path)
     labels = {}
     for name in group if fields is None else fields:
         if name not in group or name not in FIELDS:
@@ -144,39 +188,52 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None) -> Dataset:
                 ),
                 code=Code.LABEL,
             )
-        labels[name] = _load_label(f, name, n_atoms, path)
-        bad = [i for i, v in enumerate(labels[name]) if not np.isfinite(v).all()]
-        if bad:
-            raise DataError(
-                refusal(
-                    f"{name} of {path}", got=f"NaN in structure {bad[0]}", expected="finite labels"
-                ),
-                code=Code.NOT_FINITE,
-            )
+        data, rows = _locate(f, name, n_atoms, file)
+        if lazy:
+            labels[name] = StoredLabel([rows])
+            continue
+        labels[name] = _cut(data[()], rows)
+        for i, value in enumerate(labels[name]):
+            check_finite_value(value, name, path, i)
     hashes = None
     if "layout_hash" in f:
         hashes = [h.decode("ascii") for h in load(f, "layout_hash", path, n)]
     return Dataset(structures, labels, json.loads(f.attrs["meta"]), hashes)
 
 
-def _load_label(f: h5py.File, name: str, n_atoms: np.ndarray, path: Path) -> list[np.ndarray]:
-    """One label, cut into structures."""
-    group, axes = f["labels"], FIELDS[name].axes
-    n, fixed = len(n_atoms), [a for a in axes if isinstance(a, int)]
-    if not axes or not isinstance(axes[0], str):
-        return list(load(group, name, path, n, *fixed))
-    ragged = n_atoms if axes[0] == "atom" else load(f, SIZES[axes[0]], path, n)
-    size = ragged.astype(np.int64)
-    if FIELDS[name].symmetric:
-        lengths = size * (size + 1) // 2
-        packed = np.split(load(group, name, path, int(lengths.sum())), np.cumsum(lengths)[:-1])
-        return [_unpack(v, k) for v, k in zip(packed, size, strict=True)]
-    return np.split(load(group, name, path, int(size.sum()), *fixed), np.cumsum(size)[:-1])
+def _locate(
+    f: h5py.File, name: str, n_atoms: np.ndarray, file: LabelFile
+) -> tuple[h5py.Dataset, FileRows]:
+    """The array of a label, and which of its rows are whose; refused unless they fit."""
+    group, path, field, n = f["labels"], file.path, FIELDS[name], len(n_atoms)
+    axes = field.axes
+    if axes and isinstance(axes[0], str):
+        size = n_atoms if axes[0] == "atom" else load(f, SIZES[axes[0]], path, n)
+        size = size.astype(np.int64)
+        if n and not (size.min() >= 0 and size.max() < 2**31):
+            got, expected = f"{size.min()} to {size.max()}", "lengths"
+            where = f"lengths of {name} of {path}"
+            raise DataError(refusal(where, got=got, expected=expected), code=Code.DAMAGED)
+        lengths = size * (size + 1) // 2 if field.symmetric else size
+        tail = () if field.symmetric else field.fixed
+        whole = (sum(lengths.tolist()), *tail)  # Python's integers do not wrap
+        shapes = np.stack([size] * 2 if field.symmetric else [size, *(0 * size + a for a in tail)])
+        starts = np.concatenate([[0], np.cumsum(lengths)[:-1]])[:n]
+    else:
+        whole, lengths, starts = (n, *field.fixed), None, np.arange(n)
+        shapes = np.repeat(np.array(field.fixed, np.int64)[:, None], n, axis=1)
+    data = checked(group, name, path, *whole)
+    if data.dtype.kind not in "biuf":
+        got, expected = f"dtype {data.dtype}", "real numbers"
+        raise DataError(refusal(f"{name} of {path}", got=got, expected=expected), code=Code.DAMAGED)
+    return data, FileRows(file, name, shapes.T, starts, lengths, field.symmetric)
 
 
-def _unpack(packed: np.ndarray, n: int) -> np.ndarray:
-    matrix = np.zeros((n, n))
-    lower = np.tril_indices(n)
-    matrix[lower] = packed
-    matrix.T[lower] = packed
-    return matrix
+def _cut(values: np.ndarray, rows: FileRows) -> list[np.ndarray]:
+    """The array of a label, cut into structures."""
+    if rows.lengths is None:
+        return list(values)
+    parts = np.split(values, rows.starts[1:])
+    if rows.packed:
+        return [unpack(v, int(n)) for v, n in zip(parts, rows.shapes[:, 0], strict=True)]
+    return parts

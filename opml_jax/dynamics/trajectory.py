@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 
 from ..data.files import atomic_path
-from ..data.hdf5 import LIBVER, check_room, load, read_whole
+from ..data.hdf5 import LIBVER, OVERHEAD, check_room, load, read_whole
 from ..errors import Code, DataError, OpmlError, refusal
 from ..structures import Structure
 from ..units import (
@@ -30,9 +30,6 @@ from ..units import (
     FEMTOSECOND_PER_ATOMIC_TIME,
     HARTREE_PER_KELVIN,
 )
-
-OVERHEAD = 1.2
-"""Bytes of the joined file, over those of what is joined, at most."""
 
 FORMAT, FORMAT_VERSION = "opml_jax trajectory", 1
 UNITS = {

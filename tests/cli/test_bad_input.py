@@ -316,7 +316,9 @@ def test_bad_files(run, tmp_path, command, name, make, says):
 
 @pytest.mark.parametrize(("name", "make", "says"), LABELS.values(), ids=LABELS)
 @pytest.mark.parametrize(
-    "command", [("data", "check"), ("data", "pack", "-o", "out.h5")], ids=["check", "pack"]
+    "command",
+    [("data", "check"), ("data", "pack", "-o", "out.h5", "--fields", "energy")],
+    ids=["check", "pack"],
 )
 def test_bad_labels(run, tmp_path, command, name, make, says):
     make(tmp_path / name)
@@ -551,3 +553,10 @@ def test_good_input_is_no_error(run, tmp_path):
     code, out, err = run("data", "pack", "out.h5", "-o", "small.h5", "--fields", "energy,enrgy")
     _is_one_clear_line((code, out, err), ["enrgy"])
     assert not (tmp_path / "small.h5").exists()
+    for name in ("small.h5", "out.h5"):  # also into the file it is read from
+        code, out, err = run("data", "pack", "out.h5", "-o", name, "--fields", "energy,fock")
+        assert (code, err) == (0, "")
+        assert "1 structures, energy, fock" in out
+        code, out, err = run("data", "check", name)
+        assert "labels: energy, fock" in out
+        assert "no problems found" in out
