@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
+from collections.abc import Iterator
 
 
 class Progress:
@@ -64,3 +66,19 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Say what takes a while and has no count: a spinner on a terminal, one plain line elsewhere.
+
+    Nothing may be printed meanwhile: on a terminal it would land on standard error.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status(text):
+            yield
+    else:
+        print(f"{text} ...", file=sys.stderr, flush=True)
+        yield
