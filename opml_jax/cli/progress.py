@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -79,6 +80,11 @@ def working(text: str) -> Iterator[None]:
 
         with Console(stderr=True).status(text):
             yield
-    else:
-        print(f"{text} ...", file=sys.stderr, flush=True)
+        return
+    line = threading.Timer(3.0, lambda: print(f"{text} ...", file=sys.stderr, flush=True))
+    line.daemon = True
+    line.start()  # after a while: a refusal is one line
+    try:
         yield
+    finally:
+        line.cancel()

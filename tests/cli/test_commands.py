@@ -169,16 +169,6 @@ def test_structures_without_labels_are_not_evaluated(run, tmp_path, capsys):
     _one_line(capsys, ["evaluate", str(run[0]), str(tmp_path / "w.xyz")], *says)
 
 
-def test_bohr_given_as_angstrom_is_a_problem(tmp_path, capsys):
-    (tmp_path / "w.xyz").write_text("3\n\nO 0 0 0.22\nH 0 1.43 -0.88\nH 0 -1.43 -0.88\n")
-    assert main(["data", "check", str(tmp_path / "w.xyz")]) == 0
-    out, err = capsys.readouterr()
-    assert "these look like Bohr" in out
-    assert "--length-unit bohr" in out
-    assert "no problems" not in out
-    assert not err
-
-
 def test_a_missing_file_is_named_with_the_nearest(tmp_path, capsys):
     (tmp_path / "mine.h5").touch()
     _one_line(
