@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import enum
+import os
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -194,3 +195,15 @@ def nearest(word: str, known: Iterable[str]) -> str:
     words = {str(k).lower(): str(k) for k in known}
     match = difflib.get_close_matches(str(word).lower(), list(words), n=1, cutoff=0.5)
     return f"Did you mean {words[match[0]]!r}?" if match else ""
+
+
+def near_path(path: str | os.PathLike) -> str:
+    """What to do about a path that is not there: the closest name in its folder, if any."""
+    folder, name = os.path.split(os.fspath(path))
+    try:
+        close = difflib.get_close_matches(name, os.listdir(folder or "."), n=1, cutoff=0.8)
+    except OSError:
+        close = []
+    if not close or close[0] == name:
+        return "Check the path."
+    return f"Did you mean {os.path.join(folder, close[0])!r}?"

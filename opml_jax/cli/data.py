@@ -51,9 +51,11 @@ def _pack(args: argparse.Namespace) -> int:
 
 
 def _check(args: argparse.Namespace) -> int:
+    import warnings
+
     from ..data.duplicates import duplicates
     from ..data.splits import check_splits, read_splits
-    from ..errors import OpmlError, refusal
+    from ..errors import OpmlError, UnitWarning, refusal
     from ..structures.elements import symbol
     from ..units import ANGSTROM_PER_BOHR
     from .options import read_labelled
@@ -61,7 +63,12 @@ def _check(args: argparse.Namespace) -> int:
     if not args.tolerance > 0:
         raise OpmlError(refusal("--tolerance", got=args.tolerance, expected="positive, Angstrom"))
     tolerance = args.tolerance / ANGSTROM_PER_BOHR
-    dataset = read_labelled(args.file, args)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        dataset = read_labelled(args.file, args)
+    suspicious = [str(w.message) for w in caught if issubclass(w.category, UnitWarning)]
+    for other in (w for w in caught if not issubclass(w.category, UnitWarning)):
+        warnings.warn(other.message, stacklevel=2)
     elements = " ".join(symbol(z) for z in dataset.elements)
     sizes = [s.n_atoms for s in dataset.structures]
     print(
@@ -69,6 +76,7 @@ def _check(args: argparse.Namespace) -> int:
         f"{elements}; labels: {', '.join(dataset.labels) or 'none'}"
     )
     found, problems = _convention(dataset)
+    problems = suspicious + problems
     if found:
         print(found)
     problems += _forces(dataset)

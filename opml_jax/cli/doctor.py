@@ -19,6 +19,12 @@ PACKAGES = (
     "safetensors",
     "matplotlib",
 )
+EXTRAS = {
+    "jax-md": ("md", "opml md"),
+    "flatbuffers": ("export", "opml export"),
+    "distributed": ("dask", "opml generate --scheduler"),
+}
+"""Optional packages: the extra that has each, and what needs it."""
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -31,9 +37,6 @@ def run(args: argparse.Namespace) -> int:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    from .runs import enable_x64
-
-    enable_x64()
     print(
         f"opml_jax {version('opml_jax')}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
@@ -44,10 +47,12 @@ def run(args: argparse.Namespace) -> int:
             print(f"  {name:<12} {version(name)}")
         except PackageNotFoundError:
             print(f"  {name:<12} MISSING: pip install {name}")
-    import jax
-
-    print(f"JAX devices: {', '.join(str(d) for d in jax.devices())}")
-    failed = 0
+    for name, (extra, use) in EXTRAS.items():
+        try:
+            print(f"  {name:<12} {version(name)}")
+        except PackageNotFoundError:
+            print(f"  {name:<12} not installed, for {use}: pip install 'opml_jax[{extra}]'")
+    failed = _devices(args.debug)
     for text, check in (
         ("overlap and potential against PySCF", _integrals),
         ("gradient of the potential", _gradient),
@@ -61,6 +66,27 @@ def run(args: argparse.Namespace) -> int:
             failed += 1
             print(f"FAILED  {text}: {type(err).__name__}: {' '.join(str(err).split())}")
     return 1 if failed else 0
+
+
+def _devices(debug: bool) -> int:
+    """Print JAX's devices; 1 if those asked for are not there, and the checks run on the CPU."""
+    import jax
+
+    from ..errors import OpmlError
+    from .runs import enable_x64
+
+    failed = 0
+    try:
+        enable_x64()
+    except OpmlError as err:
+        if debug:
+            raise
+        print(f"FAILED  JAX devices: {err}")
+        print("        the checks below run on the CPU")
+        jax.config.update("jax_platforms", "cpu")
+        failed = 1
+    print(f"JAX devices: {', '.join(str(d) for d in jax.devices())}")
+    return failed
 
 
 def _water():

@@ -33,11 +33,12 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import bundled, read_splits
     from ..data.files import write_text
-    from ..errors import DataError, OpmlError, one_of, refusal
+    from ..errors import Code, DataError, OpmlError, one_of, refusal
     from ..models import DensityModel, OperatorModel, load_model
     from ..training import check_compatible
     from ..training.metrics import errors
     from .options import read_labelled
+    from .progress import working
     from .runs import enable_x64, table
 
     enable_x64()
@@ -54,13 +55,24 @@ def run(args: argparse.Namespace) -> int:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")
         one_of("--split", args.split, splits, DataError)
         name, dataset = args.split, dataset.subset(splits[args.split])
+    if not dataset.labels:
+        raise DataError(
+            refusal(
+                str(args.data),
+                got="structures without labels",
+                expected="a labelled data set",
+                hint="Label it with opml generate, or name its labels with --label.",
+            ),
+            code=Code.LABEL,
+        )
     check_compatible(model, dataset)
-    predicted = model.predict(dataset.structures)
-    metrics = {name: errors(predicted, dataset, model)}
-    if model.without:
-        alone: dict[str, Any] = {model.without: True}
-        less = model.predict(dataset.structures, **alone)
-        metrics[f"{name}_{model.without}"] = errors(less, dataset)
+    with working(f"predicting {len(dataset)} structures (compiles first)"):
+        predicted = model.predict(dataset.structures)
+        metrics = {name: errors(predicted, dataset, model)}
+        if model.without:
+            alone: dict[str, Any] = {model.without: True}
+            less = model.predict(dataset.structures, **alone)
+            metrics[f"{name}_{model.without}"] = errors(less, dataset)
     print(f"{len(dataset)} structures of {args.data}")
     print(table(metrics))
     if isinstance(model, OperatorModel):

@@ -20,20 +20,23 @@ def configure(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..data import read_structures
-    from ..interfaces.export import export_energy, write_program
+    from ..interfaces.export import export_energy, require_flatbuffers, write_program
     from ..models import load_model
+    from .progress import working
     from .runs import enable_x64
 
     enable_x64()
     model = load_model(args.run)
     structure = read_structures(args.structure)[0]
-    program = export_energy(
-        model,
-        structure.numbers,
-        length_unit=args.length_unit,
-        energy_unit=args.energy_unit,
-        platforms=args.platforms,
-    )
+    require_flatbuffers()
+    with working("compiling"):
+        program = export_energy(
+            model,
+            structure.numbers,
+            length_unit=args.length_unit,
+            energy_unit=args.energy_unit,
+            platforms=args.platforms,
+        )
     write_program(args.output, program)
     print(
         f"{args.output}: positions (n, {structure.n_atoms}, 3) in {args.length_unit} -> energies "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import importlib
+import os
 import sys
 import warnings
 from importlib.metadata import version
@@ -66,6 +67,8 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else list(argv)
     command = next((a for a in argv if a in COMMANDS), None)
     args = _parser(command).parse_args(argv)
+    if not args.debug:  # XLA's alarms about slow compilation; what fails is raised in any case
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     module = importlib.import_module(f".{args.command}", __package__)
     try:
         with warnings.catch_warnings():

@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data import read_structures
     from ..errors import OpmlError, one_of, refusal
     from ..models import OperatorModel, load_model
+    from .progress import working
     from .runs import enable_x64
 
     enable_x64()
@@ -55,7 +56,8 @@ def run(args: argparse.Namespace) -> int:
         raise OpmlError(refusal("--allow-unconverged", got=repr(model), expected="an Op2Op model"))
     option = "allow_unconverged" if operators else "uncertainty"
     options = {option: getattr(args, option)}
-    predicted = model.predict(structures, **options)
+    with working(f"predicting {len(structures)} structures (compiles first)"):
+        predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):
         _write_hdf5(args.output, structures, predicted, model)
     else:

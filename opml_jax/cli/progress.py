@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+import threading
 import time
+from collections.abc import Iterator
 
 
 class Progress:
@@ -64,3 +67,24 @@ class Progress:
             file=sys.stderr,
             flush=True,
         )
+
+
+@contextlib.contextmanager
+def working(text: str) -> Iterator[None]:
+    """Say what takes a while and has no count: a spinner on a terminal, one plain line elsewhere.
+
+    Nothing may be printed meanwhile: on a terminal it would land on standard error.
+    """
+    if sys.stderr.isatty():
+        from rich.console import Console
+
+        with Console(stderr=True).status(text):
+            yield
+        return
+    line = threading.Timer(3.0, lambda: print(f"{text} ...", file=sys.stderr, flush=True))
+    line.daemon = True
+    line.start()  # after a while: a refusal is one line
+    try:
+        yield
+    finally:
+        line.cancel()

@@ -32,6 +32,10 @@ HEADINGS = (
 )
 
 
+DONE = "report.html"
+"""The last file of a run."""
+
+
 def enable_x64() -> None:
     """The command line, unlike the library, turns float64 on by itself.
 
@@ -76,12 +80,31 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
         splits = read_splits(path(config.splits, ".splits.json"))
     else:
         rest = len(dataset) - config.n_train - config.n_validation
+        if rest < 0 and len(dataset) > 1:
+            _refuse_sizes(config, len(dataset))
         n_test = max(rest, 0) if config.n_test < 0 else config.n_test
         splits = random_split(
             len(dataset), config.n_train, config.n_validation, n_test, seed=config.seed
         )
     check_splits(dataset, splits)
     return dataset, splits
+
+
+def _refuse_sizes(config: DataConfig, there: int) -> None:
+    """Training and validation ask for more than is ``there``: say what would do."""
+    from ..errors import Code, DataError, refusal
+
+    validation = max(1, there // 10)
+    raise DataError(
+        refusal(
+            "data.n_train + data.n_validation",
+            got=f"{config.n_train} + {config.n_validation}",
+            expected=f"at most {there}, the structures of {config.path}",
+            hint=f"For example --set data.n_train={max(1, there - 2 * validation)} "
+            f"--set data.n_validation={validation}.",
+        ),
+        code=Code.SPLIT,
+    )
 
 
 @contextlib.contextmanager
@@ -151,6 +174,15 @@ def check_same(folder: Path, config: TrainConfig) -> None:
         )
 
 
+def complete(folder: Path, curve: bool) -> bool:
+    """Whether a run directory holds all that :func:`evaluate_run` leaves, and nothing to go on."""
+    from ..training.checkpoint import STATE, STRUCTURES
+
+    names = (DONE, "metrics.json", "model.safetensors", *["learning_curve.jsonl"] * curve)
+    there = all((folder / name).is_file() for name in names)
+    return there and not any((folder / name).exists() for name in (STATE, STRUCTURES))
+
+
 def train_run(
     config: TrainConfig, output: str, *, restart: bool = False
 ) -> tuple[Trained, Dataset, dict[str, list[int]]]:
@@ -185,6 +217,7 @@ def train_run(
         folder.mkdir(parents=True, exist_ok=True)
         if restart:
             forget(folder)
+            (folder / DONE).unlink(missing_ok=True)
         write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
         write_splits(folder / "splits.json", splits)
     wait("run directory")
@@ -224,21 +257,23 @@ def evaluate_run(
     from ..report import Section, write_report
     from ..training.checkpoint import forget, write_history
     from ..training.metrics import check_compatible, errors
+    from .progress import working
 
     sets = {k: dataset.subset(i) for k, i in splits.items() if i}
     sets |= extra or {}
     metrics: dict[str, dict[str, float]] = {}
     sections = []
-    for name, part in sets.items():
-        check_compatible(trained.model, part)
-        predicted = trained.model.predict(part.structures)
-        less = trained.model.without
-        metrics[name] = errors(predicted, part, trained.model)
-        if less:
-            alone: dict[str, Any] = {less: True}
-            fewer = trained.model.predict(part.structures, **alone)
-            metrics[f"{name}_{less}"] = errors(fewer, part)
-        sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
+    with working(f"errors of {sum(map(len, sets.values()))} structures (compiles first)"):
+        for name, part in sets.items():
+            check_compatible(trained.model, part)
+            predicted = trained.model.predict(part.structures)
+            less = trained.model.without
+            metrics[name] = errors(predicted, part, trained.model)
+            if less:
+                alone: dict[str, Any] = {less: True}
+                fewer = trained.model.predict(part.structures, **alone)
+                metrics[f"{name}_{less}"] = errors(fewer, part)
+            sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
     folder = Path(output)
     sizes = {name: len(part) for name, part in sets.items()}
     card = {**trained.model.card, "splits": sizes, "metrics": metrics, "seconds": trained.seconds}
@@ -248,7 +283,7 @@ def evaluate_run(
     write_text(folder / "card.md", card_text(card))
     if curve:
         write_history(folder / "learning_curve.jsonl", curve)
-    write_report(folder / "report.html", model, sections, trained.history, metrics, curve)
+    write_report(folder / DONE, model, sections, trained.history, metrics, curve)
     forget(folder)
     if not quiet:
         print(table(metrics))
@@ -297,7 +332,8 @@ def card_text(card: dict) -> str:
         "## Limits",
         "",
         "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
-        "on. Outside them errors are unknown and nothing warns.",
+        "on. Outside them errors are unknown; `opml predict` warns of pairs of elements never seen "
+        "as close, and of nothing else.",
         "",
         *_spread(card),
         "Units inside the file: Hartree, Bohr, e.",

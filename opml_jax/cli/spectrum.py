@@ -38,6 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.files import atomic_path, write_text
     from ..dynamics import Trajectory, infrared, peaks, vibrational_dos
     from ..errors import OpmlError, refusal
+    from .progress import working
     from .runs import check_writable, enable_x64
 
     enable_x64()
@@ -51,7 +52,10 @@ def run(args: argparse.Namespace) -> int:
     if "dipole" in trajectory.frames:
         absorption = infrared(trajectory, **options, correction=args.correction)
         spectra["infrared"] = absorption, "km/mol per cm^-1"
-    lines, scattered = _lines(args, trajectory) if args.harmonic else (None, None)
+    lines = scattered = None
+    if args.harmonic:
+        with working("harmonic lines (compiles second derivatives)"):
+            lines, scattered = _lines(args, trajectory)
     summary = {
         **options,
         "correction": args.correction,

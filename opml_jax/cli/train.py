@@ -40,17 +40,23 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from pathlib import Path
+
     from ..errors import ConfigError, refusal
     from ..training.config import load_config
     from ..training.learning_curve import closed_form_learning_curve
     from ..training.parallel import is_first, join, leave
-    from .runs import evaluate_run, train_run
+    from .runs import check_same, complete, evaluate_run, train_run
 
     config = load_config(args.config, args.overrides)
     if args.curve and (config.network or config.operator or config.density):
         raise ConfigError(
             refusal("--curve", got="a model of operators", expected="one of energies (model:)")
         )
+    if not args.restart and complete(Path(args.output), args.curve):
+        check_same(Path(args.output), config)
+        print(f"{args.output}: complete; --restart trains it anew")
+        return 0
     if args.coordinator:
         join(args.coordinator, args.processes, args.process)
     elif args.processes or args.process:

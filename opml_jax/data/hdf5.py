@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError, refusal
+from ..errors import Code, DataError, OpmlError, near_path, refusal
 from .files import atomic_path
 
 LIBVER = ("v110", "v110")
@@ -128,6 +128,11 @@ def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint
     Raises:
       DataError: what ``read`` raises, or a file that HDF5 cannot read.
     """
+    if not path.is_file():
+        got = f"{path}, which is not a file"
+        raise DataError(
+            refusal("path", got=got, expected=expected, hint=near_path(path)), code=Code.NO_FILE
+        )
     with one_line(path, expected, hint):
         _check_heaps(path)
         with h5py.File(path, "r") as f:

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import Code, DataError, DataWarning, OpmlError, nearest, one_of, refusal
+from ..errors import Code, DataError, DataWarning, OpmlError, near_path, nearest, one_of, refusal
 from ..structures import Structure
 from ..structures.elements import atomic_number
 from ..units import ENERGY, LENGTH
@@ -167,7 +167,12 @@ def _existing(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
         raise DataError(
-            refusal("path", got=f"{path}, which is not a file", expected="a file"),
+            refusal(
+                "path",
+                got=f"{path}, which is not a file",
+                expected="a file",
+                hint=near_path(path),
+            ),
             code=Code.NO_FILE,
         )
     one_of(f"suffix of {path.name}", path.suffix, SUFFIXES, DataError)
@@ -351,6 +356,7 @@ def _iterate_xyz(path: Path):
                 str(path),
                 got=f"text that is not xyz ({type(err).__name__}: {err})",
                 expected="a complete xyz or extxyz file",
+                hint="A frame: number of atoms, a comment, then symbol x y z (Angstrom) of each.",
             ),
             code=Code.DAMAGED,
         ) from err

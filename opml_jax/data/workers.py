@@ -94,7 +94,7 @@ def dask_workers(scheduler: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as err:
         raise OpmlError(
-            'a Dask scheduler needs Dask: pip install "opml_jax[dask]"', code=Code.DEVICE
+            "a Dask scheduler needs Dask: pip install 'opml_jax[dask]'", code=Code.DEVICE
         ) from err
     file = Path(scheduler).is_file()
     try:

@@ -17,6 +17,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from ..basis.buckets import Bucket, smallest_bucket
 from ..errors import Code, OpmlError, StructureError, refusal
 from ..models import Model, load_model
+from ..numerics import require_x64
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 
@@ -57,7 +58,7 @@ class OPMLCalculator(Calculator):
         cannot be meant.
       OpmlError: when calculating: an element the model has not seen, or an uncertainty of a model
         that has none.
-      PrecisionError: when calculating: x64 is off.
+      PrecisionError: x64 is off.
     """
 
     implemented_properties = ["energy", "free_energy", "forces", "dipole"]  # noqa: RUF012
@@ -71,6 +72,7 @@ class OPMLCalculator(Calculator):
         capacity: str | None = None,
         **kwargs: Any,
     ):
+        require_x64("a float64 model")
         self.model = model if isinstance(model, Model) else load_model(model)
         self.uncertainty = uncertainty
         self._largest: list[tuple[int, ...]] = []  # compositions that made the capacity grow

@@ -14,6 +14,7 @@ six months, and says more at https://docs.jax.dev/en/latest/export/export.html.
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -79,12 +80,20 @@ def write_program(path: str | os.PathLike, program: jax.export.Exported) -> None
     Raises:
       OpmlError: flatbuffers is not installed (extra ``export``).
     """
-    try:
-        text = program.serialize()
-    except ImportError as err:
-        raise OpmlError(
-            "programs are written with flatbuffers, which is not installed: "
-            'pip install "opml_jax[export]"'
-        ) from err
+    require_flatbuffers()
+    text = program.serialize()
     with atomic_path(path) as temporary:
         temporary.write_bytes(text)
+
+
+def require_flatbuffers() -> None:
+    """Raise unless what programs are written with is there.
+
+    Raises:
+      OpmlError: flatbuffers is not installed (extra ``export``).
+    """
+    if importlib.util.find_spec("flatbuffers") is None:
+        raise OpmlError(
+            "programs are written with flatbuffers, which is not installed: "
+            "pip install 'opml_jax[export]'"
+        )

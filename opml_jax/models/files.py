@@ -143,6 +143,7 @@ def load_model(path: str | os.PathLike) -> Model:
                 "path",
                 got=f"{path}, which is not a file",
                 expected="a model file or a run directory with one",
+                hint="opml train CONFIG -o RUN makes one.",
             ),
             code=Code.NO_FILE,
         )

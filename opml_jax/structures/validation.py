@@ -107,14 +107,15 @@ def check_length_unit(numbers, positions, *, where: str = "positions") -> float 
     if 1.4 < ratio < 2.3:
         warnings.warn(
             f"{where}: bonds are {ratio:.2f} times their usual length; these look like Bohr "
-            "given as Angstrom. Pass the unit explicitly (length_unit='bohr').",
+            "given as Angstrom. Pass the unit explicitly (length_unit='bohr', --length-unit bohr).",
             UnitWarning,
             stacklevel=3,
         )
     elif 0.38 < ratio < 0.62:
         warnings.warn(
             f"{where}: bonds are {ratio:.2f} times their usual length; these look like "
-            "Angstrom given as Bohr. Pass the unit explicitly (length_unit='angstrom').",
+            "Angstrom given as Bohr. Pass the unit explicitly (length_unit='angstrom', "
+            "--length-unit angstrom).",
             UnitWarning,
             stacklevel=3,
         )

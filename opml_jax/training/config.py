@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Code, ConfigError, at_least, one_of, refusal
+from ..errors import Code, ConfigError, at_least, near_path, one_of, refusal
 from ..models import Op2DensityConfig, Op2OpConfig, Op2PropConfig, OperatorNetworkConfig
 from .operator_losses import OperatorLosses
 
@@ -349,6 +349,14 @@ def load_config(path: str | os.PathLike, overrides: Sequence[str] = ()) -> Train
     """
     import yaml
 
+    if not Path(path).is_file():
+        hint = f"{near_path(path)} opml config template own > {path} makes one."
+        raise ConfigError(
+            refusal(
+                "config", got=f"{path}, which is not a file", expected="a YAML file", hint=hint
+            ),
+            code=Code.NO_FILE,
+        )
     try:
         tree = yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:

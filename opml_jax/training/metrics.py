@@ -76,6 +76,11 @@ def errors(
     return out
 
 
+def _plain(name: object) -> str:
+    """PySCF reads def2-SVP, def2svp and def2_svp as one basis."""
+    return str(name).lower().replace("-", "").replace("_", "")
+
+
 def check_compatible(model: Model, dataset: Dataset) -> None:
     """Refuse to compare a model with labels of another level of theory or convention.
 
@@ -92,7 +97,7 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
         got = dataset.meta.get(key)
         if expected is None or got is None:
             continue
-        if str(got).lower() != str(expected).lower():
+        if _plain(got) != _plain(expected):
             raise ConventionError(
                 refusal(
                     f"{key} of the data set",

@@ -518,17 +518,19 @@ def test_output_that_cannot_be_written(run, tmp_path):
 
 
 @pytest.mark.filterwarnings("default")
-def test_bohr_given_as_angstrom_is_a_warning(run, tmp_path):
+def test_bohr_given_as_angstrom_is_a_problem(run, tmp_path):
     z, x = "OHH", np.array([[0, 0, 0.117], [0, 0.757, -0.469], [0, -0.757, -0.469]]) * BOHR
     lines = "".join(f"{a} {r[0]} {r[1]} {r[2]}\n" for a, r in zip(z, x, strict=True))
     (tmp_path / "b.xyz").write_text(f"3\n\n{lines}")
     code, out, err = run("data", "check", "b.xyz")
     assert code == 0
     assert "1 structures" in out
-    assert err.startswith("opml: warning: ")
-    assert "Bohr given as Angstrom" in err
-    assert err.count("\n") == 1
-    assert run("data", "check", "b.xyz", "--length-unit", "bohr")[2] == ""
+    assert err == ""
+    assert "problem: b.xyz: bonds are" in out
+    assert "Bohr given as Angstrom" in out
+    assert "--length-unit bohr" in out
+    assert "1 problem(s)" in out
+    assert "no problems found" in run("data", "check", "b.xyz", "--length-unit", "bohr")[1]
 
 
 def test_tracebacks_are_for_debugging(run, tmp_path):

@@ -1,6 +1,7 @@
 """The commands, end to end on real input: quickstart, then everything one can do with its run."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,8 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.cli import main
+from opml_jax.cli.runs import complete
+from opml_jax.data.store import write_hdf5
 from opml_jax.testing import assert_equivariant
 from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
@@ -140,6 +143,40 @@ def test_train_from_a_configuration(tmp_path, capsys):
     assert len((tmp_path / "run" / "history.jsonl").read_text().splitlines()) == 3
     splits = json.loads((tmp_path / "run" / "splits.json").read_text())
     assert [len(splits[k]) for k in ("train", "validation", "test")] == [20, 10, 10]
+    capsys.readouterr()
+    again = ["train", str(config), "-o", str(tmp_path / "run")]
+    assert main([*again, *arguments]) == 0  # nothing is computed
+    assert "complete; --restart" in capsys.readouterr().out
+    _one_line(capsys, again, "data.n_train 20 (not 400)", "--restart", "601")
+    (tmp_path / "run" / "state.npz").touch()
+    assert not complete(tmp_path / "run", curve=True)  # begun anew, and killed
+
+
+def test_more_is_asked_for_than_there_is(tmp_path, capsys):
+    water = opml.read_dataset(opml.bundled("water")).subset(range(40))
+    write_hdf5(tmp_path / "mine.h5", water, ["energy", "forces", "dipole"])
+    assert main(["config", "template", "own"]) == 0
+    (tmp_path / "config.yaml").write_text(capsys.readouterr().out)
+    path = f"data.path={tmp_path / 'mine.h5'}"
+    arguments = ["train", str(tmp_path / "config.yaml"), "-o", str(tmp_path / "run"), "--set", path]
+    says = ("400 + 50", "at most 40", "--set data.n_train=32 --set data.n_validation=4", "409")
+    _one_line(capsys, arguments, *says)
+
+
+def test_structures_without_labels_are_not_evaluated(run, tmp_path, capsys):
+    (tmp_path / "w.xyz").write_text("3\n\nO 0 0 0.117\nH 0 0.757 -0.469\nH 0 -0.757 -0.469\n")
+    says = ("without labels", "opml generate", "405")
+    _one_line(capsys, ["evaluate", str(run[0]), str(tmp_path / "w.xyz")], *says)
+
+
+def test_a_missing_file_is_named_with_the_nearest(tmp_path, capsys):
+    (tmp_path / "mine.h5").touch()
+    _one_line(
+        capsys, ["data", "check", str(tmp_path / "mien.h5")], "Did you mean", "mine.h5", "401"
+    )
+    _one_line(capsys, ["spectrum", str(tmp_path / "t.h5"), "-o", str(tmp_path)], "Check", "401")
+    says = ("no.yaml, which is not a file", "opml config template own", "401")
+    _one_line(capsys, ["train", str(tmp_path / "no.yaml"), "-o", str(tmp_path / "r")], *says)
 
 
 def test_doctor(capsys):
@@ -147,6 +184,17 @@ def test_doctor(capsys):
     out = capsys.readouterr().out
     assert out.count("ok ") == 3
     assert "FAILED" not in out
+
+
+def test_doctor_goes_on_without_the_device_asked_for():
+    command = [sys.executable, "-m", "opml_jax.cli", "doctor"]
+    environment = {**os.environ, "JAX_PLATFORMS": "nowhere"}
+    environment.pop("TF_CPP_MIN_LOG_LEVEL", None)  # which JAX set here, louder than the command's
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert done.returncode == 1
+    assert "FAILED  JAX devices: JAX_PLATFORMS" in done.stdout
+    assert done.stdout.count("ok ") == 3
+    assert done.stderr == ""
 
 
 def _one_line(capsys, arguments, *expected):

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import pickle
 
+import jax
 import numpy as np
 import pytest
 from ase import Atoms, units
@@ -12,7 +13,7 @@ from ase.io import Trajectory, read, write
 from ase.md.verlet import VelocityVerlet
 
 import opml_jax as opml
-from opml_jax.errors import ModelFileError, OpmlError, StructureError
+from opml_jax.errors import ModelFileError, OpmlError, PrecisionError, StructureError
 from opml_jax.interfaces.ase import OPMLCalculator, structure_from_ase, structure_to_ase
 from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
@@ -149,6 +150,11 @@ def test_from_a_file(atoms, model, tmp_path):
         assert found == pytest.approx(atoms.get_potential_energy(), rel=1e-14)
     with pytest.raises(ModelFileError, match="a model file or a run directory"):
         OPMLCalculator(tmp_path / "nothing")
+
+
+def test_x64_is_asked_for_at_once(model):
+    with jax.enable_x64(False), pytest.raises(PrecisionError, match="jax_enable_x64"):
+        OPMLCalculator(model)
 
 
 def test_models_without_dipoles(atoms, model):
