@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import os
 import types
 import typing
@@ -420,12 +421,13 @@ def _attribute_docs(cls: type) -> dict[str, list[str]]:
     """The ``Attributes:`` section of a docstring, by attribute."""
     found: dict[str, list[str]] = {}
     current = None
-    _, _, section = (cls.__doc__ or "").partition("Attributes:\n")
+    # without indentation, which Python 3.13 takes away itself
+    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     for line in section.splitlines():
         text = line.strip()
         if not text:
             continue
-        if len(line) - len(line.lstrip()) == 6:
+        if len(line) - len(line.lstrip()) == 2:
             current, _, text = text.partition(": ")
             found[current] = []
         if current:

@@ -280,7 +280,10 @@ def test_bad_starts_are_refused(trimer):
             simulate(trimer.properties, start, **options)
     with pytest.raises(OpmlError, match="a model of energies"):
         simulate(42, trimer.start)
-    with pytest.raises(OpmlError, match="an ensemble, for max_uncertainty_mev; got one of energy"):
+    with pytest.raises(
+        OpmlError,
+        match="an ensemble or one with a last layer, for max_uncertainty_mev; got one of energy",
+    ):
         simulate(trimer.properties, trimer.start, Settings(max_uncertainty_mev=1.0))
 
 

@@ -56,7 +56,9 @@ def test_an_unseen_element_and_one_network_are_refused(model, minimum):
     sulfide = opml.Structure([16, 1, 1], np.asarray(minimum.positions) * 1.3)
     with pytest.raises(OpmlError, match="only elements seen in training"):
         simulate(model, sulfide)
-    with pytest.raises(OpmlError, match="an ensemble, for max_uncertainty_mev"):
+    with pytest.raises(
+        OpmlError, match="an ensemble or one with a last layer, for max_uncertainty_mev"
+    ):
         simulate(model, minimum, Settings(max_uncertainty_mev=1.0))
 
 
