@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
         return 0
     if args.coordinator:
         join(args.coordinator, args.processes, args.process)
-    elif args.processes or args.process:
+    elif args.processes is not None or args.process is not None:
         raise ConfigError(refusal("--coordinator", got="none", expected="one, with --processes"))
     trained, dataset, splits = train_run(config, args.output, restart=args.restart)
     first = is_first()
