@@ -277,6 +277,8 @@ def test_help_is_light():
 
 
 def test_package_data_is_small():
+    """CONTRIBUTING: 6 MB with the shipped models, and no file above 4 MB."""
     folder = Path(opml.__file__).parent
-    total = sum(p.stat().st_size for p in folder.rglob("*") if p.suffix not in (".py", ".pyc"))
-    assert total < 4e6
+    sizes = [p.stat().st_size for p in folder.rglob("*") if p.suffix not in (".py", ".pyc")]
+    assert sum(sizes) < 6e6
+    assert max(sizes) < 4e6
