@@ -221,7 +221,8 @@ class Op2Density:
             found = kernel_coefficients(self.config, int(l), x, params["references"], weights)
             out[int(l)] = out.get(int(l), 0.0) + found
         network = self.config.network
-        if network is not None and "network" in params:
+        if "network" in params:
+            assert network is not None  # files keep both
             found = network_coefficients(network, params["network"], x)
             out |= {int(l): out.get(int(l), 0.0) + c for l, c in found.items()}
         n = len(x["0"])
