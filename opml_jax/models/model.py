@@ -141,7 +141,8 @@ class Model:
           uncertainty: also standard deviations, over the members of an ensemble or of the last
             layer (``model.last_layer``), ``energy_uncertainty`` and ``forces_uncertainty``, scaled
             so that on validation 68 % of errors were below them. Those of forces cost a gradient
-            for each member, or a derivative in each coordinate.
+            for each member, or a derivative in each coordinate; a last layer has them if forces
+            were learned.
           bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
@@ -257,7 +258,7 @@ def _evaluate(
         factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
         out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
         out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
-    elif uncertainty:
+    elif uncertainty and "forces" in params["last_layer"]:  # or forces were not learned
         assert isinstance(definition, Op2Prop)  # others were refused
         out["forces_uncertainty"] = _forces_uncertainty(definition, params, structures)
     return out

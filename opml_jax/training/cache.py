@@ -73,30 +73,25 @@ class Cache:
         return Cache(self.x[i], dx, {l: v[i] for l, v in self.v.items()}, self.one_hot[i])
 
 
-@functools.partial(jax.jit, static_argnums=(0, 2, 3, 4, 6))
-def _chunk(
-    definition: Op2Prop,
-    structures: StructureBatch,
-    derivatives: bool,
-    field: bool,
-    irreps: tuple[int, ...],
-    params: Params,
-    mesh: Mesh | None,
-):
-    """Descriptors of a batch whose molecules are spread over a mesh, each device its own."""
+What = tuple[Op2Prop | OperatorNetwork, bool, bool, tuple[int, ...]]
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _chunk(mesh: Mesh | None, what: What, structures: StructureBatch, params: Params):
+    """:func:`_descriptors` (``what`` they begin with) of molecules spread over a mesh."""
 
     def own(structures):
-        return _descriptors(definition, structures, derivatives, field, irreps, params)
+        return _descriptors(*what, structures, params)
 
     return own(structures) if mesh is None else map_molecules(own, mesh)(structures)
 
 
 def _descriptors(
-    definition: Op2Prop,
-    structures: StructureBatch,
+    definition: Op2Prop | OperatorNetwork,
     derivatives: bool,
     field: bool,
     irreps: tuple[int, ...],
+    structures: StructureBatch,
     params: Params,
 ):
     def push(at, point, directions):
@@ -119,6 +114,7 @@ def _descriptors(
             )
         )
     if field:
+        assert isinstance(definition, Op2Prop)  # operator networks never meet a field
         found.append(
             push(
                 lambda f: definition.descriptors(structures, params, field=f),
@@ -179,9 +175,8 @@ def build_cache(
         full = part + [part[-1]] * (chunk - len(part))
         padded = batch(full, basis, bucket=bucket)
         padded = padded if mesh is None else shard_batch(padded, mesh)
-        x, v, one_hot, dx = collect(
-            _chunk(definition, padded, derivatives, field, tuple(irreps), params, mesh)
-        )
+        what = definition, derivatives, field, tuple(irreps)
+        x, v, one_hot, dx = collect(_chunk(mesh, what, padded, params))
         found = {"x": x, "one_hot": one_hot, **{f"v{l}": v[l] for l in irreps}}
         if dx is not None:
             few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE

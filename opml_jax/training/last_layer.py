@@ -40,19 +40,23 @@ def fit_last_layer(
     validation: Cache,
     held_out: Dataset,
     optim: OptimConfig,
+    *,
+    forces: bool,
 ) -> Params:
     """What :meth:`Op2Prop.readout` and ``Model.predict`` need for standard deviations.
 
     Args:
       definition: the model's functions.
       params: of the trained model.
-      train: descriptors of the training set, with their derivatives if forces are learned.
+      train: descriptors of the training set, with their derivatives in coordinates if forces are
+        learned.
       validation: of the validation set.
       held_out: the validation set, with energies and, if learned, forces.
       optim: its sigmas weigh energies against forces.
+      forces: whether they are learned.
 
     Returns:
-      ``factor`` ``(n_features, n_features)`` and the numbers ``energy`` and ``forces``.
+      ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``.
     """
     sigma = {
         "energy": optim.energy_sigma / EV_PER_HARTREE,
@@ -60,11 +64,12 @@ def fit_last_layer(
     }
     gram = np.zeros(())
     for start in range(0, len(train), CHUNK):
-        rows = _rows(params, train.subset(range(start, min(start + CHUNK, len(train)))))
+        part = train.subset(range(start, min(start + CHUNK, len(train))))
+        rows = _rows(params, part, forces)
         for name, own in rows.items():
             gram = gram + (own.T @ own) / sigma[name] ** 2
-    errors = _errors(definition, params, held_out, train.dx is not None)
-    seen = _rows(params, validation)
+    errors = _errors(definition, params, held_out, forces)
+    seen = _rows(params, validation, forces)
     mean = np.trace(gram) / len(gram)
     best, chosen = np.inf, {}
     for lam in LAMBDAS:
@@ -77,20 +82,17 @@ def fit_last_layer(
     return chosen
 
 
-def _rows(params: Params, cache: Cache) -> dict[str, np.ndarray]:
+def _rows(params: Params, cache: Cache, forces: bool) -> dict[str, np.ndarray]:
     """Features of molecules, and minus their derivatives in the coordinates of real atoms."""
     s = scaled(cache, params["scaler"])
     z = np.asarray(project(params["components"], s.x, s.one_hot))
     rows = {"energy": np.asarray(element_sums(z, s.one_hot))}
-    if s.dx is None:
+    if not forces:
         return rows
     n, n_atoms = s.one_hot.shape[:2]
     dx = np.asarray(s.dx)[:, : 3 * n_atoms]
-    slopes = np.zeros((n, 3 * n_atoms, *params["components"].shape[::2]))
-    for e, components in enumerate(params["components"]):
-        own = np.einsum("ni,ndik->ndk", s.one_hot[..., e], dx, optimize=True)
-        slopes[:, :, e] = own @ components
-    counts = np.zeros((*slopes.shape[:3], 1))
+    slopes = np.einsum("nie,ndik,eko->ndeo", s.one_hot, dx, params["components"], optimize=True)
+    counts = np.zeros((*slopes.shape[:3], 1))  # the numbers of atoms stay
     slopes = np.concatenate([slopes, counts], axis=-1).reshape(n, 3 * n_atoms, -1)
     real = np.repeat(s.one_hot.sum(axis=-1) > 0, 3, axis=1)
     return rows | {"forces": -slopes[real]}

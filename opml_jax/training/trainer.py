@@ -327,7 +327,8 @@ def train(
     lap("network")
     if config.model.last_layer:
         sets = caches["train"], caches["validation"], parts["validation"]
-        params = {**params, "last_layer": fit_last_layer(definition, params, *sets, config.optim)}
+        found = fit_last_layer(definition, params, *sets, config.optim, forces=built["derivatives"])
+        params = {**params, "last_layer": found}
         lap("last layer")
     solved: dict[str, Any] = {
         f"{k}_lambda": r.lam for k, r in {"energy": fit.energy, **fit.heads}.items()

@@ -20,27 +20,25 @@ def water():
     return opml.read_dataset(opml.bundled("water"))
 
 
-def _train(water, n, epochs):
+def _train(water, targets=("energy", "forces"), n=20, epochs=0):
     model = Op2PropConfig(
         basis="sto-3g", powers=(1,), gram_powers=(1,), hidden=(16,), last_layer=True
     )
-    config = TrainConfig(
-        model=model, optim=OptimConfig(epochs=epochs), targets=("energy", "forces")
-    )
+    config = TrainConfig(model=model, optim=OptimConfig(epochs=epochs), targets=targets)
     splits = {"train": [*range(n)], "validation": [*range(n, 2 * n)]}
     return train(water, splits, config)
 
 
 @pytest.fixture(scope="module")
 def trained(water):
-    return _train(water, 20, 0)
+    return _train(water)
 
 
 def test_variances_are_those_of_bayesian_linear_regression(trained, water):
     """Features of the cache are the model's own, and their inverse Gram matrix the covariance."""
     model, cache = trained.model, trained.caches["train"]
     last = model.params["last_layer"]
-    rows = _rows(model.params, cache)
+    rows = _rows(model.params, cache, True)
     found = model.predict(water.structures[:20], uncertainty=True)
     for name in ("energy", "forces"):
         expected = last[name] * np.linalg.norm(rows[name] @ last["factor"], axis=1)
@@ -82,6 +80,13 @@ def test_it_does_not_depend_on_the_frame(trained, water):
     assert one == pytest.approx(other, rel=1e-8)
 
 
+def test_of_energies_alone(water):
+    model = _train(water, ("energy",)).model
+    found = model.predict(water.structures[50:52], uncertainty=True)
+    assert (found["energy_uncertainty"] > 0).all()
+    assert "forces_uncertainty" not in found
+
+
 def test_a_file_keeps_it(trained, water, tmp_path):
     opml.save_model(tmp_path / "model.safetensors", trained.model)
     again = opml.load_model(tmp_path / "model.safetensors")
@@ -102,7 +107,7 @@ def test_a_model_without_says_so(trained, water):
 
 @pytest.mark.slow
 def test_most_errors_are_within_one_and_it_rises_far_away(water):
-    model = _train(water, 60, 60).model
+    model = _train(water, n=60, epochs=60).model
     test = water.subset(range(120, 360))
     found = model.predict(test.structures, uncertainty=True)
     for name in ("energy", "forces"):
