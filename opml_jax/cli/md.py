@@ -27,6 +27,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--replicas", type=int, default=1, help="trajectories at once")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--forces", action="store_true", help="record forces")
+    p.add_argument("--dtype", default="float64", help="of energies and forces: float64 or float32")
     p.add_argument(
         "--max-uncertainty-mev",
         type=float,

@@ -21,12 +21,25 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.sampling import internal_motion
-from ..errors import Code, ConfigError, OpmlError, StructureError, at_least, one_of, refusal
+from ..errors import (
+    Code,
+    ConfigError,
+    OpmlError,
+    PrecisionError,
+    StructureError,
+    at_least,
+    one_of,
+    refusal,
+)
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..structures import Structure
 from ..structures.elements import masses
-from ..units import FEMTOSECOND_PER_ATOMIC_TIME, HARTREE_PER_KELVIN
+from ..units import (
+    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
+    FEMTOSECOND_PER_ATOMIC_TIME,
+    HARTREE_PER_KELVIN,
+)
 from .domain import check_domain
 from .trajectory import Frames, Recorder, Trajectory
 
@@ -34,6 +47,10 @@ CAPACITY = 500
 """Most frames of a chunk: the device holds so many."""
 CHUNK_SECONDS = 5.0
 """What a chunk should take: that much work a kill may cost."""
+
+SINGLE_MOST = 5.0
+"""meV/Angstrom: what single precision may change a force by. Models whose weights are large and
+cancel each other magnify its rounding."""
 
 INSTALL = "pip install 'opml_jax[md]'"
 
@@ -66,6 +83,8 @@ class Settings:
       stride: steps between frames.
       seed: of velocities and thermostat; those of replica i depend on seed and i only.
       forces: record forces.
+      dtype: ``"float64"``, or ``"float32"``: what the model computes, energies and forces, which is
+        faster on some accelerators; positions and velocities are added up in float64 always.
       max_uncertainty_mev: of models with standard deviations: stop when that of the
         energy per atom exceeds it.
 
@@ -83,11 +102,13 @@ class Settings:
     stride: int = 4
     seed: int = 0
     forces: bool = False
+    dtype: str = "float64"
     max_uncertainty_mev: float | None = None
 
     def __post_init__(self):
         one_of("ensemble", self.ensemble, ("nve", "nvt"))
         one_of("thermostat", self.thermostat, ("langevin", "nose-hoover"))
+        one_of("dtype", self.dtype, ("float64", "float32"))
         at_least("settings", self, ("steps", "stride"), 1)
         at_least("settings", self, ("temperature", "warmup_fs", "seed"))
         for name in ("timestep_fs", "coupling_fs"):
@@ -151,7 +172,7 @@ def simulate(
       OpmlError: jax-md is not installed; an element the model has not seen; ``output`` of another
         run; an uncertainty of a model without an ensemble.
       StructureError: a single atom, an ion or radical, or replicas of several molecules.
-      PrecisionError: x64 is off.
+      PrecisionError: x64 is off, or single precision is not enough for the model.
     """
     require_x64("molecular dynamics")
     starts = _replicas(start, replicas)
@@ -341,6 +362,9 @@ def _engine(
             f"molecular dynamics need jax-md, which is not installed: {INSTALL}"
         ) from err
     apply, params = properties_of(model, params, molecule)
+    if settings.dtype == "float32":
+        _check_single(apply, params, molecule)
+        apply = _Single(apply)
     if settings.max_uncertainty_mev is not None:
         known = tuple(jax.eval_shape(apply, params, molecule))
         if not {"energy_members", "energy_uncertainty"} & set(known):
@@ -360,6 +384,43 @@ class _Apply:
 
     def __call__(self, params: Any, structure: Structure) -> dict[str, Array]:
         return self.definition.apply(params, structure)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Single:
+    """What a pure function gives when it computes in float32."""
+
+    apply: Properties
+
+    def __call__(self, params: Any, structure: Structure) -> dict[str, Array]:
+        def single(x):
+            return x.astype(np.float32) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
+
+        x = jnp.asarray(structure.positions)
+        found = self.apply(jax.tree.map(single, params), structure.replace(positions=single(x)))
+        return {k: v.astype(x.dtype) for k, v in found.items()}
+
+
+def _check_single(apply: Properties, params: Any, start: Structure) -> None:
+    """Refuse single precision where a model needs double."""
+
+    def forces(apply, x):
+        return -jax.grad(lambda x: apply(params, start.replace(positions=x))["energy"])(x)
+
+    @jax.jit
+    def change(x):
+        return forces(_Single(apply), x) - forces(apply, x)
+
+    most = float(np.abs(change(start.positions)).max())
+    if not most * 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE < SINGLE_MOST:
+        most *= 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+        raise PrecisionError(
+            refusal(
+                "dtype",
+                got=f"float32, which changes a force of this model by {most:.2g} meV/Angstrom",
+                expected=f"float64, or a model that it changes by less than {SINGLE_MOST:g}",
+            )
+        )
 
 
 def properties_of(
@@ -439,6 +500,8 @@ def _fingerprint(
 ) -> str:
     """Hash of all that decides the trajectory but its length."""
     kept = dataclasses.asdict(settings) | {"steps": 0}
+    if settings.dtype == "float64":
+        del kept["dtype"]  # runs of versions that knew no other go on
     digest = hashlib.sha256(json.dumps([kept, starts[0].numbers], sort_keys=True).encode())
     if isinstance(model, Model):
         digest.update(repr((model.definition.config, model.definition.basis.spec)).encode())

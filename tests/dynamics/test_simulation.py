@@ -54,6 +54,27 @@ def test_fluctuation_falls_fourfold_with_half_the_step(trimer):
     assert spread[0] / spread[1] == pytest.approx(4.0, rel=0.05)  # the next order is (omega dt)^2
 
 
+def test_single_precision_is_of_energies_and_forces(trap):
+    seen = []
+
+    def properties(params, structure):
+        seen.append(structure.positions.dtype)
+        return trap.properties(params, structure)
+
+    single, double = (
+        simulate(properties, trap.start, Settings(steps=40, forces=True, dtype=d))
+        for d in ("float32", "float64")
+    )
+    assert {np.dtype(d).name for d in seen} == {"float32", "float64"}
+    forces = single["forces"]
+    np.testing.assert_array_equal(forces, forces.astype(np.float32))  # all they can tell
+    assert not np.array_equal(single["positions"], single["positions"].astype(np.float32))
+    rounding = np.finfo(np.float32).eps * np.abs(trap.start.positions).max()
+    shift = np.abs(single["positions"] - double["positions"]).max()
+    # a force off by rounding times the stiffness moves a trapped atom by no more than the rounding
+    assert 0 < shift < 10 * rounding
+
+
 def test_nve_neither_moves_nor_turns(trimer):
     found = simulate(trimer.properties, trimer.start, Settings(steps=400), replicas=2)
     momentum = masses(trimer.start.numbers)[:, None] * found["velocities"]
@@ -257,6 +278,7 @@ def test_both_ends_of_a_bond_are_watched(spring):
             ConfigError,
             "steps must be a multiple of the stride, 4; got 10",
         ),
+        ({"dtype": "bfloat16"}, ConfigError, "dtype must be one of float64, float32"),
         ({"timestep_fs": 0.0}, ConfigError, "timestep_fs must be positive"),
         ({"timestep_fs": float("nan")}, ConfigError, "timestep_fs must be positive"),
         ({"temperature": -1.0}, ConfigError, "temperature must be zero or more"),

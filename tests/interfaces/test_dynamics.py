@@ -14,12 +14,13 @@ from ase.io import read
 import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.dynamics import Settings, Trajectory, harmonic, relax, simulate
-from opml_jax.errors import OpmlError
+from opml_jax.errors import OpmlError, PrecisionError
 from opml_jax.interfaces.ase import OPMLCalculator, structure_to_ase
 from opml_jax.interfaces.jax_md import energy_fn
 from opml_jax.units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE
 
 SAME_SUMS = 1e-10  # Hartree/Bohr: padded and unpadded sums in another order
+SINGLE = 1e-4  # Hartree/Bohr, 5 meV/Angstrom: what single precision may change
 
 pytest.importorskip("jax_md")
 
@@ -50,6 +51,18 @@ def test_every_door_opens_on_the_same_forces(motion, model):
             np.testing.assert_allclose(
                 motion[name][frame, replica], predicted[name], rtol=0, atol=SAME_SUMS
             )
+
+
+def test_forces_in_single_precision_are_nearly_those_in_double(motion, model):
+    start, settings = motion.structure(0), Settings(steps=4, stride=4, forces=True, dtype="float32")
+    shipped = opml.load_model(opml.pretrained("water"))
+    found, exact = simulate(shipped, start, settings), shipped.predict(start)
+    error = np.abs(found["forces"][0, 0] - exact["forces"]).max()
+    assert 0 < error < SINGLE
+    assert found["energy"][0, 0] == pytest.approx(exact["energy"], rel=1e-6)  # of 76 Hartree
+    # a model of few molecules has large weights, which cancel
+    with pytest.raises(PrecisionError, match="float32, which changes a force of this model by"):
+        simulate(model, start, settings)
 
 
 def test_an_unseen_element_and_one_network_are_refused(model, minimum):
