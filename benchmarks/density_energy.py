@@ -2,15 +2,16 @@
 
     python benchmarks/density_energy.py check DIR
     python benchmarks/density_energy.py water DIR --json
-    python benchmarks/density_energy.py ethanol DENSITIES.npz --energies RMD17.npz --json
+    python benchmarks/density_energy.py ethanol DENSITIES.h5 --energies RMD17.npz --json
     python benchmarks/density_energy.py cost DIR --json
 
 ``DIR`` holds DenSNet's water (``h2o_small_{train,valid}_augccpvdz_df_augccpvqzjkfit.npz`` of
 github.com/MihailBogojeski/equiv_dens_ml: PBE/aug-cc-pVDZ, coefficients in aug-cc-pVQZ-JKFIT). The
 first N of one file are learned; of the other a half of seed 0 chooses lambda, the other half tests.
-``check`` repeats an energy, forces and a fit by PySCF. ``ethanol``: Fock matrices of PBE/def2-SVP
-of the first geometries of a split of rMD17, energies and forces from the split itself; the first N
-are learned, the last 65 test, 35 before them choose lambda. Both: a density model is trained first,
+``check`` repeats an energy, forces and a fit by PySCF. ``ethanol``: Fock or density matrices of
+PBE/def2-SVP (npz, or HDF5 of ``opml generate``) of the first geometries of a split of rMD17,
+energies and forces from the split itself; the first N are learned, the last ones test, those before
+them choose lambda (``--held-out``). Both: a density model is trained first,
 then the closed form for energies and forces on it, N geometries each: ``density`` alone, ``beside``
 the operator, and ``operator`` alone (products of the same number of channels without a density).
 Forces are those of cached derivatives, which tests hold against gradients of the model. Dipoles are
@@ -141,13 +142,14 @@ def waters(args) -> Labelled:
 
 def ethanols(args) -> Labelled:
     """Densities from Fock matrices, energies and forces from rMD17."""
-    focks = opml.read_dataset(
-        args.data, basis="def2-svp", convention="pyscf", energy_unit="hartree"
-    )
+    units = {"basis": "def2-svp", "convention": "pyscf", "energy_unit": "hartree"}
+    stated = args.data.suffix in (".h5", ".hdf5")
+    focks = opml.read_dataset(args.data, **({} if stated else units))
     energies = opml.read_dataset(args.energies).subset(range(len(focks)))
     x, y = (np.array([s.positions for s in d.structures]) for d in (focks, energies))
     assert np.abs(x - y).max() < 1e-6
-    definition = defined(ETHANOL, focks.elements)
+    config = dataclasses.replace(ETHANOL, references=args.references, length=args.length)
+    definition = defined(config, focks.elements)
     orbital = opml.load_basis("def2-svp", focks.elements)
     dipoles = [
         dipole(s, "def2-svp", opml.to_pyscf(training.density_matrix(focks, i, orbital), s, orbital))
@@ -157,8 +159,9 @@ def ethanols(args) -> Labelled:
     dataset = opml.Dataset(energies.structures, labels, {"method": "pbe", "basis": "def2-svp"})
     atoms = training.free_atoms(definition, focks)
     c = training.labelled_coefficients(definition, focks)
-    last = list(range(len(focks) - 100, len(focks)))
-    return Labelled(dataset, c, atoms, definition, last[:35], last[35:])
+    n_validation, n_test = args.held_out
+    last = list(range(len(focks) - n_validation - n_test, len(focks)))
+    return Labelled(dataset, c, atoms, definition, last[:n_validation], last[n_validation:])
 
 
 def defined(config: Op2DensityConfig, elements) -> Op2Density:
@@ -177,9 +180,11 @@ def learn(args, name: str, own: Labelled) -> None:
     """Learning curves."""
     inner = own.definition
     environments = training.environments(inner, own.dataset.structures)
+    about = {"references": inner.config.references, "length": inner.config.length}
     for n in args.sizes:
         path = args.folder / f"{name}_{n}.safetensors"
         line = {"n_train": n, "n_validation": len(own.validation), "n_test": len(own.test)}
+        line |= about
         if not path.exists():
             structures = own.dataset.subset(range(n)).structures
             fitted = functools.partial(
@@ -318,6 +323,9 @@ def main() -> None:
     parser.add_argument("task", choices=list(TASKS))
     parser.add_argument("data", type=Path)
     parser.add_argument("--energies", type=Path, help="of ethanol: a split of rMD17")
+    parser.add_argument("--references", type=int, default=100, help="of ethanol, an element")
+    parser.add_argument("--length", type=float, default=3.0, help="of ethanol's kernels")
+    parser.add_argument("--held-out", type=int, nargs=2, default=[35, 65], help="of ethanol")
     parser.add_argument("--sizes", type=int, nargs="+")
     parser.add_argument("--kinds", nargs="+", default=["density", "beside", "operator"])
     parser.add_argument("--folder", type=Path, help="keeps models (default: nothing is kept)")

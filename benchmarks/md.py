@@ -85,8 +85,8 @@ def ethanols(args) -> opml.Dataset:
     if args.labels is None:
         return pool
     own = read_dataset(args.labels, lazy=True)
-    same = [np.abs(a.positions - b.positions).max() for a, b in zip(pool, own, strict=True)]
-    assert max(same) < 1e-6  # Bohr
+    x, y = (np.array([s.positions for s in d.structures]) for d in (pool, own))
+    assert np.abs(x - y).max() < 1e-6  # Bohr
     labels = {**pool.labels, "dipole": np.array(own["dipole"])}
     return opml.Dataset(pool.structures, labels, pool.meta)
 

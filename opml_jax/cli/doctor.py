@@ -23,6 +23,7 @@ EXTRAS = {
     "jax-md": ("md", "opml md"),
     "flatbuffers": ("export", "opml export"),
     "distributed": ("dask", "opml generate --scheduler"),
+    "tensorboardX": ("tensorboard", "opml train --tensorboard"),
 }
 """Optional packages: the extra that has each, and what needs it."""
 

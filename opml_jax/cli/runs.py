@@ -184,7 +184,7 @@ def complete(folder: Path, curve: bool) -> bool:
 
 
 def train_run(
-    config: TrainConfig, output: str, *, restart: bool = False
+    config: TrainConfig, output: str, *, restart: bool = False, tensorboard: bool = False
 ) -> tuple[Trained, Dataset, dict[str, list[int]]]:
     """Train, and write configuration, splits, history and model into a run directory.
 
@@ -194,6 +194,7 @@ def train_run(
       config: the configuration.
       output: run directory.
       restart: forget what the directory holds, of whichever configuration.
+      tensorboard: also write the history for TensorBoard.
     """
     enable_x64()
     import yaml
@@ -222,7 +223,9 @@ def train_run(
         write_splits(folder / "splits.json", splits)
     wait("run directory")
     with stages(quiet=not is_first()) as report:
-        trained = train(dataset, splits, config, folder=folder, on_progress=report)
+        trained = train(
+            dataset, splits, config, folder=folder, tensorboard=tensorboard, on_progress=report
+        )
     if is_first():
         write_history(folder / "history.jsonl", trained.history)
         save_model(folder / "model.safetensors", trained.model)

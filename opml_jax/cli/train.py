@@ -29,6 +29,11 @@ def configure(p: argparse.ArgumentParser) -> None:
         "configuration is refused",
     )
     p.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="also write losses and errors of epochs for TensorBoard, into RUN/tensorboard",
+    )
+    p.add_argument(
         "--coordinator",
         metavar="HOST:PORT",
         help="train with other processes, this command in each: address of the first one, or auto "
@@ -61,7 +66,9 @@ def run(args: argparse.Namespace) -> int:
         join(args.coordinator, args.processes, args.process)
     elif args.processes is not None or args.process is not None:
         raise ConfigError(refusal("--coordinator", got="none", expected="one, with --processes"))
-    trained, dataset, splits = train_run(config, args.output, restart=args.restart)
+    trained, dataset, splits = train_run(
+        config, args.output, restart=args.restart, tensorboard=args.tensorboard
+    )
     first = is_first()
     leave()
     if not first:

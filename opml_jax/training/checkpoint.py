@@ -7,6 +7,8 @@ import hashlib
 import json
 import os
 import shutil
+import time
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,7 @@ import jax
 import numpy as np
 
 from ..data.files import atomic_path, write_text
-from ..errors import Code, ModelFileError, refusal
+from ..errors import Code, ModelFileError, OpmlError, refusal
 from ..structures import Structure
 
 SAVE_EVERY = 2.0
@@ -108,10 +110,15 @@ class History:
 
     Args:
       path: the file.
+      tensorboard: also keep them in the folder ``tensorboard`` beside it.
+
+    Raises:
+      OpmlError: ``tensorboard``, and tensorboardX is not installed.
     """
 
-    def __init__(self, path: str | os.PathLike):
+    def __init__(self, path: str | os.PathLike, *, tensorboard: bool = False):
         self.path, self._begun = Path(path), False
+        self._board = _Board(self.path.parent / "tensorboard") if tensorboard else None
 
     def append(self, row: Mapping[str, float]) -> None:
         """Add a row; its ``epoch`` is above those before."""
@@ -119,8 +126,54 @@ class History:
             earlier = read_history(self.path) if self.path.exists() else []
             write_history(self.path, [r for r in earlier if r["epoch"] < row["epoch"]])
             self._begun = True
+            if self._board is not None:
+                self._board.begin(int(row["epoch"]))
         with open(self.path, "a", encoding="utf-8") as f:
             f.write(json.dumps(row) + "\n")
+        if self._board is not None:
+            self._board.add(row)
+
+
+class _Board:
+    """TensorBoard's files, by tensorboardX: what is added is in the file at once, as in others.
+
+    Args:
+      folder: to write into.
+
+    Raises:
+      OpmlError: tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: Path):
+        try:
+            from tensorboardX.event_file_writer import EventsWriter
+            from tensorboardX.proto import event_pb2, summary_pb2
+        except ImportError as err:
+            raise OpmlError(
+                "TensorBoard's files are written with tensorboardX, which is not installed: "
+                "pip install 'opml_jax[tensorboard]'"
+            ) from err
+        self._folder, self._writer, self._file = folder, EventsWriter, None
+        self._events, self._summaries = event_pb2, summary_pb2
+
+    def _write(self, epoch: int, **content: Any) -> None:
+        assert self._file is not None  # begun
+        self._file.write_event(self._events.Event(wall_time=time.time(), step=epoch, **content))
+        self._file.flush()
+
+    def begin(self, epoch: int) -> None:
+        """Open a file; rows from this epoch on, of earlier ones, count no more."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self._file = self._writer(str(self._folder / "events"), f".{epoch}")
+        weakref.finalize(self, self._file.close)
+        log = self._events.SessionLog
+        self._write(epoch, session_log=log(status=log.START))
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """Write a row."""
+        value = self._summaries.Summary.Value
+        values = [value(tag=k, simple_value=v) for k, v in row.items() if k != "epoch"]
+        self._write(int(row["epoch"]), summary=self._summaries.Summary(value=values))
 
 
 def write_history(path: str | os.PathLike, rows: Iterable[Mapping[str, float]]) -> None:

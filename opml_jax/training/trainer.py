@@ -134,6 +134,7 @@ def train(
     config: TrainConfig,
     *,
     folder: str | os.PathLike | None = None,
+    tensorboard: bool = False,
     on_progress: Reporter = lambda stage, done, total, note: None,
 ) -> Trained:
     """Train a model: closed form first, then networks on what it leaves (Op2Op: closed form).
@@ -148,6 +149,7 @@ def train(
       folder: run directory that keeps descriptors, states of the networks and ``history.jsonl``
         as they come: after a kill the same call goes on from there, to the same weights.
         Several processes share one, and keep no descriptors. Default: nothing is kept.
+      tensorboard: also write the history for TensorBoard, into the folder's ``tensorboard``.
       on_progress: called with (stage, done, total, note).
 
     Raises:
@@ -173,7 +175,9 @@ def train(
 
     n = len(parts["train"])
     structures = parts["train"].structures + parts["validation"].structures
-    log = None if folder is None or not is_first() else History(Path(folder, "history.jsonl"))
+    log = None
+    if folder is not None and is_first():
+        log = History(Path(folder, "history.jsonl"), tensorboard=tensorboard)
 
     def on_epoch(epoch: int, row: dict[str, float]) -> None:
         row = in_physical_units(row)

@@ -45,6 +45,7 @@ def test_sigkill_costs_no_bit(tmp_path, capsys):
     path, run, whole = tmp_path / "c.yaml", tmp_path / "run", tmp_path / "whole"
     path.write_text(CONFIG)
     command = [sys.executable, "-m", "opml_jax.cli", "train", str(path), "-o", str(run)]
+    command.append("--tensorboard")
     process = subprocess.Popen(
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
@@ -58,6 +59,7 @@ def test_sigkill_costs_no_bit(tmp_path, capsys):
     assert len(rows) >= 1
     assert rows[-1].keys() >= {"epoch", "loss", "validation_energy_rmse_mev"}
     assert not (run / "model.safetensors").exists()
+    assert any(f.name.startswith("events.out") for f in (run / "tensorboard").iterdir())
 
     # another configuration in the same directory
     other = ["train", path, "-o", run, "--set", "seed=1", "--set", "model.hidden=[9]"]

@@ -1,13 +1,14 @@
 """What a killed run goes on from: states, history, and arrays that outlive the process."""
 
 import os
+import sys
 from collections import namedtuple
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from opml_jax.errors import ModelFileError
+from opml_jax.errors import ModelFileError, OpmlError
 from opml_jax.training import rows as module
 from opml_jax.training.checkpoint import (
     STATE,
@@ -89,6 +90,40 @@ def test_history_goes_on_where_a_killed_run_was(tmp_path):
     for epoch in (3, 4):
         second.append({"epoch": epoch, "loss": 2.0})
     assert [(r["epoch"], r["loss"]) for r in read_history(path)] == [(1, 1), (2, 1), (3, 2), (4, 2)]
+
+
+def _scalars(folder):
+    """``{(name, epoch): value}`` of TensorBoard's event files, those purged left out."""
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+    found = {}
+    for path in sorted(folder.iterdir(), key=lambda p: p.stat().st_mtime_ns):
+        data = path.read_bytes()
+        while data:  # records: length, its checksum, the event, its checksum
+            n = int.from_bytes(data[:8], "little")
+            event, data = Event.FromString(data[12 : 12 + n]), data[16 + n :]
+            if event.session_log.status == SessionLog.START:
+                found = {k: v for k, v in found.items() if k[1] < event.step}
+            found |= {(v.tag, event.step): v.simple_value for v in event.summary.value}
+    return found
+
+
+def test_history_for_tensorboard(tmp_path):
+    path = tmp_path / "history.jsonl"
+    first = History(path, tensorboard=True)
+    for epoch in (1, 2, 3):
+        first.append({"epoch": epoch, "loss": 1.0, "validation_loss": 3.0})
+    second = History(path, tensorboard=True)
+    second.append({"epoch": 3, "loss": 2.0, "validation_loss": 4.0})
+    losses = {("loss", 1): 1.0, ("loss", 2): 1.0, ("loss", 3): 2.0}
+    validation = {(f"validation_{k}", n): 3.0 if n < 3 else 4.0 for k, n in losses}
+    assert _scalars(tmp_path / "tensorboard") == losses | validation
+
+
+def test_tensorboard_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
+    with pytest.raises(OpmlError, match=r"pip install 'opml_jax\[tensorboard\]'"):
+        History(tmp_path / "history.jsonl", tensorboard=True)
 
 
 def _fill(rows, upto):
