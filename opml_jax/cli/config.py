@@ -14,6 +14,9 @@ def configure(p: argparse.ArgumentParser) -> None:
     validate = sub.add_parser("validate", help="check a configuration file")
     validate.add_argument("file")
     validate.add_argument(
+        "--data", action="store_true", help="also the data it names: sizes, labels, elements"
+    )
+    validate.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
     )
 
@@ -29,6 +32,15 @@ def run(args: argparse.Namespace) -> int:
         listed = "".join(f"{name:<15} {about}\n" for name, (about, _) in TEMPLATES.items())
         print(listed if args.list else template(args.name), end="")
         return 0
-    load_config(args.file, args.overrides)
-    print(f"{args.file}: valid")
+    config, there = load_config(args.file, args.overrides), ""
+    if args.data:
+        from ..training.trainer import check_trainable
+        from .runs import enable_x64, load_data
+
+        enable_x64()
+        dataset, splits = load_data(config.data)
+        check_trainable(dataset, splits, config)
+        sizes = ", ".join(f"{len(index)} for {name}" for name, index in splits.items())
+        there = f"; of the {len(dataset)} structures of {config.data.path} {sizes}"
+    print(f"{args.file}: valid{there}")
     return 0

@@ -405,6 +405,7 @@ def test_what_cannot_be_trained_on(run, tmp_path, name, make, text, says):
     options = ("--set", f"data.path={name}", "--set", "data.splits=s.json")
     _is_one_clear_line(run("train", "c.yaml", "-o", "run", *options), says)
     assert not (tmp_path / "run").exists()
+    _is_one_clear_line(run("config", "validate", "c.yaml", "--data", *options), says)
 
 
 def test_labels_by_name(run, tmp_path):

@@ -124,6 +124,14 @@ def test_train_from_a_configuration(tmp_path, capsys):
     assert main(["config", "template"]) == 0
     config.write_text(capsys.readouterr().out)
     assert main(["config", "validate", str(config)]) == 0
+    assert capsys.readouterr().out.endswith(": valid\n")
+    assert main(["config", "validate", str(config), "--data", "--set", "data.n_train=20"]) == 0
+    assert "of the 500 structures of bundled:water 20 for train" in capsys.readouterr().out
+    _one_line(
+        capsys,
+        ["config", "validate", str(config), "--data", "--set", "data.n_train=501"],
+        "data.n_train + data.n_validation must be at most 500",
+    )
     # More than 8 of each, so that one program predicts them all; the quickstart has d functions.
     settings = ["data.n_train=20", "data.n_validation=10", "data.n_test=10", "optim.epochs=3"]
     settings.append("model.basis=sto-3g")
