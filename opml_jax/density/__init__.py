@@ -12,6 +12,7 @@ from .fitting import fitting as fitting
 from .fitting import from_pyscf as from_pyscf
 from .fitting import metric_matrix as metric_matrix
 from .fitting import self_energy as self_energy
+from .fitting import solve as solve
 from .fitting import to_pyscf as to_pyscf
 from .fitting import with_electrons as with_electrons
 from .grid import CHUNK as CHUNK
@@ -27,4 +28,5 @@ from .moments import electron_number as electron_number
 from .moments import quadrupole as quadrupole
 from .widths import of_atoms as of_atoms
 from .widths import on_own_atom as on_own_atom
+from .widths import overlap_on_atom as overlap_on_atom
 from .widths import without_widths as without_widths

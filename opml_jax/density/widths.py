@@ -76,6 +76,14 @@ def _primitives(basis: Basis, z: int, l: int) -> tuple[Array, Array]:
     return jnp.stack(exponents), jnp.stack(coefficients)
 
 
+def overlap_on_atom(basis: Basis, z: int, l: int) -> jax.Array:
+    """Overlap ``(n, n)`` of an element's functions of degree l and one m, on one atom."""
+    a, d = _primitives(basis, z, l)
+    p = l + 1.5
+    pairs = math.gamma(p) / 2 * (a[:, :, None, None] + a) ** -p
+    return einsum("np,npkq,kq->nk", d, pairs, d)
+
+
 def on_own_atom(
     coefficients: Mapping[int, Array], widths: Mapping[int, Array], basis: Basis, z: int
 ) -> dict[int, jax.Array]:
@@ -102,13 +110,11 @@ def on_own_atom(
         a, d = _primitives(basis, z, l)
         p = l + 1.5
         front = math.gamma(p) / 2
-        fixed = front * (a[:, :, None, None] + a) ** -p
-        fixed = einsum("np,npkq,kq->nk", d, fixed, d)
         w = widths[l][..., None]
         b, e = a * w, d * scale_of_coefficients(l, w)
         cross = front * (a[:, :, None, None] + b[:, None, None]) ** -p
         right = einsum("np,inpkq,ikq,ikm->nim", d, cross, e, c)
-        found = lapack.solve(fixed, right.reshape(len(a), -1), positive=True)
+        found = lapack.solve(overlap_on_atom(basis, z, l), right.reshape(len(a), -1), positive=True)
         out[l] = jnp.moveaxis(found.reshape(right.shape), 0, 1)
     return out
 

@@ -40,8 +40,7 @@ class DensityModel(Model):
         )
 
     def density_fn(self, params: Params | None = None) -> Callable[[Structure], dict[str, Array]]:
-        """A pure function for ``jax.grad`` and friends: ``coefficients``, ``dipole``
-        and with a flexible basis ``widths``.
+        """A pure function for ``jax.grad`` and friends: ``coefficients``, ``dipole``, ``widths``.
 
         Args:
           params: parameters to use. Default: the model's own.
