@@ -1,7 +1,7 @@
-"""Widths: factors of the exponents of the shells of one molecule, each normalised as before.
+r"""Widths: factors of the exponents of the shells of one molecule, each normalised as before.
 
 A basis belongs to elements. With widths every shell (atom, l, n) of a molecule has a shape of its
-own: its radial part R(r) becomes :math:`w^{3/4} R(\\sqrt w\\, r)`, so that exponents are multiplied
+own: its radial part R(r) becomes :math:`w^{3/4} R(\sqrt w\, r)`, so that exponents are multiplied
 by w and coefficients of unnormalised primitives by :math:`w^{(l + 3/2) / 2}`.
 """
 

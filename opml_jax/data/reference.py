@@ -134,8 +134,8 @@ def molecule(structure: Structure, basis: str | Basis, widths: np.ndarray | None
     Args:
       structure: molecule.
       basis: name PySCF knows, or a basis (orbital or auxiliary) of this library.
-      widths: ``(n_shells,)`` factors of exponents of such a basis (its atoms are then labelled,
-        ``O1 H2 H3``, and each has its own), or None.
+      widths: ``(n_shells,)`` factors of its exponents (atoms are then labelled, ``O1 H2 H3``, and
+        each has its own), or None.
 
     Raises:
       BasisError: an element the basis lacks or treats with an ECP.
@@ -143,6 +143,8 @@ def molecule(structure: Structure, basis: str | Basis, widths: np.ndarray | None
     from pyscf import gto
 
     symbols = structure.symbols
+    if widths is not None and not isinstance(basis, Basis):
+        basis = load_basis(basis, structure.numbers)
     if isinstance(basis, Basis) and widths is not None:
         check_widths(layout_of(structure, basis), widths)
         symbols = [f"{s}{i + 1}" for i, s in enumerate(symbols)]

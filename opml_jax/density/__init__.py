@@ -12,7 +12,6 @@ from .fitting import fitting as fitting
 from .fitting import from_pyscf as from_pyscf
 from .fitting import metric_matrix as metric_matrix
 from .fitting import self_energy as self_energy
-from .fitting import solve as solve
 from .fitting import to_pyscf as to_pyscf
 from .fitting import with_electrons as with_electrons
 from .grid import CHUNK as CHUNK

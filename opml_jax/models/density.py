@@ -258,7 +258,10 @@ class Op2Density:
         metric = density.metric_matrix(structure, aux, self.config.metric, own)
         charges = density.charges(structure, aux, own)
         c = density.with_electrons(c, metric, charges, structure.n_electrons)
-        out = {"coefficients": c, "dipole": density.dipole(c, structure, aux, own)}
+        out: dict[str, Array] = {
+            "coefficients": c,
+            "dipole": density.dipole(c, structure, aux, own),
+        }
         return out | ({"widths": widths} if self.flexible else {})
 
     def of_element(self, params: Params, features: Mapping[int, Array]) -> dict[int, Array]:

@@ -151,5 +151,7 @@ def network_outputs(
       empty for a fixed basis.
     """
     f = gated(config, params["learned"], inputs(params, x))
-    added = {l: einsum("nmf,fr->nrm", f[l], r) for l, r in params["readout"].items()}
+    added: dict[str, Array] = {
+        l: einsum("nmf,fr->nrm", f[l], r) for l, r in params["readout"].items()
+    }
     return added, widths_of(config, params.get("widths", {}), f["0"])

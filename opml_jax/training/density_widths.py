@@ -33,6 +33,7 @@ import numpy as np
 from .. import density
 from ..basis import layout_of
 from ..data import Dataset
+from ..density.fitting import solve
 from ..models.density import Op2Density, Params, reduced
 from ..models.density_network import gated, gates_of, inputs, widths_of
 from ..numerics import Array, einsum
@@ -40,7 +41,7 @@ from ..structures import Structure
 from .config import OptimConfig
 from .density import Environments, Labelled, Progress, check_densities, density_matrix, silent
 from .density_losses import draw_points
-from .density_network import NetworkFit, columns_of
+from .density_network import NetworkFit, _filled, columns_of
 from .descent import descend
 
 SIZE = 0.01
@@ -132,7 +133,9 @@ def train_density_widths(
             if name == "train":
                 known = params[key].get("network", {})
                 leading = jax.tree.map(np.asarray, found)
-                fixed[key] = {"columns": known.get("columns") or columns_of(config.components, leading)}
+                fixed[key] = {
+                    "columns": known.get("columns") or columns_of(config.components, leading)
+                }
             x[name][key] = jax.tree.map(np.asarray, inputs(fixed[key], found))
             c = of_element(before, own.features)
             start[name][key] = {str(l): np.asarray(v) for l, v in c.items()}
@@ -152,11 +155,12 @@ def train_density_widths(
 
     charges = {z: _charges(definition, int(z)) for z in x["train"]}
 
-    def on_atoms(weights: Params, batch: Params) -> dict[str, tuple[Params, Params]]:
+    def on_atoms(weights: Params, batch: Params) -> dict[str, list[dict[int, Array]]]:
         """Coefficients and widths of the atoms of each element, all electrons among them."""
-        found, excess, per_answer = {}, -batch["electrons"], jnp.zeros_like(batch["electrons"])
-        for z, own in weights.items():
-            atoms = batch["atoms"][z]
+        found, out = {}, {}
+        excess, per_answer = -batch["electrons"], jnp.zeros_like(batch["electrons"])
+        for z, atoms in batch["atoms"].items():
+            own = weights[z]
             f = gated(config, own["learned"], atoms["x"])
             w = widths_of(config, own["widths"], f["0"])
             c = dict(atoms["start"])
@@ -175,8 +179,8 @@ def train_density_widths(
             atoms = batch["atoms"][z]
             own = step.at[atoms["row"]].get(mode="clip")[:, None, None]
             c = {l: v - atoms["answer"][l] * own for l, v in c.items()}
-            found[z] = tuple({int(l): v for l, v in y.items()} for y in (c, w))
-        return found
+            out[z] = [{int(l): v for l, v in y.items()} for y in (c, w)]
+        return out
 
     def error(weights: Params, batch: Params) -> Array:
         """Sum over structures of the absolute error."""
@@ -270,7 +274,7 @@ def _answers(definition: Op2Density, labelled: Labelled) -> Params:
     found = np.zeros(labelled.target.shape)
     for i, s in enumerate(labelled.structures):
         q = density.charges(s, definition.aux_basis)
-        found[i, : len(q)] = density.solve(labelled.metric[i, : len(q), : len(q)], q)
+        found[i, : len(q)] = solve(labelled.metric[i, : len(q), : len(q)], q)
     return {
         str(z): {str(l): found.reshape(-1)[p] for l, p in own.flat(found.shape[1]).items()}
         for z, own in labelled.found.items()
@@ -303,12 +307,8 @@ def _cut(labelled: Labelled, true: TrueDensities, rows: Params, size: int, rng) 
         most = max(len(b["atoms"][z]["row"]) for b in batches)
         for b in batches:
             own = b["atoms"][z]
-            missing = most - len(own["row"])
-            filled = jax.tree.map(
-                lambda v, n=missing: np.concatenate([v, np.zeros((n, *v.shape[1:]), v.dtype)]), own
-            )
-            filled["row"][most - missing :] = size  # of no molecule
-            b["atoms"][z] = filled
+            row = _filled(own["row"], most, size)  # of no molecule
+            b["atoms"][z] = {**jax.tree.map(lambda v, n=most: _filled(v, n, 0), own), "row": row}
     return jax.tree.map(lambda *v: np.stack(v), *batches)
 
 
