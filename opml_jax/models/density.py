@@ -35,7 +35,7 @@ from ..features import atom_features
 from ..features.inputs import OPERATORS
 from ..numerics import Array, einsum, pytree
 from ..structures import Structure, StructureBatch
-from .density_network import Op2DensityNetworkConfig, network_outputs
+from .density_network import Op2DensityNetworkConfig, network_outputs, with_moments
 
 Params = dict[str, Any]
 KERNELS = ("gaussian", "polynomial")
@@ -282,9 +282,9 @@ class Op2Density:
             assert network is not None  # files keep both
             found, widths = network_outputs(network, params["network"], x)
             out |= {int(l): out.get(int(l), 0.0) + c for l, c in found.items()}
-        n = len(x["0"])
+        n, widths = len(x["0"]), {int(l): w for l, w in widths.items()}
         out = {l: jnp.broadcast_to(c, (n, *c.shape[-2:])) for l, c in out.items()}
-        return out, {int(l): w for l, w in widths.items()}
+        return with_moments(out, widths), widths
 
     def variances(self, params: Params, structure: Structure) -> Array:
         r"""Variances of the densities of single atoms, by the Gaussian process of the kernels.

@@ -17,16 +17,21 @@ Bogojeski et al., arXiv:2604.24563): the exponents of every shell are multiplied
 .. math::
     w_{inl} = \exp\Big(\omega \tanh \sum_{gk} (1, g(s_i))_g\, (1, s_{ik})_k\, W^l_{gk,n}\Big),
 
-W being zero before training. Scales of functions need no parameters: coefficients are free already.
+W being zero before training. Coefficients of degree l are multiplied by
+:math:`w^{(l + 3/2) / 2}`, so that a width leaves the moment of its function (the charge of an s
+function, the dipole of a p function) as it was: what kernels know of electrons and dipoles stays.
+Scales of functions need no parameters of their own: coefficients are free already.
 """
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import jax.numpy as jnp
 
+from ..basis import scale_of_coefficients
 from ..errors import ConfigError, at_least, refusal
 from ..numerics import Array, einsum
 from .op2op_network import SATURATION, Gates
@@ -132,6 +137,16 @@ def widths_of(
     return {
         l: jnp.exp(config.widths * jnp.tanh(einsum("nf,fr->nr", gated_scalars[:, 0], r)))
         for l, r in readout.items()
+    }
+
+
+def with_moments(
+    coefficients: Mapping[int, Array], widths: Mapping[int, Array]
+) -> dict[int, Array]:
+    """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` of functions that keep their moments."""
+    return {
+        l: c * scale_of_coefficients(l, widths[l])[..., None] if l in widths else c
+        for l, c in coefficients.items()
     }
 
 

@@ -11,9 +11,10 @@ in units of what it was before. (A loss in the metric would need new metrics at 
 kernels stay as they are; the network's readout goes on from where it is, and that of the widths
 from zero, so that the start is the model there was. Both are kept only if validation improves.
 
-Electrons are counted as they are at prediction, because in Coulomb's metric what is added or taken
-away has an absolute integral of twice its charge. Only the *shape* of that is the one of fixed
-functions, :math:`M^{-1} q`, which is known beforehand.
+The loss is of densities before electrons are counted, to which is added what counting will cost at
+most: electrons too many or too few times the absolute integral of the multiplier's density that
+corrects one (of fixed functions, for which it is known beforehand; 2 in Coulomb's metric). Without
+it electrons are traded for a better shape, which is worth nothing once they are counted.
 
 Readouts are written in functions that are orthonormal on their atom, which together have a
 fraction of the size of what is learned beside the baseline: one step size serves all.
@@ -35,7 +36,7 @@ from ..basis import layout_of
 from ..data import Dataset
 from ..density.fitting import solve
 from ..models.density import Op2Density, Params, reduced
-from ..models.density_network import gated, gates_of, inputs, widths_of
+from ..models.density_network import gated, gates_of, inputs, widths_of, with_moments
 from ..numerics import Array, einsum
 from ..structures import Structure
 from .config import OptimConfig
@@ -123,10 +124,10 @@ def train_density_widths(
     assert config is not None  # what is trained
     aux = definition.aux_basis
     below = {z: {k: v for k, v in own.items() if k != "network"} for z, own in params.items()}
-    fixed, x, start, answers = {}, {}, {}, {}
+    fixed, x, start = {}, {}, {}
     of_element = jax.jit(definition.of_element)
     for name, (labelled, _) in sets.items():
-        x[name], start[name], answers[name] = {}, {}, _answers(definition, labelled)
+        x[name], start[name] = {}, {}
         for z, own in labelled.found.items():
             before, key = below[str(z)], str(z)
             found = reduced(before["components"], own.features, definition.config.kernel)
@@ -149,47 +150,31 @@ def train_density_widths(
     parts = {}
     for name, (labelled, true) in sets.items():
         shuffled = rng if name == "train" else None
-        rows = {"x": x[name], "start": start[name], "answer": answers[name]}
-        own = _cut(labelled, true, rows, size, shuffled)
+        rows, cost = {"x": x[name], "start": start[name]}, _costs(definition, labelled, true)
+        own = _cut(labelled, true, rows, cost, size, shuffled)
         parts[name] = jax.tree.map(jnp.asarray, own)
 
     charges = {z: _charges(definition, int(z)) for z in x["train"]}
 
-    def on_atoms(weights: Params, batch: Params) -> dict[str, list[dict[int, Array]]]:
-        """Coefficients and widths of the atoms of each element, all electrons among them."""
-        found, out = {}, {}
-        excess, per_answer = -batch["electrons"], jnp.zeros_like(batch["electrons"])
+    def error(weights: Params, batch: Params) -> Array:
+        """Sum over structures of the absolute error, and of what counting electrons costs."""
+        rho, excess = jnp.zeros(batch["values"].shape), -batch["electrons"]
         for z, atoms in batch["atoms"].items():
-            own = weights[z]
+            own, row = weights[z], atoms["row"]
             f = gated(config, own["learned"], atoms["x"])
             w = widths_of(config, own["widths"], f["0"])
             c = dict(atoms["start"])
             for l, r in own["readout"].items():
                 added = einsum("nmf,fr->nrm", f[l], r @ whitening[z][l])
                 c[l] = c[l] + added if l in c else added
-            q = charges[z] * w["0"] ** -0.75
-            row, held = atoms["row"], jnp.sum(q * c["0"][..., 0], axis=1)
+            held = jnp.sum(charges[z] * c["0"][..., 0], axis=1)  # whatever the widths are
             excess = excess.at[row].add(held, mode="drop")
-            held = jnp.sum(q * atoms["answer"]["0"][..., 0], axis=1)
-            per_answer = per_answer.at[row].add(held, mode="drop")
-            found[z] = c, w
-        # padding has neither, and counts for nothing
-        step = excess / jnp.where(per_answer == 0, 1.0, per_answer)
-        for z, (c, w) in found.items():
-            atoms = batch["atoms"][z]
-            own = step.at[atoms["row"]].get(mode="clip")[:, None, None]
-            c = {l: v - atoms["answer"][l] * own for l, v in c.items()}
-            out[z] = [{int(l): v for l, v in y.items()} for y in (c, w)]
-        return out
-
-    def error(weights: Params, batch: Params) -> Array:
-        """Sum over structures of the absolute error."""
-        rho = jnp.zeros(batch["values"].shape)
-        for z, (c, w) in on_atoms(weights, batch).items():
-            row, at = batch["atoms"][z]["row"], batch["atoms"][z]["position"]
-            r = batch["points"].at[row].get(mode="clip") - at[:, None]
+            c, w = ({int(l): v for l, v in y.items()} for y in (c, w))
+            c = with_moments(c, w)
+            r = batch["points"].at[row].get(mode="clip") - atoms["position"][:, None]
             rho = rho.at[row].add(density.of_atoms(c, w, aux, int(z), r), mode="drop")
-        return jnp.sum(batch["weights"] * jnp.abs(rho - batch["values"]))
+        missed = jnp.sum(batch["weights"] * jnp.abs(rho - batch["values"]))
+        return missed + jnp.sum(batch["cost"] * jnp.abs(excess))
 
     @jax.jit
     def mean_error(weights: Params, part: Params) -> Array:
@@ -269,19 +254,20 @@ def _charges(definition: Op2Density, z: int) -> np.ndarray:
     return np.asarray(density.charges(atom, definition.aux_basis))[s_functions]
 
 
-def _answers(definition: Op2Density, labelled: Labelled) -> Params:
-    """``M^-1 q`` of every molecule, by atoms: ``{z: {l: (n_atoms, n, 2 l + 1)}}``."""
-    found = np.zeros(labelled.target.shape)
+def _costs(definition: Op2Density, labelled: Labelled, true: TrueDensities) -> np.ndarray:
+    """Absolute integral of what corrects one electron in each molecule, on its points."""
+    aux, out = definition.aux_basis, []
     for i, s in enumerate(labelled.structures):
-        q = density.charges(s, definition.aux_basis)
-        found[i, : len(q)] = solve(labelled.metric[i, : len(q), : len(q)], q)
-    return {
-        str(z): {str(l): found.reshape(-1)[p] for l, p in own.flat(found.shape[1]).items()}
-        for z, own in labelled.found.items()
-    }
+        q = density.charges(s, aux)
+        answer = solve(labelled.metric[i, : len(q), : len(q)], q)
+        rho = density.on_points(answer, s, aux, true.points[i])
+        out.append(true.weights[i] @ np.abs(rho) / float(q @ answer))
+    return np.array(out)
 
 
-def _cut(labelled: Labelled, true: TrueDensities, rows: Params, size: int, rng) -> Params:
+def _cut(
+    labelled: Labelled, true: TrueDensities, rows: Params, cost: np.ndarray, size: int, rng
+) -> Params:
     """Batches of one shape: atoms by element, each with the row of its molecule; points."""
     n = len(labelled.structures)
     order = np.arange(n) if rng is None else rng.permutation(n)
@@ -294,7 +280,7 @@ def _cut(labelled: Labelled, true: TrueDensities, rows: Params, size: int, rng) 
         batch = {"real": real.astype(float), "atoms": {}}
         batch |= {"points": true.points[index], "values": true.values[index]}
         batch["weights"] = true.weights[index] * real[:, None]
-        batch["electrons"] = electrons[index] * real
+        batch |= {"electrons": electrons[index] * real, "cost": cost[index] * real}
         row = np.full(n, -1)
         row[index[real]] = np.flatnonzero(real)
         for z, found in labelled.found.items():
