@@ -235,7 +235,7 @@ def test_cube_files(water, widths, coefficients, tmp_path):
 
 
 def test_refusals(water, widths):
-    with pytest.raises(OpmlError, match=r"got shape \(3,\).*a factor for each shell.*OPML-103"):
+    with pytest.raises(OpmlError, match=r"a factor for each shell.*got shape \(3,\).*OPML-103"):
         integrals.coulomb_metric(water, AUX, np.ones(3))
     for wrong in (0.0, -1.0, np.nan):
         bad = widths.copy()
