@@ -14,7 +14,10 @@ energies of the first ``--energies`` test structures through PySCF, with SCF cyc
 beside PySCF's own guesses. ``networks``: the same waters and split by networks on the same
 features, alone (on mean coefficients) and on what the kernels leave; the last 100 of the pool are
 their validation set. ``uncertainty``: standard deviations beside errors, scaled by the same
-validation set. ``scaling``: kernels and conjugate gradients beside the same steps in NumPy.
+validation set. ``widths``: bundled water, errors against the true density on a level 3 grid: of
+the fit, of kernels, with a network, with a network descended on points (widths that hardly move),
+and with widths; 50 for validation and 50 for test. ``scaling``: kernels and conjugate gradients
+beside the same steps in NumPy.
 ``plot``: the learning curves of ``results/density.jsonl`` as a picture.
 """
 
@@ -41,6 +44,7 @@ from opml_jax.training.density_metrics import coefficient_errors, density_errors
 from opml_jax.training.density_network import train_density_network
 from opml_jax.training.density_solver import Problem
 from opml_jax.training.density_variance import variance_parameters
+from opml_jax.training.density_widths import train_density_widths, true_densities
 
 WATERS = Op2DensityConfig(aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap")
 
@@ -265,6 +269,85 @@ def uncertainty(args) -> None:
             record(line, "density", args.json)
 
 
+def widths(args) -> None:
+    """True densities: what a fixed basis misses, and what widths of its functions do about it."""
+    dataset = opml.read_dataset(opml.bundled("water", ".h5"))
+    order = np.random.default_rng(args.seed).permutation(len(dataset))
+    parts = np.split(order, [args.train, args.train + 50, args.train + 100])
+    parts = dict(zip(("train", "validation", "test"), map(dataset.subset, parts), strict=False))
+    optim = OptimConfig(epochs=args.epochs, batch_size=10, learning_rate=1e-2)
+    exact = exact_densities(parts["test"])
+    for name in args.aux:
+        network = Op2DensityNetworkConfig(widths=args.range, points=args.points)
+        config = Op2DensityConfig(aux_basis=name, network=network)
+        definition = Op2Density(
+            config, *(opml.load_basis(n, dataset.elements) for n in (config.basis, name))
+        )
+        labelled = {
+            k: training.label_dataset(definition, parts[k]) for k in ("train", "validation")
+        }
+        sets = {
+            k: (v, true_densities(definition, parts[k], i))
+            for i, (k, v) in enumerate(labelled.items())
+        }
+        start = time.process_time()
+        atoms = training.free_atoms(definition, parts["train"])
+        problem = training.problem_of(definition, labelled["train"], atoms)
+        kernels, _ = training.solve_problem(definition, *problem)
+        fitted = training.labelled_coefficients(definition, parts["test"])
+        line = {"n_train": args.train, "n_validation": 50, "n_test": 50, "seed": args.seed}
+        line |= {"aux_basis": name, "range": args.range, "points": args.points}
+        line |= {"epochs": args.epochs}
+        seconds = time.process_time() - start
+        own = true_errors(definition.aux_basis, parts["test"], exact, {"coefficients": fitted})
+        record({"name": "widths_fit", **line, **own}, "density", args.json)
+        still = dataclasses.replace(config, network=dataclasses.replace(network, widths=1e-9))
+        fit = train_density_network(definition, kernels, *labelled.values(), optim, args.seed)
+        with_network = time.process_time() - start
+        models = {"kernels": (definition, kernels, seconds, 1.0)}
+        best = min(fit.chosen.values())
+        models["network"] = definition, fit.params, with_network, best
+        for kind, settings in (("network_on_points", still), ("widths", config)):
+            own = dataclasses.replace(definition, config=settings)
+            start = time.process_time()
+            found = train_density_widths(own, fit.params, sets, optim, args.seed)
+            seconds = with_network + time.process_time() - start
+            models[kind] = own, found.params, seconds, found.chosen["widths"]
+        for kind, (own, params, seconds, validation) in models.items():
+            found = DensityModel(own, params).predict(parts["test"].structures)
+            errors = true_errors(own.aux_basis, parts["test"], exact, found)
+            errors |= {"fit_cpu_seconds": seconds, "validation_loss": validation}
+            record({"name": f"widths_{kind}", **line, **errors}, "density", args.json)
+
+
+def exact_densities(dataset, level: int = 3) -> list[tuple[np.ndarray, ...]]:
+    """Points, weights and densities of the density matrices of a data set."""
+    basis, out = opml.load_basis(dataset.meta["basis"], dataset.elements), []
+    for i, s in enumerate(dataset.structures):
+        points, weights = density.grid(s, level)
+        dm = training.density_matrix(dataset, i, basis)
+        out.append((points, weights, density.matrix_on_points(dm, s, basis, points)))
+    return out
+
+
+def true_errors(aux, dataset, exact, found) -> dict[str, float]:
+    """Absolute errors per electron against exact densities, and errors of the dipole."""
+    percent, dipoles = [], []
+    for i, (s, (points, weights, rho)) in enumerate(zip(dataset.structures, exact, strict=True)):
+        n = layout_of(s, aux)
+        c = found["coefficients"][i][: n.nao]
+        own = found["widths"][i][: n.n_shells] if "widths" in found else None
+        error = density.on_points(c, s, aux, points, own) - rho
+        percent.append(100 * (weights @ np.abs(error)) / s.n_electrons)
+        dipoles.append(np.abs(density.dipole(c, s, aux, own) - dataset["dipole"][i]).mean())
+    return {
+        "density_error_total_percent": float(np.mean(percent)),
+        "density_error_total_percent_median": float(np.median(percent)),
+        "density_error_total_percent_max": float(np.max(percent)),
+        "dipole_mae_debye": float(np.mean(dipoles) * opml.units.DEBYE_PER_EBOHR),
+    }
+
+
 def plot(args) -> None:
     """Learning curves from the lines there are."""
     import json
@@ -428,7 +511,7 @@ def plain_hessian(problem, b) -> tuple[dict[str, np.ndarray], float]:
     return {k: p.reshape(b[k].shape) for k, p in zip(keys, parts, strict=True)}, seconds
 
 
-TASKS = {f.__name__: f for f in (waters, networks, uncertainty, ladder, scaling, plot)}
+TASKS = {f.__name__: f for f in (waters, networks, uncertainty, widths, ladder, scaling, plot)}
 
 
 def main() -> None:
@@ -447,6 +530,9 @@ def main() -> None:
     parser.add_argument("--metric", default="coulomb", choices=density.METRICS)
     parser.add_argument("--references", type=int, default=100)
     parser.add_argument("--epochs", type=int, default=300, help="of networks")
+    parser.add_argument("--aux", nargs="+", default=["def2-universal-jfit", "def2-universal-jkfit"])
+    parser.add_argument("--range", type=float, default=0.3, help="of logarithms of widths")
+    parser.add_argument("--points", type=int, default=1000, help="of each structure, for widths")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true", help="without lambda-SOAP")
     parser.add_argument("--quick", action="store_true", help="40 structures, Gaussian kernel")
@@ -454,6 +540,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.quick:
         args.sizes, args.kernels, args.train, args.energies = [40], ["gaussian"], 40, 2
+    if args.quick and args.task == "widths":
+        args.epochs, args.points = 20, 300
     args.test = args.test or (100 if args.task == "ladder" else 250)
     jax.config.update("jax_enable_x64", True)
     TASKS[args.task](args)

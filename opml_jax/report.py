@@ -441,7 +441,7 @@ def _density(
     for z, start in zip(structure.numbers, layout.offsets, strict=False):
         own = model.params[str(z)]["baseline"]
         baseline[start : start + len(own)] = own  # s functions come first
-    c = model.predict(structure)["coefficients"]
+    found = model.predict(structure)
     x = np.asarray(structure.positions)
     centre = x.mean(axis=0)
     axes_of_plane = np.linalg.svd(x - centre, full_matrices=True)[2][:2]
@@ -449,7 +449,8 @@ def _density(
     span = np.abs(flat).max() + margin
     line = np.linspace(-span, span, points)
     grid = centre + np.stack(np.meshgrid(line, line), axis=-1).reshape(-1, 2) @ axes_of_plane
-    rho, base = on_points(np.stack([c, baseline]), structure, aux, grid)
+    rho = on_points(found["coefficients"], structure, aux, grid, found.get("widths"))
+    base = on_points(baseline, structure, aux, grid)
     extent = np.array([-span, span, -span, span]) * ANGSTROM_PER_BOHR
     figure, axes = _figure(2, height=4.0)
     change = rho - base

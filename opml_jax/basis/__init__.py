@@ -13,3 +13,5 @@ from .layout import to_pyscf as to_pyscf
 from .library import load_basis as load_basis
 from .shells import Basis as Basis
 from .shells import Shell as Shell
+from .widths import check_widths as check_widths
+from .widths import scale_of_coefficients as scale_of_coefficients

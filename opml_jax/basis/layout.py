@@ -85,6 +85,16 @@ class AOLayout:
         """Angular momentum of every shell in AO order."""
         return tuple(l for ls in self.atom_ls for l in ls)
 
+    @property
+    def n_shells(self) -> int:
+        """Number of shells."""
+        return len(self.shell_ls)
+
+    @property
+    def shell(self) -> np.ndarray:
+        """``(nao,)`` shell of each AO, counted over the molecule."""
+        return np.repeat(np.arange(self.n_shells), 2 * np.array(self.shell_ls, int) + 1)
+
     def irreps(self, atom: int):
         """``e3nn_jax.Irreps`` of the AOs of one atom; shell l has parity (-1)^l."""
         import e3nn_jax as e3nn

@@ -133,7 +133,7 @@ def _write_hdf5(path, structures, predicted, model) -> None:
             predicted = {**predicted, "dipole": predicted["dipole"] + np.array(origins)}
     if "coefficients" in predicted:
         meta["aux_basis"] = model.definition.aux_basis.name
-    lengths = (("atom", "n_atoms"), ("ao", "nao"), ("aux", "naux"))
+    lengths = (("atom", "n_atoms"), ("ao", "nao"), ("aux", "naux"), ("shell", "n_shells"))
     sizes = {k: predicted[n] for k, n in lengths if n in predicted}
     for name in (k for k in predicted if k in FIELDS):
         padded = [a if a in sizes else None for a in FIELDS[name].axes]

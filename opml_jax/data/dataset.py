@@ -16,7 +16,7 @@ from .stored import StoredLabel
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A named quantity: its axes (``atom``, ``ao``, ``aux`` or a length), unit and meaning."""
+    """A named quantity: axes (``atom``, ``ao``, ``aux``, ``shell``, a length), unit and meaning."""
 
     axes: tuple[str | int, ...]
     unit: str
@@ -51,6 +51,7 @@ FIELDS: dict[str, Field] = {
     "fock": Field(("ao", "ao"), "Hartree", "converged Fock (Kohn-Sham) matrix"),
     "dm": Field(("ao", "ao"), "1", "density matrix, occupation 2"),
     "coefficients": Field(("aux",), "Bohr^-1.5", "density in the auxiliary basis ``aux_basis``"),
+    "widths": Field(("shell",), "1", "factors of the exponents of the functions they are of"),
     "density_uncertainty": Field((), "norm", "standard deviation in the metric's norm"),
     "atom_density_uncertainty": Field(("atom",), "norm", "likewise, of an atom's functions"),
     "overlap": Field(("ao", "ao"), "1", "overlap matrix"),
@@ -123,7 +124,7 @@ class Dataset(Sequence):
                     square
                     and len(shape) == len(axes)
                     and all(
-                        n == s.n_atoms if a == "atom" else a in ("ao", "aux") or n == a
+                        n == s.n_atoms if a == "atom" else a in ("ao", "aux", "shell") or n == a
                         for n, a in zip(shape, axes, strict=True)
                     )
                 )

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from ..basis import Basis, from_pyscf, layout_of, load_basis
+from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest, refusal
 from ..structures import Structure, centre_of_nuclear_charge, centred
@@ -128,19 +128,33 @@ def record_id(structure: Structure, method: Method) -> str:
     return digest.hexdigest()[:20]
 
 
-def molecule(structure: Structure, basis: str | Basis):
+def molecule(structure: Structure, basis: str | Basis, widths: np.ndarray | None = None):
     """``pyscf.gto.Mole`` of a structure, in Bohr.
 
     Args:
       structure: molecule.
       basis: name PySCF knows, or a basis (orbital or auxiliary) of this library.
+      widths: ``(n_shells,)`` factors of its exponents (atoms are then labelled, ``O1 H2 H3``, and
+        each has its own), or None.
 
     Raises:
       BasisError: an element the basis lacks or treats with an ECP.
     """
     from pyscf import gto
 
-    if isinstance(basis, Basis):
+    symbols = structure.symbols
+    if widths is not None and not isinstance(basis, Basis):
+        basis = load_basis(basis, structure.numbers)
+    if isinstance(basis, Basis) and widths is not None:
+        check_widths(layout_of(structure, basis), widths)
+        symbols = [f"{s}{i + 1}" for i, s in enumerate(symbols)]
+        own, given = iter(np.asarray(widths).tolist()), {}
+        for name, z in zip(symbols, structure.numbers, strict=True):
+            tables = [
+                (s.l, s.exponents * next(own), s.coefficients) for s in basis.element_shells(z)
+            ]
+            given[name] = [[l, *np.stack(table, axis=1).tolist()] for l, *table in tables]
+    elif isinstance(basis, Basis):
         given = {
             symbol(z): [
                 [s.l, *np.stack([s.exponents, s.coefficients], axis=1).tolist()]
@@ -152,7 +166,7 @@ def molecule(structure: Structure, basis: str | Basis):
         load_basis(basis, structure.numbers)
         given = basis
     return gto.M(
-        atom=list(zip(structure.symbols, np.asarray(structure.positions).tolist(), strict=True)),
+        atom=list(zip(symbols, np.asarray(structure.positions).tolist(), strict=True)),
         unit="Bohr",
         basis=given,
         charge=structure.charge,

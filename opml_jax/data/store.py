@@ -27,7 +27,7 @@ from .stored import FileRows, LabelFile, StoredLabel, check_finite_value, unpack
 
 FORMAT_VERSION = 1
 
-SIZES = {"ao": "nao", "aux": "naux"}
+SIZES = {"ao": "nao", "aux": "naux", "shell": "n_shells"}
 """Where the lengths of ragged axes other than that of atoms are."""
 
 BLOCK = 2**20

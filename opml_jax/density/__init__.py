@@ -25,3 +25,7 @@ from .moments import charges as charges
 from .moments import dipole as dipole
 from .moments import electron_number as electron_number
 from .moments import quadrupole as quadrupole
+from .widths import of_atoms as of_atoms
+from .widths import on_own_atom as on_own_atom
+from .widths import overlap_on_atom as overlap_on_atom
+from .widths import without_widths as without_widths

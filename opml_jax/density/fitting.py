@@ -31,13 +31,19 @@ ELECTRONS = 1e-3
 """A density matrix whose electrons are off by more is refused."""
 
 
-def metric_matrix(structure: Structure, aux_basis: Basis, metric: str = "coulomb") -> jax.Array:
+def metric_matrix(
+    structure: Structure,
+    aux_basis: Basis,
+    metric: str = "coulomb",
+    widths: Array | None = None,
+) -> jax.Array:
     """The matrix M of a metric between the functions of an auxiliary basis.
 
     Args:
       structure: molecule; derivatives in positions are right.
       aux_basis: auxiliary basis.
       metric: one of :data:`METRICS`.
+      widths: ``(n_shells,)`` factors of exponents, or None.
 
     Returns:
       ``(naux, naux)``: Hartree, 1, or Hartree with the square of an energy added.
@@ -47,18 +53,20 @@ def metric_matrix(structure: Structure, aux_basis: Basis, metric: str = "coulomb
     """
     one_of("metric", metric, METRICS, OpmlError)
     if metric == "overlap":
-        return integrals.overlap_metric(structure, aux_basis)
-    matrix = integrals.coulomb_metric(structure, aux_basis)
+        return integrals.overlap_metric(structure, aux_basis, widths)
+    matrix = integrals.coulomb_metric(structure, aux_basis, widths)
     if metric == "hartree+external":
-        external = external_energies(structure, aux_basis)
+        external = external_energies(structure, aux_basis, widths)
         matrix = matrix + external[:, None] * external
     return matrix
 
 
-def external_energies(structure: Structure, aux_basis: Basis) -> jax.Array:
+def external_energies(
+    structure: Structure, aux_basis: Basis, widths: Array | None = None
+) -> jax.Array:
     """Energy of every function in the field of the nuclei, ``(naux,)`` Hartree."""
     positions = jnp.asarray(structure.positions)
-    at_nuclei = integrals.potentials(structure, aux_basis, positions)
+    at_nuclei = integrals.potentials(structure, aux_basis, positions, widths)
     return -jnp.asarray(structure.numbers, positions.dtype) @ at_nuclei
 
 
@@ -114,7 +122,11 @@ def with_electrons(
 
 
 def fitting(
-    structure: Structure, basis: Basis, aux_basis: Basis, metric: str = "coulomb"
+    structure: Structure,
+    basis: Basis,
+    aux_basis: Basis,
+    metric: str = "coulomb",
+    widths: Array | None = None,
 ) -> Fitting:
     """Everything that fits density matrices of one geometry (integrals by libcint, on the host).
 
@@ -123,6 +135,7 @@ def fitting(
       basis: orbital basis of the density matrices.
       aux_basis: any set PySCF knows, by :func:`opml_jax.load_basis`, or another basis.
       metric: one of :data:`METRICS`.
+      widths: ``(n_shells,)`` factors of exponents of the auxiliary functions, not traced, or None.
 
     Returns:
       A :class:`Fitting`: call it with density matrices; jit, vmap and grad go through.
@@ -147,18 +160,18 @@ def fitting(
                 )
             )
     kind = "overlap" if metric == "overlap" else "coulomb"
-    projections = integrals.three_center(structure, basis, aux_basis, kind)
+    projections = integrals.three_center(structure, basis, aux_basis, kind, widths)
     if metric == "hartree+external":
         attraction = integrals.external_potential(structure, basis)
-        external = np.asarray(jax.jit(external_energies)(structure, aux_basis))
+        external = np.asarray(jax.jit(external_energies)(structure, aux_basis, widths))
         projections = projections + external[:, None, None] * attraction
-    matrix = np.asarray(_compiled(structure, aux_basis, metric))
+    matrix = np.asarray(_compiled(structure, aux_basis, metric, widths))
     check_positive(matrix, f"the {metric} metric of {aux_basis!r}")
     return Fitting(
         matrix,
         projections,
         integrals.overlap(structure, basis),
-        moments.charges(structure, aux_basis),
+        moments.charges(structure, aux_basis, widths),
     )
 
 
@@ -190,6 +203,7 @@ def fit(
     basis: Basis,
     aux_basis: Basis,
     metric: str = "coulomb",
+    widths: Array | None = None,
 ) -> jax.Array:
     """Coefficients of the density of a density matrix.
 
@@ -199,6 +213,7 @@ def fit(
       basis: orbital basis.
       aux_basis: auxiliary basis, for example ``load_basis("def2-universal-jkfit", numbers)``.
       metric: one of :data:`METRICS`.
+      widths: ``(n_shells,)`` factors of exponents of the auxiliary functions, not traced, or None.
 
     Returns:
       ``(naux,)`` in the library's order (atoms, shells ascending in l, m = -l..l), with the
@@ -213,7 +228,7 @@ def fit(
         raise OpmlError(
             refusal("dm", got=f"shape {dm.shape}", expected=f"{(layout.nao, layout.nao)}")
         )
-    own = fitting(structure, basis, aux_basis, metric)
+    own = fitting(structure, basis, aux_basis, metric, widths)
     if is_concrete(dm):
         electrons = float(np.sum(np.asarray(dm) * np.asarray(own.overlap)))
         if abs(electrons - structure.n_electrons) > ELECTRONS:

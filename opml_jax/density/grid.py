@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from .. import integrals
-from ..basis import Basis, Shell
+from ..basis import Basis, Shell, check_widths, layout_of
 from ..data.files import atomic_path
 from ..data.reference import molecule
 from ..errors import OpmlError, refusal
@@ -49,7 +49,11 @@ def _bare(structure: Structure):
 
 
 def on_points(
-    coefficients: Array, structure: Structure, basis: Basis, points: np.ndarray
+    coefficients: Array,
+    structure: Structure,
+    basis: Basis,
+    points: np.ndarray,
+    widths: Array | None = None,
 ) -> np.ndarray:
     """Density at points, a few thousand at a time.
 
@@ -58,12 +62,13 @@ def on_points(
       structure: molecule.
       basis: auxiliary basis.
       points: ``(n_points, 3)`` Bohr.
+      widths: ``(n_shells,)`` factors of exponents, or None.
 
     Returns:
       ``(..., n_points)`` electrons per Bohr^3.
     """
     coefficients = np.asarray(coefficients)
-    return _in_parts(lambda v: coefficients @ v.T, _values, structure, basis, points)
+    return _in_parts(lambda v: coefficients @ v.T, _values, structure, basis, points, widths)
 
 
 def matrix_on_points(
@@ -85,7 +90,11 @@ def matrix_on_points(
 
 
 def potential_on_points(
-    coefficients: Array, structure: Structure, basis: Basis, points: np.ndarray
+    coefficients: Array,
+    structure: Structure,
+    basis: Basis,
+    points: np.ndarray,
+    widths: Array | None = None,
 ) -> np.ndarray:
     """Electrostatic potential of nuclei and density at points.
 
@@ -95,19 +104,25 @@ def potential_on_points(
       ``(..., n_points)`` Hartree per e, what a positive unit charge would feel.
     """
     coefficients, points = np.asarray(coefficients), np.asarray(points)
-    electrons = _in_parts(lambda v: coefficients @ v.T, _potentials, structure, basis, points)
+    electrons = _in_parts(
+        lambda v: coefficients @ v.T, _potentials, structure, basis, points, widths
+    )
     distance = np.linalg.norm(points[:, None] - np.asarray(structure.positions), axis=-1)
     with np.errstate(divide="ignore"):
         return (1 / distance) @ np.array(structure.numbers, float) - electrons
 
 
-def _in_parts(use, function, structure: Structure, basis: Basis, points: np.ndarray) -> np.ndarray:
+def _in_parts(
+    use, function, structure: Structure, basis: Basis, points: np.ndarray, widths=None
+) -> np.ndarray:
     """``use`` of what a function of points gives, a few thousand points at a time."""
     points, out = np.asarray(points), []
+    if widths is not None:
+        check_widths(layout_of(structure, basis), widths)  # inside jit they are no numbers
     for start in range(0, len(points), CHUNK):
         part = points[start : start + CHUNK]
         filled = np.concatenate([part, np.zeros((CHUNK - len(part), 3))])  # one shape to compile
-        out.append(use(np.asarray(function(structure, basis, filled))[: len(part)]))
+        out.append(use(np.asarray(function(structure, basis, filled, widths))[: len(part)]))
     return np.concatenate(out, axis=-1)
 
 
@@ -116,7 +131,12 @@ _values = jax.jit(integrals.values)
 
 
 def density_error_percent(
-    difference: Array, structure: Structure, basis: Basis, *, level: int = 3
+    difference: Array,
+    structure: Structure,
+    basis: Basis,
+    *,
+    level: int = 3,
+    widths: Array | None = None,
 ) -> float:
     r"""Absolute error per electron, :math:`100 \int |\Delta\rho| / N` percent.
 
@@ -127,9 +147,10 @@ def density_error_percent(
       structure: molecule.
       basis: auxiliary basis.
       level: of the integration grid.
+      widths: ``(n_shells,)`` factors of exponents, those of both densities, or None.
     """
     points, weights = grid(structure, level)
-    error = np.abs(on_points(difference, structure, basis, points))
+    error = np.abs(on_points(difference, structure, basis, points, widths))
     return float(100 * (weights @ error) / structure.n_electrons)
 
 
@@ -141,6 +162,7 @@ def write_cube(
     *,
     spacing: float = 0.2,
     margin: float = 5.0,
+    widths: Array | None = None,
 ) -> None:
     """Write a density as a Gaussian cube file (PySCF's writer), atomically.
 
@@ -151,6 +173,7 @@ def write_cube(
       basis: auxiliary basis.
       spacing: Bohr between points.
       margin: Bohr between the nuclei and the edge of the box.
+      widths: ``(n_shells,)`` factors of exponents, or None.
 
     Raises:
       OpmlError: a spacing or margin that is not positive.
@@ -161,6 +184,6 @@ def write_cube(
         if not value > 0:
             raise OpmlError(refusal(name, got=value, expected="positive"))
     cube = Cube(_bare(structure), resolution=spacing, margin=margin)
-    field = on_points(coefficients, structure, basis, cube.get_coords())
+    field = on_points(coefficients, structure, basis, cube.get_coords(), widths)
     with atomic_path(path) as temporary:
         cube.write(field.reshape(cube.nx, cube.ny, cube.nz), str(temporary), "density, e/Bohr^3")

@@ -13,6 +13,7 @@ from .screening import ScreenedPairs as ScreenedPairs
 from .screening import screen as screen
 from .three_center import three_center as three_center
 from .two_center import coulomb_metric as coulomb_metric
+from .two_center import cross_metric as cross_metric
 from .two_center import overlap_metric as overlap_metric
 from .two_center import potentials as potentials
 from .two_center import values as values

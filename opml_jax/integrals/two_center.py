@@ -12,6 +12,9 @@ R = A - B every integral over two centres is a derivative of one function K of R
 by the product rule of harmonics and Hobson's theorem. For the repulsion K is
 :math:`(\pi^2 / ab)^{3/2}\, \mathrm{erf}(R / \sqrt{2v}) / R` with v = 1/2a + 1/2b, for the overlap
 :math:`(\pi / p)^{3/2} e^{-\mu R^2}`.
+
+All take ``widths``, a positive factor of the exponents of each shell of the molecule (see
+:mod:`opml_jax.basis.widths`); functions stay normalised. None: those of the basis.
 """
 
 from __future__ import annotations
@@ -23,8 +26,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import Basis, layout_of
-from ..errors import OpmlError, refusal
+from ..basis import Basis, check_widths, layout_of, scale_of_coefficients
+from ..errors import OpmlError, one_of, refusal
 from ..numerics import Array, einsum, matmul
 from ..structures import Structure
 from .harmonics import product, stacked_harmonics
@@ -36,7 +39,7 @@ Radial = Callable[[int, Array, Array, Array], dict[tuple[int, int], Array]]
 class _Functions:
     """Shells and primitives of a molecule, sorted by angular momentum."""
 
-    def __init__(self, structure: Structure, basis: Basis):
+    def __init__(self, structure: Structure, basis: Basis, widths: Array | None = None):
         if not isinstance(structure, Structure):
             raise OpmlError(
                 refusal(
@@ -47,7 +50,8 @@ class _Functions:
                 )
             )
         positions = jnp.asarray(structure.positions)
-        topology = layout_of(structure, basis).primitives
+        layout = layout_of(structure, basis)
+        topology = layout.primitives
         exponents, coefficients = (jnp.asarray(x, positions.dtype) for x in basis.flat())
         counts = topology.shell_counts
         table = np.concatenate(topology.table)
@@ -59,6 +63,12 @@ class _Functions:
         self.centres = positions[np.concatenate(topology.shell_atom)]  # (n_shells, 3)
         self.exponents = exponents[table]
         self.coefficients = coefficients[table] * _NORMS[self.l[self.of_primitive]]
+        if widths is not None:
+            check_widths(layout, widths)
+            by_l = np.argsort(layout.shell_ls, kind="stable")[self.of_primitive]
+            own = jnp.asarray(widths, positions.dtype)[by_l]
+            self.exponents = self.exponents * own
+            self.coefficients *= scale_of_coefficients(self.l[self.of_primitive], own)
         start = np.concatenate([[0], np.cumsum(2 * self.l + 1)])
         l, m, shell = topology.ao.T
         self.order = start[self.first[l] + shell] + m
@@ -94,23 +104,24 @@ def _overlap(order: int, a: Array, b: Array, r2: Array) -> dict[tuple[int, int],
     return {(l, k): front * gaussian_radial(l, k, mu, r2) for l, k in components(order)}
 
 
-def _matrix(structure: Structure, basis: Basis, kernel: Radial) -> jax.Array:
-    own = _Functions(structure, basis)
+def _matrix(own: _Functions, kernel: Radial, other: _Functions | None = None) -> jax.Array:
+    """Of functions with each other (a symmetric matrix), or with others of the same basis."""
+    symmetric, other = other is None, other or own
     top = 2 * own.ls[-1]
-    r = own.centres[:, None] - own.centres
-    r2 = jnp.sum(r * r, axis=-1)[own.of_primitive][:, own.of_primitive]
+    r = own.centres[:, None] - other.centres
+    r2 = jnp.sum(r * r, axis=-1)[own.of_primitive][:, other.of_primitive]
     l = own.l[own.of_primitive]
-    weight = own.coefficients / (2 * own.exponents) ** l
-    weights = weight[:, None] * weight * (-1.0) ** l
+    rows, columns = (x.coefficients / (2 * x.exponents) ** l for x in (own, other))
+    weights = rows[:, None] * columns * (-1.0) ** l
     # One evaluation for all pairs, to the order of the highest: far less to compile than each own.
-    found = kernel(top, own.exponents[:, None], own.exponents, r2)
+    found = kernel(top, own.exponents[:, None], other.exponents, r2)
     found = own.contracted(jnp.stack([found[k] * weights for k in components(top)]))
     found = jnp.swapaxes(own.contracted(jnp.swapaxes(found, -1, -2)), -1, -2)
     row = {k: i for i, k in enumerate(components(top))}
     harmonics = jnp.concatenate(stacked_harmonics(top, *jnp.moveaxis(r, -1, 0)))
     blocks: dict[tuple[int, int], Array] = {}
     for la in own.ls:
-        for lb in (lb for lb in own.ls if lb <= la):
+        for lb in (lb for lb in own.ls if lb <= la or not symmetric):
             tables = product(la, lb)
             harmonic = np.concatenate([l * l + np.arange(2 * l + 1) for l in tables])
             radials = np.concatenate([[row[l, (la + lb - l) // 2]] * (2 * l + 1) for l in tables])
@@ -120,32 +131,34 @@ def _matrix(structure: Structure, basis: Basis, kernel: Radial) -> jax.Array:
             block = einsum("mnk,kab->ambn", table, columns)
             blocks[la, lb] = block.reshape(block.shape[0] * block.shape[1], -1)
     rows = [
-        jnp.concatenate([blocks[i, j] if i >= j else blocks[j, i].T for j in own.ls], axis=1)
+        jnp.concatenate([blocks[i, j] if (i, j) in blocks else blocks[j, i].T for j in own.ls], 1)
         for i in own.ls
     ]
     return jnp.concatenate(rows)[own.order][:, own.order]
 
 
-def coulomb_metric(structure: Structure, basis: Basis) -> jax.Array:
+def coulomb_metric(structure: Structure, basis: Basis, widths: Array | None = None) -> jax.Array:
     r"""Repulsion of single functions, :math:`(p|q) = \int\!\int p(r)\, q(r') / |r - r'|`.
 
-    Differentiable in positions, exponents and coefficients, to any order. libcint: ``int2c2e``.
+    Differentiable in positions, exponents, coefficients and widths, to any order. libcint:
+    ``int2c2e``.
 
     Args:
       structure: molecule, positions in Bohr.
       basis: an auxiliary basis that covers its elements.
+      widths: ``(n_shells,)`` factors of exponents, or None.
 
     Returns:
       ``(naux, naux)`` Hartree, in the library's AO order.
 
     Raises:
-      OpmlError: a batch instead of a molecule.
+      OpmlError: a batch instead of a molecule; widths of another shape, or not positive.
       BasisError: an element the basis does not cover.
     """
-    return _matrix(structure, basis, _repulsion)
+    return _matrix(_Functions(structure, basis, widths), _repulsion)
 
 
-def overlap_metric(structure: Structure, basis: Basis) -> jax.Array:
+def overlap_metric(structure: Structure, basis: Basis, widths: Array | None = None) -> jax.Array:
     """Overlap of single functions, arguments as for :func:`coulomb_metric`.
 
     The same matrix as :func:`~opml_jax.integrals.overlap`, cheaper to compile for high angular
@@ -154,11 +167,41 @@ def overlap_metric(structure: Structure, basis: Basis) -> jax.Array:
     Returns:
       ``(naux, naux)``.
     """
-    return _matrix(structure, basis, _overlap)
+    return _matrix(_Functions(structure, basis, widths), _overlap)
 
 
-def _at_points(structure: Structure, basis: Basis, points: Array, function: Callable) -> jax.Array:
-    own = _Functions(structure, basis)
+CROSS = {"coulomb": _repulsion, "overlap": _overlap}
+"""Kinds of :func:`cross_metric`."""
+
+
+def cross_metric(
+    structure: Structure,
+    basis: Basis,
+    widths: Array | None,
+    others: Array | None = None,
+    kind: str = "coulomb",
+) -> jax.Array:
+    """Repulsion or overlap of functions of one basis in two sets of widths.
+
+    Args:
+      structure: molecule, positions in Bohr.
+      basis: auxiliary basis.
+      widths: ``(n_shells,)`` of the rows' functions, or None.
+      others: likewise, of the columns'.
+      kind: ``"coulomb"`` or ``"overlap"``.
+
+    Returns:
+      ``(naux, naux)`` Hartree, or 1.
+
+    Raises:
+      OpmlError: an unknown kind; and as :func:`coulomb_metric`.
+    """
+    one_of("kind", kind, CROSS, OpmlError)
+    rows, columns = (_Functions(structure, basis, w) for w in (widths, others))
+    return _matrix(rows, CROSS[kind], columns)
+
+
+def _at_points(own: _Functions, points: Array, function: Callable) -> jax.Array:
     r = points[:, None] - own.centres  # (n_points, n_shells, 3)
     r2 = jnp.sum(r * r, axis=-1)[:, own.of_primitive]
     radials = own.contracted(function(own, r2) * own.coefficients)
@@ -170,21 +213,30 @@ def _at_points(structure: Structure, basis: Basis, points: Array, function: Call
     return jnp.concatenate(columns, axis=1)[:, own.order]
 
 
-def values(structure: Structure, basis: Basis, points: Array) -> jax.Array:
+def values(
+    structure: Structure, basis: Basis, points: Array, widths: Array | None = None
+) -> jax.Array:
     """Values of basis functions at points; differentiable in everything. libcint: ``eval_gto``.
 
     Args:
       structure: molecule, positions in Bohr.
       basis: orbital or auxiliary basis.
       points: ``(n_points, 3)`` Bohr.
+      widths: ``(n_shells,)`` factors of exponents, or None.
 
     Returns:
       ``(n_points, nao)`` Bohr^-1.5.
+
+    Raises:
+      OpmlError: as :func:`coulomb_metric`.
     """
-    return _at_points(structure, basis, points, lambda own, r2: jnp.exp(-own.exponents * r2))
+    own = _Functions(structure, basis, widths)
+    return _at_points(own, points, lambda own, r2: jnp.exp(-own.exponents * r2))
 
 
-def potentials(structure: Structure, basis: Basis, points: Array) -> jax.Array:
+def potentials(
+    structure: Structure, basis: Basis, points: Array, widths: Array | None = None
+) -> jax.Array:
     r"""Potentials of basis functions as charge densities, :math:`\int \phi(r') / |r - r'|`.
 
     Arguments as for :func:`values`; differentiable in everything.
@@ -199,4 +251,4 @@ def potentials(structure: Structure, basis: Basis, points: Array) -> jax.Array:
         found = radial(own.ls[-1], r2, jnp.broadcast_to(0.5 / a, r2.shape), up=False)
         return front * jnp.select([l == k for k in own.ls], [found[k, 0] for k in own.ls])
 
-    return _at_points(structure, basis, points, potential)
+    return _at_points(_Functions(structure, basis, widths), points, potential)

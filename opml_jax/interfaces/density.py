@@ -58,13 +58,16 @@ class DensityEnergies:
     negative: float
 
 
-def energies(mf, coefficients: np.ndarray, aux_basis: Basis) -> DensityEnergies:
+def energies(
+    mf, coefficients: np.ndarray, aux_basis: Basis, widths: np.ndarray | None = None
+) -> DensityEnergies:
     """Energies of a density by a PySCF calculation's functional.
 
     Args:
       mf: a restricted Kohn-Sham object (built, not necessarily converged), without exact exchange.
       coefficients: ``(naux,)`` in the library's order.
       aux_basis: what they are in.
+      widths: ``(n_shells,)`` factors of exponents, if a model gives them, or None.
 
     Raises:
       OpmlError: a functional with exact exchange or one beyond gradients, an open shell,
@@ -72,18 +75,18 @@ def energies(mf, coefficients: np.ndarray, aux_basis: Basis) -> DensityEnergies:
     """
     structure = structure_from_pyscf(mf.mol)
     c = np.asarray(coefficients, np.float64)
-    _check(mf, c, structure, aux_basis)
+    _check(mf, c, structure, aux_basis, widths)
     basis = basis_of(mf, structure)
-    projections = integrals.three_center(structure, basis, aux_basis)
-    coulomb = np.asarray(integrals.coulomb_metric(structure, aux_basis))
+    projections = integrals.three_center(structure, basis, aux_basis, widths=widths)
+    coulomb = np.asarray(integrals.coulomb_metric(structure, aux_basis, widths))
     repulsion = to_pyscf(np.einsum("p,pij->ij", c, projections), structure, basis)
-    e_xc, of_density, v_xc, negative = _exchange_correlation(mf, c, structure, aux_basis)
+    e_xc, of_density, v_xc, negative = _exchange_correlation(mf, c, structure, aux_basis, widths)
     fock = mf.get_hcore() + repulsion + v_xc
     levels, orbitals = scipy.linalg.eigh(fock, mf.get_ovlp())
     occupied = orbitals[:, : structure.n_electrons // 2]
     dm = 2 * occupied @ occupied.T
     hartree = float(density.self_energy(c, coulomb))
-    external = float(c @ np.asarray(density.external_energies(structure, aux_basis)))
+    external = float(c @ np.asarray(density.external_energies(structure, aux_basis, widths)))
     nuclei = float(mf.energy_nuc())
     bands = 2 * float(levels[: structure.n_electrons // 2].sum())
     return DensityEnergies(
@@ -134,8 +137,9 @@ def compare_energies(
     cycles: dict[str, list[int]] = {}
     for i, s in enumerate(dataset.structures):
         mf = mean_field(s, method)
+        predicted = model.predict(s)
         starts = {
-            "density": energies(mf, model.predict(s)["coefficients"], aux),
+            "density": energies(mf, predicted["coefficients"], aux, predicted.get("widths")),
             "fit": energies(mf, references[i], aux),
             "atoms": energies(mf, density.superposed_atoms(s, basis, aux), aux),
         }
@@ -193,7 +197,7 @@ def basis_of(mf, structure: Structure) -> Basis:
     return basis
 
 
-def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis) -> None:
+def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis, widths) -> None:
     if structure.spin or not hasattr(mf, "xc"):
         raise OpmlError(
             refusal("mf", got=type(mf).__name__, expected="closed-shell Kohn-Sham (dft.RKS)")
@@ -211,27 +215,27 @@ def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis) -> None:
     naux = layout_of(structure, aux_basis).nao
     if c.shape != (naux,):
         raise OpmlError(refusal("coefficients", got=f"shape {c.shape}", expected=f"({naux},)"))
-    electrons = float(density.electron_number(c, structure, aux_basis))
+    electrons = float(density.electron_number(c, structure, aux_basis, widths))
     if not abs(electrons - structure.n_electrons) < ELECTRONS:
         raise OpmlError(
             refusal(
                 "coefficients",
                 got=f"{electrons:.4f} electrons",
                 expected=f"a density of {structure.n_electrons}",
-                hint="Are they in another basis or order?",
+                hint="Are they in another basis or order, or of other widths?",
             ),
             code=Code.ELECTRON_NUMBER,
         )
 
 
-def _exchange_correlation(mf, c: np.ndarray, structure: Structure, aux_basis: Basis):
+def _exchange_correlation(mf, c: np.ndarray, structure: Structure, aux_basis: Basis, widths=None):
     """Energy, integral of potential times density, matrix, and electrons of negative density."""
     ni, mol = mf._numint, mf.mol
     built = mf.grids.coords is not None
     if not built:
         mf.grids.build(with_non0tab=True)
     gradient = ni._xc_type(mf.xc) == "GGA"
-    aux = molecule(structure, aux_basis)
+    aux = molecule(structure, aux_basis, widths)
     theirs = np.asarray(density.to_pyscf(c, structure, aux_basis))
     energy = of_density = negative = 0.0
     matrix = np.zeros((mol.nao, mol.nao))

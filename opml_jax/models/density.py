@@ -12,6 +12,10 @@ x being irreps of blocks of powers of V around an atom, of natural parity, in pr
 of its element, and kappa a function of the scalars among them: a Gaussian of their distance, or
 (the original) a power of their scalar product, all irreps then being of unit length. One kernel
 serves all radial channels n.
+
+With ``network.widths`` the exponents of every shell depend on the environment too (see
+:mod:`.density_network`): predictions then hold ``widths``, and coefficients, the exact number of
+electrons and the dipole belong to these.
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ from ..basis import AOLayout, Basis, layout_of
 from ..errors import ConfigError, OpmlError, at_least, one_of, refusal
 from ..features import atom_features
 from ..features.inputs import OPERATORS
-from ..numerics import Array, einsum
+from ..numerics import Array, einsum, pytree
 from ..structures import Structure, StructureBatch
-from .density_network import Op2DensityNetworkConfig, network_coefficients
+from .density_network import Op2DensityNetworkConfig, network_outputs, with_moments
 
 Params = dict[str, Any]
 KERNELS = ("gaussian", "polynomial")
@@ -100,6 +104,33 @@ class Op2DensityConfig:
                     hint="Set density.network.alone: false.",
                 )
             )
+        if self.uncertainty and self.network and self.network.widths:
+            raise ConfigError(
+                refusal(
+                    "density.uncertainty",
+                    got=f"density.network.widths {self.network.widths}",
+                    expected="a fixed basis, whose coefficients the kernels' variances are of",
+                    hint="Set density.network.widths: 0.",
+                )
+            )
+
+
+@pytree
+class OnAtoms:
+    """A density atom by atom, before electrons are counted; a batch adds a leading axis.
+
+    Attributes:
+      coefficients: ``{l: (n_atoms, n, 2 l + 1)}``, n of the element with most functions of degree
+        l; zero where others have none, and for padding.
+      widths: ``{l: (n_atoms, n)}`` factors of exponents; one where there is no function. Empty
+        for a fixed basis.
+      fixed: coefficients of the functions of the basis as it is: the same, or with widths what
+        :func:`opml_jax.density.on_own_atom` makes of them.
+    """
+
+    coefficients: dict[int, Array]
+    widths: dict[int, Array]
+    fixed: dict[int, Array]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +146,11 @@ class Op2Density:
     config: Op2DensityConfig
     basis: Basis
     aux_basis: Basis
+
+    @property
+    def flexible(self) -> bool:
+        """True if predictions have widths."""
+        return self.config.network is not None and self.config.network.widths > 0
 
     def features(self, structure: Structure | StructureBatch) -> dict[int, Array]:
         """Irreps of natural parity around every atom.
@@ -156,22 +192,18 @@ class Op2Density:
 
         Returns:
           ``coefficients`` ``(naux,)`` in the library's order, with the molecule's electrons;
-          ``dipole`` ``(3,)`` in e Bohr about the centre of nuclear charge. Differentiable.
+          ``dipole`` ``(3,)`` in e Bohr about the centre of nuclear charge; if the model is
+          :attr:`flexible` also ``widths`` ``(n_shells,)``, factors of exponents without which
+          coefficients mean nothing. Differentiable.
         """
         return self.counted(self.on_atoms(params, structure), structure)
 
-    def on_atoms(
-        self, params: Params, structure: Structure | StructureBatch
-    ) -> dict[int, jax.Array]:
-        """Coefficients atom by atom, before electrons are counted: nothing in them reaches far.
+    def on_atoms(self, params: Params, structure: Structure | StructureBatch) -> OnAtoms:
+        """A density atom by atom, before electrons are counted: nothing in it reaches far.
 
         Args:
           params: of the model.
           structure: molecule, or batch made for :attr:`basis`.
-
-        Returns:
-          ``{l: (n_atoms, n, 2 l + 1)}``, n of the element with most functions of degree l; zero
-          where others have none, and for padding. A batch adds a leading axis.
         """
         features = self.features(structure)
         if isinstance(structure, Structure):
@@ -181,52 +213,78 @@ class Op2Density:
         # which atoms are of an element is data: all are taken for each, and most left out
         every = dict.fromkeys(self.basis.elements, slice(None))
         found = self._spread(params, flat, every, element.reshape(-1))
-        return {l: c.reshape(*element.shape, *c.shape[1:]) for l, c in found.items()}
+        return jax.tree.map(lambda c: c.reshape(*element.shape, *c.shape[1:]), found)
 
     def _spread(
         self, params: Params, features: Mapping[int, Array], atoms: Mapping, element=None
-    ) -> dict[int, jax.Array]:
-        """:meth:`of_element` of the atoms of each element, one below the other."""
+    ) -> OnAtoms:
+        """:meth:`described` atoms of each element, one below the other."""
         counts = self.aux_basis.spec.slot_counts
         n, dtype = len(features[0]), features[0].dtype
-        out = {l: jnp.zeros((n, k, 2 * l + 1), dtype) for l, k in enumerate(counts)}
+        zeros = {l: jnp.zeros((n, k, 2 * l + 1), dtype) for l, k in enumerate(counts)}
+        parts = [zeros, {}, dict(zeros)]
+        if any("widths" in own.get("network", {}) for own in params.values()):
+            parts[1] = {l: jnp.zeros((n, k), dtype) for l, k in enumerate(counts)}
         for e, z in enumerate(self.basis.elements):
             if z not in atoms:
                 continue
             own = {l: x[atoms[z]] for l, x in features.items()}
-            for l, c in self.of_element(params[str(z)], own).items():
-                if element is not None:
-                    c = jnp.where((element == e)[:, None, None], c, 0.0)
-                out[l] = out[l].at[atoms[z], : c.shape[1]].add(c)
-        return out
+            found, widths = self.described(params[str(z)], own)
+            fixed = density.on_own_atom(found, widths, self.aux_basis, z) if widths else found
+            # widths less one, so that what is not there is zero among all three
+            widths = {l: w - 1 for l, w in widths.items()}
+            for out, of_element in zip(parts, (found, widths, fixed), strict=True):
+                for l, c in of_element.items():
+                    if element is not None:
+                        here = (element == e).reshape(-1, *[1] * (c.ndim - 1))
+                        c = jnp.where(here, c, 0.0)
+                    out[l] = out[l].at[atoms[z], : c.shape[1]].add(c)
+        coefficients, widths, fixed = parts
+        return OnAtoms(coefficients, {l: 1 + w for l, w in widths.items()}, fixed)
 
-    def counted(self, on_atoms: Mapping[int, Array], structure: Structure) -> dict[str, Array]:
+    def counted(self, on_atoms: OnAtoms, structure: Structure) -> dict[str, Array]:
         """What :meth:`apply` returns, from what :meth:`on_atoms` does."""
-        layout = layout_of(structure, self.aux_basis)
-        c = jnp.zeros(layout.nao, on_atoms[0].dtype)
+        layout, aux = layout_of(structure, self.aux_basis), self.aux_basis
+        c = jnp.zeros(layout.nao, on_atoms.coefficients[0].dtype)
+        widths = jnp.ones(layout.n_shells, c.dtype)
         for atoms in atoms_of(structure.numbers).values():
-            for l, found in on_atoms.items():
+            for l, found in on_atoms.coefficients.items():
                 at = channels(layout, atoms, l)
                 c = c.at[at].set(found[atoms, : at.shape[1]])
-        metric = density.metric_matrix(structure, self.aux_basis, self.config.metric)
-        charges = density.charges(structure, self.aux_basis)
+                if l in on_atoms.widths:
+                    of_shells = on_atoms.widths[l][atoms, : at.shape[1]]
+                    widths = widths.at[layout.shell[at[..., 0]]].set(of_shells)
+        own = widths if on_atoms.widths else None
+        metric = density.metric_matrix(structure, aux, self.config.metric, own)
+        charges = density.charges(structure, aux, own)
         c = density.with_electrons(c, metric, charges, structure.n_electrons)
-        return {"coefficients": c, "dipole": density.dipole(c, structure, self.aux_basis)}
+        out: dict[str, Array] = {
+            "coefficients": c,
+            "dipole": density.dipole(c, structure, aux, own),
+        }
+        return out | ({"widths": widths} if self.flexible else {})
 
     def of_element(self, params: Params, features: Mapping[int, Array]) -> dict[int, Array]:
         """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` of atoms of one element."""
+        return self.described(params, features)[0]
+
+    def described(
+        self, params: Params, features: Mapping[int, Array]
+    ) -> tuple[dict[int, Array], dict[int, Array]]:
+        """:meth:`of_element`, and widths ``{l: (n_atoms, n)}``, empty for a fixed basis."""
         x = reduced(params["components"], features, self.config.kernel)
         out: dict[int, Array] = {0: params["baseline"][:, None]}
         for l, weights in params.get("weights", {}).items():
             found = kernel_coefficients(self.config, int(l), x, params["references"], weights)
             out[int(l)] = out.get(int(l), 0.0) + found
-        network = self.config.network
+        network, widths = self.config.network, {}
         if "network" in params:
             assert network is not None  # files keep both
-            found = network_coefficients(network, params["network"], x)
+            found, widths = network_outputs(network, params["network"], x)
             out |= {int(l): out.get(int(l), 0.0) + c for l, c in found.items()}
-        n = len(x["0"])
-        return {l: jnp.broadcast_to(c, (n, *c.shape[-2:])) for l, c in out.items()}
+        n, widths = len(x["0"]), {int(l): w for l, w in widths.items()}
+        out = {l: jnp.broadcast_to(c, (n, *c.shape[-2:])) for l, c in out.items()}
+        return with_moments(out, widths), widths
 
     def variances(self, params: Params, structure: Structure) -> Array:
         r"""Variances of the densities of single atoms, by the Gaussian process of the kernels.

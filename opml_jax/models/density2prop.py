@@ -11,6 +11,10 @@ spreads what one atom lacks over the whole molecule, so that molecules that are 
 change each other's energy, and forces would need derivatives of the metric. The density and the
 dipole that are predicted have all electrons.
 
+Of a density with widths every atom's functions are first brought to those of the basis, by their
+overlaps on that atom (:func:`opml_jax.density.on_own_atom`): invariants compare coefficients, and
+these are of the same functions only then.
+
 What to mix is found on the training set (in :class:`Op2Prop` on pairs of atoms, of which a density
 model knows nothing): the leading principal components of each element's coefficients. Functions of
 an auxiliary basis are nearly dependent, so components are those of coefficients of orthonormal
@@ -47,7 +51,7 @@ CHUNK, DRAWN = 16, 256
 
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """A recipe whose irreps are coefficients of a density; see :meth:`Op2Density.on_atoms`.
+    """A recipe whose irreps are coefficients of a density in the functions of the basis.
 
     Attributes:
       spec: of the auxiliary basis.
@@ -126,7 +130,7 @@ class Density2Prop(Op2Prop):
             part = chosen[start : start + CHUNK]
             full = part + [part[-1]] * (min(CHUNK, len(chosen)) - len(part))
             found = on_atoms(params, batch(full, self.basis, bucket=bucket))
-            found = self.density_products.recipe(found).array
+            found = self.density_products.recipe(found.fixed).array
             for s, own in zip(part, np.asarray(found), strict=False):
                 features.append(own[: s.n_atoms])
                 elements.append(layout_of(s, self.basis).element)
@@ -184,9 +188,8 @@ class Density2Prop(Op2Prop):
             raise OpmlError(
                 refusal("params", got="no density", expected="those of draw or of a model")
             )
-        return self._described(
-            self.density.on_atoms(params["density"], structure), structure, params
-        )
+        on_atoms = self.density.on_atoms(params["density"], structure).fixed
+        return self._described(on_atoms, structure, params)
 
     def _described(self, on_atoms, structure, params: Params) -> tuple[Array, dict[int, Array]]:
         """:meth:`descriptors` with the coefficients known."""
@@ -208,7 +211,7 @@ class Density2Prop(Op2Prop):
         Not of a batch: counting electrons takes a metric, which batches do not have.
         """
         on_atoms = self.density.on_atoms(params["density"], structure)
-        x, v = self._described(on_atoms, structure, params)
+        x, v = self._described(on_atoms.fixed, structure, params)
         out = self.readout(params, x, v, self.one_hot(structure))
         if isinstance(structure, Structure):
             out["dipole"] = self.density.counted(on_atoms, structure)["dipole"]

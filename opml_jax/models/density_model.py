@@ -16,6 +16,9 @@ from ..structures import Structure
 from .density import Op2Density, Params
 from .model import Model
 
+SIZES = ("naux", "n_atoms", "n_shells")
+"""What a list's predictions have, and one molecule's need not."""
+
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class DensityModel(Model):
@@ -37,7 +40,7 @@ class DensityModel(Model):
         )
 
     def density_fn(self, params: Params | None = None) -> Callable[[Structure], dict[str, Array]]:
-        """A pure function for ``jax.grad`` and friends: ``coefficients`` and ``dipole``.
+        """A pure function for ``jax.grad`` and friends: ``coefficients``, ``dipole``, ``widths``.
 
         Args:
           params: parameters to use. Default: the model's own.
@@ -64,7 +67,10 @@ class DensityModel(Model):
         Returns:
           ``coefficients`` ``(naux,)`` in the library's order of the auxiliary basis and ``dipole``
           ``(3,)`` in e Bohr about the centre of nuclear charge; for a list a leading axis, padded
-          with zeros to the largest molecule, and ``naux`` and ``n_atoms``.
+          with zeros to the largest molecule, and ``naux`` and ``n_atoms``. A model whose basis is
+          flexible has ``widths`` ``(n_shells,)`` beside them, factors of exponents in the order of
+          the shells (padded likewise, with ``n_shells``): coefficients belong to them, and every
+          function of :mod:`opml_jax.density` takes both.
 
         Raises:
           OpmlError: an empty list, an ion, an element the model has not seen, an uncertainty of a
@@ -74,7 +80,7 @@ class DensityModel(Model):
         require_x64("an Op2Density model")
         if isinstance(structures, Structure):
             out = self.predict([structures], uncertainty=uncertainty)
-            return {k: v[0] for k, v in out.items() if k not in ("naux", "n_atoms")}
+            return {k: v[0] for k, v in out.items() if k not in SIZES}
         structures = list(structures)
         if not structures:
             raise OpmlError(refusal("structures", got="an empty list", expected="at least one"))
@@ -90,14 +96,19 @@ class DensityModel(Model):
                     hint="Train with density.uncertainty=true.",
                 )
             )
-        naux = [layout_of(s, self.definition.aux_basis).nao for s in structures]
+        layouts = [layout_of(s, self.definition.aux_basis) for s in structures]
+        naux, n_shells = ([getattr(x, k) for x in layouts] for k in ("nao", "n_shells"))
         c = np.zeros((len(structures), max(naux)))
+        widths = np.zeros((len(structures), max(n_shells)))
         dipoles = np.zeros((len(structures), 3))
         for i, s in enumerate(structures):
             found = _apply(self.definition, self.params, s)
             c[i, : naux[i]], dipoles[i] = found["coefficients"], found["dipole"]
+            widths[i, : n_shells[i]] = found.get("widths", 1.0)
         n_atoms = np.array([s.n_atoms for s in structures])
         out = {"coefficients": c, "dipole": dipoles, "naux": np.array(naux), "n_atoms": n_atoms}
+        if self.definition.flexible:
+            out |= {"widths": widths, "n_shells": np.array(n_shells)}
         if uncertainty:
             variances = np.zeros((len(structures), max(n_atoms)))
             for i, s in enumerate(structures):

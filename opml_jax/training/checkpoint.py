@@ -23,7 +23,7 @@ from ..structures import Structure
 SAVE_EVERY = 2.0
 """Seconds between states on disk: that much work a kill may cost."""
 
-STATE, NETWORK = "state.npz", "network.npz"
+STATE, NETWORK, WIDTHS = "state.npz", "network.npz", "widths.npz"
 STRUCTURES, TURNED = "cache/structures", "cache/turned"
 """What only a killed run needs: files and folders in its run directory."""
 
@@ -31,7 +31,7 @@ STRUCTURES, TURNED = "cache/structures", "cache/turned"
 def forget(folder: str | os.PathLike) -> None:
     """Delete what a run directory keeps for a killed run; the next one begins anew."""
     folder = Path(folder)
-    for name in (STATE, NETWORK):
+    for name in (STATE, NETWORK, WIDTHS):
         (folder / name).unlink(missing_ok=True)
     for name in (STRUCTURES, TURNED):
         shutil.rmtree(folder / name, ignore_errors=True)

@@ -26,7 +26,7 @@ from .. import density
 from ..basis import Basis, batch, from_pyscf, layout_of, load_basis
 from ..data import Dataset
 from ..data.reference import Method, density_of, molecule
-from ..errors import Code, DataError, refusal
+from ..errors import Code, DataError, OpmlError, refusal
 from ..models.density import Op2Density, Params, atoms_of, channels, kernel, reduced
 from ..structures import Structure
 from .density_solver import Problem, Report, Solution, Weights, conjugate_gradients, factors
@@ -356,7 +356,20 @@ def solve_problem(
 
 
 def left_over(definition: Op2Density, params: Params, labelled: Labelled) -> np.ndarray:
-    """``(n_structures, naux)`` coefficients that a model leaves, before electrons are counted."""
+    """``(n_structures, naux)`` coefficients that a model leaves, before electrons are counted.
+
+    Raises:
+      OpmlError: a model whose functions have widths: its coefficients are of others.
+    """
+    if any("widths" in own.get("network", {}) for own in params.values()):
+        raise OpmlError(
+            refusal(
+                "params",
+                got="widths of functions",
+                expected="a fixed basis, as the coefficients that are learned have",
+                hint="opml_jax.density.without_widths gives coefficients of the basis.",
+            )
+        )
     left, naux = labelled.target.copy(), labelled.target.shape[1]
     of_element = jax.jit(definition.of_element)
     for z, own in labelled.found.items():

@@ -75,11 +75,25 @@ def _dipole(structure: Structure, definition: Op2Density) -> np.ndarray:
     return np.asarray(density.dipole(each, structure, definition.aux_basis)).T
 
 
-def _points(structure: Structure, definition: Op2Density, n: int, rng) -> np.ndarray:
+def draw_points(structure: Structure, n: int, rng: np.random.Generator):
+    """Random points of a turned atomic grid, and weights that make sums over them integrals.
+
+    Args:
+      structure: molecule.
+      n: how many; fewer if the grid has no more.
+      rng: draws the rotation and the points.
+
+    Returns:
+      ``(n, 3)`` Bohr and ``(n,)`` Bohr^3.
+    """
     rotation = np.linalg.qr(rng.normal(size=(3, 3)))[0]
     x = np.asarray(structure.positions)
     points, weights = density.grid(structure.replace(positions=x @ rotation.T), GRID_LEVEL)
     chosen = rng.permutation(len(points))[:n]
-    points, weights = points[chosen] @ rotation, weights[chosen] * len(points) / len(chosen)
+    return points[chosen] @ rotation, weights[chosen] * len(points) / len(chosen)
+
+
+def _points(structure: Structure, definition: Op2Density, n: int, rng) -> np.ndarray:
+    points, weights = draw_points(structure, n, rng)
     each = np.eye(layout_of(structure, definition.aux_basis).nao)
     return weights[:, None] * density.on_points(each, structure, definition.aux_basis, points).T

@@ -17,9 +17,19 @@ from .density import check_densities, density_matrix, labelled_coefficients
 GRID_LEVEL = 1
 """Of the grids that absolute errors are integrated on; their relative error is about 1e-3."""
 
-_metrics = jax.jit(
-    lambda s, aux: (integrals.coulomb_metric(s, aux), integrals.overlap_metric(s, aux))
-)
+
+@jax.jit
+def _metrics(structure, aux, widths=None):
+    """Coulomb and overlap metric of the functions of the basis, or between those with widths."""
+    both = integrals.coulomb_metric, integrals.overlap_metric
+    return tuple(metric(structure, aux, widths) for metric in both)
+
+
+@jax.jit
+def _cross(structure, aux, widths):
+    """Likewise, between functions with widths and those of the basis."""
+    kinds = "coulomb", "overlap"
+    return tuple(integrals.cross_metric(structure, aux, widths, None, kind) for kind in kinds)
 
 
 def density_errors(
@@ -39,35 +49,58 @@ def density_errors(
       to the spread of the densities about their mean isotropic coefficients, both in the overlap
       metric (SALTED's "% RMSE"); ``density_self_energy_mae_uha``: Coulomb energy of the error with
       itself; ``electron_number_error``; ``dipole_fit_mae_debye``: against the dipole of the fit.
+      Of a model with widths all but the total also hold what a fit to the fixed basis misses.
     """
     references = labelled_coefficients(definition, dataset)
     own = [c[: len(r)] for c, r in zip(predicted["coefficients"], references, strict=True)]
     basis, total = check_densities(definition, dataset), []
+    widths: list[np.ndarray | None] = [None] * len(own)
+    if "widths" in predicted:
+        sizes = predicted["n_shells"]
+        widths = [w[:n] for w, n in zip(predicted["widths"], sizes, strict=True)]
     for i, (c, s) in enumerate(zip(own, dataset.structures, strict=True)):
         points, weights = density.grid(s, GRID_LEVEL)
         exact = density.matrix_on_points(density_matrix(dataset, i, basis), s, basis, points)
-        error = density.on_points(c, s, definition.aux_basis, points) - exact
+        error = density.on_points(c, s, definition.aux_basis, points, widths[i]) - exact
         total.append(100 * (weights @ np.abs(error)) / s.n_electrons)
     return {
-        **coefficient_errors(own, references, dataset.structures, definition),
+        **coefficient_errors(own, references, dataset.structures, definition, widths),
         "density_error_total_percent": float(np.mean(total)),
     }
 
 
-def coefficient_errors(predicted, references, structures, definition) -> dict[str, float]:
-    """What :func:`density_errors` returns, of coefficients ``(naux,)`` for each structure."""
+def coefficient_errors(
+    predicted, references, structures, definition, widths=None
+) -> dict[str, float]:
+    """What :func:`density_errors` returns, of coefficients ``(naux,)`` for each structure.
+
+    ``widths`` ``(n_shells,)`` or None for each are of the predicted functions.
+    """
     aux = definition.aux_basis
     means = _isotropic_means(references, structures, definition)
     absolute, energy, electrons, dipoles = [], [], [], []
     square = spread = 0.0
-    for c, r, s in zip(predicted, references, structures, strict=True):
-        coulomb, overlap = (np.asarray(m) for m in _metrics(s, aux))
+    for c, r, s, w in zip(
+        predicted, references, structures, widths or [None] * len(predicted), strict=True
+    ):
+        fixed = [np.asarray(m) for m in _metrics(s, aux)]
         e, about = c - r, r - np.concatenate([means[z] for z in s.numbers])
-        absolute.append(density.density_error_percent(e, s, aux, level=GRID_LEVEL))
+        coulomb, overlap = fixed
+        if w is None:
+            absolute.append(density.density_error_percent(e, s, aux, level=GRID_LEVEL))
+        else:  # functions of both kinds: c of its own, less r of the basis
+            points, weights = density.grid(s, GRID_LEVEL)
+            error = density.on_points(c, s, aux, points, w) - density.on_points(r, s, aux, points)
+            absolute.append(100 * (weights @ np.abs(error)) / s.n_electrons)
+            e, flexible = (
+                np.concatenate([c, -r]),
+                zip(_metrics(s, aux, w), _cross(s, aux, w), fixed, strict=True),
+            )
+            coulomb, overlap = (np.block([[a, b], [np.asarray(b).T, m]]) for a, b, m in flexible)
         energy.append(density.self_energy(e, coulomb))
-        electrons.append(abs(density.electron_number(c, s, aux) - s.n_electrons))
-        dipoles.append(density.dipole(c, s, aux) - density.dipole(r, s, aux))
-        square, spread = square + e @ overlap @ e, spread + about @ overlap @ about
+        electrons.append(abs(density.electron_number(c, s, aux, w) - s.n_electrons))
+        dipoles.append(density.dipole(c, s, aux, w) - density.dipole(r, s, aux))
+        square, spread = square + e @ overlap @ e, spread + about @ fixed[1] @ about
     return {
         "density_error_percent": float(np.mean(absolute)),
         "density_error_percent_max": float(np.max(absolute)),

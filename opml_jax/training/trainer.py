@@ -34,7 +34,7 @@ from ..structures.contacts import closest_pairs
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache, build_cache, rounding_noise
-from .checkpoint import NETWORK, STATE, STRUCTURES, TURNED, History, fingerprint
+from .checkpoint import NETWORK, STATE, STRUCTURES, TURNED, WIDTHS, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
 from .density import (
@@ -48,6 +48,7 @@ from .density import (
 )
 from .density_energy import read_density
 from .density_network import train_density_network
+from .density_widths import train_density_widths, true_densities
 from .effective import check_observables, fit_effective
 from .last_layer import fit_last_layer
 from .metrics import LEVEL_KEYS
@@ -179,11 +180,14 @@ def train(
     if folder is not None and is_first():
         log = History(Path(folder, "history.jsonl"), tensorboard=tensorboard)
 
+    flexible = isinstance(definition, Op2Density) and definition.flexible
+    total = config.optim.epochs * (2 if flexible else 1)  # widths are descended after the network
+
     def on_epoch(epoch: int, row: dict[str, float]) -> None:
         row = in_physical_units(row)
         if log is not None:
             log.append(row)
-        on_progress("epochs", epoch, config.optim.epochs, _note(row))
+        on_progress("epochs", epoch, total, _note(row))
 
     read = config.targets
     if isinstance(definition, Op2Op | Op2Density):
@@ -228,6 +232,31 @@ def train(
             solved |= {f"network_{k}": v for k, v in found.chosen.items()}
             lap("network")
             on_progress("network", 1, 1, solved["network"])
+        if flexible:
+            on_progress("widths", 0, 1, "")
+            sets = {
+                k: (labelled[k], true_densities(definition, p, config.seed + i, on_progress))
+                for i, (k, p) in enumerate(parts.items())
+            }
+            before = len(history)
+            found = train_density_widths(
+                definition,
+                params,
+                sets,
+                config.optim,
+                config.seed,
+                on_epoch=lambda epoch, row: on_epoch(
+                    before + epoch, {**row, "epoch": before + epoch}
+                ),
+                **{**resume, "state": inside(WIDTHS)},
+            )
+            params = found.params
+            history = history + [{**r, "epoch": before + r["epoch"]} for r in found.history]
+            kept = found.chosen["widths"] < 1
+            solved["widths"] = "kept" if kept else "no better than the fixed basis"
+            solved["widths_validation"] = found.chosen["widths"]
+            lap("widths")
+            on_progress("widths", 1, 1, solved["widths"])
         if definition.config.uncertainty:
             params, factor = calibrated(definition, params, labelled["validation"])
             solved["uncertainty_calibration"] = factor

@@ -20,6 +20,7 @@ from opml_jax.models import DensityModel, Op2Density, Op2PropConfig
 from opml_jax.testing import random_rotation
 from opml_jax.training import density as training
 from opml_jax.training import load_config, train
+from opml_jax.training.checkpoint import read_history
 
 SAME = 1e-9  # Hartree, Hartree/Bohr, e Bohr: what rotations may change
 APART = 1e-8  # Hartree: potentials are screened, not cut
@@ -221,3 +222,53 @@ def test_density_beside_the_operator(folder, water):
         lambda r: energy(water.replace(positions=r)), jnp.asarray(water.positions)
     )
     assert load_config(folder / "beside.yaml").model.density_beside
+
+
+@pytest.mark.slow
+def test_widths_from_a_configuration_to_energies(tmp_path, water, capsys):
+    """Trained after the network, written beside coefficients, and brought to one basis."""
+    network = "network: {components: 4, gates: 4, hidden: [8], points: 200, widths: 0.4}}"
+    text = DENSITY.replace("penalty: 1.0e-4}", f"penalty: 1.0e-4,\n          {network}")
+    (tmp_path / "density.yaml").write_text(
+        f"{text}optim: {{epochs: 20, batch_size: 4, learning_rate: 0.02}}\n"
+    )
+    run = tmp_path / "density"
+    assert main(["train", str(tmp_path / "density.yaml"), "-o", str(run)]) == 0
+    rows = read_history(run / "history.jsonl")
+    assert [r["epoch"] for r in rows] == list(range(1, 41))  # the network's, then the widths'
+    assert not (run / "widths.npz").exists()  # only a killed run needs it
+    model = opml.load_model(run)
+    assert "widths" in model.params["8"]["network"]
+    assert "'widths': 'kept'" in str(model.card)
+    assert (
+        main(["predict", str(run), str(opml.bundled("water")), "-o", str(tmp_path / "p.h5")]) == 0
+    )
+    stored = opml.read_dataset(tmp_path / "p.h5")
+    found = model.predict(stored.structures[3])
+    for name in ("coefficients", "widths"):
+        np.testing.assert_allclose(stored.labels[name][3], found[name], rtol=1e-12)
+    capsys.readouterr()
+    scored = ["evaluate", str(run), "bundled:water", "--split", "test", "--scf", "1"]
+    assert main(scored) == 0
+    assert "one shot" in capsys.readouterr().out
+    (tmp_path / "energy.yaml").write_text(
+        ENERGY.replace("DENSITY", str(run)).replace("BESIDE", "false")
+    )
+    assert main(["train", str(tmp_path / "energy.yaml"), "-o", str(tmp_path / "energy")]) == 0
+    metrics = json.loads((tmp_path / "energy" / "metrics.json").read_text())["test"]
+    data = opml.read_dataset(opml.bundled("water"))
+    assert metrics["energy_mae_mev"] < 0.05 * 27211 * np.std(data["energy"])
+    energies = opml.load_model(tmp_path / "energy")
+    x, h, steps = np.asarray(water.positions), 1e-3, []
+    for k in (-2, -1, 1, 2):
+        y = x.copy()
+        y[1, 2] += k * h
+        steps.append(water.replace(positions=y))
+    q = random_rotation(3, improper=True)
+    found = energies.predict([water, *steps, water.replace(positions=x @ q.T)])
+    e = found["energy"]
+    slope = (8 * (e[3] - e[2]) - (e[4] - e[1])) / (12 * h)
+    assert found["forces"][0, 1, 2] == pytest.approx(-slope, abs=1e-7)
+    assert e[5] == pytest.approx(e[0], abs=SAME)
+    np.testing.assert_allclose(found["dipole"][5], q @ found["dipole"][0], rtol=0, atol=SAME)
+    np.testing.assert_array_equal(found["dipole"][0], energies.density.predict(water)["dipole"])

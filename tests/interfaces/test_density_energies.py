@@ -5,6 +5,8 @@ import pytest
 
 import opml_jax as opml
 from opml_jax import density
+from opml_jax.basis import layout_of
+from opml_jax.data.reference import molecule
 from opml_jax.errors import OpmlError
 from opml_jax.interfaces.density import energies
 
@@ -114,3 +116,26 @@ def test_refusals(converged, bases, water):
 
 def test_it_is_found_under_its_name():
     assert opml.interfaces.density.energies is energies
+
+
+def test_densities_with_widths(converged, bases, water):
+    """The fit in functions with widths: PySCF's integrals of the same density by its own basis."""
+    mf, _ = converged["pbe"]
+    dm = opml.from_pyscf(mf.make_rdm1(), water, bases[0])
+    n = layout_of(water, bases[1]).n_shells
+    widths = np.exp(np.random.default_rng(0).uniform(-0.02, 0.02, size=n))
+    c = np.asarray(density.fit(dm, water, *bases, widths=widths))
+    found = energies(mf, c, bases[1], widths)
+    # as for fixed functions; a fit is a minimum, so what it costs hardly changes
+    assert 0 <= found.one_shot - mf.e_tot < 3e-6
+    assert abs(found.harris - mf.e_tot) < 3e-3
+    mol = molecule(water, bases[1], widths)
+    theirs = density.to_pyscf(c, water, bases[1])
+    hartree = 0.5 * theirs @ mol.intor("int2c2e") @ theirs
+    assert found.hartree == pytest.approx(hartree, abs=1e-10)
+    # without them they are of another density, which has not all electrons
+    with pytest.raises(OpmlError, match=r"of other widths.*OPML-304"):
+        energies(mf, c, bases[1])
+    fixed = np.asarray(density.without_widths(c, widths, water, bases[1]))
+    again = energies(mf, fixed, bases[1])
+    assert abs(again.one_shot - mf.e_tot) < 3e-6
