@@ -13,6 +13,9 @@ from ..numerics import Array, pytree
 from ..structures import StructureBatch
 from .dataset import FIELDS, Dataset
 
+AUXILIARY = ("aux", "shell")
+"""Axes of auxiliary functions and their shells, of which buckets know nothing: the longest."""
+
 
 @pytree
 class LabelledBatch:
@@ -81,10 +84,11 @@ class Loader:
         dataset.check_labels(self.labels)
         if any("ao" in FIELDS[name].axes for name in self.labels):
             dataset.check_layout(basis)
-        self.naux = max(
-            (n for k in self.labels if FIELDS[k].axes == ("aux",) for (n,) in dataset.shapes(k)),
-            default=0,
-        )
+        longest = [
+            max((n for k in own for (n,) in dataset.shapes(k)), default=0)
+            for own in ([k for k in self.labels if FIELDS[k].axes == (a,)] for a in AUXILIARY)
+        ]
+        self.auxiliary = dict(zip(AUXILIARY, longest, strict=True))
         self.buckets = buckets(dataset.structures, basis, n=n_buckets)
 
     def __len__(self) -> int:
@@ -114,7 +118,7 @@ class Loader:
     def _batch(self, bucket: Bucket, index: np.ndarray) -> LabelledBatch:
         real = np.arange(self.batch_size) < len(index)
         index = np.resize(index, self.batch_size)  # fills up by starting over
-        sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, "aux": self.naux}
+        sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, **self.auxiliary}
         labels = {}
         for name in self.labels:
             shape = [a if isinstance(a, int) else sizes[a] for a in FIELDS[name].axes]

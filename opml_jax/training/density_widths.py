@@ -14,7 +14,8 @@ from zero, so that the start is the model there was. Both are kept only if valid
 The loss is of densities before electrons are counted, to which is added what counting will cost at
 most: electrons too many or too few times the absolute integral of the multiplier's density that
 corrects one (of fixed functions, for which it is known beforehand; 2 in Coulomb's metric). Without
-it electrons are traded for a better shape, which is worth nothing once they are counted.
+it electrons are traded for a better shape, which is worth nothing once they are counted. Weights of
+other losses (``dipole_weight``) have no part in it.
 
 Readouts are written in functions that are orthonormal on their atom, which together have a
 fraction of the size of what is learned beside the baseline: one step size serves all.

@@ -24,7 +24,7 @@ def dataset(molecules, rng):
     labels = {name: [] for name in FIELDS}
     for s in structures:
         size = {"atom": s.n_atoms, "ao": layout_of(s, load_basis("sto-3g", s.numbers)).nao}
-        size["aux"] = 5 * s.n_atoms
+        size |= {"aux": 5 * s.n_atoms, "shell": 3 * s.n_atoms}
         for name, field in FIELDS.items():
             x = rng.normal(size=[size.get(a, a) for a in field.axes])
             labels[name].append(x + x.T if field.symmetric else x)

@@ -347,7 +347,8 @@ def test_batches_and_fixed_functions(case, model):
     expected = density.on_own_atom(c, w, AUX, 8)
     for l, n in oxygen.items():
         np.testing.assert_allclose(one.fixed[l][:1, :n], expected[l], rtol=0, atol=1e-10)
-        assert np.abs(expected[l] - c[l]).max() > 1e-3 * np.abs(c[l]).max()
+    # some shells have hardly another width; all together are no longer what they were
+    assert max(np.abs(expected[l] - c[l]).max() / np.abs(c[l]).max() for l in oxygen) > 1e-2
 
 
 def test_refusals(case, model):
