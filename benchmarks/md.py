@@ -335,7 +335,7 @@ def draw(args, name: str, wavenumbers, absorption, harmonics) -> None:
     axes.plot(wavenumbers, absorption, label="dynamics", lw=1)
     axes.plot(wavenumbers, -harmonics, label="PySCF, harmonic (downwards)", lw=1)
     axes.set(xlim=(0, 4100), xlabel="wavenumber, cm$^{-1}$", ylabel="km/mol per cm$^{-1}$")
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center")
     figure.savefig(Path(__file__).parent / "results" / f"infrared_{name}.png", dpi=110)
     plt.close(figure)
 
