@@ -14,8 +14,9 @@ from zero, so that the start is the model there was. Both are kept only if valid
 The loss is of densities before electrons are counted, to which is added what counting will cost at
 most: electrons too many or too few times the absolute integral of the multiplier's density that
 corrects one (of fixed functions, for which it is known beforehand; 2 in Coulomb's metric). Without
-it electrons are traded for a better shape, which is worth nothing once they are counted. Weights of
-other losses (``dipole_weight``) have no part in it.
+it electrons are traded for a better shape, which is worth nothing once they are counted. With
+``dipole_weight`` the squared error of dipoles stands beside it, against the fit's, which absolute
+errors say little of; each counts in units of what it was.
 
 Readouts are written in functions that are orthonormal on their atom, which together have a
 fraction of the size of what is learned beside the baseline: one step size serves all.
@@ -42,7 +43,7 @@ from ..numerics import Array, einsum
 from ..structures import Structure
 from .config import OptimConfig
 from .density import Environments, Labelled, Progress, check_densities, density_matrix, silent
-from .density_losses import draw_points
+from .density_losses import draw_points, maps_of
 from .density_network import NetworkFit, _filled, columns_of
 from .descent import descend
 
@@ -123,7 +124,8 @@ def train_density_widths(
     """
     config = definition.config.network
     assert config is not None  # what is trained
-    aux = definition.aux_basis
+    aux, weight = definition.aux_basis, {"points": 1.0}
+    weight |= {"dipole": config.dipole_weight} if config.dipole_weight else {}
     below = {z: {k: v for k, v in own.items() if k != "network"} for z, own in params.items()}
     fixed, x, start = {}, {}, {}
     of_element = jax.jit(definition.of_element)
@@ -151,15 +153,19 @@ def train_density_widths(
     parts = {}
     for name, (labelled, true) in sets.items():
         shuffled = rng if name == "train" else None
-        rows, cost = {"x": x[name], "start": start[name]}, _costs(definition, labelled, true)
-        own = _cut(labelled, true, rows, cost, size, shuffled)
+        rows = {"x": x[name], "start": start[name]}
+        of_molecules = {"cost": _costs(definition, labelled, true)}
+        if "dipole" in weight:
+            rows["dipole_map"], of_molecules["dipole"] = _dipoles(definition, labelled)
+        own = _cut(labelled, true, rows, of_molecules, size, shuffled)
         parts[name] = jax.tree.map(jnp.asarray, own)
 
     charges = {z: _charges(definition, int(z)) for z in x["train"]}
 
-    def error(weights: Params, batch: Params) -> Array:
-        """Sum over structures of the absolute error, and of what counting electrons costs."""
+    def errors(weights: Params, batch: Params) -> dict[str, Array]:
+        """Sums over structures: absolute errors with the cost of counting, squares of dipoles."""
         rho, excess = jnp.zeros(batch["values"].shape), -batch["electrons"]
+        dipole = -batch["dipole"] if "dipole" in batch else None
         for z, atoms in batch["atoms"].items():
             own, row = weights[z], atoms["row"]
             f = gated(config, own["learned"], atoms["x"])
@@ -170,22 +176,31 @@ def train_density_widths(
                 c[l] = c[l] + added if l in c else added
             held = jnp.sum(charges[z] * c["0"][..., 0], axis=1)  # whatever the widths are
             excess = excess.at[row].add(held, mode="drop")
+            if dipole is not None:  # moments are those of fixed functions
+                own_dipoles = [
+                    einsum("ixnm,inm->ix", d, c[l]) for l, d in atoms["dipole_map"].items()
+                ]
+                dipole = dipole.at[row].add(sum(own_dipoles), mode="drop")
             c, w = ({int(l): v for l, v in y.items()} for y in (c, w))
             c = with_moments(c, w)
             r = batch["points"].at[row].get(mode="clip") - atoms["position"][:, None]
             rho = rho.at[row].add(density.of_atoms(c, w, aux, int(z), r), mode="drop")
         missed = jnp.sum(batch["weights"] * jnp.abs(rho - batch["values"]))
-        return missed + jnp.sum(batch["cost"] * jnp.abs(excess))
+        out: dict[str, Array] = {"points": missed + jnp.sum(batch["cost"] * jnp.abs(excess))}
+        return out if dipole is None else out | {"dipole": jnp.sum(dipole**2)}
+
+    def together(found, units):
+        return sum(w * found[k] / units[k] for k, w in weight.items()) / sum(weight.values())
 
     @jax.jit
-    def mean_error(weights: Params, part: Params) -> Array:
-        found = jax.lax.map(lambda b: error(weights, b), part)
-        return jnp.sum(found) / jnp.sum(part["real"])
+    def mean_errors(weights: Params, part: Params) -> dict[str, Array]:
+        found = jax.lax.map(lambda b: errors(weights, b), part)
+        return {k: jnp.sum(v) / jnp.sum(part["real"]) for k, v in found.items()}
 
-    unit = {k: float(mean_error(weights, v)) for k, v in parts.items()}
+    unit = {k: jax.tree.map(float, mean_errors(weights, v)) for k, v in parts.items()}
     done = descend(
-        lambda w, batch: error(w, batch) / unit["train"] / jnp.sum(batch["real"]),
-        lambda w: float(mean_error(w, parts["validation"])) / unit["validation"],
+        lambda w, batch: together(errors(w, batch), unit["train"]) / jnp.sum(batch["real"]),
+        lambda w: float(together(mean_errors(w, parts["validation"]), unit["validation"])),
         weights,
         parts["train"],
         optim,
@@ -266,8 +281,22 @@ def _costs(definition: Op2Density, labelled: Labelled, true: TrueDensities) -> n
     return np.array(out)
 
 
+def _dipoles(definition: Op2Density, labelled: Labelled) -> tuple[Params, np.ndarray]:
+    """Maps ``{z: {l: (n_atoms, 3, n, 2 l + 1)}}`` to dipoles, and those of the targets."""
+    maps = maps_of(definition, labelled, ("dipole",), 0)["dipole"]  # of no seed
+    xyz = np.arange(3)[:, None, None]
+    of_atoms = {
+        str(z): {
+            str(l): maps[own.structure[:, None, None, None], xyz, p[:, None]]
+            for l, p in own.places.items()
+        }
+        for z, own in labelled.found.items()
+    }
+    return of_atoms, np.einsum("sxp,sp->sx", maps, labelled.target)
+
+
 def _cut(
-    labelled: Labelled, true: TrueDensities, rows: Params, cost: np.ndarray, size: int, rng
+    labelled: Labelled, true: TrueDensities, rows: Params, of_molecules: Params, size: int, rng
 ) -> Params:
     """Batches of one shape: atoms by element, each with the row of its molecule; points."""
     n = len(labelled.structures)
@@ -281,7 +310,8 @@ def _cut(
         batch = {"real": real.astype(float), "atoms": {}}
         batch |= {"points": true.points[index], "values": true.values[index]}
         batch["weights"] = true.weights[index] * real[:, None]
-        batch |= {"electrons": electrons[index] * real, "cost": cost[index] * real}
+        batch["electrons"] = electrons[index] * real
+        batch |= {k: (v[index].T * real).T for k, v in of_molecules.items()}
         row = np.full(n, -1)
         row[index[real]] = np.flatnonzero(real)
         for z, found in labelled.found.items():

@@ -163,6 +163,30 @@ def test_what_was_reported_is_what_is_predicted(case):
     assert found["end"] / found["start"] == pytest.approx(case.fit.chosen["widths"], rel=1e-8)
 
 
+def test_dipoles_beside_the_density(case):
+    """With a weight they count, in units of the start, as molecules written down have them."""
+    network = dataclasses.replace(NETWORK, dipole_weight=1.0)
+    definition = dataclasses.replace(
+        case.definition, config=dataclasses.replace(CONFIG, network=network)
+    )
+    fit = train_density_widths(definition, case.kernels, case.sets, OPTIM, 0)
+    labelled, _ = case.sets["validation"]
+
+    def squares(params):
+        total = 0.0
+        for s, target in zip(labelled.structures, labelled.target, strict=True):
+            c, w = uncounted(definition, params, s)
+            total += np.sum((density.dipole(c, s, AUX, w) - density.dipole(target, s, AUX)) ** 2)
+        return total
+
+    start, without, beside = map(squares, (case.kernels, case.fit.params, fit.params))
+    assert beside < 0.5 * without
+    # the rest of the mean of both is the density's part
+    points = 2 * fit.chosen["widths"] - beside / start
+    assert 0.5 < points < 1.0
+    assert errors(case, fit.params).mean() < 0.95 * errors(case, case.kernels).mean()
+
+
 def test_widths_leave_moments_as_they_were(case, rng):
     """Of single functions: charges and dipoles of the kernels, whatever the widths."""
     s, params = case.test.structures[0], untrained(case, case.kernels)
