@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import e3nn_jax as e3nn
@@ -317,7 +317,7 @@ def _sizes(rows: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     return np.where(size > 0, size, 1.0)
 
 
-def scalars(a: dict[int, Array], paths: dict[int, Array], ls: tuple[int, ...]) -> Array:
+def scalars(a: Mapping[int, Array], paths: Mapping[int, Array], ls: tuple[int, ...]) -> Array:
     """Scalars of each channel from its irreps.
 
     Irreps are coupled two by two before channels weigh what they give. One tensor for each channel
