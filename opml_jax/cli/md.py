@@ -24,7 +24,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         "--warmup-fs", type=float, default=0.0, help="Langevin dynamics before the first frame"
     )
     p.add_argument("--stride", type=int, default=4, help="steps between frames (default 4)")
-    p.add_argument("--replicas", type=int, default=1, help="trajectories at once")
+    p.add_argument("--replicas", type=int, default=1, help="trajectories, on all devices or cores")
     p.add_argument("--seed", type=int, default=0)
     p.add_argument("--forces", action="store_true", help="record forces")
     p.add_argument("--dtype", default="float64", help="of energies and forces: float64 or float32")
@@ -39,6 +39,24 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("--restart", action="store_true", help="begin anew, whatever TRAJ holds")
 
 
+def every_core(replicas: int) -> None:
+    """Let JAX see a CPU device for each core, up to one a replica; before it looks for devices.
+
+    How many the user asked for stands, and accelerators come first if there are any.
+    """
+    import contextlib
+    import os
+
+    import jax
+
+    chosen = jax.config.jax_num_cpu_devices >= 0  # pyright: ignore[reportAttributeAccessIssue]
+    if replicas < 2 or chosen or "device_count" in os.environ.get("XLA_FLAGS", ""):
+        return
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with contextlib.suppress(RuntimeError):  # called from Python that has used JAX before
+        jax.config.update("jax_num_cpu_devices", min(cores or 1, replicas))
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import dataclasses
@@ -51,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
     from .progress import Progress
     from .runs import enable_x64
 
+    every_core(args.replicas)
     enable_x64()
     settings = Settings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)})
     model = load_model(args.run)

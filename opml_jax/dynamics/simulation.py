@@ -1,7 +1,8 @@
 """Molecular dynamics: jax-md's integrators inside one jitted loop over steps, frames and replicas.
 
 The loop counts at run time, so one program serves every time step, temperature, stride and length,
-and how a run is cut into chunks changes no number.
+and how a run is cut into chunks changes no number. Replicas are spread over all devices of the
+process.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 
 from ..data.sampling import internal_motion
 from ..errors import (
@@ -33,6 +35,7 @@ from ..errors import (
 )
 from ..models import Model
 from ..numerics import Array, require_x64
+from ..operators import map_molecules
 from ..structures import Structure
 from ..structures.elements import masses
 from ..units import (
@@ -268,9 +271,11 @@ class _Engine:
 
     def advance(self, state: Any, clock: Clock, n: int, stride: int) -> tuple[Any, Frames]:
         """State after ``n`` times ``stride`` steps, and the frame after every ``stride``."""
-        static = (self.apply, self.scheme, self.forces)
+        state = jax.tree.map(np.asarray, state)  # on no device yet: one program, wherever it was
+        static = (self.apply, self.scheme, self.forces, _mesh(len(state.position)))
         state, buffers = _run(*static, self.params, self.molecule, clock, state, n, stride)
-        return state, {k: np.asarray(v)[:n] for k, v in buffers.items()}
+        frames = {k: np.moveaxis(np.asarray(v), 0, 1)[:n] for k, v in buffers.items()}
+        return state, {k: np.ascontiguousarray(v) for k, v in frames.items()}
 
     def begin(self, starts: list[Structure], settings: Settings) -> tuple[Any, Frames]:
         """State and frame at the start, after warming up."""
@@ -303,11 +308,32 @@ def _integrator(scheme: str, force: Callable[[Array], Array], clock: Clock):
     return simulate.nvt_langevin(force, shift, clock.timestep, clock.kT, gamma=clock.coupling)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _mesh(n_replicas: int) -> Mesh | None:
+    """This process's devices, no more than replicas; None for one device, or a chosen one."""
+    chosen = jax.config.jax_default_device  # pyright: ignore[reportAttributeAccessIssue]
+    devices = jax.local_devices()[:n_replicas]
+    if len(devices) == 1 or chosen is not None:
+        return None
+    return Mesh(np.array(devices), ("replicas",))
+
+
+def _spread(function: Callable[[Any], Any], mesh: Mesh | None, tree: Any) -> Any:
+    """A function of replicas, the first axis, each device with its share."""
+    if mesh is None:
+        return function(tree)
+    n = len(jax.tree.leaves(tree)[0])
+    missing = -n % mesh.size
+    # the last one again where they do not divide: what a device would else have waited
+    full = jax.tree.map(lambda x: jnp.concatenate([x, *[x[-1:]] * missing]), tree)
+    return jax.tree.map(lambda x: x[:n], map_molecules(function, mesh)(full))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
 def _run(
     apply: Properties,
     scheme: str,
     forces: bool,
+    mesh: Mesh | None,
     params: Any,
     molecule: Structure,
     clock: Clock,
@@ -315,7 +341,11 @@ def _run(
     n: Array,
     stride: Array,
 ) -> tuple[Any, dict[str, Array]]:
-    """The state after ``n * stride`` steps, and buffers with ``n`` frames."""
+    """The state after ``n * stride`` steps, and buffers with ``n`` frames, replicas first.
+
+    On a CPU replicas move one after the other, each through all steps: what a step needs stays in
+    the cache, and no number depends on how many there are. Accelerators move all at once.
+    """
 
     def force(positions, **unused):
         def energy(x):
@@ -339,16 +369,24 @@ def _run(
             kept["energy_uncertainty"] = factor * jnp.std(found["energy_members"], axis=-1)
         return kept
 
-    step, frame = jax.vmap(_integrator(scheme, force, clock)[1]), jax.vmap(frame)
+    step = _integrator(scheme, force, clock)[1]
 
-    def one(i, carry):
-        state, buffers = carry
-        state = jax.lax.fori_loop(0, stride, lambda _, s: step(s), state)
-        return state, jax.tree.map(lambda b, x: b.at[i].set(x), buffers, frame(state))
+    def one(state):
+        def next_frame(i, carry):
+            state, buffers = carry
+            state = jax.lax.fori_loop(0, stride, lambda _, s: step(s), state)
+            return state, jax.tree.map(lambda b, x: b.at[i].set(x), buffers, frame(state))
 
-    shapes = jax.eval_shape(frame, state)
-    buffers = jax.tree.map(lambda x: jnp.zeros((CAPACITY, *x.shape), x.dtype), shapes)
-    return jax.lax.fori_loop(0, n, one, (state, buffers))
+        shapes = jax.eval_shape(frame, state)
+        buffers = jax.tree.map(lambda x: jnp.zeros((CAPACITY, *x.shape), x.dtype), shapes)
+        return jax.lax.fori_loop(0, n, next_frame, (state, buffers))
+
+    def own(states):
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(one, states)
+        return jax.vmap(one)(states)
+
+    return _spread(own, mesh, state)
 
 
 def _engine(

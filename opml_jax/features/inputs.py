@@ -137,15 +137,19 @@ class Inputs:
                 refusal("field", got=f"with {self.operator}", expected=" or ".join(OF_CHARGES))
             )
         potential = functools.partial(OPERATORS[self.operator], structure, basis)
-        s = build.overlap(structure, basis, padding=1.0) if self.metric != "plain" else None
+        found = {name: OPERATORS[name](structure, basis) for name in self.others}
         by_distance = {"lifted": lifted, "damped": damped}
+        s = None
+        if self.metric in by_distance and "overlap" in found:
+            s = found["overlap"]  # one overlap, so one gradient of it; padding belongs to no atom
+        elif self.metric != "plain":
+            s = build.overlap(structure, basis, padding=1.0)
         changed = {"lowdin": lowdin, **by_distance}.get(self.metric, lambda o, _: o)
 
         def change(o: Operator) -> Operator:
             return o if s is None else changed(o, s)
 
         v = potential(**options)
-        found = {name: OPERATORS[name](structure, basis) for name in self.others}
         if self.metric == "overlap":
             values = powers(v, tuple(exponents), metric="overlap", overlap=s)
             found |= {self._power(k): o for k, o in zip(exponents, values, strict=True)}

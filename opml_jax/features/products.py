@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.custom_derivatives import SymbolicZero
 
 from ..basis import BasisSpec
 from ..numerics import Array, einsum
@@ -85,25 +84,25 @@ def pairs_of_atoms(elements: Sequence[int]) -> tuple[list[tuple[int, int]], list
 
 
 @functools.lru_cache(maxsize=16)
-def _squares(ls: tuple[int, ...]) -> dict[int, np.ndarray]:
-    """``{L: (n_paths, 2 L + 1, n_m, n_m)}`` symmetric couplings of irreps with themselves.
+def _couplings(ls: tuple[int, ...]) -> tuple[tuple[int, int, tuple[int, ...], np.ndarray], ...]:
+    """``(l1, l2, Ls, table)`` for l1 <= l2: what two irreps couple to.
 
-    The m of all l in ``ls`` side by side; natural parity only, (-1)^(l1 + l2 + L) = 1.
+    Natural parity only, (-1)^(l1 + l2 + L) = 1; the rows of ``table``, ``(sum of 2 L + 1,
+    (2 l1 + 1) (2 l2 + 1))``, are those of all L one after the other.
     """
-    starts = np.cumsum([0] + [2 * l + 1 for l in ls])
-    out = {}
-    for l in ls:
-        paths = []
-        for a, l1 in enumerate(ls):
-            for b, l2 in enumerate(ls):
-                if b < a or (l1 + l2 + l) % 2 or not abs(l1 - l2) <= l <= l1 + l2:
-                    continue
-                c = np.zeros((2 * l + 1, starts[-1], starts[-1]))
-                own = np.moveaxis(clebsch_gordan(l1, l2, l), -1, 0)
-                c[:, starts[a] : starts[a + 1], starts[b] : starts[b + 1]] = own
-                paths.append(0.5 * (c + np.swapaxes(c, 1, 2)))
-        out[l] = np.array(paths)
-    return out
+    out = []
+    for a, l1 in enumerate(ls):
+        for l2 in ls[a:]:
+            to = tuple(l for l in ls if not (l1 + l2 + l) % 2 and abs(l1 - l2) <= l <= l1 + l2)
+            if to:
+                rows = [clebsch_gordan(l1, l2, l).reshape(-1, 2 * l + 1).T for l in to]
+                out.append((l1, l2, to, np.concatenate(rows)))
+    return tuple(out)
+
+
+def _n_paths(ls: tuple[int, ...]) -> dict[int, int]:
+    """How many pairs of irreps couple to each L."""
+    return {l: sum(l in to for _, _, to, _ in _couplings(ls)) for l in ls}
 
 
 class Recipe(Protocol):
@@ -261,8 +260,8 @@ class Products:
     def _paths(self, rng: np.random.Generator) -> dict[str, np.ndarray]:
         """Random weights of the couplings."""
         return {
-            str(l): rng.normal(size=(SETS, len(c), self.channels)) / len(c) ** 0.5
-            for l, c in _squares(self.ls).items()
+            str(l): rng.normal(size=(SETS, n, self.channels)) / n**0.5
+            for l, n in _n_paths(self.ls).items()
         }
 
     def __call__(self, features: e3nn.IrrepsArray, mixing: Mixing, one_hot: Array) -> Array:
@@ -279,21 +278,15 @@ class Products:
         irreps = self._irreps(features)
         dtype = features.array.dtype
         mixing = jax.tree.map(lambda w: jnp.asarray(w, dtype), mixing)
-        coupling = jnp.concatenate(
-            [
-                einsum("spc,pMmn->csMmn", mixing["paths"][str(l)], c.astype(dtype))
-                for l, c in _squares(self.ls).items()
-            ],
-            axis=2,
-        )
+        paths = {l: mixing["paths"][str(l)] for l in self.ls}
 
         def molecule(irreps, hot):
             irreps = {**irreps, 0: irreps[0] - einsum("ie,ek->ik", hot, mixing["mean"])[..., None]}
-            mixed = [
-                einsum("ikm,ikc->icm", x, einsum("ie,ekc->ikc", hot, mixing["mix"][str(l)]))
+            mixed = {
+                l: einsum("ikm,ikc->mic", x, einsum("ie,ekc->ikc", hot, mixing["mix"][str(l)]))
                 for l, x in irreps.items()
-            ]
-            found = scalars(jnp.concatenate(mixed, axis=-1), coupling, self.ls)
+            }
+            found = scalars(mixed, paths, self.ls)
             return found.reshape(len(found), -1)
 
         hot = jnp.asarray(one_hot, dtype)
@@ -324,66 +317,36 @@ def _sizes(rows: np.ndarray, mixture: np.ndarray) -> np.ndarray:
     return np.where(size > 0, size, 1.0)
 
 
-@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
-def scalars(a: Array, coupling: Array, ls: tuple[int, ...]) -> Array:
+def scalars(a: Mapping[int, Array], paths: Mapping[int, Array], ls: tuple[int, ...]) -> Array:
     """Scalars of each channel from its irreps.
 
-    Its derivative in ``a`` is written out: a small matrix for each atom and channel, the same for
-    every direction, where differentiation would push each direction through all products.
+    Irreps are coupled two by two before channels weigh what they give. One tensor for each channel
+    that holds weights and couplings would make each product larger, and the tensor itself, mostly
+    zeros, larger than a cache.
 
     Args:
-      a: ``(..., channels, n_m)`` irreps of all l in ``ls`` side by side.
-      coupling: ``(channels, SETS, n_m, n_m, n_m)`` from a to B, symmetric in the last two.
+      a: ``{l: (2 l + 1, ..., channels)}`` for all l in ``ls``; components come first, so that
+        each product is one matrix product over all atoms and channels.
+      paths: ``{L: (SETS, n_paths, channels)}`` weights of the couplings.
       ls: angular momenta.
 
     Returns:
       ``(..., channels, 1 + len(ls) (1 + 2 SETS))``.
     """
-    return _value_and_slopes(a, coupling, ls, slopes=False)[0]
-
-
-def _scalars_jvp(ls, primals, tangents):
-    a, coupling = primals
-    value, slopes = _value_and_slopes(a, coupling, ls)
-    along = jnp.zeros_like(value)
-    if not isinstance(tangents[0], SymbolicZero):
-        along += einsum("...cpm,...cm->...cp", slopes, tangents[0])
-    if not isinstance(tangents[1], SymbolicZero):  # learned mixtures
-        in_coupling = functools.partial(_value_and_slopes, a, ls=ls, slopes=False)
-        along += jax.jvp(lambda c: in_coupling(c)[0], (coupling,), (tangents[1],))[1]
-    return value, along
-
-
-scalars.defjvp(_scalars_jvp, symbolic_zeros=True)
-
-
-def _value_and_slopes(a: Array, coupling: Array, ls: tuple[int, ...], slopes: bool = True):
-    """Scalars, and their derivatives ``(..., channels, n_scalars, n_m)``."""
-    half = einsum("csMmn,...cn->...csMm", coupling, a)  # half the derivative of b
-    b = einsum("...csMm,...cm->...csM", half, a)
-    eye = jnp.eye(a.shape[-1], dtype=a.dtype)
-    values, rows = [a[..., :1]], [jnp.broadcast_to(eye[:1], (*a.shape[:-1], 1, a.shape[-1]))]
-    start = 0
+    coupled: dict[int, list[Array]] = {l: [] for l in ls}
+    for l1, l2, to, table in _couplings(ls):
+        outer = (a[l1][:, None] * a[l2]).reshape(table.shape[1], *a[l1].shape[1:])
+        flat = einsum("pq,q...->p...", table.astype(outer.dtype), outer)
+        cuts = np.cumsum([2 * l + 1 for l in to])[:-1]
+        for l, part in zip(to, jnp.split(flat, cuts), strict=True):
+            coupled[l].append(part)
+    values = [a[0][0]]
     for l in ls:
-        own = np.s_[start : start + 2 * l + 1]
-        pick = eye[own]
         norm = (2 * l + 1) ** -0.5
-        start += 2 * l + 1
-        al, bl, hl = a[..., own], b[..., own], 2 * half[..., own, :]
-        values += [
-            norm * jnp.sum(al**2, axis=-1, keepdims=True),
-            norm * einsum("...csM,...cM->...cs", bl, al),
-            norm * einsum("...csM,...cM->...cs", bl, bl[..., 0, :]),
+        b = [
+            functools.reduce(jnp.add, [w * x for w, x in zip(own, coupled[l], strict=True)])
+            for own in paths[l]
         ]
-        if slopes:
-            rows += [
-                2 * norm * einsum("...cM,Mm->...cm", al, pick)[..., None, :],
-                norm
-                * (einsum("...csMm,...cM->...csm", hl, al) + einsum("...csM,Mm->...csm", bl, pick)),
-                norm
-                * (
-                    einsum("...csMm,...cM->...csm", hl, bl[..., 0, :])
-                    + einsum("...csM,...cMm->...csm", bl, hl[..., 0, :, :])
-                ),
-            ]
-    return jnp.concatenate(values, axis=-1), jnp.concatenate(rows, axis=-2) if slopes else None
+        pairs = [(a[l], a[l]), *((x, a[l]) for x in b), *((x, b[0]) for x in b)]
+        values += [norm * jnp.sum(x * y, axis=0) for x, y in pairs]
+    return jnp.stack(values, axis=-1)

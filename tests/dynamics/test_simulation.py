@@ -1,6 +1,10 @@
 """The loop against closed forms, statistics, interruptions and bad input."""
 
+import dataclasses
 import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -133,8 +137,6 @@ def same(a, b):
 
 @pytest.mark.parametrize("thermostat", ["langevin", "nose-hoover"])
 def test_interrupted_runs_go_on_bit_for_bit(trimer, tmp_path, monkeypatch, thermostat):
-    import dataclasses
-
     settings = dataclasses.replace(LANGEVIN, thermostat=thermostat, warmup_fs=5.0)
     run = (trimer.properties, trimer.start, settings)
     whole = simulate(*run, replicas=2)
@@ -164,9 +166,35 @@ def test_interrupted_runs_go_on_bit_for_bit(trimer, tmp_path, monkeypatch, therm
     assert [p.name for p in tmp_path.iterdir()] in (["a.h5", "b.h5"], ["b.h5", "a.h5"])
 
 
-def test_another_run_is_refused_or_replaced(trimer, tmp_path):
-    import dataclasses
+TWO_DEVICES = """
+import sys
+import jax
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_num_cpu_devices", 2)
+from conftest import Trimer
+from opml_jax.dynamics import simulate, simulation
+from test_simulation import LANGEVIN
+assert simulation._mesh(3).size == 2 and simulation._mesh(1) is None
+simulate(Trimer.properties, Trimer.start, LANGEVIN, replicas=3, output=sys.argv[1])
+"""
 
+
+def test_two_devices_give_the_numbers_of_one(trimer, tmp_path):
+    """Three replicas, so that one is padding; the run of two devices goes on where there is one."""
+    path = tmp_path / "t.h5"
+    subprocess.run([sys.executable, "-c", TWO_DEVICES, path], check=True, cwd=Path(__file__).parent)
+    spread = Trajectory.read(path)
+    run = (trimer.properties, trimer.start)
+    alone = simulate(*run, LANGEVIN, replicas=3)
+    assert spread.n_replicas == 3
+    for name in alone.frames:
+        np.testing.assert_allclose(spread[name], alone[name], rtol=0, atol=1e-10, err_msg=name)
+    longer = dataclasses.replace(LANGEVIN, steps=2 * LANGEVIN.steps)
+    on, whole = (simulate(*run, longer, replicas=3, output=p) for p in (path, None))
+    np.testing.assert_allclose(on["positions"], whole["positions"], rtol=0, atol=1e-10)
+
+
+def test_another_run_is_refused_or_replaced(trimer, tmp_path):
     path = tmp_path / "t.h5"
     simulate(trimer.properties, trimer.start, LANGEVIN, output=path)
     other = dataclasses.replace(LANGEVIN, temperature=310.0)
@@ -310,8 +338,6 @@ def test_bad_starts_are_refused(trimer):
 
 
 def test_without_jax_md_it_says_what_to_install(trimer, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "jax_md", None)
     with pytest.raises(OpmlError, match=r"pip install 'opml_jax\[md\]'"):
         simulate(trimer.properties, trimer.start)

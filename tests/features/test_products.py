@@ -64,37 +64,37 @@ def test_scalars_against_plain_loops(rng):
             both = [a @ a, *(b @ a), *(b @ b[0])]
             row.extend(np.array(both) / np.sqrt(2 * l + 1))
         expected.append(row)
-    from opml_jax.features.products import _squares
-
-    coupling = np.concatenate(
-        [np.einsum("psc,pMmn->csMmn", weights[l], c) for l, c in _squares(ls).items()], axis=2
-    )
-    found = scalars(jnp.asarray(np.concatenate([parts[l] for l in ls], axis=-1)), coupling, ls)
+    paths = {l: np.swapaxes(w, 0, 1) for l, w in weights.items()}
+    found = scalars({l: jnp.asarray(x.T) for l, x in parts.items()}, paths, ls)
     np.testing.assert_allclose(found, expected, rtol=EXACT)
 
 
 def test_derivatives_of_scalars(rng):
-    """The slopes written by hand, in irreps and couplings, and what they give differentiated."""
-    ls, n = (0, 1, 2), 9
-    a, da = rng.normal(size=(2, 4, 3, n))
-    coupling = rng.normal(size=(3, SETS, n, n, n))
-    coupling = coupling + np.swapaxes(coupling, -1, -2)
-    push = jax.jit(lambda a, c, da, dc: jax.jvp(lambda a, c: scalars(a, c, ls), (a, c), (da, dc)))
+    """In irreps and weights, forward, reverse, and one after the other."""
+    ls = (0, 1, 2)
+    n_paths = {0: 3, 1: 2, 2: 3}
+
+    def draw():
+        a = {l: rng.normal(size=(2 * l + 1, 4, 3)) for l in ls}
+        return a, {l: rng.normal(size=(SETS, n, 3)) for l, n in n_paths.items()}
+
+    at, along = draw(), draw()
 
     def differences(f):
         h = 1e-3
-        return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
 
-    dc = rng.normal(size=coupling.shape)
-    dc = dc + np.swapaxes(dc, -1, -2)
-    found = push(a, coupling, da, dc)[1]
-    expected = differences(lambda h: np.asarray(scalars(a + h * da, coupling + h * dc, ls)))
-    scale = np.abs(expected).max()
-    np.testing.assert_allclose(found, expected, atol=DIFFERENCES * scale)
+        def moved(h):
+            return np.asarray(f(*jax.tree.map(lambda x, dx: x + h * dx, at, along)))
+
+        return (8 * (moved(h) - moved(-h)) - (moved(2 * h) - moved(-2 * h))) / (12 * h)
+
+    found = jax.jit(lambda x, dx: jax.jvp(lambda a, p: scalars(a, p, ls), x, dx)[1])(at, along)
+    expected = differences(lambda a, p: scalars(a, p, ls))
+    np.testing.assert_allclose(found, expected, atol=DIFFERENCES * np.abs(expected).max())
     w = rng.normal(size=expected.shape)
-    gradient = jax.jit(jax.grad(lambda a: jnp.sum(w * scalars(a, coupling, ls))))
-    second = jax.jit(lambda a: jax.jvp(gradient, (a,), (da,))[1])(a)
-    expected = differences(lambda h: np.asarray(gradient(a + h * da)))
+    gradient = jax.jit(lambda a, p: jax.grad(lambda a: jnp.sum(w * scalars(a, p, ls)))(a)[2])
+    second = jax.jit(lambda x, dx: jax.jvp(gradient, x, dx)[1])(at, along)
+    expected = differences(gradient)
     np.testing.assert_allclose(second, expected, atol=DIFFERENCES * np.abs(expected).max())
 
 
@@ -152,8 +152,12 @@ def test_prior_follows_the_degree(rng):
     """Invariants expected to be small are those that grow fastest with the irreps."""
     recipe = AtomFeatures(opml.load_basis("even-tempered", [1]).spec, (1,), lmax=2)
     products = Products(recipe, 3, 2)
-    a, coupling = rng.normal(size=(3, 9)), rng.normal(size=(3, SETS, 9, 9, 9))
-    one, two = (np.asarray(scalars(jnp.asarray(x), coupling, products.ls)) for x in (a, 2 * a))
+    a = {l: rng.normal(size=(2 * l + 1, 3)) for l in products.ls}
+    paths = {l: rng.normal(size=(SETS, n, 3)) for l, n in {0: 3, 1: 2, 2: 3}.items()}
+    one, two = (
+        np.asarray(scalars({l: h * jnp.asarray(x) for l, x in a.items()}, paths, products.ls))
+        for h in (1, 2)
+    )
     degree = np.log2(two / one).ravel()
     np.testing.assert_allclose(products.prior, 0.25 ** (degree - 1), rtol=1e-10)
 
