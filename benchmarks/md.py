@@ -160,8 +160,8 @@ def speed(args) -> None:
     peer = {"name": "ethanol_ase_loop", "quick": args.quick, "steps_per_second": 1 / cpu}
     peer |= {"steps_per_second_wall": 1 / wall, "forces_difference": difference}
     record({**peer, **errors(model, test)}, "md", args.json)
-    one, wall = np.min(loop, axis=0) / (10 * steps)
-    line(args, 1, one, wall, cpu, one)
+    single = np.min(loop, axis=0) / (10 * steps)
+    line(args, 1, single, np.array([cpu, wall]), single)
     for n in (16, 64):
         simulate(model, start, few, replicas=n)
         long = Settings(steps=max(10, 16 * steps // n // 10 * 10), stride=10, forces=True)
@@ -169,19 +169,23 @@ def speed(args) -> None:
             timed(lambda: simulate(model, start, long, replicas=n))[1:]  # noqa: B023
             for _ in range(1 if args.quick else 2)
         ]
-        line(args, n, *np.min(runs, axis=0) / (long.steps * n), cpu, one)
+        line(args, n, np.min(runs, axis=0) / (long.steps * n), np.array([cpu, wall]), single)
 
 
-def line(args, n: int, cpu: float, wall: float, ase: float, one: float) -> None:
-    """One line of speed: steps are those of a replica."""
+def line(args, n: int, own: np.ndarray, ase: np.ndarray, single: np.ndarray) -> None:
+    """One line of speed: CPU and wall seconds of a step of a replica, of ASE's and of one alone."""
     row = {
         "name": "ethanol_jitted_loop",
         "quick": args.quick,
         "replicas": n,
-        "steps_per_second": 1 / cpu,
+        "devices": args.devices,
+        "steps_per_second": 1 / own[0],
+        "steps_per_second_wall": 1 / own[1],
+        "nanoseconds_per_day": 0.5e-6 * 86400 / own[1],
     }
-    row |= {"steps_per_second_wall": 1 / wall, "nanoseconds_per_day": 0.5e-6 * 86400 / cpu}
-    row |= {"ratio_to_ase": ase / cpu, "ratio_to_one_replica": one / cpu}
+    row |= dict(zip(("ratio_to_ase", "ratio_to_ase_wall"), ase / own, strict=True))
+    names = "ratio_to_one_replica", "ratio_to_one_replica_wall"
+    row |= dict(zip(names, single / own, strict=True))
     record({**row, "timestep_fs": 0.5, "dtype": "float64"}, "md", args.json)
 
 
@@ -390,9 +394,11 @@ def main() -> None:
     parser.add_argument("--parts", nargs="*", choices=[*parts], default=[*parts])
     parser.add_argument("--picoseconds", type=float, default=20.0, help="of conservation")
     parser.add_argument("--replicas", type=int, default=5, help="of conservation and spectra")
+    parser.add_argument("--devices", type=int, default=1, help="of the CPU, for replicas of speed")
     parser.add_argument("--quick", action="store_true", help="fewer repeats, shorter runs")
     parser.add_argument("--json", action="store_true", help="append lines to results/md.jsonl")
     args = parser.parse_args()
+    jax.config.update("jax_num_cpu_devices", args.devices)
     if args.labels is None and "ethanol" in args.parts:
         args.parts.remove("ethanol")  # no dipoles, no spectra
     for part in args.parts:
