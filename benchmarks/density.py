@@ -278,7 +278,9 @@ def widths(args) -> None:
     optim = OptimConfig(epochs=args.epochs, batch_size=10, learning_rate=1e-2)
     exact = exact_densities(parts["test"])
     for name in args.aux:
-        network = Op2DensityNetworkConfig(widths=args.range, points=args.points)
+        network = Op2DensityNetworkConfig(
+            widths=args.range, points=args.points, dipole_weight=args.dipole_weight
+        )
         config = Op2DensityConfig(aux_basis=name, network=network)
         definition = Op2Density(
             config, *(opml.load_basis(n, dataset.elements) for n in (config.basis, name))
@@ -297,7 +299,7 @@ def widths(args) -> None:
         fitted = training.labelled_coefficients(definition, parts["test"])
         line = {"n_train": args.train, "n_validation": 50, "n_test": 50, "seed": args.seed}
         line |= {"aux_basis": name, "range": args.range, "points": args.points}
-        line |= {"epochs": args.epochs}
+        line |= {"epochs": args.epochs, "dipole_weight": args.dipole_weight}
         seconds = time.process_time() - start
         own = true_errors(definition.aux_basis, parts["test"], exact, {"coefficients": fitted})
         record({"name": "widths_fit", **line, **own}, "density", args.json)
@@ -533,6 +535,7 @@ def main() -> None:
     parser.add_argument("--aux", nargs="+", default=["def2-universal-jfit", "def2-universal-jkfit"])
     parser.add_argument("--range", type=float, default=0.3, help="of logarithms of widths")
     parser.add_argument("--points", type=int, default=1000, help="of each structure, for widths")
+    parser.add_argument("--dipole-weight", type=float, default=0.0, help="of networks and widths")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--alone", action="store_true", help="without lambda-SOAP")
     parser.add_argument("--quick", action="store_true", help="40 structures, Gaussian kernel")
