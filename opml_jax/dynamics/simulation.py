@@ -86,8 +86,8 @@ class Settings:
       stride: steps between frames.
       seed: of velocities and thermostat; those of replica i depend on seed and i only.
       forces: record forces.
-      dtype: ``"float64"``, or ``"float32"``: what the model computes, energies and forces, which is
-        faster on some accelerators; positions and velocities are added up in float64 always.
+      dtype: ``"float64"``, or ``"float32"``: what energies and forces are computed in; positions
+        and velocities are added up in float64 always.
       max_uncertainty_mev: of models with standard deviations: stop when that of the
         energy per atom exceeds it.
 
@@ -449,9 +449,8 @@ def _check_single(apply: Properties, params: Any, start: Structure) -> None:
     def change(x):
         return forces(_Single(apply), x) - forces(apply, x)
 
-    most = float(np.abs(change(start.positions)).max())
-    if not most * 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE < SINGLE_MOST:
-        most *= 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+    most = 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE * np.abs(change(start.positions)).max()
+    if not most < SINGLE_MOST:
         raise PrecisionError(
             refusal(
                 "dtype",

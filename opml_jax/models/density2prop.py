@@ -145,14 +145,10 @@ class Density2Prop(Op2Prop):
 
     def _roots(self) -> dict[tuple[int, int], np.ndarray]:
         """By element and degree the root of the overlap of the functions of one atom."""
-        overlap, found = jax.jit(density.metric_matrix, static_argnums=2), {}
+        found = {}
         for e, z in enumerate(self.basis.elements):
-            atom = Structure((z,), np.zeros((1, 3)), spin=z % 2)
-            layout = layout_of(atom, self.aux_basis)
-            matrix = np.asarray(overlap(atom, self.aux_basis, "overlap"))
-            for l in set(layout.l.tolist()):
-                own = np.flatnonzero((layout.l == l) & (layout.m == 0))
-                values, u = np.linalg.eigh(matrix[np.ix_(own, own)])
+            for l in {shell.l for shell in self.aux_basis.element_shells(z)}:
+                values, u = np.linalg.eigh(density.overlap_on_atom(self.aux_basis, z, l))
                 found[e, l] = (u * np.sqrt(np.maximum(values, 0.0))) @ u.T
         return found
 

@@ -92,11 +92,9 @@ def coefficient_errors(
             points, weights = density.grid(s, GRID_LEVEL)
             error = density.on_points(c, s, aux, points, w) - density.on_points(r, s, aux, points)
             absolute.append(100 * (weights @ np.abs(error)) / s.n_electrons)
-            e, flexible = (
-                np.concatenate([c, -r]),
-                zip(_metrics(s, aux, w), _cross(s, aux, w), fixed, strict=True),
-            )
-            coulomb, overlap = (np.block([[a, b], [np.asarray(b).T, m]]) for a, b, m in flexible)
+            e = np.concatenate([c, -r])
+            parts = zip(_metrics(s, aux, w), _cross(s, aux, w), fixed, strict=True)
+            coulomb, overlap = (np.block([[a, b], [b.T, m]]) for a, b, m in parts)
         energy.append(density.self_energy(e, coulomb))
         electrons.append(abs(density.electron_number(c, s, aux, w) - s.n_electrons))
         dipoles.append(density.dipole(c, s, aux, w) - density.dipole(r, s, aux))

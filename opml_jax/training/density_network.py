@@ -71,16 +71,12 @@ def _cut(labelled: Labelled, left: np.ndarray, x: Params, maps: Params, size: in
     ``maps`` of :func:`maps_of` are cut likewise.
     """
     n, naux = left.shape
-    order = np.arange(n) if rng is None else rng.permutation(n)
-    order = np.concatenate([order, np.full(-n % size, -1)]).reshape(-1, size)
     batches = []
-    for index in order:
+    for index, row in cuts(n, size, rng):
         real = index >= 0
         own = {"metric": labelled.metric[index] * real[:, None, None], "left": left[index]}
         own |= {"real": real.astype(float), "x": {}, "places": {}}
         own |= {k: v[index] * real[:, None, None] for k, v in maps.items()}
-        row = np.full(n, -1)
-        row[index[real]] = np.flatnonzero(real)
         for z, found in labelled.found.items():
             here = row[found.structure] >= 0
             first = row[found.structure[here], None, None] * naux
@@ -90,14 +86,24 @@ def _cut(labelled: Labelled, left: np.ndarray, x: Params, maps: Params, size: in
     most = {z: max(len(b["x"][z]["0"]) for b in batches) for z in batches[0]["x"]}
     for b in batches:
         for z, n_atoms in most.items():
-            b["x"][z] = {l: _filled(v, n_atoms, 0.0) for l, v in b["x"][z].items()}
-            b["places"][z] = {
-                l: _filled(v, n_atoms, size * naux) for l, v in b["places"][z].items()
-            }
+            b["x"][z] = {l: filled(v, n_atoms, 0.0) for l, v in b["x"][z].items()}
+            b["places"][z] = {l: filled(v, n_atoms, size * naux) for l, v in b["places"][z].items()}
     return jax.tree.map(lambda *v: np.stack(v), *batches)
 
 
-def _filled(v: np.ndarray, n: int, value: float) -> np.ndarray:
+def cuts(n: int, size: int, rng: np.random.Generator | None):
+    """Molecules of each batch, -1 where it is not full, and the row of each of n in it, or -1.
+
+    In the order they have, or in one that ``rng`` draws.
+    """
+    order = np.arange(n) if rng is None else rng.permutation(n)
+    for index in np.concatenate([order, np.full(-n % size, -1)]).reshape(-1, size):
+        row = np.full(n, -1)
+        row[index[index >= 0]] = np.flatnonzero(index >= 0)
+        yield index, row
+
+
+def filled(v: np.ndarray, n: int, value: float) -> np.ndarray:
     """Rows added up to ``n``."""
     return np.concatenate([v, np.full((n - len(v), *v.shape[1:]), value, v.dtype)])
 

@@ -44,7 +44,7 @@ from ..structures import Structure
 from .config import OptimConfig
 from .density import Environments, Labelled, Progress, check_densities, density_matrix, silent
 from .density_losses import draw_points, maps_of
-from .density_network import NetworkFit, _filled, columns_of
+from .density_network import NetworkFit, columns_of, cuts, filled
 from .descent import descend
 
 SIZE = 0.01
@@ -300,20 +300,16 @@ def _cut(
 ) -> Params:
     """Batches of one shape: atoms by element, each with the row of its molecule; points."""
     n = len(labelled.structures)
-    order = np.arange(n) if rng is None else rng.permutation(n)
-    order = np.concatenate([order, np.full(-n % size, -1)]).reshape(-1, size)
     electrons = np.array([float(s.n_electrons) for s in labelled.structures])
     rows = {**rows, "position": {str(z): _positions(labelled, z) for z in labelled.found}}
     batches = []
-    for index in order:
+    for index, row in cuts(n, size, rng):
         real = index >= 0
         batch = {"real": real.astype(float), "atoms": {}}
         batch |= {"points": true.points[index], "values": true.values[index]}
         batch["weights"] = true.weights[index] * real[:, None]
         batch["electrons"] = electrons[index] * real
         batch |= {k: (v[index].T * real).T for k, v in of_molecules.items()}
-        row = np.full(n, -1)
-        row[index[real]] = np.flatnonzero(real)
         for z, found in labelled.found.items():
             here = row[found.structure] >= 0
             of_element = {k: v[str(z)] for k, v in rows.items()}
@@ -324,8 +320,8 @@ def _cut(
         most = max(len(b["atoms"][z]["row"]) for b in batches)
         for b in batches:
             own = b["atoms"][z]
-            row = _filled(own["row"], most, size)  # of no molecule
-            b["atoms"][z] = {**jax.tree.map(lambda v, n=most: _filled(v, n, 0), own), "row": row}
+            row = filled(own["row"], most, size)  # of no molecule
+            b["atoms"][z] = {**jax.tree.map(lambda v, n=most: filled(v, n, 0), own), "row": row}
     return jax.tree.map(lambda *v: np.stack(v), *batches)
 
 
