@@ -11,8 +11,9 @@ guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``o
 200), for a learning curve with ``--n-train``. ``--networks`` trains networks of these kinds on the
 first guess, one-shot, or alone (``gated-alone``); ``paper`` has one gate an output. ``--words``
 takes other words, one-shot on T + V: ``powers``, V to V^3, or ``products``, those with S, T and all
-products of two of V, S, T. ``--input-basis`` makes known words in another basis. What the errors
-are: :mod:`opml_jax.training.operator_metrics`.
+products of two of V, S, T. ``--input-basis`` makes known words in another basis. ``--uncertainty``
+compares errors with standard deviations, and has those of stretched molecules. What the errors are:
+:mod:`opml_jax.training.operator_metrics`.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ import opml_jax as opml
 from opml_jax.data import Dataset
 from opml_jax.interfaces.pyscf import compare_guesses
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpNetworkConfig, OperatorModel
+from opml_jax.models.op2op import n_electrons
 from opml_jax.training.config import OptimConfig
 from opml_jax.training.metrics import errors
 from opml_jax.training.op2op import fit_op2op
 from opml_jax.training.op2op_network import train_op2op_network
 from opml_jax.training.operator_losses import OperatorLosses
+from opml_jax.training.operator_metrics import reference_observables
 from opml_jax.units import ANGSTROM_PER_BOHR
 
 SPLITS = {
@@ -62,6 +65,8 @@ WORDS = {
 }
 OPTIM = OptimConfig(batch_size=50, learning_rate=5e-3)
 EPOCHS = {"gated": 100, "paper": 100, "matrix": 30}
+SCF = "self-consistent"
+STRETCHES = (1.0, 1.02, 1.05, 1.1)
 GRIDS = {"water": 4, "ethanol": 1}
 
 
@@ -83,10 +88,37 @@ def joined(first: Dataset, more: Dataset) -> Dataset:
     return Dataset(first.structures + more.structures, {"fock": fock}, first.meta)
 
 
+def doubts(model: OperatorModel, part: Dataset) -> dict[str, dict[str, float]]:
+    """How many errors are within a standard deviation, and how the two go together."""
+    found = model.predict(part.structures, uncertainty=True)
+    wanted = reference_observables(part)
+    pairs = [n_electrons(s) // 2 for s in part.structures]
+    levels = zip(wanted["mo_energy"], pairs, strict=True)
+    wanted |= {"gap": [e[n] - e[n - 1] for e, n in levels], "fock": part.labels["fock"]}
+    out = {}
+    for name, reference in wanted.items():
+        error = np.abs(found[name] - np.array(reference)).reshape(len(part), -1)
+        sigma = found[f"{name}_uncertainty"].reshape(len(part), -1)
+        ranks = [np.argsort(np.argsort((x**2).mean(axis=1))) for x in (error, sigma)]
+        out[name] = {
+            "within_one": float((error < sigma).mean()),
+            "within_two": float((error < 2 * sigma).mean()),
+            "rank_correlation_of_molecules": float(np.corrcoef(*ranks)[0, 1]),
+        }
+    sigmas = {}
+    for stretch in STRETCHES:
+        some = part.structures[:20]
+        far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in some]
+        own = model.predict(far, uncertainty=True, allow_unconverged=True)
+        root = np.sqrt((own["fock_uncertainty"] ** 2).mean(axis=(1, 2)))
+        sigmas[str(stretch)] = float(1e6 * np.nanmedian(root))
+    return {**out, "fock_sigma_uha_stretched": sigmas}
+
+
 def models_of(definition: Op2Op, params: dict, parts: tuple[Dataset, Dataset], args):
     """Yield names, models, and what was noted in training them, one after another."""
     if not args.one_shot:
-        yield "self-consistent", OperatorModel(definition, params), {}
+        yield SCF, OperatorModel(definition, params), {}
 
     def one_shot(network):
         own = dataclasses.replace(definition.config, density_words=(), network=network)
@@ -122,11 +154,12 @@ def main() -> None:
     parser.add_argument("--words", choices=[*WORDS], help="instead of Op2OpConfig's; one-shot")
     parser.add_argument("--input-basis", help="of words known beforehand")
     parser.add_argument("--scf", type=int, default=0, help="structures to restart PySCF for")
+    parser.add_argument("--uncertainty", action="store_true", help="standard deviations")
     parser.add_argument("--quick", action="store_true", help="50 waters")
     parser.add_argument("--json", action="store_true", help="append lines to results/op2op.jsonl")
     parser.add_argument("--more", type=Path, help="HDF5 with more ethanols for training")
     args = parser.parse_args()
-    settings = {"input_basis": args.input_basis}
+    settings = {"input_basis": args.input_basis, "uncertainty": args.uncertainty}
     if args.words:
         args.one_shot = True
         settings |= {"words": WORDS[args.words], "baseline": "hcore"}
@@ -154,12 +187,15 @@ def main() -> None:
                 line = {"name": name, "molecule": molecule, "n_train": n, "fit_seconds": seconds}
                 line |= {"words": args.words or "default", "input_basis": args.input_basis}
                 line |= notes
+                uncertain = args.uncertainty and name == ("guess" if args.one_shot else SCF)
                 for key in list(split)[2:]:
                     part = data.subset(split[key])
                     model.predict(part.structures)  # compiles
                     start = time.perf_counter()
                     line[key] = errors(model.predict(part.structures), part)
                     line[key]["ms_per_molecule"] = (time.perf_counter() - start) / len(part) * 1e3
+                    if uncertain:
+                        line[key]["uncertainty"] = doubts(model, part)
                 if args.scf:
                     part = data.subset(list(split["test"])[: args.scf])
                     line["scf"] = compare_guesses(model, part)

@@ -22,7 +22,8 @@ def configure(p: argparse.ArgumentParser) -> None:
         "--uncertainty",
         action="store_true",
         help="also standard deviations: of energy and forces over the members of an ensemble or by "
-        "the last layer, of densities by their kernels",
+        "the last layer, of densities by their kernels, of Fock matrices and what follows by the "
+        "weights of the last map",
     )
     p.add_argument(
         "--allow-unconverged",
@@ -48,14 +49,11 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
     operators = isinstance(model, OperatorModel)
-    if operators and args.uncertainty:
-        raise OpmlError(
-            refusal("--uncertainty", got=repr(model), expected="an ensemble of networks")
-        )
     if not operators and args.allow_unconverged:
         raise OpmlError(refusal("--allow-unconverged", got=repr(model), expected="an Op2Op model"))
-    option = "allow_unconverged" if operators else "uncertainty"
-    options = {option: getattr(args, option)}
+    options = {"uncertainty": args.uncertainty}
+    if operators:
+        options["allow_unconverged"] = args.allow_unconverged
     with working(f"predicting {len(structures)} structures (compiles first)"):
         predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):

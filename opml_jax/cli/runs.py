@@ -79,12 +79,13 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
     if config.splits:
         splits = read_splits(path(config.splits, ".splits.json"))
     else:
-        rest = len(dataset) - config.n_train - config.n_validation
+        rest = len(dataset) - config.n_train - config.n_validation - config.n_calibration
         if rest < 0 and len(dataset) > 1:
             _refuse_sizes(config, len(dataset))
         n_test = max(rest, 0) if config.n_test < 0 else config.n_test
+        sizes = (config.n_train, config.n_validation, n_test)
         splits = random_split(
-            len(dataset), config.n_train, config.n_validation, n_test, seed=config.seed
+            len(dataset), *sizes, seed=config.seed, calibration=config.n_calibration
         )
     check_splits(dataset, splits)
     return dataset, splits
@@ -95,13 +96,16 @@ def _refuse_sizes(config: DataConfig, there: int) -> None:
     from ..errors import Code, DataError, refusal
 
     validation = max(1, there // 10)
+    also = config.n_calibration > 0
     raise DataError(
         refusal(
-            "data.n_train + data.n_validation",
-            got=f"{config.n_train} + {config.n_validation}",
+            "data.n_train + data.n_validation" + also * " + data.n_calibration",
+            got=f"{config.n_train} + {config.n_validation}" + also * f" + {config.n_calibration}",
             expected=f"at most {there}, the structures of {config.path}",
-            hint=f"For example --set data.n_train={max(1, there - 2 * validation)} "
-            f"--set data.n_validation={validation}.",
+            hint=f"For example --set data.n_train={max(1, there - (2 + also) * validation)} "
+            f"--set data.n_validation={validation}"
+            + also * f" --set data.n_calibration={validation}"
+            + ".",
         ),
         code=Code.SPLIT,
     )

@@ -14,28 +14,32 @@ from ..structures.elements import symbol
 from .dataset import Dataset
 from .files import write_text
 
-SPLITS = ("train", "validation", "test")
+SPLITS = ("train", "validation", "calibration", "test")
+"""What chooses weights, what chooses the model, what scales standard deviations, and the rest."""
 
 
-def random_split(n: int, train: int, validation: int, test: int, *, seed: int) -> dict[str, list]:
-    """Disjoint random index lists for ``n`` structures.
+def random_split(
+    n: int, train: int, validation: int, test: int, *, seed: int, calibration: int = 0
+) -> dict[str, list]:
+    """Disjoint random index lists for ``n`` structures; none for calibration if that is 0.
 
     Raises:
       DataError: the sizes exceed ``n``, or train or validation is empty.
     """
-    sizes = (train, validation, test)
-    if min(train, validation) < 1 or test < 0 or sum(sizes) > n:
+    sizes = (train, validation, calibration, test)
+    if min(train, validation) < 1 or min(calibration, test) < 0 or sum(sizes) > n:
         raise DataError(
             refusal(
                 "split",
-                got=f"{train} + {validation} + {test} structures",
+                got=f"{' + '.join(map(str, sizes))} structures",
                 expected=f"positive train and validation sizes that sum to at most {n}",
             ),
             code=Code.SPLIT,
         )
     order = np.random.default_rng(seed).permutation(n)
     parts = np.split(order[: sum(sizes)], np.cumsum(sizes)[:-1])
-    return {k: sorted(int(i) for i in p) for k, p in zip(SPLITS, parts, strict=True)}
+    found = {k: sorted(int(i) for i in p) for k, p in zip(SPLITS, parts, strict=True)}
+    return {k: v for k, v in found.items() if v or k != "calibration"}
 
 
 def write_splits(path: str | os.PathLike, splits: Mapping[str, list]) -> None:

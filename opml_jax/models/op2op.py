@@ -278,11 +278,12 @@ class Op2Op(Definition):
                 return dm
             return operators["T"] + self.with_density(structure, operators, dm)["U"]
         fock = operators["T"] + operators["W" if name == "neutral_atoms" else "V"]
-        return fock if self.config.target == "fock" else self._density(structure, operators, fock)
+        return fock if self.config.target == "fock" else self.density(structure, s, fock)
 
-    def _density(self, structure, operators: dict[str, Array], fock: Array) -> Array:
+    def density(self, structure: Structure | StructureBatch, s: Array, fock: Array) -> Array:
+        """The density matrix of a Fock matrix, overlap ``s``: ``(n_structures, nao, nao)`` each."""
         mask = None if isinstance(structure, Structure) else structure.layout.ao_mask
-        return density_matrix(fock, operators["S"], self.n_described(structure), mask=mask)
+        return density_matrix(fock, s, self.n_described(structure), mask=mask)
 
     def learned(
         self,
@@ -308,7 +309,7 @@ class Op2Op(Definition):
         constant = self.assemble(params["known"], known, table, s)
 
         def step(fock):
-            dm = self._density(structure, operators, fock)
+            dm = self.density(structure, s, fock)
             found = self.with_density(structure, operators, dm)
             x = self.density_irreps(found, table)
             own = constant + self.assemble(params["density"], x, table, s)
@@ -379,7 +380,7 @@ class Op2Op(Definition):
             out["fock"], out["residual"] = fixed_point(
                 step, guess, c.cycles, c.tolerance, c.history
             )
-        out["dm"] = self._density(structure, operators, out["fock"])
+        out["dm"] = self.density(structure, s, out["fock"])
         return {k: v[0] for k, v in out.items()} if one else out
 
     def dipole_in_field(

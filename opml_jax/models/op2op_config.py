@@ -65,6 +65,7 @@ class Op2OpConfig:
         observables: the ``"lowest"``, or as many around the highest occupied one (``"homo"``).
       input_basis: basis set of the operators that make ``words``; None: ``basis``. Irreps of
         blocks that it lacks are not learned (from them).
+      uncertainty: keep what standard deviations of predictions need; files become larger.
     """
 
     basis: str = "def2-svp"
@@ -80,6 +81,7 @@ class Op2OpConfig:
     baseline: str = BASELINES[0]
     window: str = WINDOWS[0]
     input_basis: str | None = None
+    uncertainty: bool = False
 
     def __post_init__(self):
         one_of("operator.target", self.target, TARGETS)
@@ -110,6 +112,14 @@ class Op2OpConfig:
                     "operator.stages",
                     got=f"{self.stages}, {len(self.density_words)} density words",
                     expected="0, or a positive number with density words and without a network",
+                )
+            )
+        if self.uncertainty and (self.network or self.target != "fock"):
+            raise ConfigError(
+                refusal(
+                    "operator.uncertainty",
+                    got=f"target {self.target}{', and a network' if self.network else ''}",
+                    expected="target fock without a network: it is that of the linear map",
                 )
             )
         if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:

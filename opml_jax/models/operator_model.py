@@ -23,6 +23,7 @@ from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
 from .model import Model
 from .op2op import Op2Op, Params, batches, n_electrons
+from .op2op_draws import drawn_changes
 
 CHUNKS = (1, 8)
 """Numbers of structures evaluated at once; see :data:`opml_jax.models.model.CHUNKS`."""
@@ -108,6 +109,7 @@ class OperatorModel(Model):
         structures: Structure | Sequence[Structure],
         *,
         guess: bool = False,
+        uncertainty: bool = False,
         allow_unconverged: bool = False,
     ) -> dict[str, np.ndarray]:
         """Operators of closed-shell molecules, and what follows from them.
@@ -115,6 +117,9 @@ class OperatorModel(Model):
         Args:
           structures: one molecule or several (any mix of compositions the model knows).
           guess: the first guess alone, in closed form, whose density is not made self-consistent.
+          uncertainty: also standard deviations of a model trained with ``operator.uncertainty``:
+            of matrix elements as ``fock_uncertainty``, and of what follows from the matrix but
+            density matrices. NaN for molecules with pairs of elements that training never had.
           allow_unconverged: molecules whose density does not become self-consistent have NaN, but
             for their ``residual``, and a warning instead of an error.
 
@@ -130,13 +135,15 @@ class OperatorModel(Model):
           axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
-          OpmlError: an empty list, an open shell, an element the model has not seen.
+          OpmlError: an empty list, an open shell, an element the model has not seen, an uncertainty
+            of a model without.
           ConvergenceError: a density that did not become self-consistent.
           PrecisionError: x64 is off.
         """
         require_x64("an Op2Op model")
         if isinstance(structures, Structure):
-            out = self.predict([structures], guess=guess, allow_unconverged=allow_unconverged)
+            options = {"guess": guess, "uncertainty": uncertainty}
+            out = self.predict([structures], **options, allow_unconverged=allow_unconverged)
             return {k: v[0] for k, v in out.items() if k not in ("nao", "n_atoms")}
         structures = list(structures)
         if not structures:
@@ -150,6 +157,15 @@ class OperatorModel(Model):
                 code=Code.ELECTRONS,
             )
         definition = self.definition
+        if uncertainty and (guess or "draws" not in self.params):
+            raise OpmlError(
+                refusal(
+                    "uncertainty",
+                    got="the first guess of a model" if guess else "a model without one",
+                    expected="the last map of a model that keeps it",
+                    hint="Train with operator.uncertainty=true.",
+                )
+            )
         if guess:
             first = dataclasses.replace(definition.config, density_words=(), stages=0, network=None)
             definition = dataclasses.replace(definition, config=first)
@@ -161,9 +177,9 @@ class OperatorModel(Model):
         size = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
         polarizability = "polarizability" in self.card.get("targets", ())
         for padded, table, index in batches(definition, structures, size):
-            found = _evaluate(definition, self.params, padded, table, polarizability)
+            found = _evaluate(definition, self.params, padded, table, polarizability, uncertainty)
             for name, values in found.items():
-                axes = _AXES.get(name, ())
+                axes = _AXES.get(name.removesuffix("_uncertainty"), ())
                 shape = tuple(max(sizes[a]) for a in axes) or values.shape[1:]
                 whole = out.setdefault(name, np.zeros((len(structures), *shape)))
                 for i, value in zip(index, np.asarray(values), strict=False):
@@ -174,6 +190,9 @@ class OperatorModel(Model):
             self._unconverged(structures, out["residual"], failed, allow_unconverged)
         for values in (v for k, v in out.items() if k != "residual"):
             values[failed] = np.nan
+        doubtful = [i for i, s in enumerate(structures) if self._unseen_pairs([s])]
+        for values in (v for k, v in out.items() if k.endswith("_uncertainty")):
+            values[doubtful] = np.nan
         return {**out, **{k: np.array(v) for k, v in sizes.items()}}
 
     def _unconverged(
@@ -204,8 +223,8 @@ class OperatorModel(Model):
         warn_of_contacts(structures, self.card.get("closest_bohr", {}), unseen=False)
         self._warn_of_pairs(structures)
 
-    def _warn_of_pairs(self, structures: Sequence[Structure]) -> None:
-        """Say which pairs of elements have no learned part."""
+    def _unseen_pairs(self, structures: Sequence[Structure]) -> list[tuple[int, int]]:
+        """Pairs of elements that have no learned part."""
         keys = (tuple(map(int, name.split("_"))) for name in self.params["guess"])
         known = {(first, second) for kind, first, second, *_ in keys if kind}
         present = {
@@ -213,7 +232,11 @@ class OperatorModel(Model):
             for numbers in {s.numbers for s in structures}
             for pair in itertools.combinations(sorted(numbers), 2)
         }
-        if unseen := sorted(present - known):
+        return sorted(present - known)
+
+    def _warn_of_pairs(self, structures: Sequence[Structure]) -> None:
+        """Say which pairs of elements have no learned part."""
+        if unseen := self._unseen_pairs(structures):
             names = ", ".join(f"{symbol(a)}-{symbol(b)}" for a, b in unseen)
             warnings.warn(
                 f"no molecule of the training set had the pairs {names}: nothing is learned for "
@@ -223,33 +246,62 @@ class OperatorModel(Model):
             )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4))
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
 def _evaluate(
     definition: Op2Op,
     params: Params,
     structures: StructureBatch,
     table: SpeciesTable,
     polarizability: bool,
+    uncertainty: bool,
 ) -> dict[str, Array]:
     out: dict[str, Any] = definition.apply(params, structures, table)
+    observed = functools.partial(_observed, definition, structures, polarizability)
+    found = observed(out.get("fock"), out["dm"])
+    if uncertainty:
+        changes = drawn_changes(definition, params, structures, table, out["dm"])
+        out["fock_uncertainty"] = jnp.sqrt(jnp.mean(changes**2, axis=0))
+
+        def squares(change: Array) -> dict[str, Array]:
+            fock = out["fock"] + change
+            changed = observed(fock, definition.density(structures, out["overlap"], fock))
+            return {k: (changed[k] - v) ** 2 for k, v in found.items()}
+
+        factors = params.get("calibration", {})
+        for name, own in jax.lax.map(squares, changes).items():
+            factor = factors.get("lowdin_charges" if name == "mulliken_charges" else name, 1.0)
+            out[f"{name}_uncertainty"] = factor * jnp.sqrt(jnp.mean(own, axis=0))
+    if definition.config.window != "lowest":  # without the electrons below its levels
+        out["first_level"] = definition.first_level(structures)
+    return {**out, **found}
+
+
+def _observed(
+    definition: Op2Op,
+    structures: StructureBatch,
+    polarizability: bool,
+    fock: Array | None,
+    dm: Array,
+) -> dict[str, Array]:
+    """What follows from a Fock and a density matrix."""
     basis, electrons = definition.basis, definition.n_described(structures)
     padded = integrals.overlap(structures, basis, padding=1.0)
-    mask = structures.layout.ao_mask
-    if "fock" in out:
-        energy, _ = observables.orbitals(out["fock"], padded, mask=mask)
+    mask, out = structures.layout.ao_mask, {}
+    if fock is not None:
+        energy, _ = observables.orbitals(fock, padded, mask=mask)
         at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
         frontier = jnp.take_along_axis(energy, at, axis=-1)
         out["mo_energy"] = jnp.where(mask, energy, 0.0)
         out["gap"] = frontier[:, 1] - frontier[:, 0]
-    if definition.config.window != "lowest":  # without the electrons below its levels
-        return {**out, "first_level": definition.first_level(structures)}
-    if polarizability:
+    if definition.config.window != "lowest":
+        return out
+    if polarizability and fock is not None:
         out["polarizability"] = observables.polarizability(
-            out["fock"], padded, electrons, structures, basis, mask=mask
+            fock, padded, electrons, structures, basis, mask=mask
         )
     return {
         **out,
-        "dipole": observables.dipole(out["dm"], structures, basis),
-        "mulliken_charges": observables.mulliken_charges(out["dm"], padded, structures, basis),
-        "lowdin_charges": observables.lowdin_charges(out["dm"], padded, structures, basis),
+        "dipole": observables.dipole(dm, structures, basis),
+        "mulliken_charges": observables.mulliken_charges(dm, padded, structures, basis),
+        "lowdin_charges": observables.lowdin_charges(dm, padded, structures, basis),
     }

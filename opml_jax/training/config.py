@@ -38,6 +38,8 @@ class DataConfig:
       splits: split file (JSON), or ``bundled:water``; empty: a random split of the sizes below.
       n_train: training structures of a random split.
       n_validation: validation structures of a random split.
+      n_calibration: structures of a random split that scale standard deviations and nothing else;
+        0: those of validation do, which also chose the model.
       n_test: test structures of a random split; -1: all that are left.
       seed: of the random split.
       length_unit: of xyz and npz files; empty: the format's own.
@@ -53,6 +55,7 @@ class DataConfig:
     splits: str = ""
     n_train: int = 400
     n_validation: int = 50
+    n_calibration: int = 0
     n_test: int = -1
     seed: int = 0
     length_unit: str = ""
@@ -218,6 +221,28 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
+        self._check_targets()
+        if self.data.n_calibration and not self.doubts:
+            raise ConfigError(
+                refusal(
+                    "data.n_calibration",
+                    got=f"{self.data.n_calibration}, and a model without standard deviations",
+                    expected="0",
+                    hint="model.members, model.last_layer, density.uncertainty and "
+                    "operator.uncertainty have them.",
+                )
+            )
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the model has standard deviations."""
+        if self.density is not None:
+            return self.density.uncertainty
+        if self.operator is not None:
+            return self.operator.uncertainty
+        return self.network is None and (self.model.members > 1 or self.model.last_layer)
+
+    def _check_targets(self):
         if self.density is not None or "density" in self.targets:
             others = (self.operator, self.network, self.effective)
             if self.density is None or any(others) or self.targets != ("density",):
@@ -278,6 +303,8 @@ class TrainConfig:
         converges = operator is not None and operator.density_words and not operator.stages
         if operator is None or self.network or operator.network or converges:
             expected = "operator: with density_words: [] or stages, and no network:"
+        elif operator.uncertainty:
+            expected = "operator.uncertainty: false"
         elif not self.targets or not set(self.targets) <= set(OBSERVABLES):
             expected = f"targets among {OBSERVABLES}"
         elif operator.window != "lowest" and self.targets != ("mo_energy",):

@@ -34,11 +34,13 @@ from ..data.reference import cross_overlap
 from ..errors import Code, DataError, refusal
 from ..features.couple import IrrepKey, has_constant, key_name
 from ..models.op2op import Op2Op, Params, batches, n_electrons
+from ..models.op2op_draws import last_columns
 from ..models.op2op_network import compress
 from ..numerics import Array, einsum, require_x64
 from ..structures import Structure, centred
 from .config import EffectiveConfig
-from .op2op import VANISHING, fit_op2op, last_columns, real_rows, split_columns
+from .keyed_ridge import VANISHING
+from .op2op import fit_op2op, real_rows, split_columns
 from .operator_metrics import reference_observables
 
 CHUNK = 16

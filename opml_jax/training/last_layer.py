@@ -10,7 +10,7 @@ derivatives in the training set, divided by the errors that count as one,
 the posterior variance of Bayesian linear regression, and likewise for derivatives of f (prediction
 rigidity: Bigi, Chong, Ceriotti, Grasselli, arXiv:2403.02251). The validation set chooses lambda, by
 the likelihood of its errors, and for energies and forces each :math:`\alpha`, so that 68 % of its
-errors are below sigma.
+errors are below sigma (or molecules for that alone do, :mod:`opml_jax.training.calibration`).
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ from ..models import Model, Op2Prop
 from ..models.op2prop import Params, element_sums, project
 from ..units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
+from .calibration import scale_of
 from .closed_form import scaled
 from .config import OptimConfig
-from .residual import CHUNK, WITHIN
+from .residual import CHUNK
 
 LAMBDAS = tuple(10.0**k for k in range(-10, 3))
 """Candidates, in units of the mean of the diagonal of A^T A."""
@@ -117,7 +118,4 @@ def _unlikely(error: np.ndarray, spread: np.ndarray) -> float:
 
 
 def _calibration(errors: Mapping[str, np.ndarray], spread: Mapping[str, np.ndarray]) -> Params:
-    return {
-        name: np.asarray(np.quantile(errors[name] / np.maximum(own, 1e-300), WITHIN))
-        for name, own in spread.items()
-    }
+    return {name: np.asarray(scale_of(errors[name], own)) for name, own in spread.items()}

@@ -1,8 +1,4 @@
-"""Op2Op in closed form: one ridge for every kind of block, its rows streamed molecule by molecule.
-
-The rows of a key are never kept: a triangle (QR) of descriptors and labels holds all that least
-squares needs, of training and of validation alike, and costs no precision.
-"""
+"""Op2Op in closed form: one ridge for every kind of block, rows streamed molecule by molecule."""
 
 from __future__ import annotations
 
@@ -21,23 +17,14 @@ from ..data.reference import atomic_densities, molecule
 from ..errors import Code, ConventionError, ConvergenceError, DataError, DataWarning, refusal
 from ..features.couple import IrrepKey, couple_species, has_constant, key_name
 from ..models import OperatorModel
-from ..models.linear import triangle
 from ..models.op2op import Op2Op, Params, batches, joined, n_electrons
+from ..models.op2op_draws import last_columns, up_to
 from ..numerics import Array, require_x64
 from ..observables import density_matrix
 from ..operators.species import SpeciesTable, gather_species
+from .keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key
+from .op2op_variance import calibrated, drawn
 from .operator_metrics import MICRO, describe, operator_errors
-
-LAMBDAS = tuple(10.0 ** np.arange(-14.0, 1.5, 1.0))
-"""Candidates for the regularisation of columns of unit variance, by the number of rows."""
-
-UNJUDGED = 1e-3
-"""Least lambda of a key that validation lacks.
-
-Its rows are few (a rare pair of elements): the least lambda would fit them exactly, and nothing
-says how far they can be trusted. With two N-O pairs in training, mean errors of a molecule of QM7
-reached 0.02 Hartree.
-"""
 
 FLOORS = (1e-11, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
 """Candidates for the smallest lambda of all keys.
@@ -89,111 +76,6 @@ be magnified a million times in a molecule where it does.
 
 CHUNK = 8
 """Molecules at once."""
-
-VANISHING = 1e-10
-"""Columns this much smaller than the largest of their key are rounding errors."""
-
-
-class KeyedSystem:
-    """Least squares of one key: rows ``[1, x, y]`` as a triangle."""
-
-    def __init__(self):
-        self._rows: list[np.ndarray] = []
-        self._kept = 0
-        self.n_rows = 0
-
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Rows ``(n, n_columns)`` and ``(n, n_outputs)``."""
-        rows = np.concatenate([np.ones((len(x), 1)), x, y], axis=1)
-        self._rows.append(rows)
-        self._kept += len(rows)
-        self.n_rows += len(rows)
-        if self._kept > 3 * rows.shape[1]:  # a triangle and twice as many: QR pays
-            self.triangle()
-
-    def triangle(self) -> np.ndarray:
-        """What is left of the rows: as many as columns at most."""
-        rows = np.concatenate(self._rows)
-        if len(rows) > rows.shape[1]:
-            rows = triangle(rows)
-        self._rows, self._kept = [rows], len(rows)
-        return rows
-
-    def spreads(self, n_outputs: int, constant: bool) -> np.ndarray:
-        """Standard deviations ``(n_columns,)``, about zero where there is no constant."""
-        rows = self.triangle()
-        x = rows[:, 1:-n_outputs]
-        mean = rows[:, 0] @ x / (rows[:, 0] @ rows[:, 0]) if constant else 0.0
-        return np.sqrt(((x - rows[:, :1] * mean) ** 2).sum(axis=0) / self.n_rows)
-
-    def sum_of_squares(self, coefficients: np.ndarray) -> float:
-        """Of the rows times ``coefficients`` ``(1 + n_columns + n_outputs, ...)``."""
-        return float(((self.triangle() @ coefficients) ** 2).sum())
-
-
-@dataclasses.dataclass(frozen=True)
-class KeyFit:
-    """What was chosen for a key.
-
-    Attributes:
-      lam: the regularisation.
-      rmse: of the irreps, on validation, in the unit of the matrix.
-      left: that, over the root mean square of what was to be learned.
-    """
-
-    lam: float
-    rmse: float
-    left: float
-
-
-Candidate = tuple[dict[str, np.ndarray], KeyFit]
-"""``weights`` ``(n_columns, n_outputs)`` and perhaps ``constant`` ``(n_outputs,)``, and the fit."""
-
-
-def solve_key(
-    train: KeyedSystem,
-    validation: KeyedSystem | None,
-    n_outputs: int,
-    constant: bool,
-    least: np.ndarray | float = 0.0,
-) -> list[Candidate]:
-    """Weights of one key for each of :data:`LAMBDAS`; none if it vanishes by symmetry.
-
-    Of a key that validation lacks (None) those from :data:`UNJUDGED` on, by what training leaves.
-    Columns that spread less than ``least`` are standardised by it.
-    """
-    rows = train.triangle()
-    r = triangle(rows)
-    n, n_columns = train.n_rows, r.shape[1] - 1 - n_outputs
-    # the first column is the constant: below its row the triangle is that of centred rows
-    mean = r[0, 1:] / r[0, 0] if constant else np.zeros(r.shape[1] - 1)
-    body = r[1:, 1:] if constant else triangle(rows[:, 1:])
-    x, y = body[:, :n_columns], body[:, n_columns:]
-    spread = np.sqrt((x**2).sum(axis=0) / n)
-    size = np.sqrt((rows[:, 1 : 1 + n_columns] ** 2).sum(axis=0) / n)
-    wanted = np.sqrt((y**2).sum(axis=0) / n)
-    if not size.max() > 0 or not wanted.max() > 1e-12:
-        return []
-    floored = np.maximum(np.maximum(spread, least), 1e-300)
-    inverse = np.where(spread > VANISHING * size.max(), 1 / floored, 0.0)
-    u, s, vt = np.linalg.svd(x * inverse, full_matrices=False)
-    projected = u.T @ y
-    judge, out = validation or train, []
-    for lam in LAMBDAS if validation else [lam for lam in LAMBDAS if lam >= UNJUDGED]:
-        filtered = s / (s * s + lam * n)
-        w = inverse[:, None] * (vt.T @ (filtered[:, None] * projected))
-        c = mean[n_columns:] - mean[:n_columns] @ w
-        error = judge.sum_of_squares(np.concatenate([c[None], w, -np.eye(n_outputs)]))
-        rmse = (error / (judge.n_rows * n_outputs)) ** 0.5
-        fit = KeyFit(lam, rmse, rmse / float(np.sqrt((wanted**2).mean())))
-        out.append(({"weights": w, "constant": c} if constant else {"weights": w}, fit))
-    return out
-
-
-def best_of(candidates: Sequence[Candidate], floor: float = 0.0) -> Candidate:
-    """The candidate of smallest validation error whose lambda is not below ``floor``."""
-    allowed = [c for c in candidates if c[1].lam >= 0.99 * floor]
-    return min(allowed, key=lambda c: c[1].rmse)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -272,30 +154,6 @@ def check_operators(definition: Op2Op, name: str, part: Dataset) -> None:
             )
 
 
-def up_to(definition: Op2Op, stages: int) -> Op2Op:
-    """The same model with its first stages only; 0: the first guess alone."""
-    parts = {"stages": stages} if stages else {"stages": 0, "density_words": (), "network": None}
-    return dataclasses.replace(definition, config=dataclasses.replace(definition.config, **parts))
-
-
-def last_columns(
-    definition: Op2Op, params: Params, structures, table: SpeciesTable
-) -> tuple[dict[str, Array], dict[IrrepKey, Array]]:
-    """What the last linear map of a model reads: the first guess', or its last stage's.
-
-    Returns:
-      The operators, and the columns of every key.
-    """
-    operators = definition.operators(structures, table)
-    known = definition.known_irreps(operators, table)
-    if not definition.config.stages:
-        return operators, known
-    before = up_to(definition, definition.config.stages - 1)
-    dm = before.apply(params, structures, table)["dm"]
-    operators = definition.with_density(structures, operators, dm)
-    return operators, joined(known, definition.density_irreps(operators, table))
-
-
 def _irreps(definition: Op2Op, matrix: Array, table: SpeciesTable) -> dict[IrrepKey, Array]:
     return couple_species(gather_species(matrix, table), definition.basis.spec)
 
@@ -331,6 +189,7 @@ def fit_op2op(
     train: Dataset,
     validation: Dataset,
     *,
+    calibration: Dataset | None = None,
     on_progress: Callable[[str, int, int], None] = lambda stage, done, total: None,
 ) -> Fitted:
     """Weights of the guess and of the functional, at the density matrices of the reference.
@@ -343,6 +202,7 @@ def fit_op2op(
       definition: the model's functions.
       train: structures with ``fock`` in the library's AO order; densities are made from it.
       validation: likewise; chooses lambdas.
+      calibration: likewise; scales standard deviations. Default: ``validation``.
       on_progress: called with (stage, done, total).
 
     Raises:
@@ -353,28 +213,41 @@ def fit_op2op(
     require_x64("training")
     for name, part in (("train", train), ("validation", validation)):
         check_operators(definition, name, part)
-    if definition.config.stages:
-        return _fit_stage(definition, train, validation, on_progress)
+    fit = _fit_stage if definition.config.stages else _fit_first
+    found = fit(definition, train, validation, on_progress)
+    if definition.config.uncertainty:
+        on_progress("uncertainty", 0, 1)
+        params = calibrated(definition, found.params, calibration or validation)
+        found = dataclasses.replace(found, params=params)
+        on_progress("uncertainty", 1, 1)
+    return found
+
+
+def _fit_first(definition: Op2Op, train: Dataset, validation: Dataset, on_progress) -> Fitted:
+    """A first guess, and perhaps the functional of a density that is made self-consistent."""
     atoms = atomic_densities(definition.basis) if definition.config.baseline == "superposed" else {}
-    drawn: Params = {"atoms": atoms} if atoms else {}
-    systems = _gathered(definition, drawn, train, validation, on_progress)
+    start: Params = {"atoms": atoms} if atoms else {}
+    systems = _gathered(definition, start, train, validation, on_progress)
     solved = {stage: _candidates(definition, own) for stage, own in systems.items()}
     judges = validation.subset(range(min(N_JUDGED, len(validation))))
     first = up_to(definition, 0)
-    guess = _chosen(first, {"guess": solved["guess"]}, 0.0, drawn).params
+    guess = _chosen(first, {"guess": solved["guess"]}, 0.0, start).params
     fades = _judged_fades(first, lambda scale: {**guess, "fade": scale}, judges, on_progress)
     if best := _best_fade(fades):
-        drawn["fade"] = best
-    if "functional" not in solved:
-        return dataclasses.replace(_chosen(definition, solved, 0.0, drawn), fades=fades)
-    for scale in FUNCTIONAL_FADES if "fade" in drawn else (0.0,):
-        drawn |= {"functional_fade": scale} if scale else {}
-        floors = _judged_floors(definition, solved, drawn, judges, on_progress)
-        if np.isfinite(min(floors.values())):
-            break
+        start["fade"] = best
+    floors, last = {0.0: 0.0}, "guess"
+    if "functional" in solved:
+        last = "functional"
+        for scale in FUNCTIONAL_FADES if "fade" in start else (0.0,):
+            start |= {"functional_fade": scale} if scale else {}
+            floors = _judged_floors(definition, solved, start, judges, on_progress)
+            if np.isfinite(min(floors.values())):
+                break
     floor = min(floors, key=lambda f: (floors[f], -f))
-    found = _chosen(definition, solved, floor, drawn)
-    return dataclasses.replace(found, floors=floors, fades=fades)
+    found = _chosen(definition, solved, floor, start)
+    if definition.config.uncertainty:
+        found.params["draws"] = _draws(definition, systems[last], solved[last], floor)
+    return dataclasses.replace(found, floors=floors if last == "functional" else {}, fades=fades)
 
 
 def _fit_stage(definition: Op2Op, train: Dataset, validation: Dataset, on_progress) -> Fitted:
@@ -382,7 +255,8 @@ def _fit_stage(definition: Op2Op, train: Dataset, validation: Dataset, on_progre
     number = definition.config.stages - 1
     before = fit_op2op(up_to(definition, number), train, validation, on_progress=on_progress)
     found = _gathered(definition, before.params, train, validation, on_progress, _stage_systems)
-    weights, keys = _functional(definition, _candidates(definition, found["functional"]))
+    candidates = _candidates(definition, found["functional"])
+    weights, keys = _functional(definition, candidates)
     stages = before.params.get("stages", {})
     params = {**before.params, "stages": {**stages, str(number): weights}}
     judges = validation.subset(range(min(N_JUDGED, len(validation))))
@@ -393,6 +267,8 @@ def _fit_stage(definition: Op2Op, train: Dataset, validation: Dataset, on_progre
     fades = _judged_fades(definition, with_fade, judges, on_progress)
     if best := _best_fade(fades):
         weights["functional_fade"] = best
+    if definition.config.uncertainty:
+        params["draws"] = _draws(definition, found["functional"], candidates)
     return Fitted(params, {**before.keys, f"stage {number + 1}": keys}, {}, fades)
 
 
@@ -443,25 +319,43 @@ def _gathered(
 
 def _candidates(definition: Op2Op, systems: Systems) -> dict[IrrepKey, list[Candidate]]:
     """Weights of every key for every lambda."""
-    spreads = {
-        key: system.spreads(definition.n_outputs(key), has_constant(key))
-        for key, system in systems["train"].items()
-    }
-    widest: dict[tuple[int, ...], np.ndarray] = {}
-    for key, own in spreads.items():
-        alike = _alike(key, spreads)
-        widest[alike] = np.maximum(widest.get(alike, 0.0), own)
+    least = _least(definition, systems["train"])
     found = {
         key: solve_key(
             system,
             systems["validation"].get(key),
             definition.n_outputs(key),
             has_constant(key),
-            NEVER_SEEN * widest[_alike(key, spreads)],
+            least[key],
         )
         for key, system in systems["train"].items()
     }
     return {key: own for key, own in found.items() if own}
+
+
+def _least(definition: Op2Op, train: dict[IrrepKey, KeyedSystem]) -> dict[IrrepKey, np.ndarray]:
+    """The spreads that columns are standardised by, at least."""
+    spreads = {
+        key: system.spreads(definition.n_outputs(key), has_constant(key))
+        for key, system in train.items()
+    }
+    widest: dict[tuple[int, ...], np.ndarray] = {}
+    for key, own in spreads.items():
+        alike = _alike(key, spreads)
+        widest[alike] = np.maximum(widest.get(alike, 0.0), own)
+    return {key: NEVER_SEEN * widest[_alike(key, spreads)] for key in spreads}
+
+
+def _draws(
+    definition: Op2Op,
+    systems: Systems,
+    candidates: dict[IrrepKey, list[Candidate]],
+    floor: float = 0.0,
+) -> Params:
+    """What standard deviations need, of the last linear map."""
+    best = {key: best_of(own, floor) for key, own in candidates.items()}
+    sets = systems["train"], systems["validation"]
+    return drawn(definition, *sets, _least(definition, systems["train"]), best)
 
 
 def _judged_fades(

@@ -35,7 +35,8 @@ from ..numerics import Array
 from ..observables import density_matrix
 from .config import OptimConfig
 from .descent import descend
-from .op2op import N_JUDGED, KeyedSystem, best_of, mean_error, padded, real_rows, solve_key
+from .keyed_ridge import KeyedSystem, best_of, solve_key
+from .op2op import N_JUDGED, mean_error, padded, real_rows
 from .operator_losses import OperatorLosses, reference, total_loss
 
 SMALLEST = 1e-6

@@ -32,14 +32,12 @@ from ..models.op2prop import (
 from ..numerics import Array, einsum
 from ..units import DEBYE_PER_EBOHR
 from .cache import Cache
+from .calibration import scale_of
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .closed_form import SLOPES, scaled
 from .config import OptimConfig
 from .optimizer import moving_average, optimizer_of
 from .parallel import jit, mesh_for, replicate, spread
-
-WITHIN = 0.6827
-"""Part of a normal distribution within one standard deviation."""
 
 CHUNK = 64
 
@@ -152,7 +150,7 @@ def calibration(members: Arrays, wanted: Arrays) -> dict[str, np.ndarray]:
         if name == "forces":
             real &= np.repeat(np.asarray(wanted["one_hot"]).sum(axis=-1), 3, axis=-1) > 0
         error = np.abs(mean - np.asarray(wanted[name]))
-        out[name] = np.quantile(error[real] / spread[real], WITHIN) if real.any() else 1.0
+        out[name] = scale_of(error[real], spread[real])
     return {name: np.asarray(value, np.float64) for name, value in out.items()}
 
 

@@ -34,6 +34,7 @@ from ..structures.contacts import closest_pairs
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache, build_cache, rounding_noise
+from .calibration import recalibrated
 from .checkpoint import NETWORK, STATE, STRUCTURES, TURNED, WIDTHS, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
@@ -145,7 +146,8 @@ def train(
 
     Args:
       dataset: labelled structures in atomic units.
-      splits: ``train`` and ``validation`` indices (``test`` is not touched here).
+      splits: ``train`` and ``validation`` indices, and perhaps ``calibration``, which scales the
+        standard deviations of models that have them (``test`` is not touched here).
       config: model and training.
       folder: run directory that keeps descriptors, states of the networks and ``history.jsonl``
         as they come: after a kill the same call goes on from there, to the same weights.
@@ -162,6 +164,7 @@ def train(
     require_x64("training")
     check_trainable(dataset, splits, config)
     parts = {k: dataset.subset(splits[k]) for k in ("train", "validation")}
+    apart = dataset.subset(splits["calibration"]) if splits.get("calibration") else None
     definition = define(config, parts["train"].elements)
     seconds: dict[str, float] = {}
     clock = time.perf_counter()
@@ -258,7 +261,10 @@ def train(
             lap("widths")
             on_progress("widths", 1, 1, solved["widths"])
         if definition.config.uncertainty:
-            params, factor = calibrated(definition, params, labelled["validation"])
+            if apart is not None:
+                labelled["calibration"] = label_dataset(definition, apart, on_progress)
+            held_out = labelled.get("calibration", labelled["validation"])
+            params, factor = calibrated(definition, params, held_out)
             solved["uncertainty_calibration"] = factor
         card = _card(definition, dataset, parts, config, solved)
         return Trained(DensityModel(definition, params, card), seconds, history)
@@ -270,7 +276,7 @@ def train(
             found = fit_effective(*sets, config.targets, config.effective, **report)
             params, history = found.params, found.history
         else:
-            params = fit_op2op(*sets, **report).params
+            params = fit_op2op(*sets, calibration=apart, **report).params
         lap("closed form")
         if definition.config.network is not None:
             on_progress("network", 0, 1, "")
@@ -373,6 +379,8 @@ def train(
         model = Density2PropModel(definition, params, card)
     else:
         model = Model(definition, params, card)
+    if apart is not None and {"calibration", "last_layer"} & set(params):
+        model = dataclasses.replace(model, params=recalibrated(model, apart))
     return Trained(model, seconds, history, caches, labels, noise)
 
 
@@ -423,7 +431,7 @@ def check_trainable(dataset: Dataset, splits: dict[str, list[int]], config: Trai
         check_densities(definition, dataset)
         return
     if isinstance(definition, Op2Op):
-        for name in ("train", "validation"):
+        for name in (k for k in ("train", "validation", "calibration") if splits.get(k)):
             part = dataset.subset(splits[name])
             if config.effective:
                 check_observables(name, part, config.targets)

@@ -94,6 +94,10 @@ def test_random_split():
     assert split == random_split(20, 10, 4, 6, seed=1)
     assert split != random_split(20, 10, 4, 6, seed=2)
     assert random_split(20, 10, 4, 0, seed=1)["test"] == []
+    more = random_split(20, 10, 4, 3, seed=1, calibration=3)
+    assert list(more) == ["train", "validation", "calibration", "test"]
+    assert sorted(more["calibration"] + more["test"]) == split["test"]
+    assert more["train"] == split["train"]
 
 
 @pytest.mark.parametrize("sizes", [(10, 4, 7), (0, 4, 6), (10, 0, 6), (10, 4, -1)])

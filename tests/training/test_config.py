@@ -3,9 +3,10 @@
 import pytest
 
 from opml_jax.data.labels import parse_labels
-from opml_jax.models import OperatorNetworkConfig
+from opml_jax.errors import ConfigError
+from opml_jax.models import Op2PropConfig, OperatorNetworkConfig
 from opml_jax.training import TrainConfig, load_config
-from opml_jax.training.config import explained, from_mapping, to_mapping
+from opml_jax.training.config import DataConfig, explained, from_mapping, to_mapping
 from opml_jax.training.templates import TEMPLATES, template
 
 
@@ -71,3 +72,11 @@ def test_what_is_wrong_is_named(tmp_path, text, message):
 def test_malformed_override(tmp_path):
     with pytest.raises(ValueError, match="--set must be key=value"):
         load_config(_write(tmp_path, ""), ["seed"])
+
+
+def test_only_standard_deviations_are_calibrated():
+    data = DataConfig(n_calibration=20)
+    for model in (Op2PropConfig(members=2), Op2PropConfig(last_layer=True)):
+        assert TrainConfig(data=data, model=model).doubts
+    with pytest.raises(ConfigError, match=r"data\.n_calibration.*without standard deviations"):
+        TrainConfig(data=data)

@@ -7,6 +7,7 @@ import pytest
 import opml_jax as opml
 from opml_jax.models import Op2PropConfig
 from opml_jax.training import TrainConfig, train
+from opml_jax.training.calibration import WITHIN
 from opml_jax.training.config import OptimConfig
 from opml_jax.training.residual import calibration
 
@@ -39,6 +40,24 @@ def model(water):
     )
     splits = {"train": [*range(60)], "validation": [*range(60, 120)]}
     return train(water, splits, config).model
+
+
+def test_molecules_of_their_own_scale_it(water):
+    config = TrainConfig(
+        model=Op2PropConfig(basis="sto-3g", powers=(1,), gram_powers=(1,), members=2, hidden=(4,)),
+        optim=OptimConfig(epochs=2),
+        targets=("energy", "forces"),
+    )
+    splits = {"train": [*range(20)], "validation": [*range(20, 30)]}
+    apart = water.subset(range(100, 200))
+    before = train(water, splits, config).model
+    model = train(water, {**splits, "calibration": [*range(100, 200)]}, config).model
+    found = model.predict(apart.structures, uncertainty=True)
+    for name in ("energy", "forces"):
+        error = np.abs(found[name] - np.array(apart.labels[name]))
+        share = (error < found[f"{name}_uncertainty"]).mean()
+        assert share == pytest.approx(WITHIN, abs=1 / 100)  # one of 100 energies
+        assert model.params["calibration"][name] != before.params["calibration"][name]
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from opml_jax.training.op2op import LAMBDAS, UNJUDGED, KeyedSystem, best_of, solve_key
+from opml_jax.training.keyed_ridge import LAMBDAS, UNJUDGED, KeyedSystem, best_of, solve_key
 
 
 def _stream(x, y, chunk):

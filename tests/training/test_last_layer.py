@@ -7,6 +7,7 @@ import opml_jax as opml
 from opml_jax.errors import OpmlError
 from opml_jax.models import Op2PropConfig
 from opml_jax.training import TrainConfig, train
+from opml_jax.training.calibration import WITHIN
 from opml_jax.training.config import OptimConfig
 from opml_jax.training.last_layer import _rows
 from opml_jax.units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
@@ -20,12 +21,13 @@ def water():
     return opml.read_dataset(opml.bundled("water"))
 
 
-def _train(water, targets=("energy", "forces"), n=20, epochs=0):
+def _train(water, targets=("energy", "forces"), n=20, epochs=0, calibration=()):
     model = Op2PropConfig(
         basis="sto-3g", powers=(1,), gram_powers=(1,), hidden=(16,), last_layer=True
     )
     config = TrainConfig(model=model, optim=OptimConfig(epochs=epochs), targets=targets)
     splits = {"train": [*range(n)], "validation": [*range(n, 2 * n)]}
+    splits["calibration"] = list(calibration)
     return train(water, splits, config)
 
 
@@ -105,15 +107,38 @@ def test_a_model_without_says_so(trained, water):
         bare.predict(water.structures[0], uncertainty=True)
 
 
+def _within(model, part):
+    """Share of absolute errors below a standard deviation."""
+    found = model.predict(part.structures, uncertainty=True)
+    errors = {k: np.abs(found[k] - np.array(part.labels[k])) for k in ("energy", "forces")}
+    return {k: float((e < found[f"{k}_uncertainty"]).mean()) for k, e in errors.items()}
+
+
+def test_molecules_of_their_own_scale_it(trained, water):
+    """Nothing but the scale is another, and 68 % of their errors are below."""
+    apart = range(100, 200)
+    model = _train(water, calibration=apart).model
+    for name, share in _within(model, water.subset(apart)).items():
+        assert share == pytest.approx(WITHIN, abs=1 / 100)  # one of 100 energies
+        assert model.params["last_layer"][name] != trained.model.params["last_layer"][name]
+    same = {k: v for k, v in model.params["last_layer"].items() if k == "factor"}
+    np.testing.assert_array_equal(same["factor"], trained.model.params["last_layer"]["factor"])
+
+
+@pytest.mark.slow
+def test_the_scale_is_right_where_validation_chose_the_epoch(water):
+    """Scaled by the molecules that chose the epoch 58 % of force components are within one."""
+    model = _train(water, n=60, epochs=100, calibration=range(120, 180)).model
+    for share in _within(model, water.subset(range(180, 420))).values():
+        assert BETWEEN[0] < share < BETWEEN[1]
+
+
 @pytest.mark.slow
 def test_most_errors_are_within_one_and_it_rises_far_away(water):
     model = _train(water, n=60, epochs=60).model
     test = water.subset(range(120, 360))
-    found = model.predict(test.structures, uncertainty=True)
-    for name in ("energy", "forces"):
-        error = np.abs(found[name] - np.array(test.labels[name]))
-        within = float((error < found[f"{name}_uncertainty"]).mean())
-        assert BETWEEN[0] < within < BETWEEN[1], (name, within)
+    for name, share in _within(model, test).items():
+        assert BETWEEN[0] < share < BETWEEN[1], name
     sigma = []
     for stretch in (1.0, 1.1, 1.2, 1.3):
         far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in test.structures[:40]]

@@ -1,0 +1,57 @@
+"""How large standard deviations are: what 68 % of the errors on molecules with labels are below."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from ..data import Dataset
+from ..models import Model
+from ..models.op2prop import Params
+
+WITHIN = 0.6827
+"""Share of the errors of a normal distribution that are within one standard deviation."""
+
+
+def scale_of(error: np.ndarray, sigma: np.ndarray) -> float:
+    """What standard deviations are multiplied by, so that 68 % of absolute errors are below.
+
+    Args:
+      error: absolute errors, of any shape.
+      sigma: standard deviations; where they are not positive and finite an error says nothing.
+    """
+    error, sigma = np.ravel(error), np.ravel(sigma)
+    real = (sigma > 0) & np.isfinite(error / np.where(sigma > 0, sigma, 1.0))
+    return float(np.quantile(error[real] / sigma[real], WITHIN)) if real.any() else 1.0
+
+
+def scale_of_rows(
+    values: Iterable[np.ndarray], sigmas: Iterable[np.ndarray], wanted: Iterable[np.ndarray]
+) -> float:
+    """Likewise of predictions, each padded beyond what is ``wanted`` of it."""
+    error, sigma = [], []
+    for value, spread, reference in zip(values, sigmas, wanted, strict=True):
+        cut = tuple(map(slice, np.shape(reference)))
+        error.append(np.ravel(np.abs(value[cut] - reference)))
+        sigma.append(np.ravel(spread[cut]))
+    return scale_of(np.concatenate(error), np.concatenate(sigma))
+
+
+def recalibrated(model: Model, data: Dataset) -> Params:
+    """Parameters whose standard deviations are scaled by molecules that chose nothing else.
+
+    Args:
+      model: of energies, an ensemble or with a last layer.
+      data: with energies and, if forces were learned, forces.
+    """
+    found = model.predict(data.structures, uncertainty=True)
+    where = "calibration" if "calibration" in model.params else "last_layer"
+    own = model.params[where]
+    scales = {
+        name: own[name]
+        * scale_of_rows(found[name], found[f"{name}_uncertainty"], data.labels[name])
+        for name in ("energy", "forces")
+        if name in own
+    }
+    return {**model.params, where: {**own, **scales}}
