@@ -1,4 +1,4 @@
-"""``opml data``: check a data file, or pack it small."""
+"""``opml data``: check a data file, pack it small, verify its bytes, merge several."""
 
 from __future__ import annotations
 
@@ -27,11 +27,37 @@ def configure(p: argparse.ArgumentParser) -> None:
     pack.add_argument("-o", "--output", required=True)
     pack.add_argument("--fields", default="energy,forces,dipole", help="comma-separated")
     add_reading_options(pack)
+    verify = sub.add_parser("verify", help="read every label against its checksums")
+    verify.add_argument(
+        "files", nargs="+", metavar="FILE", help="HDF5 data set, or a folder OUT.h5.parts"
+    )
+    merge = sub.add_parser("merge", help="join HDF5 data sets of one level of theory")
+    merge.add_argument("files", nargs="+", metavar="FILE")
+    merge.add_argument("-o", "--output", required=True, metavar="OUT")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    return {"check": _check, "pack": _pack}[args.action](args)
+    actions = {"check": _check, "pack": _pack, "verify": _verify, "merge": _merge}
+    return actions[args.action](args)
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from ..data.shards import verify
+
+    for file in args.files:
+        n, labels = verify(file)
+        print(f"{file}: {n} structures with {labels} labels each, all checksums are right")
+    return 0
+
+
+def _merge(args: argparse.Namespace) -> int:
+    from ..data.shards import merge
+
+    n, repeated = merge(args.files, args.output)
+    note = f", {repeated} repeated geometries left out" if repeated else ""
+    print(f"{args.output}: {n} structures of {len(args.files)} files{note}")
+    return 0
 
 
 def _pack(args: argparse.Namespace) -> int:

@@ -49,7 +49,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..basis import load_basis
     from ..data.generate import generate
-    from ..data.readers import read_structures
     from ..data.reference import Method
     from ..data.sampling import check_temperature
     from ..data.workers import Workers, dask_workers
@@ -71,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
         if args.sample < 1:
             raise OpmlError(refusal("--sample", got=args.sample, expected="at least 1"))
         check_temperature(args.temperature)
-    structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
+    structures = _read(args)
     meta = {"source": os.path.basename(args.structures)}
     load_basis(method.basis, {z for s in structures for z in s.numbers})
     if args.sample:
@@ -103,6 +102,24 @@ def run(args: argparse.Namespace) -> int:
     if outcome.failed:
         print(f"see {args.output}.failed.txt")
     return 0
+
+
+def _read(args):
+    """The structures; bonds in another unit are a question here, because labels take hours."""
+    import warnings
+
+    from ..data.readers import read_structures
+    from ..errors import Code, DataError, UnitWarning
+
+    with warnings.catch_warnings():
+        if args.length_unit is None:
+            warnings.simplefilter("error", UnitWarning)
+        try:
+            return read_structures(
+                args.structures, length_unit=args.length_unit, charge=args.charge
+            )
+        except UnitWarning as warning:
+            raise DataError(str(warning), code=Code.UNIT) from warning
 
 
 def _sample(start, method, args):

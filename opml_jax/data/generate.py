@@ -23,6 +23,7 @@ from .dataset import Dataset
 from .files import atomic_path, write_text
 from .reference import Method, calculate, record_id
 from .store import read_hdf5, write_hdf5
+from .stored import StoredLabel
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,12 +65,40 @@ def _outcome(future: Future) -> str | None:
         return f"{type(err).__name__}: {err}"
 
 
-def _read_part(part: Path) -> dict[str, np.ndarray] | None:
+def read_part(part: Path) -> dict[str, np.ndarray] | None:
+    """Labels of one finished geometry, None of a damaged file; its checksums are looked at."""
     try:
         with open(part, "rb") as file, np.load(file, allow_pickle=False) as f:
             return {k: f[k] for k in f.files}
     except Exception:  # zip and NumPy raise many kinds on a damaged file: compute it again
         return None
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class PartRows(Sequence):
+    """One label of finished geometries, in the files where they are.
+
+    Attributes:
+      paths: of the files.
+      name: of the label.
+      shapes: of its values.
+    """
+
+    paths: Sequence[Path]
+    name: str
+    shapes: Sequence[tuple[int, ...]]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, i: int) -> np.ndarray:
+        found = read_part(self.paths[i])
+        if found is None:
+            raise DataError(
+                refusal(str(self.paths[i]), got="a damaged file", expected="labels as written"),
+                code=Code.DAMAGED,
+            )
+        return found[self.name]
 
 
 def generate(
@@ -111,7 +140,8 @@ def generate(
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
         raise DataError(refusal("structures", got="identical geometries", expected="distinct ones"))
-    earlier, origin = _earlier(output, method)
+    old = _earlier(output, method)
+    earlier = {record_id(s, method): i for i, s in enumerate(old.structures)}
     paths = [parts / f"{key}.npz" for key in ids]
     todo = [i for i, p in enumerate(paths) if ids[i] not in earlier and not p.exists()]
     found, failed, done = len(ids) - len(todo), [], 0
@@ -142,44 +172,62 @@ def generate(
             for future in futures:
                 future.cancel()
 
-    records: list[tuple[Structure, dict[str, np.ndarray]]] = []
-    for i, s in enumerate(structures):
-        record = earlier[ids[i]][1] if ids[i] in earlier else _read_part(paths[i])
-        if record is None and i not in dict(failed):
-            finish(i, _label(s, method, str(paths[i])))  # a part damaged from outside
-            record = _read_part(paths[i])
-        if record is not None:
-            records.append((s, record))
-    # what an earlier, longer list labelled stays in the file, after what was asked for now
-    records += [pair for key, pair in earlier.items() if key not in set(ids)]
+    # labels stay in their files: all of them may be more than memory holds
+    shapes, kept = {}, []
+    for i in range(len(ids)):
+        if ids[i] not in earlier:
+            record = read_part(paths[i])
+            if record is None and i not in dict(failed):
+                finish(i, _label(structures[i], method, str(paths[i])))  # damaged from outside
+                record = read_part(paths[i])
+            if record is None:
+                continue
+            shapes[i] = {name: value.shape for name, value in record.items()}
+        kept.append(i)
     failures = output.with_name(output.name + ".failed.txt")
     failures.unlink(missing_ok=True)
     if failed:
         write_text(failures, "".join(f"{i}\t{reason}\n" for i, reason in sorted(failed)))
-    if not records:
+    # what an earlier, longer list labelled stays in the file, after what was asked for now
+    rest = [earlier[key] for key in earlier if key not in set(ids)]
+    if not kept and not rest:
         raise DataError(
             f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}"
         )
-    kept = [s for s, _ in records]
-    basis = load_basis(method.basis, {z for s in kept for z in s.numbers})
+    new = [i for i in kept if i in shapes]
+    position = {i: k for k, i in enumerate(new)}
+    where = [(1, position[i]) if i in shapes else (0, earlier[ids[i]]) for i in kept]
+    where = np.array([*where, *((0, i) for i in rest)])
+    names = list(shapes[new[0]] if new else old.labels)
+    labels = {
+        name: StoredLabel(
+            [
+                old.labels[name] if len(old) else [],
+                PartRows([paths[i] for i in new], name, [shapes[i][name] for i in new]),
+            ],
+            where,
+        )
+        for name in names
+    }
+    known = [structures[i] for i in kept] + [old.structures[i] for i in rest]
+    basis = load_basis(method.basis, {z for s in known for z in s.numbers})
+    origin = {k: old.meta[k] for k in ("source", "sampling") if k in old.meta}
     dataset = Dataset(
-        kept,
-        {k: [r[k] for _, r in records] for k in records[0][1]},
+        known,
+        labels,
         {**method.meta(), **origin, **(extra_meta or {})},
-        [layout_of(s, basis).hash for s in kept],
+        [layout_of(s, basis).hash for s in known],
     )
     write_hdf5(output, dataset)
     shutil.rmtree(parts, ignore_errors=True)
     return Outcome(done, found, tuple(sorted(failed)))
 
 
-def _earlier(
-    output: Path, method: Method
-) -> tuple[dict[str, tuple[Structure, dict[str, np.ndarray]]], dict]:
-    """Structures and labels of a finished earlier run by record id, and where they came from."""
+def _earlier(output: Path, method: Method) -> Dataset:
+    """What a finished earlier run labelled, its labels unread."""
     if not output.exists():
-        return {}, {}
-    old = read_hdf5(output)
+        return Dataset([])
+    old = read_hdf5(output, lazy=True)
     stated = dataclasses.asdict(Method.from_meta(old.meta))
     for key, value in dataclasses.asdict(method).items():
         if (got := stated[key]) != value:
@@ -192,8 +240,4 @@ def _earlier(
                 ),
                 code=Code.LEVEL_OF_THEORY,
             )
-    records = {
-        record_id(s, method): (s, {k: v[i] for k, v in old.labels.items()})
-        for i, s in enumerate(old.structures)
-    }
-    return records, {k: old.meta[k] for k in ("source", "sampling") if k in old.meta}
+    return old

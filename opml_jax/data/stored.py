@@ -164,7 +164,7 @@ class StoredLabel(Sequence):
     def shapes(self) -> list[tuple[int, ...]]:
         """Shape of every value; reads none."""
         return [
-            tuple(part.shapes[i].tolist()) if isinstance(part, FileRows) else part[i].shape
+            tuple(map(int, part.shapes[i])) if hasattr(part, "shapes") else part[i].shape
             for part, i in ((self.parts[k], i) for k, i in self.where)
         ]
 

@@ -532,6 +532,10 @@ def test_bohr_given_as_angstrom_is_a_problem(run, tmp_path):
     assert "--length-unit bohr" in out
     assert "1 problem(s)" in out
     assert "no problems found" in run("data", "check", "b.xyz", "--length-unit", "bohr")[1]
+    # labels take hours, and are refused until the unit is named
+    _is_one_clear_line(run("generate", "b.xyz", *GENERATE), ["Bohr given as Angstrom", "OPML-406"])
+    assert not (tmp_path / "out.h5").exists()
+    assert run("generate", "b.xyz", *GENERATE, "--length-unit", "bohr")[0] == 0
 
 
 def test_tracebacks_are_for_debugging(run, tmp_path):

@@ -39,6 +39,7 @@ def model(water):
         targets=("energy", "forces"),
     )
     splits = {"train": [*range(60)], "validation": [*range(60, 120)]}
+    splits["calibration"] = [*range(120, 180)]
     return train(water, splits, config).model
 
 
@@ -62,7 +63,8 @@ def test_molecules_of_their_own_scale_it(water):
 
 @pytest.mark.slow
 def test_most_errors_are_within_one_standard_deviation(model, water):
-    test = water.subset(range(120, 360))
+    """Scaled by the molecules that chose the epoch, 58 % of force components are."""
+    test = water.subset(range(180, 420))
     found = model.predict(test.structures, uncertainty=True)
     for name in ("energy", "forces"):
         error = np.abs(found[name] - np.array(test.labels[name]))
@@ -80,7 +82,7 @@ def test_most_errors_are_within_one_standard_deviation(model, water):
 
 @pytest.mark.slow
 def test_it_rises_with_the_distance_from_the_training_set(model, water):
-    near = water.structures[120:160]
+    near = water.structures[180:220]
     sigma = []
     for stretch in (1.0, 1.1, 1.2, 1.3):
         far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in near]
