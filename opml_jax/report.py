@@ -6,6 +6,7 @@ import base64
 import dataclasses
 import html
 import io
+import math
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -65,6 +66,7 @@ def write_report(
     history: Sequence[Mapping[str, float]],
     metrics: Mapping[str, Mapping[str, float]],
     learning_curve: Sequence[Mapping[str, float]] = (),
+    doubts: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> None:
     """Write the report, atomically; pictures are embedded.
 
@@ -75,6 +77,7 @@ def write_report(
       history: rows of the training history.
       metrics: errors by set name.
       learning_curve: rows with ``n_train`` and the metric names, closed form on the test split.
+      doubts: of the last set or ``test``, by label, absolute errors and standard deviations.
     """
     shown = [s for s in sections if s.name != "train"] or list(sections)
     example = shown[-1]
@@ -98,6 +101,14 @@ def write_report(
             "<h2>Training</h2>",
             _image(_history(history)),
             "<p class=note>Loss, and root mean square errors on the validation set, by epoch.</p>",
+        ]
+    if doubts:
+        parts += [
+            "<h2>Standard deviations</h2>",
+            _image(_reliability(doubts)),
+            "<p class=note>Share of errors within so many standard deviations, and of a normal "
+            "distribution (grey); root mean square errors of tenths of the data by their standard "
+            "deviations, atomic units.</p>",
         ]
     worst = [s for s in shown if s.name == "test"] or shown[-1:]
     parts += [
@@ -305,6 +316,25 @@ def _history(history):
     for axis, (key, text) in zip(axes, errors, strict=True):
         axis.semilogy(epochs, [r[key] for r in history], color=BLUE)
         axis.set(xlabel="epoch", ylabel=f"validation RMSE, {text}")
+    return figure
+
+
+def _reliability(doubts: Mapping[str, tuple[np.ndarray, np.ndarray]]):
+    """How many errors are within so many standard deviations, and how the two go together."""
+    figure, (shares, sizes) = _figure(2)
+    widths = np.linspace(0, 3, 61)
+    normal = [math.erf(w / 2**0.5) for w in widths]
+    shares.plot(widths, normal, color=GREY, linewidth=3)
+    for (name, (error, sigma)), colour in zip(doubts.items(), (BLUE, RED), strict=False):
+        within = [(error < w * sigma).mean() for w in widths]
+        shares.plot(widths, within, color=colour, label=name.replace("_", " "))
+        tenths = np.array_split(np.argsort(sigma), min(10, len(sigma)))
+        x, y = (np.array([(v[t] ** 2).mean() ** 0.5 for t in tenths]) for v in (sigma, error))
+        sizes.loglog(x, y, "o-", color=colour, markersize=4)
+        sizes.plot(x, x, color=GREY, linewidth=1)
+    shares.set(xlabel="standard deviations", ylabel="share of errors within")
+    shares.legend(frameon=False)
+    sizes.set(xlabel="standard deviation", ylabel="root mean square error")
     return figure
 
 

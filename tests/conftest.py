@@ -25,6 +25,19 @@ from opml_jax.units import ANGSTROM_PER_BOHR
 
 jax.config.update("jax_enable_x64", True)
 
+MOST_MAPS = 40_000
+"""Linux lets a process have 65 530 areas of memory; every compiled program takes some."""
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _forget_programs():
+    """A process that runs many modules would end in a segmentation fault of the compiler."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
+
+
 # Angstrom. Chosen to have H, C, N, O, F, S, an exactly tetrahedral and an exactly linear one; the
 # others carry small displacements that leave no symmetry to hide a mistake behind.
 _TETRAHEDRON = 1.089 / 3**0.5

@@ -262,6 +262,7 @@ def evaluate_run(
     from ..data.files import write_text
     from ..models import save_model
     from ..report import Section, write_report
+    from ..training.calibration import reliability, shares
     from ..training.checkpoint import forget, write_history
     from ..training.metrics import check_compatible, errors
     from .progress import working
@@ -281,6 +282,9 @@ def evaluate_run(
                 fewer = trained.model.predict(part.structures, **alone)
                 metrics[f"{name}_{less}"] = errors(fewer, part)
             sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
+        judged = "test" if "test" in sets else [*sets][-1]
+        doubts = reliability(trained.model, sets[judged])
+        metrics[judged] |= shares(doubts)
     folder = Path(output)
     sizes = {name: len(part) for name, part in sets.items()}
     card = {**trained.model.card, "splits": sizes, "metrics": metrics, "seconds": trained.seconds}
@@ -290,7 +294,7 @@ def evaluate_run(
     write_text(folder / "card.md", card_text(card))
     if curve:
         write_history(folder / "learning_curve.jsonl", curve)
-    write_report(folder / DONE, model, sections, trained.history, metrics, curve)
+    write_report(folder / DONE, model, sections, trained.history, metrics, curve, doubts)
     forget(folder)
     if not quiet:
         print(table(metrics))
@@ -324,7 +328,8 @@ def card_text(card: dict) -> str:
         f"- **Model**: {card['model']}",
         f"- **Elements**: {', '.join(card['elements'])}",
         f"- **Targets**: {', '.join(card['targets'])}",
-        f"- **Labels**: {level}, from {card['source'] or 'an unnamed source'}",
+        f"- **Labels**: {level}, from {card['source'] or 'an unnamed source'}"
+        f"; geometries and labels of training and validation have the hash {card['data_hash']}",
         f"- **Structures**: {', '.join(f'{k} {n}' for k, n in card['splits'].items())}",
         f"- **Seeds**: training {card['config']['seed']}, random split "
         f"{card['config']['data']['seed']}",

@@ -50,6 +50,11 @@ class DensityModel(Model):
         """
         return functools.partial(self.definition.apply, self.params if params is None else params)
 
+    @property
+    def doubted(self) -> tuple[str, ...]:
+        """None: standard deviations of densities are in the norm of a metric, and no label is."""
+        return ()
+
     def predict(  # type: ignore[override]
         self, structures: Structure | Sequence[Structure], *, uncertainty: bool = False
     ) -> dict[str, np.ndarray]:

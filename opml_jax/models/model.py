@@ -58,6 +58,13 @@ class Model:
         silent = jax.tree.map(np.zeros_like, self.params["scale"])
         return dataclasses.replace(self, params={**self.params, "scale": silent})
 
+    @property
+    def doubted(self) -> tuple[str, ...]:
+        """Labels that :meth:`predict` has standard deviations of; none of most models."""
+        if self.definition.config.members > 1:
+            return ("energy", "forces")
+        return tuple(k for k in ("energy", "forces") if k in self.params.get("last_layer", ()))
+
     def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """A pure energy function for ``jax.grad``, ``jax.vmap`` and friends.
 
@@ -168,7 +175,7 @@ class Model:
                 refusal("structures", got="an empty list", expected="at least one"), code=Code.EMPTY
             )
         self.check_structures(structures)
-        if uncertainty and self.definition.config.members < 2 and "last_layer" not in self.params:
+        if uncertainty and not self.doubted:
             raise OpmlError(
                 refusal(
                     "uncertainty",

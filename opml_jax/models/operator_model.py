@@ -52,6 +52,11 @@ class OperatorModel(Model):
         """Option of :meth:`predict` that leaves the self-consistent part out; empty: none."""
         return "guess" if self.definition.config.density_words else ""
 
+    @property
+    def doubted(self) -> tuple[str, ...]:
+        """Labels that :meth:`predict` has standard deviations of."""
+        return ("fock", "mo_energy") if "draws" in self.params else ()
+
     def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """Refused: the model predicts operators, and an energy needs a functional of them."""
         raise OpmlError(
@@ -157,7 +162,7 @@ class OperatorModel(Model):
                 code=Code.ELECTRONS,
             )
         definition = self.definition
-        if uncertainty and (guess or "draws" not in self.params):
+        if uncertainty and (guess or not self.doubted):
             raise OpmlError(
                 refusal(
                     "uncertainty",

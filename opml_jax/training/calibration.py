@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import numpy as np
 
@@ -30,12 +30,36 @@ def scale_of_rows(
     values: Iterable[np.ndarray], sigmas: Iterable[np.ndarray], wanted: Iterable[np.ndarray]
 ) -> float:
     """Likewise of predictions, each padded beyond what is ``wanted`` of it."""
+    return scale_of(*_flat(values, sigmas, wanted))
+
+
+def _flat(values, sigmas, wanted) -> tuple[np.ndarray, np.ndarray]:
+    """Absolute errors and standard deviations, padding cut off."""
     error, sigma = [], []
     for value, spread, reference in zip(values, sigmas, wanted, strict=True):
         cut = tuple(map(slice, np.shape(reference)))
         error.append(np.ravel(np.abs(value[cut] - reference)))
         sigma.append(np.ravel(spread[cut]))
-    return scale_of(np.concatenate(error), np.concatenate(sigma))
+    return np.concatenate(error), np.concatenate(sigma)
+
+
+def reliability(model: Model, data: Dataset) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Absolute errors and standard deviations by label, ``(n,)`` each, atomic units.
+
+    Args:
+      model: any; without standard deviations there is nothing.
+      data: references.
+    """
+    names = [k for k in model.doubted if k in data]
+    if not names:
+        return {}
+    found = model.predict(data.structures, uncertainty=True)
+    return {k: _flat(found[k], found[f"{k}_uncertainty"], data.labels[k]) for k in names}
+
+
+def shares(found: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> dict[str, float]:
+    """``{name}_within_sigma_percent``: errors below a standard deviation; 68 of a normal one."""
+    return {f"{k}_within_sigma_percent": 100 * float((e < s).mean()) for k, (e, s) in found.items()}
 
 
 def recalibrated(model: Model, data: Dataset) -> Params:

@@ -72,10 +72,14 @@ class OptimConfig:
 
     Attributes:
       epochs: passes over the training set; 0 keeps the closed-form model.
+      patience: stop after so many epochs that did not improve validation; 0: never.
       batch_size: structures a step.
       accumulate: batches whose gradients are averaged before each step: steps of so many times
         ``batch_size`` structures in the memory of one batch.
-      learning_rate: peak of the cosine schedule.
+      learning_rate: its peak.
+      schedule: how it falls, to a hundredth after all epochs: ``"cosine"``, ``"exponential"``, or
+        ``"constant"``, not at all.
+      warm_up: share of all steps in which it rises from zero before.
       weight_decay: of AdamW.
       clip: global gradient norm.
       ema: decay of the exponential moving average of the weights that is kept.
@@ -97,9 +101,12 @@ class OptimConfig:
     """
 
     epochs: int = 150
+    patience: int = 0
     batch_size: int = 16
     accumulate: int = 1
     learning_rate: float = 3e-3
+    schedule: str = "cosine"
+    warm_up: float = 0.0
     weight_decay: float = 1e-4
     clip: float = 10.0
     ema: float = 0.99
@@ -130,6 +137,7 @@ class OptimConfig:
                 )
         zero_or_more = (
             "epochs",
+            "patience",
             "weight_decay",
             "energy_weight",
             "forces_weight",
@@ -149,6 +157,10 @@ class OptimConfig:
                 )
             )
         one_of("optim.loss", self.loss, ("mse", "mae"))
+        one_of("optim.schedule", self.schedule, ("cosine", "exponential", "constant"))
+        if not 0 <= self.warm_up < 1:
+            expected = "a share of the steps, below 1"
+            raise ConfigError(refusal("optim.warm_up", got=self.warm_up, expected=expected))
         if not 0 <= self.ema < 1:
             raise ConfigError(refusal("optim.ema", got=self.ema, expected="between 0 and 1"))
 
@@ -222,6 +234,17 @@ class TrainConfig:
 
     def __post_init__(self):
         self._check_targets()
+        plain = OptimConfig()
+        own = ("patience", "schedule", "warm_up")
+        if self.network and any(getattr(self.optim, k) != getattr(plain, k) for k in own):
+            raise ConfigError(
+                refusal(
+                    "optim",
+                    got=", ".join(f"{k} {getattr(self.optim, k)}" for k in own),
+                    expected="the defaults: an operator network keeps its last epoch, and has a "
+                    "schedule of its own",
+                )
+            )
         if self.data.n_calibration and not self.doubts:
             raise ConfigError(
                 refusal(

@@ -17,7 +17,7 @@ from ..models.op2op import Params
 from ..numerics import Array
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .config import OptimConfig
-from .optimizer import moving_average, optimizer_of
+from .optimizer import is_over, moving_average, optimizer_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,6 +91,8 @@ def descend(
         (running, best, kept), meta = found
         best, history = float(best), meta["history"]
     for number in range(len(history) + 1, optim.epochs + 1):
+        if is_over(history, optim):
+            break
         order = np.random.default_rng((seed, number)).permutation(n_batches)
         running, value = epoch(running, jnp.asarray(order), part)
         error = judge(running[1])
@@ -106,7 +108,8 @@ def descend(
         row["best_validation_loss"] = best
         history.append(row)
         on_epoch(number, row)
-        if state is not None and (number == optim.epochs or time.monotonic() > saved + SAVE_EVERY):
+        last = number == optim.epochs or is_over(history, optim)
+        if state is not None and (last or time.monotonic() > saved + SAVE_EVERY):
             meta = {"fingerprint": fingerprint, "history": history}
             save_state(state, (running, best, kept), meta)
             saved = time.monotonic()

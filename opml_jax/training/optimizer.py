@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,16 +14,45 @@ from .config import OptimConfig
 
 Weights = Any
 
+LAST = 0.01
+"""Of the learning rate's peak, where it falls to."""
+
 
 def optimizer_of(optim: OptimConfig, n_batches: int) -> optax.GradientTransformation:
-    """AdamW with clipped gradients, averaged over ``accumulate`` batches, and a cosine schedule."""
-    n_steps = max(1, n_batches // optim.accumulate)
-    schedule = optax.cosine_decay_schedule(optim.learning_rate, n_steps, 0.01)
+    """AdamW with clipped gradients, averaged over ``accumulate`` batches."""
+    schedule = learning_rates(optim, max(1, n_batches // optim.accumulate))
     one = optax.chain(
         optax.clip_by_global_norm(optim.clip),
         optax.adamw(schedule, weight_decay=optim.weight_decay),
     )
     return accumulated(one, optim)
+
+
+def learning_rates(optim: OptimConfig, n_steps: int) -> optax.Schedule:
+    """What the learning rate is after each of ``n_steps``."""
+    peak, rising = optim.learning_rate, round(optim.warm_up * n_steps)
+    rest = max(1, n_steps - rising)
+    falling = {
+        "cosine": optax.cosine_decay_schedule(peak, rest, LAST),
+        "exponential": optax.exponential_decay(peak, rest, LAST),
+        "constant": optax.constant_schedule(peak),
+    }[optim.schedule]
+    if not rising:
+        return falling
+    return optax.join_schedules([optax.linear_schedule(0.0, peak, rising), falling], [rising])
+
+
+def is_over(history: Sequence[Mapping[str, float]], optim: OptimConfig) -> bool:
+    """Whether validation has not improved for ``patience`` epochs.
+
+    Args:
+      history: rows of the epochs so far, with ``best_validation_loss``.
+      optim: hyper-parameters.
+    """
+    if not 0 < optim.patience < len(history):
+        return False
+    now, before = (history[i]["best_validation_loss"] for i in (-1, -1 - optim.patience))
+    return now >= before
 
 
 def accumulated(

@@ -36,7 +36,7 @@ from .calibration import scale_of
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .closed_form import SLOPES, scaled
 from .config import OptimConfig
-from .optimizer import moving_average, optimizer_of
+from .optimizer import is_over, moving_average, optimizer_of
 from .parallel import jit, mesh_for, replicate, spread
 
 CHUNK = 64
@@ -296,6 +296,8 @@ def train_residual(
         )
         history = meta["history"]
     for number in range(len(history) + 1, optim.epochs + 1):
+        if is_over(history, optim):
+            break
         rng = np.random.default_rng((seed, number))
         order = [
             rng.permutation(n_train)[: steps * size].reshape(steps, size) for _ in range(members)
@@ -327,7 +329,8 @@ def train_residual(
         row["best_validation_loss"] = float(best.mean())
         history.append(row)
         on_epoch(number, row)
-        if state is not None and (number == optim.epochs or time.monotonic() > saved + SAVE_EVERY):
+        last = number == optim.epochs or is_over(history, optim)
+        if state is not None and (last or time.monotonic() > saved + SAVE_EVERY):
             running = (weights, average, optimizer_state, best, kept)
             save_state(state, running, {"fingerprint": fingerprint, "history": history})
             saved = time.monotonic()

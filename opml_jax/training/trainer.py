@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -201,6 +202,9 @@ def train(
         inner = read_density(config.model.density, parts["train"].elements)
         known["density"] = inner.params
         learned += jax.tree.leaves(inner.params)
+    card_of = functools.partial(
+        _card, definition, dataset, parts, config, fingerprint({}, structures, learned)
+    )
     source = fingerprint({"config": to_mapping(config), "n_train": n}, structures, learned)
     resume = {"state": inside(STATE), "fingerprint": source}
     if isinstance(definition, Op2Density):
@@ -266,7 +270,7 @@ def train(
             held_out = labelled.get("calibration", labelled["validation"])
             params, factor = calibrated(definition, params, held_out)
             solved["uncertainty_calibration"] = factor
-        card = _card(definition, dataset, parts, config, solved)
+        card = card_of(solved)
         return Trained(DensityModel(definition, params, card), seconds, history)
     if isinstance(definition, Op2Op):
         sets = definition, parts["train"], parts["validation"]
@@ -295,7 +299,7 @@ def train(
             solved |= {f"network_{k}": v for k, v in found.chosen.items()}
             lap("network")
             on_progress("network", 1, 1, solved["network"])
-        card = _card(definition, dataset, parts, config, solved)
+        card = card_of(solved)
         return Trained(OperatorModel(definition, params, card), seconds, history)
     in_field = config.optim.field_dipole_sigma > 0
     built = {
@@ -329,7 +333,7 @@ def train(
         )
         history = [in_physical_units(row) for row in history]
         lap("network")
-        card = _card(definition, dataset, parts, config, {})
+        card = card_of({})
         return Trained(Model(definition, params, card), seconds, history, caches, labels)
     if in_field:
         labels = {k: {**own, "field_dipole": own["dipole"]} for k, own in labels.items()}
@@ -374,12 +378,12 @@ def train(
     }
     if inner is not None:
         solved["density"] = inner.card
-    card = _card(definition, dataset, parts, config, solved)
+    card = card_of(solved)
     if isinstance(definition, Density2Prop):
         model = Density2PropModel(definition, params, card)
     else:
         model = Model(definition, params, card)
-    if apart is not None and {"calibration", "last_layer"} & set(params):
+    if apart is not None and model.doubted:
         model = dataclasses.replace(model, params=recalibrated(model, apart))
     return Trained(model, seconds, history, caches, labels, noise)
 
@@ -460,7 +464,7 @@ def _note(row: dict[str, float]) -> str:
 
 
 def _card(
-    definition, dataset, parts, config: TrainConfig, solved: dict[str, Any]
+    definition, dataset, parts, config: TrainConfig, data: str, solved: dict[str, Any]
 ) -> dict[str, Any]:
     """What a model file says about its training."""
     kinds = {
@@ -480,6 +484,7 @@ def _card(
         "closest_bohr": closest_pairs(parts["train"].structures),
         "n_train": len(parts["train"]),
         "n_validation": len(parts["validation"]),
+        "data_hash": data,
         "reference": {k: dataset.meta[k] for k in LEVEL_KEYS if k in dataset.meta},
         "source": dataset.meta.get("source", ""),
         **solved,

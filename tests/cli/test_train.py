@@ -16,6 +16,7 @@ from opml_jax.cli import main
 from opml_jax.cli.runs import train_run
 from opml_jax.models import load_model
 from opml_jax.training import load_config
+from opml_jax.training.calibration import WITHIN
 from opml_jax.training.checkpoint import read_history
 
 # energies in a small basis: little to compile
@@ -109,6 +110,30 @@ def test_predictions_with_uncertainty(tmp_path, monkeypatch, uncertainty):
         own = frames[0].arrays["opml_forces_uncertainty"]
         np.testing.assert_allclose(own, 0.5 * Hartree / Bohr, rtol=1e-6)
         assert stored["forces_uncertainty"][1].tolist() == [[0.5] * 3] * 3
+
+
+def test_standard_deviations_are_judged(tmp_path, capsys):
+    """By molecules that neither trained nor scaled them, in metrics and in a picture."""
+    path, run = tmp_path / "c.yaml", tmp_path / "run"
+    path.write_text(CONFIG)
+    sizes = ("data.n_calibration=30", "data.n_test=40", "optim.epochs=0")
+    more = ("model.members=1", "model.last_layer=true")
+    options = [x for setting in (*sizes, *more) for x in ("--set", setting)]
+    assert not main(["train", str(path), "-o", str(run), *options])
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert 0 < metrics["test"]["energy_within_sigma_percent"] <= 100
+    assert "energy_within_sigma_percent" not in metrics["calibration"]
+    assert "<h2>Standard deviations</h2>" in (run / "report.html").read_text()
+    assert len(json.loads((run / "splits.json").read_text())["calibration"]) == 30
+    model = load_model(run)
+    part = opml.read_dataset(opml.bundled("water")).subset(
+        json.loads((run / "splits.json").read_text())["calibration"]
+    )
+    found = model.predict(part.structures, uncertainty=True)
+    within = np.abs(found["energy"] - part["energy"]) < found["energy_uncertainty"]
+    assert within.mean() == pytest.approx(WITHIN, abs=1 / 30)
+    assert len(model.card["data_hash"]) == 16
+    assert model.card["data_hash"] in (run / "card.md").read_text()
 
 
 @pytest.mark.slow
