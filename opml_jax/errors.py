@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import enum
 import os
+import re
 from collections.abc import Iterable
 from typing import ClassVar
 
@@ -207,3 +208,11 @@ def near_path(path: str | os.PathLike) -> str:
     if not close or close[0] == name:
         return "Check the path."
     return f"Did you mean {os.path.join(folder, close[0])!r}?"
+
+
+def memory_wanted(err: BaseException) -> float | None:
+    """GiB that JAX could not have, or NaN if it does not say; None: it is about something else."""
+    if "RESOURCE_EXHAUSTED" not in str(err):
+        return None
+    found = re.search(r"allocat\w+ (\d+) bytes", str(err))
+    return int(found.group(1)) / 2**30 if found else float("nan")

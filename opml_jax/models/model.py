@@ -18,6 +18,7 @@ from ..numerics import Array, require_x64
 from ..structures import Structure, StructureBatch
 from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
+from .chunks import in_chunks
 from .op2prop import Op2Prop, Params
 from .operator_network import OperatorNetwork
 
@@ -186,19 +187,23 @@ class Model:
             )
         params = self.closed_form.params if linear else self.params
         n_atoms = [s.n_atoms for s in structures]
-        out: dict[str, list[np.ndarray]] = {}
-        chunk = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
         order = np.argsort(n_atoms, kind="stable")
-        for start in range(0, len(order), chunk):
-            part = [structures[i] for i in order[start : start + chunk]]
-            full = part + [part[-1]] * (chunk - len(part))
-            # Always round numbers: a list of many compositions must not compile for each.
-            basis = self.definition.basis
-            shape = bucket or smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
-            padded = batch(full, basis, bucket=shape)
-            result = _evaluate(self.definition, params, padded, uncertainty)
-            for name, values in result.items():
-                out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
+
+        def evaluate(chunk: int) -> dict[str, list[np.ndarray]]:
+            out: dict[str, list[np.ndarray]] = {}
+            for start in range(0, len(order), chunk):
+                part = [structures[i] for i in order[start : start + chunk]]
+                full = part + [part[-1]] * (chunk - len(part))
+                # Always round numbers: a list of many compositions must not compile for each.
+                basis = self.definition.basis
+                shape = bucket or smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
+                padded = batch(full, basis, bucket=shape)
+                result = _evaluate(self.definition, params, padded, uncertainty)
+                for name, values in result.items():
+                    out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
+            return out
+
+        out = in_chunks(evaluate, len(structures), CHUNKS)
         back = np.argsort(order)
         largest = max(n_atoms)
         final = {}

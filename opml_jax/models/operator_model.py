@@ -21,6 +21,7 @@ from ..operators.species import SpeciesTable
 from ..structures import Structure, StructureBatch
 from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
+from .chunks import in_chunks
 from .model import Model
 from .op2op import Op2Op, Params, batches, n_electrons
 from .op2op_draws import drawn_changes
@@ -178,18 +179,24 @@ class OperatorModel(Model):
             "nao": [layout_of(s, definition.basis).nao for s in structures],
             "n_atoms": [s.n_atoms for s in structures],
         }
-        out: dict[str, np.ndarray] = {}
-        size = next((c for c in CHUNKS if c >= len(structures)), CHUNKS[-1])
         polarizability = "polarizability" in self.card.get("targets", ())
-        for padded, table, index in batches(definition, structures, size):
-            found = _evaluate(definition, self.params, padded, table, polarizability, uncertainty)
-            for name, values in found.items():
-                axes = _AXES.get(name.removesuffix("_uncertainty"), ())
-                shape = tuple(max(sizes[a]) for a in axes) or values.shape[1:]
-                whole = out.setdefault(name, np.zeros((len(structures), *shape)))
-                for i, value in zip(index, np.asarray(values), strict=False):
-                    cut = tuple(slice(sizes[a][i]) for a in axes)
-                    whole[(i, *cut)] = value[cut]
+
+        def evaluate(size: int) -> dict[str, np.ndarray]:
+            out: dict[str, np.ndarray] = {}
+            for padded, table, index in batches(definition, structures, size):
+                found = _evaluate(
+                    definition, self.params, padded, table, polarizability, uncertainty
+                )
+                for name, values in found.items():
+                    axes = _AXES.get(name.removesuffix("_uncertainty"), ())
+                    shape = tuple(max(sizes[a]) for a in axes) or values.shape[1:]
+                    whole = out.setdefault(name, np.zeros((len(structures), *shape)))
+                    for i, value in zip(index, np.asarray(values), strict=False):
+                        cut = tuple(slice(sizes[a][i]) for a in axes)
+                        whole[(i, *cut)] = value[cut]
+            return out
+
+        out = in_chunks(evaluate, len(structures), CHUNKS)
         failed = np.flatnonzero(~(out["residual"] < UNCONVERGED))  # also where it is NaN
         if len(failed):
             self._unconverged(structures, out["residual"], failed, allow_unconverged)

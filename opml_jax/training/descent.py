@@ -17,7 +17,7 @@ from ..models.op2op import Params
 from ..numerics import Array
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .config import OptimConfig
-from .optimizer import is_over, moving_average, optimizer_of
+from .optimizer import is_over, moving_average, optimizer_of, room_for_batches
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +94,10 @@ def descend(
         if is_over(history, optim):
             break
         order = np.random.default_rng((seed, number)).permutation(n_batches)
-        running, value = epoch(running, jnp.asarray(order), part)
-        error = judge(running[1])
-        row = {"epoch": number, "loss": float(value), "validation_loss": error}
+        with room_for_batches(optim):
+            running, value = epoch(running, jnp.asarray(order), part)
+            error = judge(running[1])
+            row = {"epoch": number, "loss": float(value), "validation_loss": error}
         if not np.isfinite(row["loss"]) or not np.isfinite(error):
             raise OpmlError(
                 f"the loss became NaN in epoch {number}. Lower optim.learning_rate "

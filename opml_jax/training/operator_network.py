@@ -26,7 +26,7 @@ from ..units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache
 from .checkpoint import load_state, save_state
 from .config import OptimConfig
-from .optimizer import accumulated, moving_average
+from .optimizer import accumulated, moving_average, room_for_batches
 
 WARM_UP = 100
 """Steps in which the learning rate rises, or a tenth of all."""
@@ -163,7 +163,8 @@ def train_network(
         for i, index in enumerate(order[: steps * size].reshape(steps, size)):
             # sorted: neighbouring rows of a file on disk are read together
             batch = _batch(train, own, np.sort(index))
-            *running, value = step(*running, batch, epoch * steps + i + 1.0)
+            with room_for_batches(optim):
+                *running, value = step(*running, batch, epoch * steps + i + 1.0)
             values.append(value)
         number = epoch + 1
         if number % 5 and number != optim.epochs:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from ..errors import Code, OpmlError, memory_wanted
 from ..numerics import Array
 from .config import OptimConfig
 
@@ -62,6 +64,32 @@ def accumulated(
     if optim.accumulate == 1:
         return one
     return optax.MultiSteps(one, optim.accumulate).gradient_transformation()
+
+
+@contextlib.contextmanager
+def room_for_batches(optim: OptimConfig) -> Iterator[None]:
+    """An epoch; where memory lacks, the batches that would take less are named.
+
+    Raises:
+      OpmlError: out of memory.
+    """
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as err:
+        wanted = memory_wanted(err)
+        if wanted is None:
+            raise
+        size, more = optim.batch_size, optim.accumulate
+        hint = (
+            f"optim.batch_size {size // 2} and optim.accumulate {2 * more} take the same steps in "
+            "half of the memory."
+            if size > 1
+            else "Take fewer features or a machine with more."
+        )
+        raise OpmlError(
+            f"an epoch asks for {wanted:.1f} GiB at once, which memory lacks: {hint}",
+            code=Code.MEMORY,
+        ) from err
 
 
 def moving_average(weights: Weights, average: Weights, decay: Array | float, state: Any) -> Weights:

@@ -36,7 +36,7 @@ from .calibration import scale_of
 from .checkpoint import SAVE_EVERY, load_state, save_state
 from .closed_form import SLOPES, scaled
 from .config import OptimConfig
-from .optimizer import is_over, moving_average, optimizer_of
+from .optimizer import is_over, moving_average, optimizer_of, room_for_batches
 from .parallel import jit, mesh_for, replicate, spread
 
 CHUNK = 64
@@ -302,11 +302,12 @@ def train_residual(
         order = [
             rng.permutation(n_train)[: steps * size].reshape(steps, size) for _ in range(members)
         ]
-        weights, average, optimizer_state, value = epoch(
-            weights, average, optimizer_state, jnp.asarray(np.array(order)), arrays
-        )
-        losses, parts = judge(average, held_out)
-        losses = np.asarray(losses)
+        with room_for_batches(optim):
+            weights, average, optimizer_state, value = epoch(
+                weights, average, optimizer_state, jnp.asarray(np.array(order)), arrays
+            )
+            losses, parts = judge(average, held_out)
+            losses = np.asarray(losses)
         row = {
             "epoch": number,
             "loss": float(jnp.mean(value)),
