@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, ClassVar, Literal
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from ..structures import Structure, StructureBatch
 from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
 from .chunks import in_chunks
+from .doubt import warn_of_doubt
 from .op2prop import Op2Prop, Params
 from .operator_network import OperatorNetwork
 
@@ -138,7 +139,7 @@ class Model:
         structures: Structure | Sequence[Structure],
         *,
         linear: bool = False,
-        uncertainty: bool = False,
+        uncertainty: bool | Literal["energy"] = False,
         bucket: Bucket | None = None,
     ) -> dict[str, np.ndarray]:
         """Energies, forces, and what else the model was trained on.
@@ -149,8 +150,9 @@ class Model:
           uncertainty: also standard deviations, over the members of an ensemble or of the last
             layer (``model.last_layer``), ``energy_uncertainty`` and ``forces_uncertainty``, scaled
             so that on validation 68 % of errors were below them. Those of forces cost a gradient
-            for each member, or a derivative in each coordinate; a last layer has them if forces
-            were learned.
+            for each member, or a derivative in each coordinate (``"energy"`` leaves them out); a
+            last layer has them if forces were learned. Structures far beyond the validation set's
+            are a ``DataWarning``.
           bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
@@ -214,7 +216,18 @@ class Model:
                     final[name][k, : n_atoms[k]] = values[i][: n_atoms[k]]
             else:
                 final[name] = np.array(values)[back]
-        return {**final, "n_atoms": np.array(n_atoms)}
+        final["n_atoms"] = np.array(n_atoms)
+        if uncertainty:
+            warn_of_doubt(self.doubt(final), self.card.get("largest_doubt"))
+        return final
+
+    def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How far each structure is from the training set, ``(n_structures,)``.
+
+        Args:
+          predicted: of a list, with standard deviations. That of the energy per atom, Hartree.
+        """
+        return predicted["energy_uncertainty"] / predicted["n_atoms"]
 
     def check_elements(self, structures: Sequence[Structure]) -> None:
         """Raise :class:`OpmlError` for an element the model was not trained on."""
@@ -250,7 +263,7 @@ def _evaluate(
     definition: Op2Prop | OperatorNetwork,
     params: Params,
     structures: StructureBatch,
-    uncertainty: bool,
+    uncertainty: bool | Literal["energy"],
 ) -> dict[str, Array]:
     def total(positions):
         out = definition.apply(params, structures.replace(positions=positions))
@@ -262,15 +275,18 @@ def _evaluate(
     (energy, members), back, out = jax.vjp(total, jnp.asarray(structures.positions), has_aux=True)
     nothing = jax.tree.map(jnp.zeros_like, members)
     out["forces"] = -back((jnp.ones_like(energy), nothing))[0]
+    factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
+    if members is not None:
+        out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
+    if not uncertainty or uncertainty == "energy":
+        return out
     if members is not None:
         one = jnp.eye(members.shape[-1], dtype=members.dtype)
         each = jax.vmap(
             lambda m: -back((jnp.zeros_like(energy), jnp.broadcast_to(m, members.shape)))[0]
         )(one)
-        factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
-        out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
         out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
-    elif uncertainty and "forces" in params["last_layer"]:  # or forces were not learned
+    elif "forces" in params["last_layer"]:  # or forces were not learned
         assert isinstance(definition, Op2Prop)  # others were refused
         out["forces_uncertainty"] = _forces_uncertainty(definition, params, structures)
     return out

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import itertools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -22,6 +22,7 @@ from ..structures import Structure, StructureBatch
 from ..structures.contacts import warn_of_contacts
 from ..structures.elements import symbol
 from .chunks import in_chunks
+from .doubt import warn_of_doubt
 from .model import Model
 from .op2op import Op2Op, Params, batches, n_electrons
 from .op2op_draws import drawn_changes
@@ -205,7 +206,20 @@ class OperatorModel(Model):
         doubtful = [i for i, s in enumerate(structures) if self._unseen_pairs([s])]
         for values in (v for k, v in out.items() if k.endswith("_uncertainty")):
             values[doubtful] = np.nan
-        return {**out, **{k: np.array(v) for k, v in sizes.items()}}
+        out |= {k: np.array(v) for k, v in sizes.items()}
+        if uncertainty:
+            warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
+        return out
+
+    def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How far each structure is from the training set, ``(n_structures,)``.
+
+        Args:
+          predicted: of a list, with standard deviations. Their root mean square over the elements
+            of the Fock matrix, Hartree; NaN where there are none.
+        """
+        squares = (predicted["fock_uncertainty"] ** 2).sum(axis=(1, 2))
+        return np.sqrt(squares) / predicted["nao"]
 
     def _unconverged(
         self, structures: list[Structure], residual: np.ndarray, failed: np.ndarray, allowed: bool

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 import numpy as np
 
 from ..data import Dataset
-from ..models import Model
+from ..errors import DataWarning
+from ..models import Model, OperatorModel
 from ..models.op2prop import Params
 
 WITHIN = 0.6827
@@ -79,3 +83,18 @@ def recalibrated(model: Model, data: Dataset) -> Params:
         if name in own
     }
     return {**model.params, where: {**own, **scales}}
+
+
+def with_largest_doubt(model: Model, data: Dataset) -> Model:
+    """The model, which then warns of structures that it doubts much more than these."""
+    if not model.doubted:
+        return model
+    options: dict[str, Any] = {"uncertainty": "energy"}  # cheaper than those of forces
+    if isinstance(model, OperatorModel):
+        options = {"uncertainty": True, "allow_unconverged": True}
+    with warnings.catch_warnings(action="ignore", category=DataWarning):
+        doubt = model.doubt(model.predict(data.structures, **options))
+    known = doubt[np.isfinite(doubt)]
+    if not len(known):
+        return model
+    return dataclasses.replace(model, card={**model.card, "largest_doubt": float(known.max())})

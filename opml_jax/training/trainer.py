@@ -35,7 +35,7 @@ from ..structures.contacts import closest_pairs
 from ..structures.elements import symbol
 from ..units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from .cache import Cache, build_cache, rounding_noise
-from .calibration import recalibrated
+from .calibration import recalibrated, with_largest_doubt
 from .checkpoint import NETWORK, STATE, STRUCTURES, TURNED, WIDTHS, History, fingerprint
 from .closed_form import TENSORS, fit_closed_form
 from .config import TrainConfig, to_mapping
@@ -300,7 +300,9 @@ def train(
             lap("network")
             on_progress("network", 1, 1, solved["network"])
         card = card_of(solved)
-        return Trained(OperatorModel(definition, params, card), seconds, history)
+        model = OperatorModel(definition, params, card)
+        model = with_largest_doubt(model, apart or parts["validation"])
+        return Trained(model, seconds, history)
     in_field = config.optim.field_dipole_sigma > 0
     built = {
         "derivatives": "forces" in config.targets,
@@ -385,6 +387,7 @@ def train(
         model = Model(definition, params, card)
     if apart is not None and model.doubted:
         model = dataclasses.replace(model, params=recalibrated(model, apart))
+    model = with_largest_doubt(model, apart or parts["validation"])
     return Trained(model, seconds, history, caches, labels, noise)
 
 

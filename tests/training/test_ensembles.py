@@ -81,6 +81,7 @@ def test_most_errors_are_within_one_standard_deviation(model, water):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the standard deviation is more than")
 def test_it_rises_with_the_distance_from_the_training_set(model, water):
     near = water.structures[180:220]
     sigma = []

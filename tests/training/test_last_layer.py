@@ -134,6 +134,7 @@ def test_the_scale_is_right_where_validation_chose_the_epoch(water):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the standard deviation is more than")
 def test_most_errors_are_within_one_and_it_rises_far_away(water):
     model = _train(water, n=60, epochs=60).model
     test = water.subset(range(120, 360))
