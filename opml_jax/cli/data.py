@@ -46,8 +46,9 @@ def _verify(args: argparse.Namespace) -> int:
     from ..data.shards import verify
 
     for file in args.files:
-        n, labels = verify(file)
-        print(f"{file}: {n} structures with {labels} labels each, all checksums are right")
+        n, labels, wanted = verify(file)
+        of = f" of {wanted}" if wanted > n else ""
+        print(f"{file}: {n}{of} structures with {labels} labels each, all checksums are right")
     return 0
 
 

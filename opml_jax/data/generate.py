@@ -8,6 +8,7 @@ all of it into one HDF5 file.
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -24,6 +25,10 @@ from .files import atomic_path, write_text
 from .reference import Method, calculate, record_id
 from .store import read_hdf5, write_hdf5
 from .stored import StoredLabel
+
+MANIFEST = "manifest.json"
+"""What a folder of parts is to hold: level of theory, and the name of each geometry's file. Their
+checksums are in the files."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,6 +151,9 @@ def generate(
     todo = [i for i, p in enumerate(paths) if ids[i] not in earlier and not p.exists()]
     found, failed, done = len(ids) - len(todo), [], 0
     on_progress(found, len(ids), 0)
+    if todo:
+        contents = {"level": dataclasses.asdict(method), "geometries": ids}
+        write_text(parts / MANIFEST, json.dumps(contents, indent=1) + "\n")
 
     def finish(i: int, reason: str | None) -> None:
         nonlocal done

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import Dataset, concatenate
-from .generate import read_part
+from .generate import MANIFEST, read_part
 from .reference import Method
 from .store import read_hdf5, write_hdf5
 
@@ -19,7 +21,21 @@ PARTS = ".parts"
 """End of the name of the folder that ``opml generate`` fills."""
 
 
-def verify(path: str | os.PathLike) -> tuple[int, int]:
+class Verified(NamedTuple):
+    """What was found to be whole.
+
+    Attributes:
+      n_structures: with all their labels.
+      n_labels: of each.
+      n_wanted: structures that there will be; of a folder that ``opml generate`` fills more.
+    """
+
+    n_structures: int
+    n_labels: int
+    n_wanted: int
+
+
+def verify(path: str | os.PathLike) -> Verified:
     """Read all of a data set, or of a folder of finished labels, against its checksums.
 
     HDF5 files have one for each chunk of a label (Fletcher), files of single labels one for each
@@ -27,9 +43,6 @@ def verify(path: str | os.PathLike) -> tuple[int, int]:
 
     Args:
       path: an HDF5 data set, or the folder ``<output>.parts`` of ``opml generate``.
-
-    Returns:
-      How many structures and how many labels of each.
 
     Raises:
       DataError: what is damaged, by label and structure or file.
@@ -43,7 +56,7 @@ def verify(path: str | os.PathLike) -> tuple[int, int]:
                     values[i]
                 except OpmlError as err:
                     raise err.within(f"{name} of structure {i}") from err
-        return len(data), len(data.labels)
+        return Verified(len(data), len(data.labels), len(data))
     found = {part: read_part(part) for part in sorted(path.glob("*.npz"))}
     if not found:
         raise DataError(
@@ -60,7 +73,22 @@ def verify(path: str | os.PathLike) -> tuple[int, int]:
             ),
             code=Code.DAMAGED,
         )
-    return len(found), len(next(iter(found.values())) or ())
+    wanted = _wanted(path / MANIFEST, {part.stem for part in found})
+    return Verified(len(found), len(next(iter(found.values())) or ()), wanted)
+
+
+def _wanted(manifest: Path, found: set[str]) -> int:
+    """Geometries that a folder is to hold, with those that nobody asks for any more."""
+    try:
+        return len(found.union(json.loads(manifest.read_text(encoding="utf-8"))["geometries"]))
+    except FileNotFoundError:  # of an earlier version
+        return len(found)
+    except (OSError, ValueError, TypeError, KeyError) as err:
+        hint = "Remove it: opml generate writes it again."
+        raise DataError(
+            refusal(str(manifest), got=f"an unreadable file ({err})", expected="JSON", hint=hint),
+            code=Code.DAMAGED,
+        ) from err
 
 
 def merge(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> tuple[int, int]:

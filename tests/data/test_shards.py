@@ -1,5 +1,7 @@
 """Labels of several files: merged, and every byte of them verified."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,12 @@ def test_parts_of_a_run_are_verified(tmp_path, water, capsys, monkeypatch):
     parts = tmp_path / "out.h5.parts"
     assert not main(["data", "verify", str(parts)])
     assert "5 structures with 10 labels each" in capsys.readouterr().out
+    # the same names as the manifest's, one of them lost
+    names = json.loads((parts / "manifest.json").read_text())["geometries"]
+    assert {p.stem for p in parts.glob("*.npz")} == set(names)
+    (parts / f"{names[0]}.npz").unlink()
+    assert not main(["data", "verify", str(parts)])
+    assert "4 of 5 structures with 10 labels each" in capsys.readouterr().out
     one = sorted(parts.glob("*.npz"))[2]
     damaged = bytearray(one.read_bytes())
     with np.load(one) as f:
@@ -123,8 +131,22 @@ def test_parts_of_a_run_are_verified(tmp_path, water, capsys, monkeypatch):
     one.write_bytes(damaged)
     assert main(["data", "verify", str(parts)]) == 2
     error = capsys.readouterr().err
-    assert f"1 damaged files of 5 ({one.name}" in error
+    assert f"1 damaged files of 4 ({one.name}" in error
     assert "opml generate calculates them again" in error
+
+
+def test_a_damaged_manifest_is_said(tmp_path, water, capsys, monkeypatch):
+    def killed(*args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, "write_hdf5", killed)
+    with pytest.raises(KeyboardInterrupt):
+        generate(water[:1], tmp_path / "out.h5", HF)
+    (tmp_path / "out.h5.parts" / "manifest.json").write_text("{")
+    assert main(["data", "verify", str(tmp_path / "out.h5.parts")]) == 2
+    assert "manifest.json must be JSON" in capsys.readouterr().err
+    monkeypatch.undo()
+    assert generate(water[:1], tmp_path / "out.h5", HF).found == 1
 
 
 def test_a_folder_without_labels_is_refused(tmp_path, capsys):
