@@ -312,6 +312,12 @@ def _not_a_database(path, molecules):
     path.write_bytes(b"SQLite format 3\0" + bytes(3000))
 
 
+def _other_table(path, molecules):
+    with sqlite3.connect(path) as c:
+        c.execute("CREATE TABLE t (a)")
+    c.close()
+
+
 def _a_view(path, molecules):
     """A view runs what the file says, without end."""
     with sqlite3.connect(path) as c:
@@ -358,7 +364,7 @@ def _periodic(path, molecules):
         (_truncated, "a complete SQLite database"),
         (_not_a_database, "a complete SQLite database"),
         (lambda path, _: _qh9(path, []), "at least one"),
-        (lambda path, _: sqlite3.connect(path).execute("CREATE TABLE t (a)"), "tables t"),
+        (_other_table, "tables t"),
         (lambda path, m: _qh9(path, m, z=np.int64), "Z of row 0"),
         (_a_view, "tables none"),
         (_generated, "tables data"),
