@@ -347,21 +347,20 @@ def card_text(card: dict) -> str:
         "on. Outside them errors are unknown; `opml predict` warns of pairs of elements never seen "
         "as close, and of nothing else.",
         "",
-        *_spread(card),
+        *_doubts(card),
         "Units inside the file: Hartree, Bohr, e.",
         "",
     ]
     return "\n".join(lines)
 
 
-def _spread(card: dict) -> list[str]:
-    """What a card says about an ensemble."""
-    config = card["config"]
-    members = config["model"]["members"]
-    if members == 1 or any(config.get(k) for k in ("network", "operator", "density")):
+def _doubts(card: dict) -> list[str]:
+    """What a card says about standard deviations."""
+    if "largest_doubt" not in card:
         return []
+    scaled = "calibration" if "calibration" in card["splits"] else "validation"
     return [
-        f"An ensemble of {members} networks: `opml predict --uncertainty` gives the standard "
-        "deviation over them, which is a hint and no bound.",
+        f"`opml predict --uncertainty` gives standard deviations, scaled on the {scaled} set, and "
+        "names structures where they are more than twice the largest there: hints, no bounds.",
         "",
     ]

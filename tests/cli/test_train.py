@@ -132,6 +132,7 @@ def test_standard_deviations_are_judged(tmp_path, capsys):
     found = model.predict(part.structures, uncertainty=True)
     within = np.abs(found["energy"] - part["energy"]) < found["energy_uncertainty"]
     assert within.mean() == pytest.approx(WITHIN, abs=1 / 30)
+    assert "scaled on the calibration set" in (run / "card.md").read_text()
     assert len(model.card["data_hash"]) == 16
     assert model.card["data_hash"] in (run / "card.md").read_text()
 
