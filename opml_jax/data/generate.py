@@ -97,13 +97,8 @@ class PartRows(Sequence):
         return len(self.paths)
 
     def __getitem__(self, i: int) -> np.ndarray:
-        found = read_part(self.paths[i])
-        if found is None:
-            raise DataError(
-                refusal(str(self.paths[i]), got="a damaged file", expected="labels as written"),
-                code=Code.DAMAGED,
-            )
-        return found[self.name]
+        with np.load(self.paths[i], allow_pickle=False) as f:  # they have all been read before
+            return f[self.name]
 
 
 def generate(
@@ -181,11 +176,11 @@ def generate(
                 future.cancel()
 
     # labels stay in their files: all of them may be more than memory holds
-    shapes, kept = {}, []
+    shapes, kept, without = {}, [], {i for i, _ in failed}
     for i in range(len(ids)):
         if ids[i] not in earlier:
             record = read_part(paths[i])
-            if record is None and i not in dict(failed):
+            if record is None and i not in without:
                 finish(i, _label(structures[i], method, str(paths[i])))  # damaged from outside
                 record = read_part(paths[i])
             if record is None:
@@ -197,8 +192,10 @@ def generate(
     if failed:
         write_text(failures, "".join(f"{i}\t{reason}\n" for i, reason in sorted(failed)))
     # what an earlier, longer list labelled stays in the file, after what was asked for now
-    rest = [earlier[key] for key in earlier if key not in set(ids)]
+    wanted = set(ids)
+    rest = [i for key, i in earlier.items() if key not in wanted]
     if not kept and not rest:
+        shutil.rmtree(parts, ignore_errors=True)
         raise DataError(
             f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}"
         )

@@ -217,7 +217,7 @@ def test_all_failed_is_an_error_and_leaves_no_file(tmp_path, geometries, monkeyp
     monkeypatch.setattr(module, "calculate", _failing_at(0, geometries))
     with pytest.raises(DataError, match=r"none of 1 geometries.*did not converge"):
         generate(geometries[:1], tmp_path / "out.h5", HF)
-    assert "out.h5" not in _names(tmp_path)
+    assert _names(tmp_path) == ["out.h5.failed.txt"]
 
 
 def test_what_is_wrong_with_every_geometry_is_said_before_the_first(tmp_path, geometries):
