@@ -57,7 +57,8 @@ def reliability(model: Model, data: Dataset) -> dict[str, tuple[np.ndarray, np.n
     names = [k for k in model.doubted if k in data]
     if not names:
         return {}
-    found = model.predict(data.structures, uncertainty=True)
+    with warnings.catch_warnings(action="ignore", category=DataWarning):
+        found = model.predict(data.structures, uncertainty=True)
     return {k: _flat(found[k], found[f"{k}_uncertainty"], data.labels[k]) for k in names}
 
 
