@@ -31,7 +31,7 @@ import opml_jax as opml
 from opml_jax.basis import BasisSpec, BatchLayout
 from opml_jax.features import AtomFeatures
 from opml_jax.features.couple import coupling_matrix
-from opml_jax.features.hierarchy import _assembled, _by_molecule, _couple, _kept
+from opml_jax.features.hierarchy import _assembled, _couple, _kept, by_molecule
 from opml_jax.operators import Operator, build, on_site_blocks
 from opml_jax.structures.elements import symbol
 
@@ -213,7 +213,7 @@ def coupling(printer: Printer, problem: Problem, dtype: str, stream: float, quic
         return _assembled([_couple(x, spec, kept)])
 
     def in_chunks(x):  # as AtomFeatures takes molecules, here of ten atoms
-        return _by_molecule(couple, x.reshape(-1, 10, *x.shape[1:])).reshape(n, -1)
+        return by_molecule(couple, x.reshape(-1, 10, *x.shape[1:])).reshape(n, -1)
 
     inputs = [(jnp.asarray(x),) for x in host]
     program, cost = compiled(couple, *inputs[0])

@@ -36,12 +36,12 @@ DATA = {
 }
 
 RUNS = {
-    "neutral_atoms": ("neutral_atoms.py", "--quick?"),
-    "integrals": ("integrals.py", "--quick?"),
-    "products": ("products.py", "--quick?"),
-    "features": ("features.py", "--quick?"),
-    "prediction": ("prediction.py", "--quick?"),
-    "dimers": ("dimers.py", "--quick?"),
+    "neutral_atoms": ("neutral_atoms.py", "--json", "--quick?"),
+    "integrals": ("integrals.py", "--json", "--quick?"),
+    "products": ("products.py", "--json", "--quick?"),
+    "features": ("features.py", "--json", "--quick?"),
+    "prediction": ("prediction.py", "--json", "--quick?"),
+    "dimers": ("dimers.py", "--json", "--quick?"),
     "field": ("field.py", "--n-train", "100|380", "--n-test", "3|10"),
     "matrix_cutoff": ("matrix_cutoff.py", "--cutoffs", "4", "6"),
     "density ladder": (
@@ -60,7 +60,7 @@ RUNS = {
     "density": ("density.py", "waters", "{waters}", "--alone", "--quick?"),
     "density energies": ("density_energy.py", "water", "{densnet}", "--sizes", "25|100"),
     "rmd17": ("rmd17.py", "{rmd17}", "--cache", "{cache}", "--models", "products", "--quick?"),
-    "inference": ("inference.py", "{rmd17}", "--quick?"),
+    "inference": ("inference.py", "{rmd17}", "--json", "--quick?"),
     "md": ("md.py", "{rmd17}", "--cache", "{cache}", "--parts", "speed", "--quick?"),
     "threebpa": ("threebpa.py", "{threebpa}", "--cache", "{cache}", "--quick?"),
     "qm7": ("qm7.py", "{qm7}", "--quick?"),
