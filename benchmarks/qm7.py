@@ -19,7 +19,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from environment import environment
+from environment import record
 from qm7_split import LABEL, TRAIN, errors, qm7_split
 
 import opml_jax as opml
@@ -154,15 +154,8 @@ def run(model: str, dataset, args) -> None:
         line = {"name": name, "n_train": n, "n_test": len(test), **found, **more}
         line["worst_ten"] = [[int(test[i]), round(float(difference[i]), 2)] for i in worst]
         line |= {"metric": config.metric, "channels": config.channels}
-        line |= {"invariants": definition.n_invariants, **environment()}
-        print(
-            f"{name:24} {n:5} MAE {found['mae_kcal_per_mol']:.3f} "
-            f"RMSE {found['rmse_kcal_per_mol']:.3f}",
-            flush=True,
-        )
-        if args.json:
-            with open(RESULTS / "qm7.jsonl", "a") as f:
-                f.write(json.dumps(line) + "\n")
+        line["invariants"] = definition.n_invariants
+        record(line, "qm7", args.json and not args.quick)
 
     def sets(n: int):
         """Caches for training and validation (the first tenth), and their labels."""

@@ -64,7 +64,7 @@ RUNS = {
     "md": ("md.py", "{rmd17}", "--cache", "{cache}", "--parts", "speed", "--quick?"),
     "threebpa": ("threebpa.py", "{threebpa}", "--cache", "{cache}", "--quick?"),
     "qm7": ("qm7.py", "{qm7}", "--quick?"),
-    "soap": ("soap.py", "{qm7}", "--quick?"),
+    "soap": ("soap.py", "{qm7}", "--json", "--quick?"),
     "fuzz": ("fuzz.py", "--cases", "200|20000"),
     "kills": ("kills.py", "--kills", "2|100"),
 }
