@@ -54,15 +54,15 @@ def trained(parts):
 
 @pytest.mark.slow
 def test_virtuals_that_count(parts):
-    """With the first alone gaps are better, and the others are left to themselves."""
+    """With the first alone the gap is learned, and the other levels are left to themselves."""
     found = []
     for virtuals in (0, 1):
         settings = {"virtuals": virtuals, "virtual_weight": 1.0, "steps": 60}
         model, _ = fitted(parts, FEW, ("mo_energy",), **settings)
         found.append(observable_errors(model.predict(parts["test"].structures), parts["test"]))
     every, first = found
-    assert first["gap_mae_uha"] < 0.8 * every["gap_mae_uha"]
-    assert first["eigenvalue_virtual_mae_uha"] > every["eigenvalue_virtual_mae_uha"]
+    assert first["gap_mae_uha"] < 0.01 * first["eigenvalue_virtual_mae_uha"]
+    assert every["eigenvalue_virtual_mae_uha"] < 0.01 * first["eigenvalue_virtual_mae_uha"]
 
 
 def test_projection_keeps_the_operator(water):
@@ -143,7 +143,7 @@ def test_validation_chooses(trained):
     _, fit = trained
     losses = [row["validation_loss"] for row in fit.history]
     assert min(losses) < 0.05  # of what the projected operator leaves
-    assert len(losses) <= 150
+    assert len(losses) <= 2 * 150  # most steps, of each of two ways
 
 
 @pytest.mark.slow
