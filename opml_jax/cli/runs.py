@@ -350,7 +350,7 @@ def card_text(card: dict) -> str:
         "",
         "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
         "on. Outside them errors are unknown; `opml predict` warns of pairs of elements never seen "
-        "as close, and of nothing else.",
+        "as close, and unasked of nothing else.",
         "",
         *_doubts(card),
         "Units inside the file: Hartree, Bohr, e.",

@@ -26,6 +26,9 @@ from .reference import Method, calculate, record_id
 from .store import read_hdf5, write_hdf5
 from .stored import StoredLabel
 
+PARTS = ".parts"
+"""End of the name of the folder of finished labels, after that of the output."""
+
 MANIFEST = "manifest.json"
 """What a folder of parts is to hold: level of theory, and the name of each geometry's file. Their
 checksums are in the files."""
@@ -136,7 +139,7 @@ def generate(
         )
     load_basis(method.basis, {z for s in structures for z in s.numbers})  # refuse before the first
     output = Path(output).absolute()  # workers may run in another folder
-    parts = output.with_name(output.name + ".parts")
+    parts = output.with_name(output.name + PARTS)
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
         raise DataError(refusal("structures", got="identical geometries", expected="distinct ones"))

@@ -13,12 +13,9 @@ import numpy as np
 from ..errors import Code, ConventionError, DataError, OpmlError, refusal
 from ..structures import Structure
 from .dataset import Dataset, concatenate
-from .generate import MANIFEST, read_part
+from .generate import MANIFEST, PARTS, read_part
 from .reference import Method
 from .store import read_hdf5, write_hdf5
-
-PARTS = ".parts"
-"""End of the name of the folder that ``opml generate`` fills."""
 
 
 class Verified(NamedTuple):

@@ -25,26 +25,23 @@ def in_chunks(evaluate: Callable[[int], T], n: int, sizes: Sequence[int]) -> T:
       OpmlError: memory lacks for that too.
     """
     size = next((c for c in sizes if c >= n), sizes[-1])
-    try:
+    while True:
         try:
             return evaluate(size)
         except jax.errors.JaxRuntimeError as err:
             wanted = memory_wanted(err)
-            if wanted is None or size == sizes[0]:
+            if wanted is None:
                 raise
+            if size == sizes[0]:
+                raise OpmlError(
+                    f"a single structure asks for {wanted:.1f} GiB at once, which memory lacks. "
+                    "Take a smaller basis, or a machine with more.",
+                    code=Code.MEMORY,
+                ) from err
             warnings.warn(
                 f"{size} structures at once ask for {wanted:.1f} GiB, which memory lacks: going on "
                 f"with {sizes[0]}.",
                 DataWarning,
                 stacklevel=3,
             )
-            return evaluate(sizes[0])
-    except jax.errors.JaxRuntimeError as err:
-        wanted = memory_wanted(err)
-        if wanted is None:
-            raise
-        raise OpmlError(
-            f"a single structure asks for {wanted:.1f} GiB at once, which memory lacks. Take a "
-            "smaller basis, or a machine with more.",
-            code=Code.MEMORY,
-        ) from err
+            size = sizes[0]

@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 
 import jax
-import jax.numpy as jnp
 
 from ..errors import OpmlError, refusal
 from ..features.couple import IrrepKey, key_name
@@ -102,4 +101,4 @@ def drawn_changes(
         last = params["stages"][str(definition.config.stages - 1)]
     elif not definition.config.density_words:
         fade = "fade"
-    return faded(changes, s, last[fade]) if fade in last else jnp.asarray(changes)
+    return faded(changes, s, last[fade]) if fade in last else changes

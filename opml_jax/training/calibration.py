@@ -74,15 +74,9 @@ def recalibrated(model: Model, data: Dataset) -> Params:
       model: of energies, an ensemble or with a last layer.
       data: with energies and, if forces were learned, forces.
     """
-    found = model.predict(data.structures, uncertainty=True)
     where = "calibration" if "calibration" in model.params else "last_layer"
-    own = model.params[where]
-    scales = {
-        name: own[name]
-        * scale_of_rows(found[name], found[f"{name}_uncertainty"], data.labels[name])
-        for name in ("energy", "forces")
-        if name in own
-    }
+    own, found = model.params[where], reliability(model, data)
+    scales = {k: own[k] * scale_of(*pair) for k, pair in found.items() if k in own}
     return {**model.params, where: {**own, **scales}}
 
 

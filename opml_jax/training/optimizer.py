@@ -81,8 +81,8 @@ def room_for_batches(optim: OptimConfig) -> Iterator[None]:
             raise
         size, more = optim.batch_size, optim.accumulate
         hint = (
-            f"optim.batch_size {size // 2} and optim.accumulate {2 * more} take the same steps in "
-            "half of the memory."
+            f"optim.batch_size {size // 2} and optim.accumulate {2 * more} take the same steps "
+            "with less at once."
             if size > 1
             else "Take fewer features or a machine with more."
         )

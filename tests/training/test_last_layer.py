@@ -127,7 +127,7 @@ def test_molecules_of_their_own_scale_it(trained, water):
 
 @pytest.mark.slow
 def test_the_scale_is_right_where_validation_chose_the_epoch(water):
-    """Scaled by the molecules that chose the epoch 58 % of force components are within one."""
+    """Validation has chosen the epoch, so its errors are too small to be a scale."""
     model = _train(water, n=60, epochs=100, calibration=range(120, 180)).model
     for share in _within(model, water.subset(range(180, 420))).values():
         assert BETWEEN[0] < share < BETWEEN[1]
