@@ -38,9 +38,8 @@ from opml_jax.data.store import write_hdf5
 from opml_jax.dynamics import Settings, simulate
 from opml_jax.dynamics.domain import bonds
 from opml_jax.interfaces.ase import structure_to_ase
-from opml_jax.models import Op2PropConfig
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
-from opml_jax.training.config import OptimConfig
 from opml_jax.training.metrics import errors
 from opml_jax.units import (
     ANGSTROM_PER_BOHR,
@@ -116,8 +115,9 @@ def config(operator: str, metric: str) -> TrainConfig:
         powers=(1,),
         others=() if operator == "overlap" else ("overlap",),
         channels=48,
+        fit=Op2PropFit(targets=("energy", "forces"), epochs=0),
     )
-    return TrainConfig(model=model, optim=OptimConfig(epochs=0), targets=("energy", "forces"))
+    return TrainConfig(model=model)
 
 
 def trained(folder: Path, operator: str, metric: str) -> opml.Model:
@@ -158,7 +158,7 @@ def fit(args) -> None:
         line = {"name": "fit", "operator": operator, "metric": args.metric}
         for name, part in parts.items():
             found = model.predict(part.structures)
-            own = errors(found, part)
+            own = errors(found, part, model)
             energy = found["energy"] - np.array(part["energy"])
             spread = (energy / [s.n_atoms for s in part.structures]).std()
             line[f"{name}_mev_per_atom"] = own["energy_mae_mev_per_atom"]

@@ -36,17 +36,40 @@ import opml_jax as opml
 from opml_jax import density
 from opml_jax.basis import layout_of
 from opml_jax.interfaces.density import compare_energies
-from opml_jax.models import DensityModel, Op2Density, Op2DensityConfig, Op2DensityNetworkConfig
-from opml_jax.models.density import kernel, reduced
-from opml_jax.training import density as training
-from opml_jax.training.config import OptimConfig
-from opml_jax.training.density_metrics import coefficient_errors, density_errors
-from opml_jax.training.density_network import train_density_network
-from opml_jax.training.density_solver import Problem
-from opml_jax.training.density_variance import variance_parameters
-from opml_jax.training.density_widths import train_density_widths, true_densities
+from opml_jax.learn.references import farthest_points
+from opml_jax.learn.run import Run
+from opml_jax.models.op2density import (
+    FAMILY,
+    Op2Density,
+    Op2DensityConfig,
+    Op2DensityFit,
+    Op2DensityModel,
+    Op2DensityNetworkConfig,
+    Op2DensityNetworkFit,
+)
+from opml_jax.models.op2density.closed_form import (
+    problem_of,
+    solve_problem,
+    subtract_baselines,
+)
+from opml_jax.models.op2density.environments import Environments, environments, places
+from opml_jax.models.op2density.fit_network import train_network
+from opml_jax.models.op2density.kernels import kernel, reduced
+from opml_jax.models.op2density.labels import (
+    Labelled,
+    density_matrix,
+    label,
+    metric_matrices,
+    residuals,
+)
+from opml_jax.models.op2density.metrics import coefficient_errors, density_errors
+from opml_jax.models.op2density.solver import Problem
+from opml_jax.models.op2density.variance import calibrated, variance_parameters
+from opml_jax.training import TrainConfig, train
 
 WATERS = Op2DensityConfig(aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap")
+FIT = Op2DensityFit()
+SILENT = Run()
 
 
 def published(folder: Path) -> tuple[list[opml.Structure], np.ndarray, opml.basis.Basis]:
@@ -97,156 +120,135 @@ def lambda_soap(structures, lmax: int) -> dict[int, dict[int, np.ndarray]]:
         x = np.asarray(block.values).transpose(0, 2, 1)
         own = x.reshape(len(structures), -1, *x.shape[1:])
         columns = np.moveaxis(own[:100], 2, 0).reshape(own.shape[2], -1)
-        own = own[:, :, training.farthest_points(columns, 1000)]
+        own = own[:, :, farthest_points(columns, 1000)]
         out.setdefault(int(key["center_type"]), {})[int(key["o3_lambda"])] = own
     return out
 
 
-def with_features(found, features, index) -> dict:
-    """Environments with other features."""
-    return {
-        z: dataclasses.replace(
-            own, features={l: x[index].reshape(-1, *x.shape[2:]) for l, x in features[z].items()}
-        )
-        for z, own in found.items()
-    }
+class Waters:
+    """The published set: structures, coefficients, metrics, and features by kind."""
+
+    def __init__(self, folder: Path, config: Op2DensityConfig = WATERS):
+        self.structures, self.coefficients, aux = published(folder)
+        self.definition = Op2Density(config, opml.load_basis(config.basis, [1, 8]), aux)
+        own = environments(self.definition, self.structures)
+        n = len(self.structures)
+        self.features = {
+            "operator": {
+                z: {l: x.reshape(n, -1, *x.shape[1:]) for l, x in e.features.items()}
+                for z, e in own.items()
+            }
+        }
+        self.metric = metric_matrices(self.definition, self.structures)
+
+    def part(self, index: np.ndarray, kind: str = "operator") -> Labelled:
+        """What losses need of the structures at ``index``."""
+        structures = [self.structures[i] for i in index]
+        features = self.features[kind]
+        known: dict[int, Environments] = {
+            z: dataclasses.replace(
+                place,
+                features={l: x[index].reshape(-1, *x.shape[2:]) for l, x in features[z].items()},
+            )
+            for z, place in places(self.definition, structures).items()
+        }
+        return Labelled(self.metric[index], self.coefficients[index], known, tuple(structures))
 
 
-def predicted(definition, params, found, structures, naux: int) -> list[np.ndarray]:
-    """Coefficients of environments, with all electrons."""
-    c = np.zeros((len(structures), naux))
-    for z, own in found.items():
-        values = jax.jit(definition.of_element)(params[str(z)], own.features)
-        for l, x in values.items():
-            c[own.structure[:, None, None], own.places[l]] = x
-    metric = jax.jit(
-        lambda s: density.metric_matrix(s, definition.aux_basis, definition.config.metric)
-    )
-    q = density.charges(structures[0], definition.aux_basis)
-    return [
-        np.asarray(density.with_electrons(own, metric(s), q, s.n_electrons))
-        for own, s in zip(c, structures, strict=True)
-    ]
+def predicted(definition: Op2Density, params, part: Labelled) -> list[np.ndarray]:
+    """Coefficients of molecules of one composition, with all electrons."""
+    q = density.charges(part.structures[0], definition.aux_basis)
+    c = part.target - residuals(definition, params, part)
+    rows = zip(c, part.metric, part.structures, strict=True)
+    return [np.asarray(density.with_electrons(x, m, q, s.n_electrons)) for x, m, s in rows]
+
+
+def kernels(definition: Op2Density, train: Labelled):
+    """Parameters and solution of the kernels, and CPU seconds."""
+    start = time.process_time()
+    solved = solve_problem(definition, FIT, *problem_of(definition, FIT, train), SILENT)
+    return *solved, time.process_time() - start
 
 
 def waters(args) -> None:
     """Learning curves of the published set."""
-    structures, c, aux = published(args.data)
-    order = np.random.default_rng(args.seed).permutation(len(structures))
+    data = Waters(args.data)
+    order = np.random.default_rng(args.seed).permutation(len(data.structures))
     test, pool = order[: args.test], order[args.test :]
-    basis = opml.load_basis(WATERS.basis, [1, 8])
-    plain = Op2Density(WATERS, basis, aux)
-    start = time.process_time()
-    ours = training.environments(plain, structures)
-    print(f"features: {time.process_time() - start:.0f} CPU s", flush=True)
-    kinds = {
-        "operator": {
-            z: {l: x.reshape(len(structures), -1, *x.shape[1:]) for l, x in e.features.items()}
-            for z, e in ours.items()
-        }
-    }
     if not args.alone:
         start = time.process_time()
-        kinds["lambda-soap"] = lambda_soap(structures, aux.spec.lmax)
+        lmax = data.definition.aux_basis.spec.lmax
+        data.features["lambda-soap"] = lambda_soap(data.structures, lmax)
         print(f"lambda-SOAP: {time.process_time() - start:.0f} CPU s", flush=True)
-    wanted = {"test": [structures[i] for i in test]}
     for n in args.sizes:
-        own = [structures[i] for i in pool[:n]]
         for name in args.kernels:
-            for kind, features in kinds.items():
-                config = dataclasses.replace(WATERS, kernel=name)
-                definition = Op2Density(config, basis, aux)
-                places = training.places(definition, own)
-                start = time.process_time()
-                params, solution = training.fit_density(
-                    definition, own, c[pool[:n]], found=with_features(places, features, pool[:n])
-                )
-                seconds = time.process_time() - start
-                at = with_features(training.places(definition, wanted["test"]), features, test)
-                found = predicted(definition, params, at, wanted["test"], c.shape[1])
-                row = coefficient_errors(found, c[test], wanted["test"], definition)
+            config = dataclasses.replace(WATERS, kernel=name)
+            definition = dataclasses.replace(data.definition, config=config)
+            for kind in data.features:
+                params, solution, seconds = kernels(definition, data.part(pool[:n], kind))
+                at = data.part(test, kind)
+                found = predicted(definition, params, at)
+                row = coefficient_errors(found, at.target, at.structures, definition)
                 line = {"name": f"waters_{kind}_{name}", "n_train": n, "n_test": len(test)}
                 line |= {"seed": args.seed, **row, "fit_cpu_seconds": seconds}
                 line |= {"cg_steps": solution.steps}
                 record(line, "density", args.json)
 
 
-def labelled_waters(args, config: Op2DensityConfig):
-    """Waters by set: definition, structures, coefficients, and what losses need, for index sets."""
-    structures, c, aux = published(args.data)
-    definition = Op2Density(config, opml.load_basis(WATERS.basis, [1, 8]), aux)
-    found = training.environments(definition, structures)
-    features = {
-        z: {l: x.reshape(len(structures), -1, *x.shape[1:]) for l, x in e.features.items()}
-        for z, e in found.items()
-    }
-    metric = training.metrics(definition, structures)
-
-    def part(index):
-        own = [structures[i] for i in index]
-        at = with_features(training.places(definition, own), features, index)
-        return own, c[index], training.Labelled(metric[index], c[index], at)
-
-    return definition, part
-
-
 def networks(args) -> None:
     """Networks beside the kernels: the same waters, features, split, loss and metric."""
-    order = np.random.default_rng(args.seed).permutation(1000)
+    data = Waters(args.data)
+    order = np.random.default_rng(args.seed).permutation(len(data.structures))
     test, pool = order[: args.test], order[args.test :]
-    definition, part = labelled_waters(args, WATERS)
-    wanted, c, at = part(test)
-    validation = part(pool[-100:])[2]
-    optim = OptimConfig(epochs=args.epochs, batch_size=10, learning_rate=1e-2)
+    at, validation = data.part(test), data.part(pool[-100:])
+    settings = Op2DensityNetworkFit(epochs=args.epochs, batch_size=10, learning_rate=1e-2)
     for n in args.sizes:
-        train = part(pool[:n])[2]
+        sets = {"train": data.part(pool[:n]), "validation": validation}
         for alone in (True, False):
             config = dataclasses.replace(WATERS, network=Op2DensityNetworkConfig(alone=alone))
-            own = dataclasses.replace(definition, config=config)
+            definition = dataclasses.replace(data.definition, config=config)
             start = time.process_time()
             if alone:
-                params, _ = training.subtract_baselines(own, train)
+                params, _ = subtract_baselines(definition, sets["train"])
             else:
-                params, _ = training.solve_problem(own, *training.problem_of(own, train))
-            fit = train_density_network(own, params, train, validation, optim, args.seed)
+                params, *_ = kernels(definition, sets["train"])
+            fit = train_network(definition, settings, params, sets, Run(seed=args.seed))
             seconds = time.process_time() - start
-            kept = any("network" in p for p in fit.params.values())
             line = {"name": f"waters_network_{'alone' if alone else 'on_kernels'}"}
             line |= {"n_train": n, "n_validation": 100, "n_test": len(test), "seed": args.seed}
-            line |= {"epochs": optim.epochs, "fit_cpu_seconds": seconds, "kept": kept}
+            line |= {"epochs": settings.epochs, "fit_cpu_seconds": seconds}
+            line["kept"] = any("network" in p for p in fit.params.values())
             line |= {f"validation_{k}": v for k, v in fit.chosen.items()}
-            found = predicted(own, fit.params, at.found, wanted, c.shape[1])
-            line |= coefficient_errors(found, c, wanted, own)
+            found = predicted(definition, fit.params, at)
+            line |= coefficient_errors(found, at.target, at.structures, definition)
             record(line, "density", args.json)
 
 
 def uncertainty(args) -> None:
     """Standard deviations of the kernels beside errors of waters they have not seen."""
-    order = np.random.default_rng(args.seed).permutation(1000)
+    config = dataclasses.replace(WATERS, references=args.references)
+    data = Waters(args.data, config)
+    order = np.random.default_rng(args.seed).permutation(len(data.structures))
     test, pool = order[: args.test], order[args.test :]
-    config = dataclasses.replace(WATERS, uncertainty=True, references=args.references)
-    definition, part = labelled_waters(args, config)
-    wanted, _, at = part(test)
-    validation = part(pool[-100:])[2]
+    at, validation = data.part(test), data.part(pool[-100:])
+    plain = data.definition
+    doubting = dataclasses.replace(config, uncertainty=True)
+    definition = dataclasses.replace(plain, config=doubting)
     for n in args.sizes:
-        train = part(pool[:n])[2]
-        problem, bases = training.problem_of(definition, train)
+        problem, bases = problem_of(plain, FIT, data.part(pool[:n]))
         start = time.process_time()
-        plain = dataclasses.replace(
-            definition, config=dataclasses.replace(config, uncertainty=False)
-        )
-        params, solution = training.solve_problem(plain, problem, bases)
+        params, solution = solve_problem(plain, FIT, problem, bases, SILENT)
         solving = time.process_time() - start
         columns = int(sum(w.size for w in solution.weights.values()))
         for exact in (columns, 0):
             start = time.process_time()
-            found = variance_parameters(problem, bases, solution.weights, exact)
+            variances = variance_parameters(problem, bases, solution.weights, exact)
             seconds = time.process_time() - start
-            own = {z: {**p, "variance": found[z]} for z, p in params.items()}
-            own, factor = training.calibrated(definition, own, validation)
-            sigma = DensityModel(definition, own).predict(wanted, uncertainty=True)
-            sigma = sigma["density_uncertainty"]
-            error = training.left_over(definition, own, at)
+            own = {z: {**p, "variance": variances[z]} for z, p in params.items()}
+            own, factor = calibrated(definition, own, validation)
+            model = Op2DensityModel(definition, own)
+            sigma = model.predict(at.structures, uncertainty=True)["density_uncertainty"]
+            error = residuals(definition, own, at)
             error = np.sqrt(np.einsum("sp,spq,sq->s", error, at.metric, error))
             ranks = [np.argsort(np.argsort(v)) for v in (sigma, error)]
             line = {"name": f"uncertainty_{'exact' if exact else 'blocks'}", "n_train": n}
@@ -258,13 +260,14 @@ def uncertainty(args) -> None:
                 "rank_correlation": float(np.corrcoef(ranks)[0, 1]),
                 "within_1_sigma": float(np.mean(error < sigma)),
                 "within_2_sigma": float(np.mean(error < 2 * sigma)),
-                "variance_bytes": sum(x.nbytes for x in jax.tree.leaves(found)),
+                "variance_bytes": sum(x.nbytes for x in jax.tree.leaves(variances)),
             }
+            water = at.structures[0]
             stretched = [
-                wanted[0].replace(positions=scale * np.asarray(wanted[0].positions))
+                water.replace(positions=scale * np.asarray(water.positions))
                 for scale in (1.0, 1.1, 1.2, 1.5)
             ]
-            away = DensityModel(definition, own).predict(stretched, uncertainty=True)
+            away = model.predict(stretched, uncertainty=True)
             line["sigma_stretched"] = away["density_uncertainty"].tolist()
             record(line, "density", args.json)
 
@@ -274,50 +277,36 @@ def widths(args) -> None:
     dataset = opml.read_dataset(opml.bundled("water", ".h5"))
     order = np.random.default_rng(args.seed).permutation(len(dataset))
     parts = np.split(order, [args.train, args.train + 50, args.train + 100])
-    parts = dict(zip(("train", "validation", "test"), map(dataset.subset, parts), strict=False))
-    optim = OptimConfig(epochs=args.epochs, batch_size=10, learning_rate=1e-2)
-    exact = exact_densities(parts["test"])
+    splits = dict(zip(("train", "validation"), parts, strict=False))
+    test = dataset.subset(parts[2])
+    exact = exact_densities(test)
+    settings = Op2DensityNetworkFit(
+        epochs=args.epochs, batch_size=10, learning_rate=1e-2, dipole_weight=args.dipole_weight
+    )
+    on_points = dataclasses.replace(settings, points=args.points)
+    models = {
+        "kernels": None,
+        "network": Op2DensityNetworkConfig(fit=settings),
+        "network_on_points": Op2DensityNetworkConfig(widths=1e-9, fit=on_points),
+        "widths": Op2DensityNetworkConfig(widths=args.range, fit=on_points),
+    }
     for name in args.aux:
-        network = Op2DensityNetworkConfig(
-            widths=args.range, points=args.points, dipole_weight=args.dipole_weight
-        )
-        config = Op2DensityConfig(aux_basis=name, network=network)
-        definition = Op2Density(
-            config, *(opml.load_basis(n, dataset.elements) for n in (config.basis, name))
-        )
-        labelled = {
-            k: training.label_dataset(definition, parts[k]) for k in ("train", "validation")
-        }
-        sets = {
-            k: (v, true_densities(definition, parts[k], i))
-            for i, (k, v) in enumerate(labelled.items())
-        }
-        start = time.process_time()
-        atoms = training.free_atoms(definition, parts["train"])
-        problem = training.problem_of(definition, labelled["train"], atoms)
-        kernels, _ = training.solve_problem(definition, *problem)
-        fitted = training.labelled_coefficients(definition, parts["test"])
         line = {"n_train": args.train, "n_validation": 50, "n_test": 50, "seed": args.seed}
         line |= {"aux_basis": name, "range": args.range, "points": args.points}
         line |= {"epochs": args.epochs, "dipole_weight": args.dipole_weight}
-        seconds = time.process_time() - start
-        own = true_errors(definition.aux_basis, parts["test"], exact, {"coefficients": fitted})
-        record({"name": "widths_fit", **line, **own}, "density", args.json)
-        still = dataclasses.replace(config, network=dataclasses.replace(network, widths=1e-9))
-        fit = train_density_network(definition, kernels, *labelled.values(), optim, args.seed)
-        with_network = time.process_time() - start
-        models = {"kernels": (definition, kernels, seconds, 1.0)}
-        best = min(fit.chosen.values())
-        models["network"] = definition, fit.params, with_network, best
-        for kind, settings in (("network_on_points", still), ("widths", config)):
-            own = dataclasses.replace(definition, config=settings)
+        for kind, network in models.items():
+            config = Op2DensityConfig(aux_basis=name, network=network)
             start = time.process_time()
-            found = train_density_widths(own, fit.params, sets, optim, args.seed)
-            seconds = with_network + time.process_time() - start
-            models[kind] = own, found.params, seconds, found.chosen["widths"]
-        for kind, (own, params, seconds, validation) in models.items():
-            found = DensityModel(own, params).predict(parts["test"].structures)
-            errors = true_errors(own.aux_basis, parts["test"], exact, found)
+            trained = train(dataset, splits, TrainConfig(model=config, seed=args.seed))
+            seconds, model = time.process_time() - start, trained.model
+            aux = model.definition.aux_basis
+            if network is None:
+                fitted = {"coefficients": model.reference_coefficients(test)}
+                errors = true_errors(aux, test, exact, fitted)
+                record({"name": "widths_fit", **line, **errors}, "density", args.json)
+            errors = true_errors(aux, test, exact, model.predict(test.structures))
+            losses = [v for k, v in model.card.items() if k.startswith("network_")]
+            validation = model.card.get("widths_validation", min(losses, default=1.0))
             errors |= {"fit_cpu_seconds": seconds, "validation_loss": validation}
             record({"name": f"widths_{kind}", **line, **errors}, "density", args.json)
 
@@ -327,7 +316,7 @@ def exact_densities(dataset, level: int = 3) -> list[tuple[np.ndarray, ...]]:
     basis, out = opml.load_basis(dataset.meta["basis"], dataset.elements), []
     for i, s in enumerate(dataset.structures):
         points, weights = density.grid(s, level)
-        dm = training.density_matrix(dataset, i, basis)
+        dm = density_matrix(dataset, i, basis)
         out.append((points, weights, density.matrix_on_points(dm, s, basis, points)))
     return out
 
@@ -379,18 +368,17 @@ def ladder(args) -> None:
     path = opml.bundled("water", ".h5") if str(args.data) == "bundled:water" else args.data
     dataset = opml.read_dataset(path, basis=args.basis, convention=args.convention)
     order = np.random.default_rng(args.seed).permutation(len(dataset))
-    train, test = (dataset.subset(i) for i in np.split(order, [args.train])[:2])
+    learned, test = (dataset.subset(i) for i in np.split(order, [args.train])[:2])
     test = test.subset(range(args.test))
     config = Op2DensityConfig(metric=args.metric, references=args.references)
-    bases = (opml.load_basis(n, dataset.elements) for n in (config.basis, config.aux_basis))
-    definition = Op2Density(config, *bases)
+    definition = FAMILY.define(config, dataset.elements)
     start = time.process_time()
-    params, solution = training.train_density(definition, train)
+    fit = FAMILY.fit(definition, config, {"train": learned}, SILENT)  # kernels need no validation
     seconds = time.process_time() - start
-    model = DensityModel(definition, params)
-    line = {"name": f"ladder_{args.name}", "n_train": len(train), "n_test": len(test)}
+    model = FAMILY.model(definition, fit.params, {})
+    line = {"name": f"ladder_{args.name}", "n_train": len(learned), "n_test": len(test)}
     line |= {"seed": args.seed, "metric": config.metric, "fit_cpu_seconds": seconds}
-    line |= {"cg_steps": solution.steps, "references": config.references}
+    line |= {"cg_steps": fit.facts["cg_steps"], "references": config.references}
     line |= density_errors(model.predict(test.structures), test, definition)
     line |= compare_energies(model, test.subset(range(min(args.energies, len(test)))))
     record(line, "density", args.json)
@@ -404,11 +392,12 @@ def scaling(args) -> None:
     for n, references in ((100, 50), (100, 100), (250, 50), (250, 100), (500, 100)):
         config = dataclasses.replace(WATERS, references=references)
         definition = Op2Density(config, basis, aux)
-        own = order[:n]
+        own = [structures[i] for i in order[:n]]
         start = time.process_time()
-        problem, bases = training.make_problem(definition, [structures[i] for i in own], c[own])
+        labelled = label(definition, own, c[order[:n]], SILENT)
+        problem, bases = problem_of(definition, FIT, labelled)
         assembly = time.process_time() - start
-        kernels = kernel_times(definition, [structures[i] for i in own], bases)
+        times = kernel_times(definition, labelled.environments[8], bases["8"])
         problem = jax.tree.map(np.asarray, problem)
         b = problem_weights(problem)
         step = jax.jit(Problem.hessian)
@@ -428,17 +417,16 @@ def scaling(args) -> None:
             "relative_difference": float(worst),
             "metric_bytes": int(problem.metric.nbytes),
             "psi_bytes": int(sum(p.nbytes for p in problem.psi.values())),
-            **kernels,
+            **times,
         }
         record(line, "density", args.json)
 
 
-def kernel_times(definition, structures, bases) -> dict[str, float]:
+def kernel_times(definition: Op2Density, oxygens: Environments, bases) -> dict[str, float]:
     """Kernels between oxygens and references, all degrees, beside a loop over pairs in NumPy."""
-    own = training.environments(definition, structures)[8]
-    components, b = bases["8"]["components"], bases["8"]["references"]
-    config = definition.config
-    a = {l: np.asarray(v) for l, v in reduced(components, own.features, config.kernel).items()}
+    config, b = definition.config, bases["references"]
+    a = reduced(bases["components"], oxygens.features, config.kernel)
+    a = {l: np.asarray(v) for l, v in a.items()}
 
     @jax.jit
     def ours(a, b):

@@ -35,6 +35,7 @@ jax.config.update("jax_enable_x64", True)
 
 from density import least, predicted, with_features
 from environment import record
+from opml_jax.training.trainer import padded_labels
 
 import opml_jax as opml
 from opml_jax import density
@@ -42,20 +43,19 @@ from opml_jax.data.reference import molecule
 from opml_jax.models import (
     Density2Prop,
     Density2PropModel,
-    DensityModel,
     Model,
     Op2Density,
     Op2DensityConfig,
+    Op2DensityModel,
     Op2Prop,
     Op2PropConfig,
 )
-from opml_jax.training import density as training
-from opml_jax.training.cache import build_cache, rounding_noise
-from opml_jax.training.closed_form import fit_closed_form
+from opml_jax.models.op2density import closed_form as training
+from opml_jax.models.op2density.metrics import coefficient_errors
+from opml_jax.models.op2prop.closed_form import fit_closed_form
+from opml_jax.models.op2prop.descriptors import build_cache, rounding_noise
+from opml_jax.models.op2prop.residual import make_inputs
 from opml_jax.training.config import OptimConfig
-from opml_jax.training.density_metrics import coefficient_errors
-from opml_jax.training.residual import make_inputs
-from opml_jax.training.trainer import padded_labels
 from opml_jax.units import (
     ANGSTROM_PER_BOHR,
     DEBYE_PER_EBOHR,
@@ -191,7 +191,7 @@ def learn(args, name: str, own: Labelled) -> None:
                 training.fit_density, inner, structures, own.coefficients[:n], own.atoms
             )
             (params, _), line["density_fit_cpu_seconds"] = timed(fitted)
-            opml.save_model(path, DensityModel(inner, params))
+            opml.save_model(path, Op2DensityModel(inner, params))
         params = opml.load_model(path).params
         for kind in args.kinds:
             row = {"name": f"{name}_{kind}", **line}

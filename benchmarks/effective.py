@@ -22,13 +22,9 @@ from op2op_qm7 import read
 import opml_jax as opml
 from opml_jax.data import Dataset, random_split
 from opml_jax.data.reference import Method, calculate
-from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.models.op2op_config import DENSITY_WORDS
-from opml_jax.training.config import EffectiveConfig
-from opml_jax.training.effective import fit_effective
+from opml_jax.models.op2op import ObservablesFit, Op2OpConfig, Op2OpFit
+from opml_jax.training import TrainConfig, train
 from opml_jax.training.metrics import errors
-
-TARGETS = ("mo_energy", "dipole", "lowdin_charges")
 
 
 def small_basis(test: Dataset, basis) -> dict[str, np.ndarray]:
@@ -61,14 +57,14 @@ def main() -> None:
     parser.add_argument("--basis", default="sto-3g", help="of the effective operator")
     parser.add_argument("--input-basis", help="of the operators that make the words")
     parser.add_argument("--stages", type=int, default=0, help="0: the first guess alone")
-    parser.add_argument("--components", type=int, default=EffectiveConfig.components)
+    parser.add_argument("--components", type=int, default=ObservablesFit.components)
     parser.add_argument("--elements", nargs="*", help="leave molecules of others out")
     parser.add_argument("--n-train", type=int, default=400)
     parser.add_argument("--n-validation", type=int, default=50)
     parser.add_argument("--n-test", type=int, default=50, help="at most")
-    parser.add_argument("--steps", type=int, default=EffectiveConfig.steps)
+    parser.add_argument("--steps", type=int, default=ObservablesFit.steps)
     parser.add_argument("--virtuals", type=int, default=0, help="that count; 0: all")
-    parser.add_argument("--virtual-weight", type=float, default=EffectiveConfig.virtual_weight)
+    parser.add_argument("--virtual-weight", type=float, default=ObservablesFit.virtual_weight)
     parser.add_argument("--quick", action="store_true", help="20 structures, 20 steps")
     parser.add_argument("--json", action="store_true", help="append lines to results")
     args = parser.parse_args()
@@ -78,39 +74,35 @@ def main() -> None:
     data = read(args.labels, args.elements, ("fock", "dipole"))
     n_test = min(args.n_test, len(data) - args.n_train - args.n_validation)
     splits = random_split(len(data), args.n_train, args.n_validation, n_test, seed=0)
-    parts = {k: data.subset(i) for k, i in splits.items()}
-    basis = opml.load_basis(args.basis, data.elements)
-    density_words = DENSITY_WORDS if args.stages else ()
-    config = Op2OpConfig(
-        basis=args.basis,
-        input_basis=args.input_basis,
-        density_words=density_words,
-        stages=args.stages,
-    )
-    inputs = args.input_basis and opml.load_basis(args.input_basis, data.elements)
-    definition = Op2Op(config, basis, inputs)
-    start = time.process_time()
-    config = EffectiveConfig(
+    observables = ObservablesFit(
         components=args.components,
         steps=args.steps,
         virtuals=args.virtuals,
         virtual_weight=args.virtual_weight,
     )
-    fit = fit_effective(definition, parts["train"], parts["validation"], TARGETS, config)
+    config = Op2OpConfig(
+        basis=args.basis,
+        input_basis=args.input_basis,
+        density_words=Op2OpConfig.density_words if args.stages else (),
+        stages=args.stages,
+        fit=Op2OpFit(observables),
+    )
+    start = time.process_time()
+    trained = train(data, splits, TrainConfig(model=config))
     seconds = time.process_time() - start
-    test = parts["test"]
-    predicted = OperatorModel(definition, fit.params).predict(test.structures)
+    model, test = trained.model, data.subset(splits["test"])
+    predicted, small = model.predict(test.structures), small_basis(test, model.definition.basis)
     level = f"{data.meta['method']}/{data.meta['basis']}"
-    for name, found in (("effective", predicted), (args.basis, small_basis(test, basis))):
+    for name, found in (("effective", predicted), (args.basis, small)):
         line = {"name": name, "target": level, "elements": data.elements}
-        line |= {k: len(v) for k, v in parts.items()} | errors(found, test)
-        line |= {"fit_cpu_seconds": seconds, "steps": len(fit.history)}
+        line |= {k: len(v) for k, v in splits.items()} | errors(found, test, model)
+        line |= {"fit_cpu_seconds": seconds, "steps": len(trained.history)}
         line |= {
             "input_basis": args.input_basis,
             "stages": args.stages,
             "components": args.components,
-            "virtuals": config.virtuals,
-            "virtual_weight": config.virtual_weight,
+            "virtuals": args.virtuals,
+            "virtual_weight": args.virtual_weight,
         }
         record(line, "effective", args.json and not args.quick)
 

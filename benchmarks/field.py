@@ -21,8 +21,8 @@ import opml_jax as opml
 from opml_jax.data.reference import Method, polarizability
 from opml_jax.data.sampling import normal_modes
 from opml_jax.dynamics import Harmonic, raman
-from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.training.op2op import fit_op2op
+from opml_jax.models.op2op import Op2OpConfig
+from opml_jax.training import TrainConfig, train
 from opml_jax.units import WAVENUMBER_PER_HARTREE
 
 
@@ -55,9 +55,8 @@ def main() -> None:
 
     reference = raman(vibrations, by_pyscf, minimum) if args.raman else None
     for n in args.n_train:
-        definition = Op2Op(Op2OpConfig(basis=basis.name), basis)
-        fit = fit_op2op(definition, data.subset(range(n)), data.subset(range(400, 450)))
-        model = OperatorModel(definition, fit.params)
+        splits = {"train": range(n), "validation": range(400, 450)}
+        model = train(data, splits, TrainConfig(model=Op2OpConfig(basis=basis.name))).model
         function = model.property_fn("polarizability")
         start = time.process_time()
         compiled = jax.jit(function).lower(test[0]).compile()

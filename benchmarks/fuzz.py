@@ -65,9 +65,9 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
     from opml_jax.data.store import write_hdf5
     from opml_jax.dynamics import Trajectory, trajectory
     from opml_jax.features.couple import key_name
-    from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+    from opml_jax.learn.states import load_state, save_state
+    from opml_jax.models.op2op import Op2Op, Op2OpConfig, Op2OpModel
     from opml_jax.training import load_config
-    from opml_jax.training.checkpoint import load_state, save_state
     from opml_jax.units import ANGSTROM_PER_BOHR
 
     water = opml.read_dataset(opml.bundled("water")).subset(range(3))
@@ -109,8 +109,9 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
     c.close()
     add("splits.json", read_splits).write_text('{"train": [0, 1], "validation": [2], "test": []}')
     add("config.yaml", load_config).write_text(
-        "data: {path: w.xyz, seed: 3}\nmodel: {basis: sto-3g, powers: [1, 2]}\n"
-        "optim: {epochs: 5, learning_rate: 0.001}\ntargets: [energy, forces]\n"
+        "data: {path: w.xyz, seed: 3}\n"
+        "model: {family: op2prop, basis: sto-3g, powers: [1, 2],\n"
+        "  fit: {epochs: 5, learning_rate: 0.001, targets: [energy, forces]}}\n"
     )
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(Op2OpConfig("sto-3g", words=("S", "W"), density_words=()), basis)
@@ -121,7 +122,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
         ).items()
     }
     path = add("model.safetensors", opml.load_model)
-    opml.save_model(path, OperatorModel(definition, {"guess": guess}))
+    opml.save_model(path, Op2OpModel(definition, {"guess": guess}))
     state = {"w": np.arange(12.0).reshape(3, 4), "step": np.array(3)}
     path = add("state.npz", lambda path: load_state(path, state, "0123"))
     save_state(path, state, {"fingerprint": "0123", "epoch": 3})

@@ -29,6 +29,7 @@ from environment import record
 
 import opml_jax as opml
 from opml_jax.dynamics import Trajectory
+from opml_jax.learn.states import STATES
 from opml_jax.models import load_model
 
 N_GEOMETRIES, N_EPOCHS, N_STEPS = 30, 3000, 60_000
@@ -36,9 +37,9 @@ N_GEOMETRIES, N_EPOCHS, N_STEPS = 30, 3000, 60_000
 
 TRAINING = f"""
 data: {{n_train: 30, n_validation: 10, n_test: 0}}
-model: {{basis: sto-3g, powers: [1], gram_powers: [1], hidden: [8], members: 2}}
-targets: [energy, forces]
-optim: {{epochs: {N_EPOCHS}, batch_size: 4}}
+model:
+  {{family: op2prop, basis: sto-3g, powers: [1], gram_powers: [1], hidden: [8], members: 2,
+    fit: {{targets: [energy, forces], epochs: {N_EPOCHS}, batch_size: 4}}}}
 """
 
 
@@ -96,7 +97,7 @@ def jobs(start: Path) -> dict[str, Job]:
         ),
         "train": Job(
             lambda f: [*cli, "train", f"{start}/c.yaml", "-o", f"{f}/run"],
-            lambda f: npz(f, "run/*.npz"),
+            lambda f: npz(f, f"run/{STATES}/*.npz"),
             lambda f: [np.asarray(x) for x in jax.tree.leaves(load_model(f / "run").params)],
             "run/model.safetensors",
         ),

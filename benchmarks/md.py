@@ -24,6 +24,7 @@ and go on when killed.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import time
 from pathlib import Path
 
@@ -51,9 +52,8 @@ from opml_jax.dynamics import (
 from opml_jax.dynamics.domain import bonds
 from opml_jax.dynamics.spectra import INTENSITY
 from opml_jax.interfaces.ase import structure_from_ase
-from opml_jax.models import Op2PropConfig
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
-from opml_jax.training.config import OptimConfig
 from opml_jax.units import (
     DEBYE_PER_EBOHR,
     EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
@@ -99,7 +99,8 @@ def ethanol(args) -> tuple[opml.Model, opml.Dataset]:
     targets = [k for k in ("energy", "forces", "dipole") if k in pool]
 
     def make():
-        config = TrainConfig(model=PRODUCTS, optim=OptimConfig(epochs=0), targets=tuple(targets))
+        fit = Op2PropFit(targets=tuple(targets), epochs=0)
+        config = TrainConfig(model=dataclasses.replace(PRODUCTS, fit=fit))
         splits = {"train": list(range(n_train)), "validation": list(range(n_train, n))}
         return train(pool.subset(range(n)), splits, config, folder=args.cache / "ethanol").model
 

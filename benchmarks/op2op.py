@@ -8,12 +8,12 @@ validation, 100 for test, then 100 at 300 K and 60 with 0.08 Angstrom of noise; 
 50. ``--scf N`` starts PySCF from the predictions of the first N test structures, beside its own
 guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``opml generate
 --no-forces --grid-level 1`` (geometries 200 to 999 of rMD17's train_01; the npz holds the first
-200), for a learning curve with ``--n-train``. ``--networks`` trains networks of these kinds on the
-first guess, one-shot, or alone (``gated-alone``); ``paper`` has one gate an output. ``--words``
+200), for a learning curve with ``--n-train``. ``--networks`` trains networks on first guesses, or
+alone (``gated-alone``); ``paper`` has one gate an output. ``--words``
 takes other words, one-shot on T + V: ``powers``, V to V^3, or ``products``, those with S, T and all
 products of two of V, S, T. ``--input-basis`` makes known words in another basis. ``--uncertainty``
 compares errors with standard deviations, and has those of stretched molecules. What the errors are:
-:mod:`opml_jax.training.operator_metrics`.
+:mod:`opml_jax.models.op2op.metrics`.
 """
 
 from __future__ import annotations
@@ -29,15 +29,16 @@ from environment import record
 
 import opml_jax as opml
 from opml_jax.data import Dataset
+from opml_jax.data.reference import reference_observables
 from opml_jax.interfaces.pyscf import compare_guesses
-from opml_jax.models import Op2Op, Op2OpConfig, Op2OpNetworkConfig, OperatorModel
-from opml_jax.models.op2op import n_electrons
-from opml_jax.training.config import OptimConfig
+from opml_jax.models.op2op import (
+    Op2OpConfig,
+    Op2OpModel,
+    Op2OpNetworkConfig,
+    Op2OpNetworkFit,
+)
+from opml_jax.training import TrainConfig, train
 from opml_jax.training.metrics import errors
-from opml_jax.training.op2op import fit_op2op
-from opml_jax.training.op2op_network import train_op2op_network
-from opml_jax.training.operator_losses import OperatorLosses
-from opml_jax.training.operator_metrics import reference_observables
 from opml_jax.units import ANGSTROM_PER_BOHR
 
 SPLITS = {
@@ -54,17 +55,12 @@ SPLITS = {
         "test": range(150, 200),
     },
 }
-NETWORKS = {
-    "gated": Op2OpNetworkConfig(),
-    "paper": Op2OpNetworkConfig(gates=0),
-    "matrix": Op2OpNetworkConfig("matrix"),
-}
+GATED = Op2OpNetworkConfig(fit=Op2OpNetworkFit(epochs=100, batch_size=50, learning_rate=5e-3))
+NETWORKS = {"gated": GATED, "paper": dataclasses.replace(GATED, gates=0)}
 WORDS = {
     "powers": ("V", "V V", "V V V"),
     "products": ("V", "V V", "V V V", "S", "T", "V S", "T V", "S T", "S S", "T T"),
 }
-OPTIM = OptimConfig(batch_size=50, learning_rate=5e-3)
-EPOCHS = {"gated": 100, "paper": 100, "matrix": 30}
 SCF = "self-consistent"
 STRETCHES = (1.0, 1.02, 1.05, 1.1)
 GRIDS = {"water": 4, "ethanol": 1}
@@ -88,11 +84,11 @@ def joined(first: Dataset, more: Dataset) -> Dataset:
     return Dataset(first.structures + more.structures, {"fock": fock}, first.meta)
 
 
-def doubts(model: OperatorModel, part: Dataset) -> dict[str, dict[str, float]]:
+def doubts(model: Op2OpModel, part: Dataset) -> dict[str, dict[str, float]]:
     """How many errors are within a standard deviation, and how the two go together."""
     found = model.predict(part.structures, uncertainty=True)
     wanted = reference_observables(part)
-    pairs = [n_electrons(s) // 2 for s in part.structures]
+    pairs = [s.n_electrons // 2 for s in part.structures]
     levels = zip(wanted["mo_energy"], pairs, strict=True)
     wanted |= {"gap": [e[n] - e[n - 1] for e, n in levels], "fock": part.labels["fock"]}
     out = {}
@@ -115,30 +111,29 @@ def doubts(model: OperatorModel, part: Dataset) -> dict[str, dict[str, float]]:
     return {**out, "fock_sigma_uha_stretched": sigmas}
 
 
-def models_of(definition: Op2Op, params: dict, parts: tuple[Dataset, Dataset], args):
+def models(config: Op2OpConfig, data: Dataset, splits: dict, args):
     """Yield names, models, and what was noted in training them, one after another."""
-    if not args.one_shot:
-        yield SCF, OperatorModel(definition, params), {}
 
-    def one_shot(network):
-        own = dataclasses.replace(definition.config, density_words=(), network=network)
-        return dataclasses.replace(definition, config=own)
+    def trained(config):
+        start = time.perf_counter(), time.process_time()
+        done = train(data, splits, TrainConfig(model=config))
+        notes = {"fit_seconds": time.perf_counter() - start[0]}
+        return done.model, notes | {"fit_cpu_seconds": time.process_time() - start[1]}
 
-    if args.guess or args.one_shot:
-        yield "guess", OperatorModel(one_shot(None), params), {}
+    one_shot = dataclasses.replace(config, density_words=())
+    if args.one_shot:
+        yield "guess", *trained(one_shot)
+    else:
+        model, notes = trained(config)
+        yield SCF, model, notes
+        if args.guess:
+            yield "guess", model.first_guess, notes
     for name in args.networks:
         kind, _, alone = name.partition("-")
-        only = one_shot(dataclasses.replace(NETWORKS[kind], alone=bool(alone)))
-        optim = dataclasses.replace(OPTIM, epochs=EPOCHS[kind])
-        start = time.perf_counter(), time.process_time()
-        found = train_op2op_network(only, params, *parts, optim, OperatorLosses(), 0)
-        notes = {
-            "network_seconds": time.perf_counter() - start[0],
-            "network_cpu_seconds": time.process_time() - start[1],
-            "epochs": optim.epochs,
-            **found.chosen,
-        }
-        yield name, OperatorModel(only, found.params), notes
+        network = dataclasses.replace(NETWORKS[kind], alone=bool(alone))
+        model, notes = trained(dataclasses.replace(one_shot, network=network))
+        card = {k: v for k, v in model.card.items() if k.startswith("network")}
+        yield name, model, notes | {"epochs": network.fit.epochs, **card}
 
 
 def main() -> None:
@@ -163,28 +158,21 @@ def main() -> None:
     if args.words:
         args.one_shot = True
         settings |= {"words": WORDS[args.words], "baseline": "hcore"}
-    if args.one_shot:
-        settings["density_words"] = ()
     config = Op2OpConfig(**settings)
     if args.quick:
         args.molecules, args.n_train = ["water"], [50]
     jax.config.update("jax_enable_x64", True)
     for molecule in args.molecules:
-        data = read(args.folder / f"{molecule}_pbe_def2svp.npz")
-        split = SPLITS[molecule]
-        pool = data.subset(split["train"])
+        data, split = read(args.folder / f"{molecule}_pbe_def2svp.npz"), SPLITS[molecule]
+        pool = list(split["train"])
         if args.more and molecule == "ethanol":
-            pool = joined(pool, opml.read_dataset(args.more))
-        bases = [opml.load_basis(n, data.elements) for n in (config.basis, config.input_basis) if n]
-        definition = Op2Op(config, *bases)
+            n = len(data)
+            data = joined(data, opml.read_dataset(args.more))
+            pool += range(n, len(data))
         for n in args.n_train or [len(pool)]:
-            start = time.perf_counter()
-            validation = data.subset(split["validation"])
-            fit = fit_op2op(definition, pool.subset(range(n)), validation)
-            seconds = time.perf_counter() - start
-            parts = (pool.subset(range(n)), validation)
-            for name, model, notes in models_of(definition, fit.params, parts, args):
-                line = {"name": name, "molecule": molecule, "n_train": n, "fit_seconds": seconds}
+            splits = {"train": pool[:n], "validation": list(split["validation"])}
+            for name, model, notes in models(config, data, splits, args):
+                line = {"name": name, "molecule": molecule, "n_train": n}
                 line |= {"words": args.words or "default", "input_basis": args.input_basis}
                 line |= notes
                 uncertain = args.uncertainty and name == ("guess" if args.one_shot else SCF)
@@ -192,7 +180,7 @@ def main() -> None:
                     part = data.subset(split[key])
                     model.predict(part.structures)  # compiles
                     start = time.perf_counter()
-                    line[key] = errors(model.predict(part.structures), part)
+                    line[key] = errors(model.predict(part.structures), part, model)
                     line[key]["ms_per_molecule"] = (time.perf_counter() - start) / len(part) * 1e3
                     if uncertain:
                         line[key]["uncertainty"] = doubts(model, part)

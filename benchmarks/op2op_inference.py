@@ -28,11 +28,11 @@ from op2op import SPLITS, read
 
 import opml_jax as opml
 from opml_jax.data.reference import Method, mean_field
-from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.models.op2op import n_electrons
+from opml_jax.models.op2op import Op2Op, Op2OpConfig
+from opml_jax.models.op2op.inputs import n_electrons
 from opml_jax.observables import density_matrix, orbitals
+from opml_jax.training import TrainConfig, train
 from opml_jax.training.metrics import errors
-from opml_jax.training.op2op import fit_op2op
 
 ONE_SHOT, WHOLE = Op2OpConfig(density_words=()), Op2OpConfig()
 
@@ -97,8 +97,7 @@ def main() -> None:
     args = parser.parse_args()
     data = read(args.folder / "ethanol_pbe_def2svp.npz")
     split = SPLITS["ethanol"]
-    basis = opml.load_basis("def2-svp", data.elements)
-    train, validation = data.subset(range(args.n_train)), data.subset(split["validation"])
+    splits = {"train": range(args.n_train), "validation": split["validation"]}
     test = data.subset(split["test"])
     many = (test.structures * 6)[: max(args.batches)]
 
@@ -108,18 +107,16 @@ def main() -> None:
     report("scf", **scf(test.structures[: args.n_scf]))
     kinds = {"one-shot": ONE_SHOT} if args.one_shot else {"one-shot": ONE_SHOT, "whole": WHOLE}
     for kind, config in kinds.items():
-        definition = Op2Op(config, basis)
-        params = fit_op2op(definition, train, validation).params
-        model = OperatorModel(definition, params)
-        found = errors(model.predict(test.structures), test)
+        model = train(data, splits, TrainConfig(model=config)).model
+        found = errors(model.predict(test.structures), test, model)
         report(f"{kind} errors", n_train=args.n_train, **found)
         for n in args.batches:
             row = measured(lambda n=n, model=model: model.predict(many[:n]), args.repeats)
             row = {f"{k}_per_molecule": v / n for k, v in row.items()}
             report(f"{kind} predict", batch=n, **row)
         for n in (1, 8) if kind == "one-shot" else ():
-            batch = opml.batch(many[:n], basis)
-            for name, f in stages(definition, params, batch).items():
+            batch = opml.batch(many[:n], model.definition.basis)
+            for name, f in stages(model.definition, model.params, batch).items():
                 row = measured(lambda f=f, batch=batch: f(batch.positions), args.repeats)
                 row = {f"{k}_per_molecule": v / n for k, v in row.items()}
                 report(f"{kind} {name}", batch=n, **row)

@@ -30,15 +30,16 @@ from environment import record
 
 import opml_jax as opml
 from opml_jax.data import Dataset, random_split
-from opml_jax.data.reference import Method, mean_field
+from opml_jax.data.reference import Method, mean_field, reference_observables
 from opml_jax.errors import DataWarning
 from opml_jax.interfaces.pyscf import pyscf_guesses, scf_ends
-from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.models.operator_model import UNCONVERGED
+from opml_jax.learn.run import Run
+from opml_jax.models.op2op import Op2Op, Op2OpConfig, Op2OpModel
+from opml_jax.models.op2op.closed_form import fit_closed_form
+from opml_jax.models.op2op.metrics import paired_levels
+from opml_jax.models.op2op.model import UNCONVERGED
 from opml_jax.structures.elements import atomic_number
 from opml_jax.training.metrics import errors
-from opml_jax.training.op2op import fit_op2op
-from opml_jax.training.operator_metrics import paired_levels, reference_observables
 from opml_jax.units import DEBYE_PER_EBOHR
 
 MODELS = {
@@ -97,7 +98,7 @@ def in_pyscf(part: Dataset, dms: list[np.ndarray], basis) -> dict[str, float]:
     }
 
 
-def judged(model: OperatorModel, part: Dataset, n_scf: int) -> dict[str, float]:
+def judged(model: Op2OpModel, part: Dataset, n_scf: int) -> dict[str, float]:
     """Errors of matrices and of what follows from them, and the worth of the first ``n_scf``."""
     model.predict(part.structures, allow_unconverged=True)  # compiles
     start = time.process_time()
@@ -114,7 +115,7 @@ def judged(model: OperatorModel, part: Dataset, n_scf: int) -> dict[str, float]:
         for i, q in enumerate(wanted["lowdin_charges"])
     ]
     dipoles = np.linalg.norm(found["dipole"] - np.array(wanted["dipole"]), axis=-1)
-    out |= errors(found, part)
+    out |= errors(found, part, model)
     if "fock" in found:
         each = [
             np.abs(found["fock"][i, : len(f), : len(f)] - f).mean()
@@ -175,7 +176,7 @@ def main() -> None:
             config = dataclasses.replace(config, baseline=args.baseline)
         definition = Op2Op(config, basis)
         start = time.process_time()
-        fit = fit_op2op(definition, parts["train"], parts["validation"])
+        fit = fit_closed_form(definition, parts, Run())
         line = {"name": kind, "basis": name, "elements": data.elements}
         line |= {"baseline": config.baseline, "large_from": args.large_from}
         line |= {"n_train": n_train, "fit_cpu_seconds": time.process_time() - start}
@@ -185,7 +186,7 @@ def main() -> None:
             line |= {what: {f"{k:.0e}": v for k, v in tried.items()}} if tried else {}
         for which in ("test", "large"):
             if which in parts:
-                model = OperatorModel(definition, fit.params)
+                model = Op2OpModel(definition, fit.params)
                 line[which] = judged(model, parts[which], args.scf)
         record(line, "op2op_qm7", args.json)
 

@@ -55,7 +55,7 @@ def main() -> None:
     splits = {"train": list(range(60)), "validation": list(range(60, 80))}
     model = train(dataset, splits, TrainConfig()).model
     test = dataset.subset(range(100, 100 + n))
-    found = errors(model.predict(test.structures), test)
+    found = errors(model.predict(test.structures), test, model)
     assert found["energy_mae_mev"] < 1.0, found
     assert found["forces_mae_mev_per_angstrom"] < 10.0, found
 

@@ -24,11 +24,11 @@ from qm7_split import LABEL, TRAIN, errors, qm7_split
 
 import opml_jax as opml
 from opml_jax.data import read_dataset
-from opml_jax.models import Op2Prop, Op2PropConfig
-from opml_jax.training.cache import Cache, build_cache, rounding_noise
-from opml_jax.training.closed_form import fit_closed_form
-from opml_jax.training.config import OptimConfig
-from opml_jax.training.residual import make_inputs, train_residual
+from opml_jax.learn.run import Run
+from opml_jax.models.op2prop import Op2Prop, Op2PropConfig, Op2PropFit
+from opml_jax.models.op2prop.closed_form import fit_closed_form
+from opml_jax.models.op2prop.descriptors import Labelled, Wanted, build_cache, rounding_noise
+from opml_jax.models.op2prop.residual import make_inputs, train_residual
 
 KCAL = 627.5094740631
 MODEL = Op2PropConfig(
@@ -48,45 +48,25 @@ SHOWN = {
     "products_kernel": ("products, linear + kernel", "C0-"),
 }
 """Names of lines, what a picture calls them, and how it draws them."""
-OPTIM = OptimConfig(
-    epochs=150, batch_size=32, weight_decay=1e-2, ema=0.99, loss="mae", force_precision=0.0
+NETWORKS = Op2PropFit(
+    targets=("energy",), batch_size=32, weight_decay=1e-2, loss="mae", force_precision=0.0
 )
-PART = 512
+CLOSED_FORM = dataclasses.replace(NETWORKS, epochs=0)
+"""Of this validation joins the training set once it has chosen lambda."""
 
 
-def descriptors(definition: Op2Prop, structures, folder: Path | None, drawn) -> Cache:
-    """Invariants of all molecules, in parts that are kept on disk."""
-    parts, config = [], definition.config
-    stem = f"{config.basis}_{config.metric}_{config.channels}"
-    bucket = opml.basis.bucket_of(structures, definition.basis)
-    for start in range(0, len(structures), PART):
-        file = None if folder is None else folder / f"{stem}_{start}.npz"
-        if file is not None and file.exists():
-            with np.load(file) as f:
-                parts.append(Cache(f["x"], None, {}, f["one_hot"]))
-            continue
-        own = structures[start : start + PART]
-        part = build_cache(definition, own, derivatives=False, bucket=bucket, params=drawn)
-        if file is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-            with opml.data.files.atomic_path(file) as temporary, open(temporary, "wb") as f:
-                np.savez(f, x=part.x, one_hot=part.one_hot)
-        parts.append(part)
-    x, one_hot = (np.concatenate([getattr(p, k) for p in parts]) for k in ("x", "one_hot"))
-    return Cache(x, None, {}, one_hot)
-
-
-def predicted(params, cache: Cache, labels: np.ndarray, definition: Op2Prop) -> np.ndarray:
+def predicted(definition: Op2Prop, params, part: Labelled) -> np.ndarray:
     """Predictions, Hartree."""
-    inputs = make_inputs(params, cache, {"energy": labels})
-    left = inputs["energy"]
+    inputs = make_inputs(params, part)
+    residual = inputs["energy"]
     if "residual" in params:
         local, _ = definition.networks(
             params["residual"], inputs["z"], inputs["one_hot"], dipole=False
         )
         mask = inputs["one_hot"].sum(axis=-1)
-        left = left - params["scale"]["energy"] * np.asarray((local * mask).sum(-1)).mean(axis=0)
-    return labels - left
+        of_networks = np.asarray((local * mask).sum(-1)).mean(axis=0)
+        residual = residual - params["scale"]["energy"] * of_networks
+    return part.labels["energy"] - residual
 
 
 def main() -> None:
@@ -141,15 +121,18 @@ def run(model: str, dataset, args) -> None:
     pool, test = qm7_split(len(dataset))
     dataset = dataset.subset(np.concatenate([pool, test]))  # what is picked below is a view
     definition = Op2Prop(config, opml.load_basis(config.basis, dataset.elements))
-    drawn = definition.draw(0)
-    cache = descriptors(definition, dataset.structures, args.cache, drawn)
-    noise = rounding_noise(definition, dataset.structures, cache, derivatives=False, params=drawn)
-    energy = np.array(dataset.labels["energy"])
-    judged, wanted = cache.subset(range(len(pool), len(dataset))), energy[len(pool) :]
+    drawn, wanted = definition.draw(0), Wanted()
+    stem = f"{config.basis}_{config.metric}_{config.channels}"
+    kept = Run(args.cache and args.cache / stem)
+    cache = build_cache(definition, dataset.structures, wanted, drawn, run=kept)
+    noise = rounding_noise(definition, dataset.structures, cache, wanted, drawn)
+    every = Labelled(cache, {"energy": np.array(dataset.labels["energy"])})
+    judged = every.subset(np.arange(len(pool), len(dataset)))
 
     def report(name: str, n: int, prediction: np.ndarray, **more) -> None:
-        difference = (prediction - wanted) * KCAL
-        found = errors(prediction * KCAL, wanted * KCAL)
+        reference = judged.labels["energy"]
+        difference = (prediction - reference) * KCAL
+        found = errors(prediction * KCAL, reference * KCAL)
         worst = np.argsort(-np.abs(difference))[:10]
         line = {"name": name, "n_train": n, "n_test": len(test), **found, **more}
         line["worst_ten"] = [[int(test[i]), round(float(difference[i]), 2)] for i in worst]
@@ -157,36 +140,24 @@ def run(model: str, dataset, args) -> None:
         line["invariants"] = definition.n_invariants
         record(line, "qm7", args.json and not args.quick)
 
-    def sets(n: int):
-        """Caches for training and validation (the first tenth), and their labels."""
-        parts = np.arange(n // 10, n), np.arange(n // 10)
-        return *map(cache.subset, parts), *({"energy": energy[i]} for i in parts)
-
     for n in args.sizes:
         if args.quick and n > 1000:
             continue
-        closed = dataclasses.replace(OPTIM, epochs=0)  # validation joins once it has chosen
+        parts = {"train": np.arange(n // 10, n), "validation": np.arange(n // 10)}
+        sets = {k: every.subset(i) for k, i in parts.items()}
         for kind, m in (("linear", 0), ("kernel", args.references)):
             own = dataclasses.replace(definition, config=dataclasses.replace(config, references=m))
-            fit = fit_closed_form(own, *sets(n), closed, noise, drawn)
-            report(
-                f"{model}_{kind}",
-                n,
-                predicted(fit.params, judged, wanted, own),
-                energy_lambda=fit.energy.lam,
-                references=m,
-            )
+            fit = fit_closed_form(own, CLOSED_FORM, sets, noise, drawn)
+            prediction = predicted(own, fit.params, judged)
+            report(f"{model}_{kind}", n, prediction, energy_lambda=fit.energy.lam, references=m)
         if not args.seeds:
             continue
-        train, validation, *labels = sets(n)
-        start = fit_closed_form(definition, *sets(n), OPTIM, noise, drawn).params
-        inputs = [
-            make_inputs(start, c, y) for c, y in zip((train, validation), labels, strict=True)
-        ]
+        start = fit_closed_form(definition, NETWORKS, sets, noise, drawn).params
+        inputs = {k: make_inputs(start, part) for k, part in sets.items()}
         runs = []
         for seed in range(args.seeds):
-            params, _ = train_residual(definition, start, *inputs, OPTIM, seed)
-            runs.append(predicted(params, judged, wanted, definition))
+            params, _ = train_residual(definition, NETWORKS, start, inputs, Run(seed=seed))
+            runs.append(predicted(definition, params, judged))
             report(f"{model}_linear_network", n, runs[-1], seed=seed)
         report(f"{model}_linear_networks_mean", n, np.mean(runs, axis=0), seeds=args.seeds)
 

@@ -1,4 +1,4 @@
-"""Energies and forces of rMD17 molecules: Op2Prop and the operator network.
+"""Energies and forces of rMD17 molecules: how well Op2Prop learns them.
 
     python benchmarks/rmd17.py DIR --molecule ethanol --cache DIR --json
 
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -21,20 +22,27 @@ import numpy as np
 from environment import record
 
 import opml_jax as opml
-from opml_jax.data import read_dataset
-from opml_jax.models import Op2Prop, Op2PropConfig, OperatorNetwork, OperatorNetworkConfig
-from opml_jax.training import operator_network, residual
-from opml_jax.training.cache import Cache, build_cache, rounding_noise
-from opml_jax.training.closed_form import fit_closed_form
-from opml_jax.training.config import OptimConfig
-from opml_jax.training.trainer import padded_labels
+from opml_jax.data import Dataset, concatenate, read_dataset
+from opml_jax.learn.run import Run
+from opml_jax.models.op2prop import Op2Prop, Op2PropConfig, Op2PropFit
+from opml_jax.models.op2prop.closed_form import fit_closed_form
+from opml_jax.models.op2prop.descriptors import (
+    Cache,
+    Labelled,
+    Wanted,
+    build_cache,
+    rounding_noise,
+)
+from opml_jax.models.op2prop.labels import padded_labels
+from opml_jax.models.op2prop.residual import make_inputs, predict_residual, train_residual
 from opml_jax.units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 
-RESIDUAL = OptimConfig(epochs=100, batch_size=10, weight_decay=1e-2, ema=0.995, energy_weight=0.1)
-NETWORK = OptimConfig(
-    batch_size=8, learning_rate=5e-3, ema=0.99, weight_decay=0.0, energy_weight=0.05
+TARGETS = ("energy", "forces")
+CLOSED_FORM = Op2PropFit(targets=TARGETS, epochs=0)
+NETWORKS = Op2PropFit(
+    targets=TARGETS, epochs=100, batch_size=10, weight_decay=1e-2, ema=0.995, energy_weight=0.1
 )
-SIMPLE = Op2PropConfig(metric="lowdin", components=300, hidden=(128, 128))
+SIMPLE = Op2PropConfig(metric="lowdin", components=300, hidden=(128, 128), fit=CLOSED_FORM)
 PRODUCTS = Op2PropConfig(
     basis="even-tempered",
     metric="lifted",
@@ -43,43 +51,53 @@ PRODUCTS = Op2PropConfig(
     channels=64,
     components=300,
     hidden=(128, 128),
+    fit=CLOSED_FORM,
 )
+ENSEMBLE = {"components": 200, "hidden": (96, 96), "members": 4, "fit": NETWORKS}
 MODELS = {
     "products": PRODUCTS,
     "products_kernel": dataclasses.replace(PRODUCTS, references=600),
     "products_128": dataclasses.replace(PRODUCTS, channels=128),
-    "products_128_residual": dataclasses.replace(PRODUCTS, channels=128),
-    "products_residual": PRODUCTS,
-    "products_ensemble": dataclasses.replace(PRODUCTS, components=200, hidden=(96, 96), members=4),
+    "products_128_residual": dataclasses.replace(PRODUCTS, channels=128, fit=NETWORKS),
+    "products_residual": dataclasses.replace(PRODUCTS, fit=NETWORKS),
+    "products_ensemble": dataclasses.replace(PRODUCTS, **ENSEMBLE),
     "closed_form": SIMPLE,
     "kernel": dataclasses.replace(SIMPLE, references=600),
-    "residual": SIMPLE,
-    "ensemble": dataclasses.replace(SIMPLE, components=200, hidden=(96, 96), members=4),
-    "operator_network": OperatorNetworkConfig(),
+    "residual": dataclasses.replace(SIMPLE, fit=NETWORKS),
+    "ensemble": dataclasses.replace(SIMPLE, **ENSEMBLE),
 }
 
 
-def descriptors(definition, structures, folder: Path) -> tuple[Cache, np.ndarray]:
+def descriptors(definition: Op2Prop, structures, folder: Path) -> tuple[Cache, np.ndarray]:
     """Descriptors with derivatives, and their rounding; a killed run goes on in ``folder``."""
-    built = {"derivatives": True, "params": definition.draw(0)}
+    wanted, drawn = Wanted(derivatives=True), definition.draw(0)
     start = time.process_time()
-    cache = build_cache(definition, structures, folder=folder, on_progress=_every_tenth, **built)
+    run = Run(folder, on_progress=_every_tenth)
+    cache = build_cache(definition, structures, wanted, drawn, run=run)
     print(f"descriptors: {time.process_time() - start:.0f} CPU s", flush=True)
-    noise = np.zeros(0)
-    if isinstance(definition, Op2Prop):
-        noise = rounding_noise(definition, structures, cache, **built)
-    return cache, noise
+    return cache, rounding_noise(definition, structures, cache, wanted, drawn)
 
 
-def _every_tenth(done: int, total: int) -> None:
+def _every_tenth(stage: str, done: int, total: int, note: str) -> None:
     if done * 10 // total > (done - 1) * 10 // total:
-        print(f"descriptors: {done} of {total}", flush=True)
+        print(f"{stage}: {done} of {total}", flush=True)
 
 
-def errors(left: dict[str, np.ndarray]) -> dict[str, float]:
-    """Metrics of what is left of the labels."""
-    energy = 1e3 * EV_PER_HARTREE * left["energy"]
-    forces = 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE * left["forces"]
+def labelled(
+    cache: Cache, data: Dataset, splits: Mapping[str, Sequence[int]], targets=TARGETS
+) -> dict[str, Labelled]:
+    """Sets by name: descriptors and labels of the structures at these places of both."""
+    n_atoms = cache.one_hot.shape[1]
+    return {
+        k: Labelled(cache.subset(i), padded_labels(data.subset(i), targets, n_atoms))
+        for k, i in splits.items()
+    }
+
+
+def errors(residual: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Metrics of what remains of the labels."""
+    energy = 1e3 * EV_PER_HARTREE * residual["energy"]
+    forces = 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE * residual["forces"]
     return {
         "energy_mae_mev": float(np.abs(energy).mean()),
         "forces_mae_mev_per_angstrom": float(np.abs(forces).mean()),
@@ -88,65 +106,23 @@ def errors(left: dict[str, np.ndarray]) -> dict[str, float]:
     }
 
 
-def fit_op2prop(definition, caches, labels, noise, epochs: int, seed: int) -> dict[str, np.ndarray]:
-    """Train, and give what is left of the test labels."""
-    optim = dataclasses.replace(RESIDUAL, epochs=epochs)
-    fit = fit_closed_form(
-        definition,
-        caches["train"],
-        caches["validation"],
-        labels["train"],
-        labels["validation"],
-        optim,
-        noise,
-    )
-    inputs = {k: residual.make_inputs(fit.params, caches[k], labels[k]) for k in caches}
-    if not epochs:
-        return inputs["test"]
-    params, _ = residual.train_residual(
-        definition, fit.params, inputs["train"], inputs["validation"], optim, seed
-    )
+def residuals(
+    definition: Op2Prop, fit: Op2PropFit, sets: Mapping[str, Labelled], noise: np.ndarray, seed: int
+) -> dict[str, np.ndarray]:
+    """Train, and give what remains of the labels of ``test``."""
+    params = fit_closed_form(definition, fit, sets, noise).params
+    inputs = {k: make_inputs(params, part) for k, part in sets.items()}
+    test = inputs["test"]
+    if not fit.epochs:
+        return test
+    params, _ = train_residual(definition, fit, params, inputs, Run(seed=seed))
 
     def network(z, one_hot):
-        found = definition.networks(params["residual"], z, one_hot, dipole=False)
-        return tuple(x.mean(axis=0) for x in found)
+        members = definition.networks(params["residual"], z, one_hot, dipole=False)
+        return tuple(x.mean(axis=0) for x in members)
 
-    found = residual.predict_residual(network, params["scale"], inputs["test"])
-    return {k: inputs["test"][k] - np.asarray(found[k]) for k in ("energy", "forces")}
-
-
-def fit_network(definition, caches, labels, epochs: int, seed: int, state: Path):
-    """The same for the operator network."""
-    optim = dataclasses.replace(NETWORK, epochs=epochs)
-    params, _ = operator_network.train_network(
-        definition,
-        caches["train"],
-        caches["validation"],
-        labels["train"],
-        labels["validation"],
-        optim,
-        seed,
-        state=state,
-        fingerprint=str((definition.config, optim, len(caches["train"]), seed)),
-        on_epoch=lambda epoch, row: print(epoch, row, flush=True),
-    )
-    bare = {**params, "offsets": np.zeros_like(params["offsets"])}
-    test = caches["test"]
-    function = jax.jit(lambda *x: operator_network.predict(definition, bare, *x))
-    energy, forces = [], []
-    for start in range(0, len(test), 20):
-        part = (
-            np.asarray(a[start : start + 20], np.float32) for a in (test.x, test.dx, test.one_hot)
-        )
-        e, f = function(*part)
-        energy.append(np.asarray(e, np.float64))
-        forces.append(np.asarray(f))
-    baseline = test.one_hot.sum(axis=1) @ params["offsets"]
-    wanted = labels["test"]["forces"].reshape(len(test), -1)
-    return {
-        "energy": labels["test"]["energy"] - baseline - np.concatenate(energy),
-        "forces": wanted - np.concatenate(forces),
-    }
+    predicted = predict_residual(network, params["scale"], test)
+    return {k: test[k] - np.asarray(predicted[k]) for k in TARGETS}
 
 
 def main() -> None:
@@ -159,7 +135,6 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="*", default=[50, 200, 1000])
     parser.add_argument("--test", type=int, default=500, help="test structures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="of networks")
-    parser.add_argument("--epochs", type=int, default=30, help="of the operator network")
     parser.add_argument("--quick", action="store_true", help="50 structures, closed form")
     parser.add_argument("--json", action="store_true", help="append lines to results/rmd17.jsonl")
     args = parser.parse_args()
@@ -169,43 +144,26 @@ def main() -> None:
     name = f"rmd17_{args.molecule}"
     sets = [read_dataset(args.folder / f"{name}_{part}_01.npz") for part in ("train", "test")]
     pool, test = sets[0], sets[1].subset(range(args.test))
-    structures = pool.structures + test.structures
-    targets = ("energy", "forces")
-    n_atoms = structures[0].n_atoms
+    data = concatenate([pool, test])
     for kind in args.models:
         config = MODELS[kind]
-        define = OperatorNetwork if kind == "operator_network" else Op2Prop
-        definition = define(config, opml.load_basis(config.basis, pool.elements))
-        stem = f"{name}_network"
-        if define is Op2Prop:
-            stem = f"{name}_{config.metric}" + (f"_{config.channels}" * bool(config.channels))
-        cache, noise = descriptors(definition, structures, args.cache / stem)
+        definition = Op2Prop(config, opml.load_basis(config.basis, data.elements))
+        stem = f"{name}_{config.metric}" + (f"_{config.channels}" * bool(config.channels))
+        cache, noise = descriptors(definition, data.structures, args.cache / stem)
         for n in args.sizes:
             n_validation = max(n // 20, 10 if n < 100 else 20)
-            index = {
+            splits = {
                 "train": range(n - n_validation),
                 "validation": range(n - n_validation, n),
-                "test": range(len(pool), len(structures)),
+                "test": range(len(pool), len(data)),
             }
-            caches = {k: cache.subset(i) for k, i in index.items()}
-            labels = {
-                k: padded_labels(pool.subset(index[k]), targets, n_atoms)
-                for k in ("train", "validation")
-            } | {"test": padded_labels(test, targets, n_atoms)}
-            trained = kind.endswith(("residual", "ensemble"))
-            for seed in args.seeds if trained or kind == "operator_network" else [0]:
+            parts = labelled(cache, data, splits)
+            for seed in args.seeds if config.fit.epochs else [0]:
                 start = time.process_time()
-                if define is OperatorNetwork:
-                    state = args.cache / f"{stem}_{n}_{seed}_{args.epochs}.state.npz"
-                    left = fit_network(definition, caches, labels, args.epochs, seed, state)
-                else:
-                    epochs = RESIDUAL.epochs if trained else 0
-                    left = fit_op2prop(definition, caches, labels, noise, epochs, seed)
+                residual = residuals(definition, config.fit, parts, noise, seed)
                 line = {"name": kind, "molecule": args.molecule, "n_train": n, "n_test": len(test)}
-                line |= (
-                    {"seed": seed} | errors(left) | {"fit_cpu_seconds": time.process_time() - start}
-                )
-                line |= {"epochs": args.epochs} if define is OperatorNetwork else {}
+                line |= {"seed": seed, **errors(residual)}
+                line["fit_cpu_seconds"] = time.process_time() - start
                 record(line, "rmd17", args.json)
 
 

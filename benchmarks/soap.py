@@ -35,7 +35,7 @@ from featomic import SoapPowerSpectrum
 from metatensor import Labels
 from qm7_split import TRAIN, element_counts, errors, qm7_split, read_qm7
 
-from opml_jax.models.linear import composition_offsets
+from opml_jax.learn.ridge import composition_offsets
 
 DIRECTIONS, SAMPLE, CHUNK = 500, 1500, 100
 ZETAS = (1, 2, 3, 4, 6)

@@ -18,14 +18,12 @@ from pathlib import Path
 import jax
 import numpy as np
 from environment import record
-from rmd17 import MODELS, descriptors, errors, fit_op2prop
+from rmd17 import MODELS, descriptors, errors, labelled, residuals
 
 import opml_jax as opml
 from opml_jax.data import concatenate, duplicates, random_split, read_dataset
 from opml_jax.models import Op2Prop
-from opml_jax.training.trainer import padded_labels
 
-TARGETS = ("energy", "forces")
 SPLITS = ("from_300K", "both")
 
 
@@ -35,7 +33,6 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="published training sets (extxyz)")
     parser.add_argument("--cache", type=Path, required=True, help="folder for descriptors")
     parser.add_argument("--models", nargs="*", choices=[*MODELS], default=["products"])
-    parser.add_argument("--epochs", type=int, default=100, help="of models with networks")
     parser.add_argument("--splits", nargs="*", choices=SPLITS, default=SPLITS)
     parser.add_argument("--stride", type=int, default=1, help="every so-manieth of each set alone")
     parser.add_argument("--quick", action="store_true", help="40 structures of each set")
@@ -74,20 +71,15 @@ def main() -> None:
         folder = args.cache / f"{stem}_{config.metric}_{config.channels}"
         cache, noise = descriptors(definition, data.structures, folder)
         for name, split in splits.items():
-            caches = {k: cache.subset(i) for k, i in split.items()}
-            labels = {
-                k: padded_labels(data.subset(i), TARGETS, data.structures[0].n_atoms)
-                for k, i in split.items()
-            }
+            sets = labelled(cache, data, split)
             start = time.process_time()
-            trained = kind.endswith(("residual", "ensemble"))
-            left = fit_op2prop(definition, caches, labels, noise, args.epochs * trained, seed=0)
+            residual = residuals(definition, config.fit, sets, noise, seed=0)
             line = {"name": kind, "split": name, "n_train": len(split["train"])}
-            line |= errors(left) | {"fit_cpu_seconds": time.process_time() - start}
+            line |= errors(residual) | {"fit_cpu_seconds": time.process_time() - start}
             hot = np.asarray(split["test"]) >= n_cold
             for temperature, of in (("300K", ~hot), ("mixedT", hot)):
                 if of.any():
-                    line[temperature] = errors({k: v[of] for k, v in left.items()})
+                    line[temperature] = errors({k: v[of] for k, v in residual.items()})
             line |= {k: len(v) for k, v in split.items()}
             record(line, "threebpa", args.json and not args.quick)
 

@@ -92,18 +92,9 @@ MOLECULES = {name: _structure(*geometry) for name, geometry in _GEOMETRIES.items
 LONGEST = ("test_docs.py", "test_commands.py")
 
 
-VARIATIONS = Path(__file__).with_name("variations.txt").read_text().split("\n")[2:]
-"""Tests of what a cheaper test beside them shows already, of a larger case: slow ones."""
-
-
-@pytest.hookimpl(tryfirst=True)  # before -m 'not slow' chooses
 def pytest_collection_modifyitems(items):
     """The files of the longest single tests first: what starts last is waited for."""
     items.sort(key=lambda item: item.path.name not in LONGEST)
-    slow = tuple(v for v in VARIATIONS if v)
-    for item in items:
-        if item.nodeid.removeprefix("tests/").startswith(slow):
-            item.add_marker(pytest.mark.slow)
 
 
 @pytest.fixture(scope="session")

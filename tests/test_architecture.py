@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,37 +12,63 @@ import pytest
 import opml_jax
 
 ROOT = Path(opml_jax.__file__).parent
+GOLDEN = Path(__file__).parent / "models/golden/op2prop_products.safetensors"
 MODULES = sorted(ROOT.rglob("*.py"))
 MAX_LINES = 600
 
 FLOORS = {
     "units": 0,
     "errors": 0,
+    "quantities": 1,
     "numerics": 1,
     "lapack": 2,
     "structures": 2,
     "conventions": 2,
     "basis": 3,
     "integrals": 4,
+    "figures": 4,
     "data": 4,
     "operators": 5,
     "features": 6,
     "density": 6,
-    "models": 7,
     "observables": 6,  # below models, which read density matrices
-    "testing": 7.5,  # may use everything up to floor 7
-    "training": 8,
-    "dynamics": 8,
-    "interfaces": 9,
-    "report": 9,
-    "analysis": 9,
-    "cli": 10,  # stands beside interfaces, and may use the report
+    "learn": 7,
+    "models": 8,
+    "testing": 8.5,  # may use everything up to models
+    "training": 9,
+    "dynamics": 9,
+    "interfaces": 10,
+    "report": 10,
+    "analysis": 10,
+    "cli": 11,  # stands beside interfaces, and may use the report
 }
+IN_MODELS = {
+    "base": 0,
+    "family": 1,
+    "op2prop": 2,
+    "op2op": 2,
+    "op2density": 2,
+    "density2prop": 3,
+    "files": 2,
+}
+"""Floors inside models: families stand side by side; one stands on two others."""
+IN_A_FAMILY = {
+    **{name: 0 for name in ("config", "legacy")},
+    **{name: 1 for name in ("functions", "network", "templates", "model")},
+    "family": 9,
+}
+"""Floors inside a family's folder, of the files that every family may have: inference below, then
+the family, which alone knows the fit, and that only when it is called."""
 FACE = ""  # the room of opml_jax/__init__.py
 NOBODY_IMPORTS = {"testing"}
 MAY_BE_HEAVY = {"analysis", "dynamics", "interfaces", "testing", "training"}  # at first use
 LAZY = ("pyscf", "pyscfad", "ase", "jax_md", "matplotlib", "flax.nnx")
 DOORS = {"interfaces/ase.py": "ase"}  # subclasses a class of it, and is imported on first use only
+ROOMS_OF_MODELS = ("models", "learn", "training", "report")
+MOST_LINES = 400
+"""Of files in these rooms; of all others :data:`MAX_LINES`."""
+LONGEST = 80
+"""Lines of a function there."""
 
 
 def _name(path: Path) -> tuple[str, ...]:
@@ -122,9 +149,98 @@ def test_heavy_packages_are_imported_inside_functions(path):
 @by_module
 def test_modules_are_short_and_say_what_they_are(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= MAX_LINES
+    assert len(text.splitlines()) <= (MOST_LINES if _room(path) in ROOMS_OF_MODELS else MAX_LINES)
     if not path.stem.startswith("_") or path.stem == "__init__":
         assert ast.get_docstring(ast.parse(text))
+
+
+def _models_imported(path: Path) -> set[tuple[str, ...]]:
+    """Names inside models, ``("op2op", "fit")``, that a module of models imports at its top."""
+    names = _imports(_at_import_time(ast.parse(path.read_text())), path)
+    parts = (name.split(".")[1:] for name in names if name.startswith("opml_jax.models."))
+    return {tuple(p[1:]) for p in parts}
+
+
+MODELS = [p for p in MODULES if _room(p) == "models" and p != ROOT / "models/__init__.py"]
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_families_stand_side_by_side(path):
+    """Of a family only what is above it, or of it, knows it."""
+    part = _name(path)[1]
+    for other, *_ in _models_imported(path):
+        assert other == part or IN_MODELS[other] < IN_MODELS[part], f"{part} imports {other}"
+
+
+@pytest.mark.parametrize("path", MODELS, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_inference_is_light(path):
+    """What predicts does not import what trains, and a family imports its fit when it is called."""
+    family, *rest = _name(path)[1:]
+    if IN_MODELS[family] not in (2, 3) or not rest or rest[0] not in IN_A_FAMILY:
+        return
+    for other, *names in _models_imported(path):
+        if other == family and names:
+            assert not names[0].startswith("fit"), f"{rest[0]} imports {names[0]}"
+            if names[0] in IN_A_FAMILY and rest[0] != names[0]:
+                assert IN_A_FAMILY[names[0]] <= IN_A_FAMILY[rest[0]]
+
+
+KINDS = re.compile(
+    r"(Op2Prop|Op2Op|Op2Density|Density2Prop|Energy|Operator|Density)?"
+    r"(Definition|Model)$|^(Op2Prop|Op2Op|Op2Density|Density2Prop)$"
+)
+
+
+def _questions_about_kinds(path: Path) -> list[str]:
+    """``isinstance`` and ``issubclass`` of classes of models and definitions."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("isinstance", "issubclass"):
+            names = {n.id for n in ast.walk(node.args[1]) if isinstance(n, ast.Name)}
+            names |= {n.attr for n in ast.walk(node.args[1]) if isinstance(n, ast.Attribute)}
+            found += [ast.unparse(node) for name in names if KINDS.search(name)]
+    return found
+
+
+@by_module
+def test_nobody_asks_for_a_kind_of_model(path):
+    """The family is asked; only equality of definitions looks at its own class."""
+    allowed = ["isinstance(other, Definition)"] * (_name(path) == ("models", "base", "definition"))
+    assert _questions_about_kinds(path) == allowed
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if _room(p) in ROOMS_OF_MODELS], ids=str)
+def test_functions_are_short(path):
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            assert node.end_lineno - node.lineno + 1 < LONGEST, node.name
+
+
+def test_a_family_is_named_in_two_places():
+    """Its folder, and the registry (and the names that models show); ``train`` knows none."""
+    names = ("op2prop", "op2op", "op2density", "density2prop")
+    known = {p.relative_to(ROOT).as_posix() for p in MODULES if _names_a_family(p, names)}
+    allowed = {"models/__init__.py", "models/family.py"}
+    assert {p for p in known - allowed if not p.startswith("models/")} == set()
+    assert {p.split("/")[1] for p in known - allowed} <= set(names)
+    tree = ast.parse((ROOT / "training/run.py").read_text())
+    train = next(n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name == "train")
+    assert train.end_lineno - train.lineno + 1 <= 60
+
+
+def _names_a_family(path: Path, names) -> bool:
+    """Whether code, not a docstring, has the name of a family's folder or a class of it."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        words = []
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            words = [node.value] if " " not in node.value else []
+        elif isinstance(node, ast.ImportFrom):
+            words = [node.module or "", *(a.name for a in node.names)]
+        elif isinstance(node, ast.Name):
+            words = [node.id]
+        if any(n in w.lower().split(".") or w.lower().startswith(n) for w in words for n in names):
+            return True
+    return False
 
 
 @pytest.mark.parametrize(
@@ -137,10 +253,11 @@ def test_modules_are_short_and_say_what_they_are(path):
         ("basis/x.py", "import opml_jax.data.store", True),
         ("basis/x.py", "from .. import load_basis", True),
         ("data/x.py", "from ..integrals import overlap", True),
+        ("learn/x.py", "from ..models import base", True),
         ("models/x.py", "from ..testing import assert_equivariant", True),
         ("training/x.py", "from .. import testing", True),
-        ("testing.py", "from .models import linear", False),
-        ("testing.py", "from .training import loop", True),
+        ("testing.py", "from .models import base", False),
+        ("testing.py", "from .training import run", True),
         ("cli/x.py", "from ..report import html", False),
         ("cli/x.py", "from ..interfaces.ase import structure_to_ase", False),
         ("interfaces/x.py", "from ..report import html", True),
@@ -211,6 +328,23 @@ try:
     main(["--help"])
 except SystemExit:
     assert "jax" not in sys.modules and "numpy" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_using_a_model_loads_no_training():
+    script = f"""
+import sys
+import jax
+jax.config.update("jax_enable_x64", True)
+import opml_jax as opml
+model = opml.load_model({str(GOLDEN)!r})
+model.predict(opml.Structure([8, 1, 1], [[0, 0, 0.22], [0, 1.43, -0.88], [0, -1.43, -0.88]]))
+heavy = ("opml_jax.training", "pyscf", "pyscfad", "matplotlib", "optax")
+fits = [m for m in sys.modules if m.startswith("opml_jax.models") and ".fit" in m]
+assert [m for m in heavy if m in sys.modules] + fits == []
+assert not [m for m in sys.modules if m.startswith("opml_jax.models.op2op")]
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

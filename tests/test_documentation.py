@@ -1,11 +1,13 @@
 """What the site says is so: its Python runs, its commands parse, its names and links exist."""
 
 import argparse
+import dataclasses
 import importlib.util
 import itertools
 import re
 import shlex
 import types
+import typing
 from pathlib import Path
 
 import pytest
@@ -43,15 +45,16 @@ SLOW = [k for k, text in PAGES.items() if any(m == "slow" for m, _ in _blocks(te
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Where a reader is after the ten-minute start, with a smaller model than the quickstart's."""
+    from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
     from opml_jax.training import TrainConfig, train
-    from opml_jax.training.config import OptimConfig
 
     path = tmp_path_factory.mktemp("reader")
     for name in ("water.xyz", "waters.xyz"):
         (path / name).write_text(WATER)
     data = opml.read_dataset(opml.bundled("water"))
-    model = opml.models.Op2PropConfig(basis="sto-3g", powers=(1, 2), gram_powers=(1,))
-    config = TrainConfig(model=model, optim=OptimConfig(epochs=0))
+    closed_form = Op2PropFit(epochs=0)
+    model = Op2PropConfig(basis="sto-3g", powers=(1, 2), gram_powers=(1,), fit=closed_form)
+    config = TrainConfig(model=model)
     splits = {"train": list(range(30)), "validation": list(range(30, 40))}
     (path / "quickstart").mkdir()
     trained = train(data, splits, config).model
@@ -106,7 +109,7 @@ def _command_lines():
 
 def test_commands_parse():
     from opml_jax.cli.main import _parser
-    from opml_jax.training.templates import TEMPLATES
+    from opml_jax.training.templates import templates
 
     found = list(_command_lines())
     assert len(found) > 40
@@ -116,47 +119,74 @@ def test_commands_parse():
             args = _parser(words[0]).parse_args(words)
         except SystemExit:
             pytest.fail(f"{page}: opml {' '.join(words)}")
-        assert words[:2] != ["config", "template"] or args.name in TEMPLATES, page
+        assert words[:2] != ["config", "template"] or args.name in templates(), page
 
 
 def test_overrides_are_keys_of_a_configuration():
-    """``--set key=value``, and dotted keys in prose."""
-    from opml_jax.training.config import TrainConfig, from_mapping
+    """``--set key=value``, dotted keys in prose, and blocks of YAML."""
+    from opml_jax.training.config import read_mapping
 
     for page, words in _command_lines():
         for a, b in itertools.pairwise(words):
             if a == "--set":
-                _set_key(page, *b.split("=", 1))
-    rooms = "data|model|operator|density|optim|effective"
+                _check_key(page, *b.split("=", 1))
     for page, text in PAGES.items():
         for key, value in re.findall(
-            rf"`((?!model.safetensors)(?:{rooms})\.[a-z_]+)(?:: ([^`]+))?`", text
+            r"`((?!model\.(?:safetensors|py))(?:data|model)\.[a-z_.]+)(?:: ([^`]+))?`", text
         ):
-            _set_key(page, key, value)
+            _check_key(page, key, value)
         for _, block in _blocks(text, "yaml"):
-            assert from_mapping(TrainConfig, yaml.safe_load(block))
+            assert read_mapping(yaml.safe_load(block))
 
 
-def _set_key(page: str, key: str, value: str) -> None:
-    """A value of a dotted key must be accepted, and a key alone must exist."""
-    from opml_jax.training.config import TrainConfig, explained, from_mapping
-    from opml_jax.training.templates import TEMPLATES
+NEEDS = {
+    "model.target": {"density_words": []},
+    "model.fit.consistency_sigma": {"field_dipole_sigma": 0.01},
+}
+"""Settings beside a key without which its value would be refused."""
 
-    room, name = key.split(".")
-    if value:
-        mapping = {room: {name: yaml.safe_load(value)}}
-        if room == "density":
-            mapping["targets"] = ["density"]
-        if room == "operator":
-            mapping["targets"] = ["dm" if key == "operator.target" else "fock"]
-        if key == "optim.consistency_sigma":
-            mapping[room]["field_dipole_sigma"] = 0.01
-        if key == "operator.target":
-            mapping[room]["density_words"] = []
-        from_mapping(TrainConfig, mapping)
+
+def _check_key(page: str, key: str, value: str) -> None:
+    """A key must be one of some family, whose configuration takes the value if there is one.
+
+    What a page calls ``model.NAME`` may also be an attribute of trained models.
+    """
+    from opml_jax.errors import ConfigError
+    from opml_jax.models.family import families, family
+    from opml_jax.training.config import DataConfig, read_mapping
+
+    room, _, rest = key.partition(".")
+    if room == "data":
+        assert rest in {f.name for f in dataclasses.fields(DataConfig)}, (page, key)
         return
-    known = "".join(explained(config) for _, config in TEMPLATES.values())
-    assert re.search(rf"^{room}:\n(?:(?!\S).*\n)*?  {name}:", known, re.MULTILINE), (page, key)
+    of_families = [family(name) for name in families()]
+    having = [f for f in of_families if rest in _dotted(f.Config)]
+    assert having or any(hasattr(f.Model, rest) for f in of_families), (page, key)
+    if not value:
+        return
+    refusals = []
+    for of_family in having:
+        *parents, last = rest.split(".")
+        node = {last: yaml.safe_load(value), **NEEDS.get(key, {})}
+        for parent in reversed(parents):
+            node = {parent: node}
+        try:
+            read_mapping({"model": {"family": of_family.name, **node}})
+            return
+        except ConfigError as err:
+            refusals.append(str(err))
+    pytest.fail(f"{page}: {key}: {value}: {refusals}")
+
+
+def _dotted(cls: type, prefix: str = "") -> set[str]:
+    """Dotted names of all settings of a dataclass and of those that are its fields."""
+    names, kinds = set(), typing.get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        names.add(prefix + field.name)
+        for inner in (kinds[field.name], *typing.get_args(kinds[field.name])):
+            if dataclasses.is_dataclass(inner):
+                names |= _dotted(inner, f"{prefix}{field.name}.")
+    return names
 
 
 def test_commands_and_options_in_prose_exist():
@@ -223,6 +253,8 @@ def test_every_page_is_in_the_navigation_and_every_document_is_found():
     for page, source in PAGES.items():
         for path, heading in re.findall(r"<!-- include: ([\w./]+)#(.*?) -->", source):
             assert site.section(path, heading), page
+        for path in re.findall(r"<!-- code: ([\w./]+) -->", source):
+            assert site.code(path), page
 
 
 def test_every_room_has_its_page():

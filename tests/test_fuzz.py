@@ -66,7 +66,7 @@ def test_columns_without_end(tmp_path):
 
 def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path, water):
     from opml_jax.features.couple import key_name
-    from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
+    from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
 
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(Op2OpConfig("sto-3g", words=("S", "W"), density_words=()), basis)
@@ -76,7 +76,7 @@ def test_a_flipped_bit_of_a_weight_is_noticed(tmp_path, water):
         for k, v in x.items()
     }
     path = tmp_path / "m.safetensors"
-    opml.save_model(path, OperatorModel(definition, {"guess": guess}))
+    opml.save_model(path, Op2OpModel(definition, {"guess": guess}))
     assert opml.load_model(path).params["guess"].keys() == guess.keys()
     overwrite(path, path.read_bytes().index(np.float64(0.123456789).tobytes()) + 2, b"\x07")
     with pytest.raises(ModelFileError, match="checksum"):

@@ -84,6 +84,7 @@ def test_no_batch_reaches_lapack_on_cpu(matrices):
         assert not BATCHED.search(_calls(function, matrices))
 
 
+@pytest.mark.slow
 def test_nor_in_the_largest_program(molecules):
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(Op2OpConfig("sto-3g", ("W",), ("P",), exponents=(0.6,)), basis)

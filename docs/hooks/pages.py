@@ -6,6 +6,7 @@ Nothing here needs mkdocs, so tests use it too.
 from __future__ import annotations
 
 import argparse
+import ast
 import functools
 import json
 import re
@@ -20,19 +21,22 @@ ROOMS = {
     "conventions": "The one component convention, and every permutation.",
     "integrals": "S, T, r and potentials, in JAX, to any derivative.",
     "operators": "The algebra of AO matrices: products, powers, roots, patterns.",
-    "features": "Blocks to irreps, by atom, pair and structure; invariants.",
+    "features": "Blocks to irreps, by atom and by pair; invariants.",
     "observables": "What follows from a Fock or density matrix.",
     "density": "Densities in an auxiliary basis.",
-    "models": "Op2Prop, Op2Op, Op2Density: pure functions, and files.",
     "data": "Readers, labels by PySCF, checks, splits, loaders.",
-    "training": "Configuration, closed forms, networks, metrics.",
+    "learn": "Ridges, the descent loop, states, devices: what every family's training uses.",
+    "models": "What a family of models is, and model files; each family has its own page.",
+    "training": "Configuration, the run of any family, cards, metrics.",
     "dynamics": "Molecular dynamics, harmonic lines, spectra.",
     "interfaces": "ASE, jax-md, PySCF.",
     "analysis": "What operators and features resolve, and how far they reach.",
+    "figures": "What pictures of several rooms have in common.",
     "report": "The HTML report.",
     "testing": "Helpers for your own tests.",
 }
-FOUNDATIONS = ("units", "errors", "numerics", "lapack")
+FOUNDATIONS = ("units", "quantities", "errors", "numerics", "lapack")
+PACKAGE = ROOT / "opml_jax"
 
 
 def documents() -> dict[str, str]:
@@ -76,16 +80,54 @@ def section(path: str, heading: str) -> str:
     named = dict(zip(parts[::2], parts[1::2], strict=True))
     body = next(iter(named.values())) if not heading else named[heading]
     body = re.sub(r"^<!--.*-->\n", "", body, flags=re.MULTILINE)
+    body = body.replace("](docs/", "](")  # pages are there already
     return re.sub(r"\((notebooks/[^)]+)\.ipynb\)", r"(\1.md)", body).strip()
 
 
+def code(path: str) -> str:
+    """A file of Python as a block of code.
+
+    Raises:
+      FileNotFoundError: there is none.
+    """
+    return f"```python\n{(ROOT / path).read_text().strip()}\n```"
+
+
+@functools.cache
+def rooms() -> dict[str, str]:
+    """What lives in each room, and in each room of a room, by its dotted name below the package."""
+    found = {}
+    for room, about in ROOMS.items():
+        found[room] = about
+        for path in sorted((PACKAGE / room).glob("*/__init__.py")):
+            first = ast.get_docstring(ast.parse(path.read_text())) or ""
+            found[f"{room}.{path.parent.name}"] = first.split("\n\n")[0].replace("\n", " ")
+    return found
+
+
+def room_of(path: str) -> str:
+    """The innermost room of a dotted name that begins with ``opml_jax``."""
+    _, room, *rest = path.split(".")
+    within = f"{room}.{rest[0]}" if rest else room
+    return within if within in rooms() else room
+
+
+def page_of(path: str) -> str:
+    """The page of a dotted name that begins with ``opml_jax``."""
+    room = room_of(path)
+    return f"api/{'foundations' if room in FOUNDATIONS else room.replace('.', '/')}.md"
+
+
 def modules(room: str) -> list[str]:
-    """Dotted names of the modules of a room that have anything public, ``__init__`` left out."""
-    folder = ROOT / "opml_jax" / room
+    """Dotted names of the modules of a room that have anything public; ``__init__`` rarely has."""
+    folder = PACKAGE.joinpath(*room.split("."))
     if not folder.is_dir():
         return [f"opml_jax.{room}"]
+    body = ast.parse((folder / "__init__.py").read_text()).body
+    names = [n.name for n in body if isinstance(n, ast.FunctionDef | ast.ClassDef)]
+    face = [f"opml_jax.{room}"] if any(not name.startswith("_") for name in names) else []
     files = sorted(p.stem for p in folder.glob("*.py") if not p.stem.startswith("_"))
-    return [f"opml_jax.{room}.{stem}" for stem in files]
+    return face + [f"opml_jax.{room}.{stem}" for stem in files]
 
 
 def api() -> dict[str, str]:
@@ -100,13 +142,15 @@ def api() -> dict[str, str]:
         "| room | what lives there |",
         "|---|---|",
     ]
-    for room, about in ROOMS.items():
-        index.append(f"| [`opml_jax.{room}`]({room}.md) | {about} |")
+    for room, about in rooms().items():
+        page = page_of(f"opml_jax.{room}")
+        index.append(f"| [`opml_jax.{room}`]({page.removeprefix('api/')}) | {about} |")
         text = [f"# {room}", "", about, ""]
         for module in modules(room):
             text += [f"## {module.removeprefix('opml_jax.')}", "", f"::: {module}", ""]
-        pages[f"api/{room}.md"] = "\n".join(text)
-    index.append("| [below all rooms](foundations.md) | Units, errors, safe mathematics, LAPACK. |")
+        pages[page] = "\n".join(text)
+    about = "Units, quantities, errors, safe mathematics, LAPACK."
+    index.append(f"| [below all rooms](foundations.md) | {about} |")
     text = ["# Below all rooms", ""]
     for module in FOUNDATIONS:
         text += [f"## {module}", "", f"::: opml_jax.{module}", ""]

@@ -19,6 +19,7 @@ import pages
 from docstrings import to_markdown
 
 _INCLUDE = re.compile(r"^<!-- include: ([\w./]+)(?:#(.*?))? -->$", re.MULTILINE)
+_SOURCE = re.compile(r"^<!-- code: ([\w./]+) -->$", re.MULTILINE)
 _RAISERS = re.compile(r"^<!-- raised: (\w+) -->$", re.MULTILINE)
 _CODE = re.compile(r"(?<![`\[])`opml(?:_jax)?\.([\w.]+)(\([^`\n]*\))?`(?!`)")
 _FENCE = re.compile(r"(^ *```.*?^ *```$)", re.MULTILINE | re.DOTALL)
@@ -29,12 +30,6 @@ _FORMULA = re.compile(r'<(span|div) class="arithmatex">\\([\[(])(.*?)\\[\])]</\1
 def package() -> griffe.Module:
     """The package, read without importing it."""
     return griffe.load("opml_jax", search_paths=[str(pages.ROOT)], resolve_aliases=True)
-
-
-def page_of(path: str) -> str:
-    """The API page of a dotted name."""
-    room = path.split(".")[1]
-    return "api/foundations.md" if room in pages.FOUNDATIONS else f"api/{room}.md"
 
 
 def canonical(name: str) -> str | None:
@@ -59,6 +54,7 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri in pages.generated():
         return markdown
     markdown = _INCLUDE.sub(lambda m: pages.section(m[1], m[2] or ""), markdown)
+    markdown = _SOURCE.sub(lambda m: pages.code(m[1]), markdown)
     markdown = _RAISERS.sub(lambda m: raisers(m[1]), markdown)
     here = posixpath.dirname(page.file.src_uri)
 
@@ -66,7 +62,7 @@ def on_page_markdown(markdown, page, config, files):
         path = canonical(match[1])
         if path is None or path.count(".") < 2:
             return match[0]
-        uri = posixpath.relpath(page_of(path), here or ".")
+        uri = posixpath.relpath(pages.page_of(path), here or ".")
         return f"[{match[0]}]({uri}#{path})"
 
     parts = _FENCE.split(markdown)
@@ -83,7 +79,7 @@ def raisers(error: str) -> str:
     for _, path, text in rows:
         text = " ".join(to_markdown(text).split()).replace("|", r"\|")
         lines.append(
-            f"    | [`{path.removeprefix('opml_jax.')}`]({page_of(path)}#{path}) | {text} |"
+            f"    | [`{path.removeprefix('opml_jax.')}`]({pages.page_of(path)}#{path}) | {text} |"
         )
     return "\n".join(lines)
 

@@ -6,17 +6,15 @@ from style import save
 
 import opml_jax as opml
 from opml_jax.data.reference import Method, calculate
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
-from opml_jax.training.config import OptimConfig
 from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 
 def draw():
     """Errors of energy; in grey the bonds that training had."""
     data = opml.read_dataset(opml.bundled("water"))
-    config = TrainConfig(
-        model=opml.models.Op2PropConfig(basis="sto-3g"), optim=OptimConfig(epochs=0)
-    )
+    config = TrainConfig(model=Op2PropConfig(basis="sto-3g", fit=Op2PropFit(epochs=0)))
     splits = {"train": list(range(80)), "validation": list(range(80, 100))}
     model = train(data, splits, config).model
     seen = np.concatenate(

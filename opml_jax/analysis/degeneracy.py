@@ -12,15 +12,10 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 
-import jax.numpy as jnp
 import numpy as np
 
-from ..basis import load_basis
 from ..errors import OpmlError, refusal
-from ..features import AtomFeatures, couple_species, invariants
-from ..features.inputs import OPERATORS
 from ..numerics import Array
-from ..operators import Operator, powers, species_blocks
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
 
@@ -119,69 +114,3 @@ def degeneracy(
             whole = _difference(a.sum(axis=0), b.sum(axis=0))
             out[pair.name] = {"centre": _difference(a[0], b[0]), "structure": whole}
     return out
-
-
-def degeneracy_table(
-    basis: str = "def2-svp",
-    operator: str = "external_potential",
-    exponents: Sequence[int] = (1, 2, 3),
-) -> dict[str, dict[str, float]]:
-    """What powers of an operator resolve: the table of the method's degeneracy study.
-
-    Args:
-      basis: name of the basis set.
-      operator: one of ``features.inputs.OPERATORS``.
-      exponents: powers V^k.
-
-    Returns:
-      ``{pair: {column: relative difference}}`` with the columns ``"centre V^k"`` (invariants of the
-      on-site block of the central atom), ``"grams V^1"`` (its scalar products of irreps with
-      L > 0) and ``"structure V^k"`` (invariants of blocks of all kinds, summed over all pairs).
-    """
-    known: dict[int, tuple] = {}  # by identity: the pairs are made once
-
-    def of(s: Structure):
-        if id(s) not in known:
-            known[id(s)] = compute(s)
-        return known[id(s)]
-
-    def compute(s: Structure):
-        loaded = load_basis(basis, sorted(set(s.numbers)))
-        v = OPERATORS[operator](s, loaded)
-        return loaded.spec, dict(zip(exponents, powers(v, exponents), strict=True)), v
-
-    def centre(k: int) -> Featuriser:
-        def features(s):
-            spec, found, _ = of(s)
-            return _scalars(AtomFeatures(spec, (1,), pair=False), found[k])
-
-        return features
-
-    def grams(s):
-        spec, _, v = of(s)
-        recipe = AtomFeatures(spec, (1,), pair=False)
-        return invariants(recipe(v), recipe, (1,))[:, recipe.irreps.count("0e") :]
-
-    def structure(k: int) -> Featuriser:
-        def features(s):
-            spec, found, _ = of(s)
-            irreps = couple_species(species_blocks(found[k], all_pairs=True), spec)
-            scalars = [
-                x.sum(axis=0).ravel() for (*_, l, sign), x in irreps.items() if (l, sign) == (0, 1)
-            ]
-            return jnp.concatenate(scalars)
-
-        return features
-
-    columns = {f"centre V^{k}": ("centre", centre(k)) for k in exponents}
-    columns["grams V^1"] = ("centre", grams)
-    columns |= {f"structure V^{k}": ("structure", structure(k)) for k in exponents}
-    table: dict[str, dict[str, float]] = {}
-    for column, (part, featuriser) in columns.items():
-        for name, row in degeneracy(featuriser).items():
-            table.setdefault(name, {})[column] = row[part]
-    return table
-
-
-def _scalars(recipe: AtomFeatures, operator: Operator) -> jnp.ndarray:
-    return recipe(operator).filter("0e").array

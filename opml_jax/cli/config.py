@@ -1,4 +1,4 @@
-"""``opml config``: print a template, or validate a file."""
+"""``opml config``: print a template, validate a file, or bring one into today's form."""
 
 from __future__ import annotations
 
@@ -19,22 +19,31 @@ def configure(p: argparse.ArgumentParser) -> None:
     validate.add_argument(
         "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
     )
+    migrate = sub.add_parser("migrate", help="print a file of version 0.1 in today's form")
+    migrate.add_argument("file")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
-    from ..errors import one_of
-    from ..training.config import load_config
-    from ..training.templates import TEMPLATES, template
+    return {"template": _template, "validate": _validate, "migrate": _migrate}[args.action](args)
 
-    if args.action == "template":
-        one_of("template", args.name, TEMPLATES)
-        listed = "".join(f"{name:<15} {about}\n" for name, (about, _) in TEMPLATES.items())
-        print(listed if args.list else template(args.name), end="")
-        return 0
+
+def _template(args: argparse.Namespace) -> int:
+    from ..errors import one_of
+    from ..training.templates import template, templates
+
+    one_of("template", args.name, templates())
+    listed = "".join(f"{name:<15} {about}\n" for name, (about, _) in templates().items())
+    print(listed if args.list else template(args.name), end="")
+    return 0
+
+
+def _validate(args: argparse.Namespace) -> int:
+    from ..training.config import load_config
+
     config, there = load_config(args.file, args.overrides), ""
     if args.data:
-        from ..training.trainer import check_trainable
+        from ..training.run import check_trainable
         from .runs import enable_x64, load_data
 
         enable_x64()
@@ -43,4 +52,14 @@ def run(args: argparse.Namespace) -> int:
         sizes = ", ".join(f"{len(index)} for {name}" for name, index in splits.items())
         there = f"; of the {len(dataset)} structures of {config.data.path} {sizes}"
     print(f"{args.file}: valid{there}")
+    return 0
+
+
+def _migrate(args: argparse.Namespace) -> int:
+    from ..learn.schema import as_mapping
+    from ..training.config import explained, read_mapping, read_tree
+    from ..training.migrate import is_old, migrated
+
+    tree = as_mapping(read_tree(args.file), "config")
+    print(explained(read_mapping(migrated(tree) if is_old(tree) else tree)), end="")
     return 0

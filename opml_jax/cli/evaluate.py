@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from .options import add_reading_options
+
+if TYPE_CHECKING:
+    from ..data import Dataset
+    from ..models import Model
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -19,7 +24,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         type=int,
         default=0,
         metavar="N",
-        help="of a model of operators or densities: start PySCF from the first N predictions, "
+        help="of a model of matrices or densities: start PySCF from the first N predictions, "
         "beside its own guesses",
     )
     p.add_argument("--json", metavar="FILE", help="also write the metrics here")
@@ -29,28 +34,53 @@ def configure(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import json
-    from pathlib import Path
 
-    from ..data import bundled, read_splits
     from ..data.files import write_text
-    from ..errors import Code, DataError, OpmlError, one_of, refusal
-    from ..models import DensityModel, OperatorModel, load_model
-    from ..training import check_compatible
-    from ..training.metrics import errors
-    from .options import read_labelled
+    from ..models import family_of, load_model
+    from ..report.tables import text_table
+    from ..training.metrics import check_compatible, errors
     from .progress import working
-    from .runs import enable_x64, table
+    from .runs import enable_x64
 
     enable_x64()
     model = load_model(args.run)
-    if args.scf and not isinstance(model, OperatorModel | DensityModel):
-        expected = "an Op2Op or Op2Density model, which predicts densities"
-        raise OpmlError(refusal("--scf", got=repr(model), expected=expected))
+    compare = _comparison(model) if args.scf else None
+    name, dataset = _labelled(args)
+    check_compatible(model, dataset)
+    with working(f"predicting {len(dataset)} structures (compiles first)"):
+        predicted = model.predict(dataset.structures)
+        metrics = {name: errors(predicted, dataset, model)}
+        for part_name, part in model.parts.items():
+            of_part = part.predict(dataset.structures)
+            metrics[f"{name}_{part_name}"] = errors(of_part, dataset, part)
+    print(f"{len(dataset)} structures of {args.data}")
+    print(text_table(metrics))
+    for line in family_of(model).details(predicted, dataset, model, metrics[name]):
+        print(line)
+    if compare is not None:
+        few = dataset.subset(range(min(args.scf, len(dataset))))
+        metrics[name] |= compare(model, few)
+    if args.json:
+        write_text(args.json, json.dumps(metrics, indent=2) + "\n")
+    return 0
+
+
+def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
+    """The labelled set that is judged, and its name.
+
+    Raises:
+      DataError: no labels, or no such split.
+    """
+    from pathlib import Path
+
+    from ..data import bundled, read_splits
+    from ..errors import Code, DataError, one_of, refusal
+    from .options import read_labelled
+
     path = args.data
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
-    dataset = read_labelled(path, args)
-    name = "data"
+    dataset, name = read_labelled(path, args), "data"
     if args.split:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")
         one_of("--split", args.split, splits, DataError)
@@ -65,63 +95,46 @@ def run(args: argparse.Namespace) -> int:
             ),
             code=Code.LABEL,
         )
-    check_compatible(model, dataset)
-    with working(f"predicting {len(dataset)} structures (compiles first)"):
-        predicted = model.predict(dataset.structures)
-        metrics = {name: errors(predicted, dataset, model)}
-        if model.without:
-            alone: dict[str, Any] = {model.without: True}
-            less = model.predict(dataset.structures, **alone)
-            metrics[f"{name}_{model.without}"] = errors(less, dataset)
-    print(f"{len(dataset)} structures of {args.data}")
-    print(table(metrics))
-    if isinstance(model, OperatorModel):
-        _operators(model, predicted, dataset, metrics[name], args.scf)
-    if isinstance(model, DensityModel):
-        _densities(model, dataset, metrics[name], args.scf)
-    if args.json:
-        write_text(args.json, json.dumps(metrics, indent=2) + "\n")
-    return 0
+    return name, dataset
 
 
-def _operators(model, predicted, dataset, metrics: dict, n_scf: int) -> None:
-    """What else is to be said of Fock matrices; ``metrics`` is added to."""
+def _comparison(model: Model) -> Callable[[Model, Dataset], dict[str, float]]:
+    """How the densities of a model are compared with PySCF's guesses.
+
+    Raises:
+      OpmlError: it predicts none.
+    """
+    from ..errors import Code, OpmlError, refusal
+
+    ways = {"dm": _compare_guesses, "coefficients": _compare_energies}
+    for name, compare in ways.items():
+        if model.has(name):
+            return compare
+    raise OpmlError(
+        refusal("--scf", got=repr(model), expected="a model that predicts densities"),
+        code=Code.CAPABILITY,
+    )
+
+
+def _compare_guesses(model: Model, dataset: Dataset) -> dict[str, float]:
     from ..interfaces.pyscf import compare_guesses, guess_table
-    from ..training.operator_metrics import describe, errors_by_key
     from .progress import Progress
 
-    if "dm_mae" in metrics:
-        keys = ("orbital_similarity", "dm_mae", "electron_number_error", "idempotency_error")
-        for key in (k for k in keys if k in metrics):
-            print(f"{key.replace('_', ' '):<24}{metrics[key]:>12.3g}")
-        shares = errors_by_key(predicted, dataset, model.definition.basis)
-        worst = [f"{describe(k)} {100 * share:.0f} %" for k, share in list(shares.items())[:5]]
-        matrix = "F" if "fock" in predicted else "P"
-        print(f"squared error of {matrix} by irrep: " + "; ".join(worst))
-    if n_scf:
-        with Progress("scf") as progress:
-            found = compare_guesses(
-                model, dataset.subset(range(min(n_scf, len(dataset)))), on_progress=progress.update
-            )
-        metrics |= found
-        energy = found["energy_of_density_mae_uha"]
-        print(guess_table(found))
-        print(f"energy of the predicted density: {energy:.3g} uHa above the converged one")
+    with Progress("scf") as progress:
+        results = compare_guesses(model, dataset, on_progress=progress.update)
+    energy = results["energy_of_density_mae_uha"]
+    print(guess_table(results))
+    print(f"energy of the predicted density: {energy:.3g} uHa above the converged one")
+    return results
 
 
-def _densities(model, dataset, metrics: dict, n_scf: int) -> None:
-    """What else is to be said of densities; ``metrics`` is added to."""
+def _compare_energies(model: Model, dataset: Dataset) -> dict[str, float]:
     from ..interfaces.density import compare_energies, energy_table
     from ..interfaces.pyscf import guess_table
     from .progress import Progress
 
-    keys = ("density_error_percent_max", "density_error_total_percent", "density_rmse_percent")
-    for key in (*keys, "dipole_fit_mae_debye"):
-        print(f"{key.replace('_', ' '):<28}{metrics[key]:>12.3g}")
-    if n_scf:
-        part = dataset.subset(range(min(n_scf, len(dataset))))
-        with Progress("scf") as progress:
-            found = compare_energies(model, part, on_progress=progress.update)
-        metrics |= found
-        print(energy_table(found))
-        print(guess_table(found))
+    with Progress("scf") as progress:
+        results = compare_energies(model, dataset, on_progress=progress.update)
+    print(energy_table(results))
+    print(guess_table(results))
+    return results

@@ -63,9 +63,9 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data import read_structures
     from ..dynamics import DomainError, Settings, relax, simulate
+    from ..interfaces.files import write_extxyz
     from ..models import load_model
     from ..units import EV_PER_HARTREE
-    from .predict import write_extxyz
     from .progress import Progress
     from .runs import enable_x64
 
@@ -85,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
 
     try:
         with Progress("steps") as progress:
-            found = simulate(
+            trajectory = simulate(
                 model,
                 start,
                 settings,
@@ -95,15 +95,17 @@ def run(args: argparse.Namespace) -> int:
                 on_progress=report,
             )
     except DomainError as err:
-        left = f"{args.output}.left.extxyz"
-        write_extxyz(left, [err.structure], {})
-        raise DomainError(f"{err.message} The geometry is in {left}.", err.structure) from err
+        path = f"{args.output}.left.extxyz"
+        write_extxyz(path, [err.structure], {})
+        raise DomainError(f"{err.message} The geometry is in {path}.", err.structure) from err
     if args.extxyz:
-        found.write_extxyz(args.extxyz)
-    spread = found.total_energy.std(axis=0).mean() / len(found.numbers) * 1e3 * EV_PER_HARTREE
+        trajectory.write_extxyz(args.extxyz)
+    spread = (
+        trajectory.total_energy.std(axis=0).mean() / len(trajectory.numbers) * 1e3 * EV_PER_HARTREE
+    )
     print(
-        f"{args.output}: {len(found['step'])} frames to {found.time_fs[-1] / 1e3:g} ps, "
-        f"{found.n_replicas} replica(s), {found.temperature.mean():.0f} K"
+        f"{args.output}: {len(trajectory['step'])} frames to {trajectory.time_fs[-1] / 1e3:g} ps, "
+        f"{trajectory.n_replicas} replica(s), {trajectory.temperature.mean():.0f} K"
         + (f", energy within {spread:.2g} meV/atom" if args.ensemble == "nve" else "")
         + (f" ({speed})" if speed else "")
     )

@@ -1,4 +1,4 @@
-"""``opml predict``: energies, forces and dipoles of structures."""
+"""``opml predict``: what a model predicts of structures, in a file."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..data import read_structures
-    from ..errors import OpmlError, one_of, refusal
-    from ..models import OperatorModel, load_model
+    from ..errors import one_of
+    from ..interfaces.files import write_extxyz, write_predictions
+    from ..models import load_model
     from .progress import working
     from .runs import enable_x64
 
@@ -48,95 +49,34 @@ def run(args: argparse.Namespace) -> int:
     one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
     structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
-    operators = isinstance(model, OperatorModel)
-    if not operators and args.allow_unconverged:
-        raise OpmlError(refusal("--allow-unconverged", got=repr(model), expected="an Op2Op model"))
-    options = {"uncertainty": args.uncertainty}
-    if operators:
-        options["allow_unconverged"] = args.allow_unconverged
+    options = _options(model, args)
     with working(f"predicting {len(structures)} structures (compiles first)"):
         predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):
-        _write_hdf5(args.output, structures, predicted, model)
+        write_predictions(args.output, structures, predicted, model)
     else:
         write_extxyz(args.output, structures, predicted)
     print(f"{args.output}: {len(structures)} structures")
     return 0
 
 
-def write_extxyz(path, structures, predicted) -> None:
-    """Structures and predictions in ASE's units, under ``opml_`` names."""
-    from ase.io import write
+def _options(model, args: argparse.Namespace) -> dict[str, bool]:
+    """What ``model.predict`` is asked for.
 
-    from ..data.files import atomic_path
-    from ..interfaces.ase import structure_to_ase
-    from ..units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+    Raises:
+      OpmlError: it has no such option.
+    """
+    import inspect
 
-    units = {
-        "energy": EV_PER_HARTREE,
-        "forces": EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
-        "dipole": ANGSTROM_PER_BOHR,
-        "quadrupole": ANGSTROM_PER_BOHR**2,
-        "polarizability": ANGSTROM_PER_BOHR**3,
-        "isotropic_polarizability": ANGSTROM_PER_BOHR**3,
-        "gap": EV_PER_HARTREE,
-        "mulliken_charges": 1.0,
-        "lowdin_charges": 1.0,
-        "density": 1.0,  # its uncertainty; square roots of Hartree in Coulomb's metric
-        "atom_density": 1.0,
-    }
-    of_atoms = ("forces", "mulliken_charges", "lowdin_charges", "atom_density")
-    frames = []
-    for i, s in enumerate(structures):
-        atoms = structure_to_ase(s)
-        for name, values in predicted.items():
-            quantity = name.removesuffix("_uncertainty")
-            if quantity in of_atoms:
-                atoms.arrays[f"opml_{name}"] = values[i, : s.n_atoms] * units[quantity]
-            elif quantity in units:
-                atoms.info[f"opml_{name}"] = values[i] * units[quantity]
-        frames.append(atoms)
-    with atomic_path(path) as temporary:
-        write(temporary, frames, format="extxyz")
+    from ..errors import Code, OpmlError, refusal
 
-
-def _write_hdf5(path, structures, predicted, model) -> None:
-    """Structures and predictions in atomic units; matrices as :mod:`opml_jax.data.store` has."""
-    import numpy as np
-
-    from ..basis import layout_of
-    from ..data import Dataset
-    from ..data.dataset import FIELDS
-    from ..data.moments import CENTRED, shifted_quadrupole
-    from ..data.store import write_hdf5
-    from ..structures import centre_of_nuclear_charge
-
-    labels = {}
-    if "quadrupole" in predicted:
-        # the field is about the coordinate origin, predictions about the centre of nuclear charge
-        origins = -np.array([centre_of_nuclear_charge(s) for s in structures])
-        dipole = predicted.get("dipole", np.zeros((len(structures), 3)))
-        shifted = shifted_quadrupole(predicted["quadrupole"], dipole, origins)
-        predicted = {**predicted, "quadrupole": shifted}
-        if "dipole" not in predicted and np.abs(origins).max() > CENTRED:
-            del predicted["quadrupole"]  # without dipoles it cannot be moved
-    meta, hashes = {"predicted_by": "opml_jax"}, None
-    if "dm" in predicted:
-        basis = model.definition.basis
-        meta["basis"] = basis.name
-        hashes = [layout_of(s, basis).hash for s in structures]
-        if "dipole" in predicted:
-            # the field is about the coordinate origin: that matters for ions
-            origins = [s.charge * np.asarray(centre_of_nuclear_charge(s)) for s in structures]
-            predicted = {**predicted, "dipole": predicted["dipole"] + np.array(origins)}
-    if "coefficients" in predicted:
-        meta["aux_basis"] = model.definition.aux_basis.name
-    lengths = (("atom", "n_atoms"), ("ao", "nao"), ("aux", "naux"), ("shell", "n_shells"))
-    sizes = {k: predicted[n] for k, n in lengths if n in predicted}
-    for name in (k for k in predicted if k in FIELDS):
-        padded = [a if a in sizes else None for a in FIELDS[name].axes]
-        labels[name] = [
-            row[tuple(slice(sizes[a][i] if a else None) for a in padded)]
-            for i, row in enumerate(predicted[name])
-        ]
-    write_hdf5(path, Dataset(structures, labels, meta, hashes))
+    options = {"uncertainty": args.uncertainty}
+    if args.allow_unconverged:
+        if "allow_unconverged" not in inspect.signature(model.predict).parameters:
+            expected = "a model whose densities become self-consistent"
+            raise OpmlError(
+                refusal("--allow-unconverged", got=repr(model), expected=expected),
+                code=Code.CAPABILITY,
+            )
+        options["allow_unconverged"] = True
+    return options

@@ -22,9 +22,11 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..data.files import write_text
+    from ..interfaces.files import write_extxyz
+    from ..report import text_table
     from ..training.config import DataConfig, TrainConfig
     from ..training.learning_curve import closed_form_learning_curve
-    from .runs import evaluate_run, table, train_run
+    from .runs import evaluate_run, train_run
 
     clock = time.perf_counter()
     seconds: dict[str, float] = {}
@@ -46,8 +48,6 @@ def run(args: argparse.Namespace) -> int:
         args.out, trained, dataset, splits, {"fresh": fresh}, curve=curve, quiet=True
     )
     lap("evaluation and report")
-    from .predict import write_extxyz
-
     structures = test.structures + fresh.structures
     write_extxyz(
         Path(args.out) / "predictions.extxyz",
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
         f"{len(splits['validation'])} validation, {len(splits['test'])} test geometries; "
         f"fresh: {len(fresh)} geometries computed now by PySCF"
     )
-    print(table({k: v for k, v in metrics.items() if k.startswith(("test", "fresh"))}))
+    print(text_table({k: v for k, v in metrics.items() if k.startswith(("test", "fresh"))}))
     detail = {**{f"  {k}": v for k, v in trained.seconds.items()}}
     for stage, value in [
         ("training", seconds["training"]),

@@ -8,29 +8,15 @@ import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
 from ..data import Dataset
 from ..training.config import DataConfig, TrainConfig
-from ..training.trainer import Trained
+from ..training.run import Trained
 
-HEADINGS = (
-    ("density_error_percent", "density", "%"),
-    ("density_self_energy_mae_uha", "self-energy", "uHa"),
-    ("fock_mae_uha", "Fock", "uHa"),
-    ("eigenvalue_occupied_mae_uha", "occupied", "uHa"),
-    ("eigenvalue_virtual_mae_uha", "virtual", "uHa"),
-    ("gap_mae_uha", "gap", "uHa"),
-    ("lowdin_charges_mae_e", "charges", "e"),
-    ("dm_mae", "P", ""),
-    ("energy_mae_mev", "energy", "meV"),
-    ("forces_mae_mev_per_angstrom", "forces", "meV/A"),
-    ("dipole_mae_debye", "dipole", "D"),
-    ("quadrupole_mae_ebohr2", "quadrupole", "e Bohr^2"),
-    ("polarizability_mae_bohr3", "polarizability", "Bohr^3"),
-    ("isotropic_polarizability_mae_bohr3", "isotropic", "Bohr^3"),
-)
-
+if TYPE_CHECKING:
+    from ..models.base import Model
+    from ..models.family import Evaluated
 
 DONE = "report.html"
 """The last file of a run."""
@@ -151,7 +137,7 @@ def check_writable(folder: Path) -> None:
 def check_same(folder: Path, config: TrainConfig) -> None:
     """Refuse a run directory of another configuration, and say what differs."""
     from ..errors import Code, ConfigError, refusal
-    from ..training.config import load_config, to_mapping
+    from ..training.config import flat, load_config, mapping_of
 
     path = folder / "config.yaml"
     if not path.exists():
@@ -160,15 +146,7 @@ def check_same(folder: Path, config: TrainConfig) -> None:
         earlier = load_config(path)
     except ConfigError as err:
         raise ConfigError(f"{path}: {err.message} --restart replaces it.", code=err.code) from err
-
-    def flat(tree: dict, prefix: str = "") -> dict:
-        found = {}
-        for key, value in tree.items():
-            name = prefix + key
-            found |= flat(value, name + ".") if isinstance(value, dict) else {name: value}
-        return found
-
-    old, new = flat(to_mapping(earlier)), flat(to_mapping(config))
+    old, new = flat(mapping_of(earlier)), flat(mapping_of(config))
     other = [k for k in {**old, **new} if old.get(k) != new.get(k)]
     if other:
         raise ConfigError(
@@ -184,11 +162,11 @@ def check_same(folder: Path, config: TrainConfig) -> None:
 
 def complete(folder: Path, curve: bool) -> bool:
     """Whether a run directory holds all that :func:`evaluate_run` leaves, and nothing to go on."""
-    from ..training.checkpoint import STATE, STRUCTURES
+    from ..learn.states import STATES
 
     names = (DONE, "metrics.json", "model.safetensors", *["learning_curve.jsonl"] * curve)
     there = all((folder / name).is_file() for name in names)
-    return there and not any((folder / name).exists() for name in (STATE, STRUCTURES))
+    return there and not (folder / STATES).exists()
 
 
 def train_run(
@@ -209,12 +187,13 @@ def train_run(
 
     from ..data.files import write_text
     from ..data.splits import write_splits
+    from ..learn.devices import is_first, wait
+    from ..learn.history import write_history
+    from ..learn.states import forget
     from ..models import save_model
     from ..training import train
-    from ..training.checkpoint import forget, write_history
-    from ..training.config import to_mapping
-    from ..training.parallel import is_first, wait
-    from ..training.trainer import check_trainable
+    from ..training.config import mapping_of
+    from ..training.run import check_trainable
 
     folder = Path(output)
     check_writable(folder)
@@ -227,7 +206,7 @@ def train_run(
         if restart:
             forget(folder)
             (folder / DONE).unlink(missing_ok=True)
-        write_text(folder / "config.yaml", yaml.safe_dump(to_mapping(config), sort_keys=False))
+        write_text(folder / "config.yaml", yaml.safe_dump(mapping_of(config), sort_keys=False))
         write_splits(folder / "splits.json", splits)
     wait("run directory")
     with stages(quiet=not is_first()) as report:
@@ -264,28 +243,17 @@ def evaluate_run(
       quiet: do not print the table.
     """
     from ..data.files import write_text
+    from ..learn.history import write_history
+    from ..learn.states import forget
     from ..models import save_model
-    from ..report import Section, write_report
+    from ..report import text_table, write_report
     from ..training.calibration import reliability, shares
-    from ..training.checkpoint import forget, write_history
-    from ..training.metrics import check_compatible, errors
+    from ..training.card import card_text
     from .progress import working
 
-    sets = {k: dataset.subset(i) for k, i in splits.items() if i}
-    sets |= extra or {}
-    metrics: dict[str, dict[str, float]] = {}
-    sections = []
+    sets = {k: dataset.subset(i) for k, i in splits.items() if i} | (extra or {})
     with working(f"errors of {sum(map(len, sets.values()))} structures (compiles first)"):
-        for name, part in sets.items():
-            check_compatible(trained.model, part)
-            predicted = trained.model.predict(part.structures)
-            less = trained.model.without
-            metrics[name] = errors(predicted, part, trained.model)
-            if less:
-                alone: dict[str, Any] = {less: True}
-                fewer = trained.model.predict(part.structures, **alone)
-                metrics[f"{name}_{less}"] = errors(fewer, part)
-            sections.append(Section(name, part, predicted, splits.get(name, range(len(part)))))
+        metrics, evaluated = evaluate_sets(trained.model, sets, splits)
         judged = "test" if "test" in sets else [*sets][-1]
         some = sets[judged].subset(range(min(len(sets[judged]), JUDGED)))
         doubts = reliability(trained.model, some)
@@ -296,76 +264,31 @@ def evaluate_run(
     model = dataclasses.replace(trained.model, card=card)
     save_model(folder / "model.safetensors", model)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
-    write_text(folder / "card.md", card_text(card))
+    write_text(folder / "card.md", card_text(card, text_table(metrics)))
     if curve:
         write_history(folder / "learning_curve.jsonl", curve)
-    write_report(folder / DONE, model, sections, trained.history, metrics, curve, doubts)
+    write_report(folder / DONE, model, evaluated, trained.history, metrics, curve, doubts)
     forget(folder)
     if not quiet:
-        print(table(metrics))
+        print(text_table(metrics))
     return metrics
 
 
-def table(metrics: dict[str, dict[str, float]]) -> str:
-    """Mean absolute errors, one row per set, the earlier part alone beside the model."""
-    columns = [h for h in HEADINGS if any(h[0] in m for m in metrics.values())]
-    titles = [f"  {name} {unit}".rjust(16) for _, name, unit in columns]
-    head = f"{'mean absolute error':<22}" + "".join(titles)
-    lines = [head, "-" * len(head)]
-    for name, row in metrics.items():
-        less = next((k for k in ("linear", "guess") if name.endswith(f"_{k}")), "")
-        label = f"{name.removesuffix(f'_{less}')} ({less or 'model'})"
-        cells = (
-            f"{row[key]:>{len(title)}.3g}" if key in row else "-".rjust(len(title))
-            for (key, _, _), title in zip(columns, titles, strict=True)
-        )
-        lines.append(f"{label:<22}" + "".join(cells))
-    return "\n".join(lines)
+def evaluate_sets(
+    model: Model, sets: dict[str, Dataset], splits: dict[str, list[int]]
+) -> tuple[dict[str, dict[str, float]], list[Evaluated]]:
+    """Errors of a model and of its earlier parts on each set, and the model's predictions."""
+    from ..models.family import Evaluated
+    from ..training.metrics import check_compatible, errors
 
-
-def card_text(card: dict) -> str:
-    """A model card as Markdown: what it is, what it saw, how well it does, where it ends."""
-    reference = card.get("reference", {})
-    level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference) or "unstated"
-    lines = [
-        "# Model card",
-        "",
-        f"- **Model**: {card['model']}",
-        f"- **Elements**: {', '.join(card['elements'])}",
-        f"- **Targets**: {', '.join(card['targets'])}",
-        f"- **Labels**: {level}, from {card['source'] or 'an unnamed source'}"
-        f"; geometries and labels of training and validation have the hash {card['data_hash']}",
-        f"- **Structures**: {', '.join(f'{k} {n}' for k, n in card['splits'].items())}",
-        f"- **Seeds**: training {card['config']['seed']}, random split "
-        f"{card['config']['data']['seed']}",
-        f"- **Versions**: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
-        "",
-        "## Errors",
-        "",
-        "```",
-        table(card["metrics"]),
-        "```",
-        "",
-        "## Limits",
-        "",
-        "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
-        "on. Outside them errors are unknown; `opml predict` warns of pairs of elements never seen "
-        "as close, and unasked of nothing else.",
-        "",
-        *_doubts(card),
-        "Units inside the file: Hartree, Bohr, e.",
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _doubts(card: dict) -> list[str]:
-    """What a card says about standard deviations."""
-    if "largest_doubt" not in card:
-        return []
-    scaled = "calibration" if "calibration" in card["splits"] else "validation"
-    return [
-        f"`opml predict --uncertainty` gives standard deviations, scaled on the {scaled} set, and "
-        "names structures where they are more than twice the largest there: hints, no bounds.",
-        "",
-    ]
+    metrics, evaluated = {}, []
+    for name, part in sets.items():
+        check_compatible(model, part)
+        predicted = model.predict(part.structures)
+        metrics[name] = errors(predicted, part, model)
+        for part_name, earlier in model.parts.items():
+            alone = earlier.predict(part.structures)
+            metrics[f"{name}_{part_name}"] = errors(alone, part, earlier)
+        indices = splits.get(name, range(len(part)))
+        evaluated.append(Evaluated(name, part, predicted, indices))
+    return metrics, evaluated

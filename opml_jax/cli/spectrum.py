@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from typing import Any
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -99,16 +100,16 @@ def _lines(args, trajectory):
     lines = harmonic(model, minimum)
     if not args.raman:
         return lines, None
-    other = load_model(args.raman)
+    other: Any = load_model(args.raman)
+    other.require("polarizability")
     other.check_structures([minimum])
     return lines, raman(lines, other.property_fn("polarizability"), minimum)
 
 
 def _picture(path, name, wavenumbers, values, unit, lines, longest) -> None:
-    from matplotlib.figure import Figure
+    from ..figures import figure
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axis = figure.subplots()
+    drawn, (axis,) = figure(1, width=8, height=3.2)
     shown = wavenumbers <= longest
     axis.plot(wavenumbers[shown], values[shown], lw=1.2, label="dynamics")
     if lines is not None:
@@ -119,4 +120,4 @@ def _picture(path, name, wavenumbers, values, unit, lines, longest) -> None:
         axis.legend()
     axis.set(xlabel="wavenumber (cm$^{-1}$)", ylabel=unit, xlim=(0, longest), ylim=(0, None))
     axis.set_title(name.replace("_", " "))
-    figure.savefig(path, format="png", dpi=120)
+    drawn.savefig(path, format="png", dpi=120)

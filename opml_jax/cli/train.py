@@ -48,16 +48,17 @@ def run(args: argparse.Namespace) -> int:
     from pathlib import Path
 
     from ..errors import ConfigError, refusal
+    from ..learn.devices import is_first, join, leave
+    from ..models.family import family
     from ..training.config import load_config
     from ..training.learning_curve import closed_form_learning_curve
-    from ..training.parallel import is_first, join, leave
     from .runs import check_same, complete, evaluate_run, train_run
 
     config = load_config(args.config, args.overrides)
-    if args.curve and (config.network or config.operator or config.density):
-        raise ConfigError(
-            refusal("--curve", got="a model of operators", expected="one of energies (model:)")
-        )
+    chosen = family(config.model.family)
+    if args.curve and not chosen.refits:
+        expected = "a family whose closed form can be solved for fewer structures"
+        raise ConfigError(refusal("--curve", got=f"model.family {chosen.name}", expected=expected))
     if not args.restart and complete(Path(args.output), args.curve):
         check_same(Path(args.output), config)
         print(f"{args.output}: complete; --restart trains it anew")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, SupportsInt, overload
 
@@ -10,57 +9,9 @@ import numpy as np
 
 from ..basis import Basis, layout_of
 from ..errors import Code, ConventionError, DataError, one_of, refusal
+from ..quantities import LABELS
 from ..structures import Structure
 from .stored import StoredLabel
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A named quantity: axes (``atom``, ``ao``, ``aux``, ``shell``, a length), unit and meaning."""
-
-    axes: tuple[str | int, ...]
-    unit: str
-    text: str
-
-    @property
-    def fixed(self) -> tuple[int, ...]:
-        """Lengths of the axes that have the same one in every structure."""
-        return tuple(a for a in self.axes if isinstance(a, int))
-
-    @property
-    def symmetric(self) -> bool:
-        """True for AO matrices, which are stored as packed lower triangles."""
-        return self.axes == ("ao", "ao")
-
-
-FIELDS: dict[str, Field] = {
-    "energy": Field((), "Hartree", "total energy"),
-    "energy_uncertainty": Field((), "Hartree", "standard deviation over an ensemble"),
-    "forces": Field(("atom", 3), "Hartree/Bohr", "minus the energy gradient"),
-    "forces_uncertainty": Field(("atom", 3), "Hartree/Bohr", "standard deviation, likewise"),
-    "dipole": Field((3,), "e Bohr", "dipole moment (x, y, z) about the coordinate origin"),
-    "dipole_norm": Field((), "e Bohr", "length of the dipole moment"),
-    "polarizability": Field((3, 3), "Bohr^3", "static dipole polarizability (x, y, z)"),
-    "isotropic_polarizability": Field((), "Bohr^3", "a third of the polarizability's trace"),
-    "quadrupole": Field(
-        (3, 3), "e Bohr^2", "traceless quadrupole moment, sum q (3 r r - r^2) / 2 about the origin"
-    ),
-    "frame": Field((), "1", "index of the geometry in the trajectory it was taken from"),
-    "mo_energy": Field(("ao",), "Hartree", "orbital energies"),
-    "mo_energy_uncertainty": Field(("ao",), "Hartree", "standard deviation"),
-    "mo_occ": Field(("ao",), "1", "orbital occupations"),
-    "fock": Field(("ao", "ao"), "Hartree", "converged Fock (Kohn-Sham) matrix"),
-    "fock_uncertainty": Field(("ao", "ao"), "Hartree", "standard deviation of the elements"),
-    "dm": Field(("ao", "ao"), "1", "density matrix, occupation 2"),
-    "coefficients": Field(("aux",), "Bohr^-1.5", "density in the auxiliary basis ``aux_basis``"),
-    "widths": Field(("shell",), "1", "factors of the exponents of the functions they are of"),
-    "density_uncertainty": Field((), "norm", "standard deviation in the metric's norm"),
-    "atom_density_uncertainty": Field(("atom",), "norm", "likewise, of an atom's functions"),
-    "overlap": Field(("ao", "ao"), "1", "overlap matrix"),
-    "kinetic": Field(("ao", "ao"), "Hartree", "kinetic energy matrix"),
-    "external_potential": Field(("ao", "ao"), "Hartree", "nuclear attraction matrix"),
-}
-"""Every quantity the store knows."""
 
 
 class Dataset(Sequence):
@@ -75,7 +26,7 @@ class Dataset(Sequence):
 
     Args:
       structures: molecules.
-      labels: for each field name one array per structure (shape as in :data:`FIELDS`), or a
+      labels: for each field name one array per structure (shape as in :data:`opml_jax.quantities.LABELS`), or a
         :class:`StoredLabel`.
       meta: what describes the whole set: method, basis, convention, versions, ...
       layout_hashes: for sets with AO matrices, :attr:`opml_jax.basis.AOLayout.hash` of each
@@ -105,7 +56,7 @@ class Dataset(Sequence):
                 )
             )
         for name, values in (labels or {}).items():
-            one_of("label", name, FIELDS, DataError)
+            one_of("label", name, LABELS, DataError)
             if len(values) != len(self.structures):
                 raise DataError(
                     refusal(
@@ -120,8 +71,8 @@ class Dataset(Sequence):
             self.labels[name] = values
         for name in self.labels:
             for i, (s, shape) in enumerate(zip(self.structures, self.shapes(name), strict=True)):
-                axes = FIELDS[name].axes
-                square = not FIELDS[name].symmetric or len(set(shape)) == 1
+                axes = LABELS[name].axes
+                square = not LABELS[name].symmetric or len(set(shape)) == 1
                 fits = (
                     square
                     and len(shape) == len(axes)
@@ -154,7 +105,7 @@ class Dataset(Sequence):
             return self.structures[i], {k: v[i] for k, v in self.labels.items()}
         self.check_labels([name])
         values = self.labels[name]
-        if isinstance(values, StoredLabel) and any(isinstance(a, str) for a in FIELDS[name].axes):
+        if isinstance(values, StoredLabel) and any(isinstance(a, str) for a in LABELS[name].axes):
             return values
         if len(set(self.shapes(name))) <= 1:
             return np.array(values)

@@ -10,8 +10,9 @@ from ..basis import Basis, batch
 from ..basis.buckets import Bucket, buckets
 from ..errors import DataError, refusal
 from ..numerics import Array, pytree
+from ..quantities import LABELS
 from ..structures import StructureBatch
-from .dataset import FIELDS, Dataset
+from .dataset import Dataset
 
 AUXILIARY = ("aux", "shell")
 """Axes of auxiliary functions and their shells, of which buckets know nothing: the longest."""
@@ -82,11 +83,11 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         dataset.check_labels(self.labels)
-        if any("ao" in FIELDS[name].axes for name in self.labels):
+        if any("ao" in LABELS[name].axes for name in self.labels):
             dataset.check_layout(basis)
         longest = [
             max((n for k in own for (n,) in dataset.shapes(k)), default=0)
-            for own in ([k for k in self.labels if FIELDS[k].axes == (a,)] for a in AUXILIARY)
+            for own in ([k for k in self.labels if LABELS[k].axes == (a,)] for a in AUXILIARY)
         ]
         self.auxiliary = dict(zip(AUXILIARY, longest, strict=True))
         self.buckets = buckets(dataset.structures, basis, n=n_buckets)
@@ -121,7 +122,7 @@ class Loader:
         sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, **self.auxiliary}
         labels = {}
         for name in self.labels:
-            shape = [a if isinstance(a, int) else sizes[a] for a in FIELDS[name].axes]
+            shape = [a if isinstance(a, int) else sizes[a] for a in LABELS[name].axes]
             labels[name] = np.zeros((self.batch_size, *shape))
             for row, i in enumerate(index):
                 value = self.dataset.labels[name][i]

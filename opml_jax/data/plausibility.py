@@ -198,7 +198,7 @@ def check_labels(
     Args:
       where: file, for messages.
       structures: molecules.
-      labels: by field, atomic units, of the shapes of :data:`opml_jax.data.dataset.FIELDS`.
+      labels: by field, atomic units, of the shapes of :data:`opml_jax.quantities.LABELS`.
       factors: by field, from the file's unit to atomic units.
 
     Raises:

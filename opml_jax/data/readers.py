@@ -13,11 +13,12 @@ import numpy as np
 
 from ..conventions import CONVENTION
 from ..errors import Code, DataError, DataWarning, OpmlError, near_path, nearest, one_of, refusal
+from ..quantities import LABELS
 from ..structures import Structure
 from ..structures.elements import atomic_number
 from ..units import ENERGY, LENGTH
 from .databases import identify, read_rows
-from .dataset import FIELDS, Dataset
+from .dataset import Dataset
 from .labels import Source, chosen_sources, factor_of
 from .matrices import MATRICES, own_matrices
 from .plausibility import check_labels, check_lengths
@@ -317,7 +318,7 @@ def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> l
 
 def _shaped(field: str, value) -> np.ndarray:
     """A label as float64; a tensor written as nine numbers in its shape."""
-    array, axes = np.asarray(value, np.float64), FIELDS[field].axes
+    array, axes = np.asarray(value, np.float64), LABELS[field].axes
     shape = tuple(n for n in axes if isinstance(n, int))
     fixed = len(shape) == len(axes) and array.size == np.prod(shape, dtype=int)
     return array.reshape(shape) if fixed else array
@@ -445,7 +446,7 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
         if (array := _first(names, arrays)) is not None:
             found[field] = array
     for field, array in found.items():
-        axes = FIELDS[field].axes
+        axes = LABELS[field].axes
         sizes = {"atom": n_atoms, "ao": array.shape[-1] if array.ndim else 0}
         shape = (n, *(a if isinstance(a, int) else sizes[a] for a in axes))
         ragged = any(a in sizes for a in axes)
@@ -463,7 +464,7 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
     for i in range(n):
         z = np.asarray(numbers[i] if numbers.ndim == 2 else numbers)
         real = z != 0  # QM7-style files pad with zeros
-        raw = {k: v[i][real] if "atom" in FIELDS[k].axes else v[i] for k, v in found.items()}
+        raw = {k: v[i][real] if "atom" in LABELS[k].axes else v[i] for k, v in found.items()}
         yield z[real], positions[i][real], None, raw
 
 

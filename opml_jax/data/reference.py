@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -18,6 +18,7 @@ from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest, refusal
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
+from .dataset import Dataset
 
 
 @dataclasses.dataclass(frozen=True)
@@ -244,6 +245,36 @@ def observables_of(structure: Structure, fock: np.ndarray, basis: Basis) -> dict
     }
 
 
+def reference_observables(
+    dataset: Dataset, names: Sequence[str] = ("mo_energy", "dipole", "lowdin_charges")
+) -> dict[str, list[np.ndarray]]:
+    """Observables of the Fock matrices of a data set, in the basis they are in.
+
+    Args:
+      dataset: closed shells with ``fock``; ``meta`` names the basis.
+      names: which of those of :func:`observables_of`, and ``polarizability``, which is a label:
+        those of independent electrons are no reference.
+
+    Returns:
+      ``{name: [array, ...]}``: ``mo_energy`` ``(nao,)`` Hartree, ``dipole`` ``(3,)`` e Bohr about
+      the centre of nuclear charge, ``lowdin_charges`` ``(n_atoms,)``, ``polarizability`` ``(3, 3)``
+      Bohr^3.
+
+    Raises:
+      ConventionError: matrices that are not in this basis.
+    """
+    basis = load_basis(dataset.meta["basis"], dataset.elements)
+    dataset.check_layout(basis)
+    rows = [
+        observables_of(structure, np.asarray(dataset.labels["fock"][i]), basis)
+        for i, structure in enumerate(dataset.structures)
+    ]
+    out = {name: [row[name] for row in rows] for name in names if name != "polarizability"}
+    if "polarizability" in names:
+        out["polarizability"] = list(dataset.labels["polarizability"])
+    return out
+
+
 def mean_field(structure: Structure, method: Method):
     """An unconverged PySCF RHF or RKS object.
 
@@ -314,7 +345,7 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray | np
 
     Returns:
       Energy, forces (if asked for), dipole and every AO quantity of
-      :data:`opml_jax.data.dataset.FIELDS`, atomic units, the library's AO order; the dipole about
+      :data:`opml_jax.quantities.LABELS`, atomic units, the library's AO order; the dipole about
       the coordinate origin.
 
     Raises:

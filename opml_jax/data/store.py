@@ -20,8 +20,9 @@ import numpy as np
 
 from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, DataError, OpmlError, refusal
+from ..quantities import LABELS
 from ..structures import Structure
-from .dataset import FIELDS, Dataset
+from .dataset import Dataset
 from .hdf5 import check_own, checked, image, load, on_disk, read_whole
 from .stored import FileRows, LabelFile, StoredLabel, check_finite_value, unpack
 
@@ -64,7 +65,7 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
         for name in names:
             shapes = dataset.shapes(name)
             for axis, sizes in SIZES.items():
-                if axis in FIELDS[name].axes and sizes not in f:
+                if axis in LABELS[name].axes and sizes not in f:
                     _array(f, sizes, np.array([n for n, *_ in shapes], np.int32), "1")
             _write_label(group, name, dataset.labels[name], shapes)
 
@@ -79,7 +80,7 @@ def _target(path: str | os.PathLike, dataset: Dataset, names: list[str]):
 
 def _write_label(group, name: str, values: Sequence[np.ndarray], shapes: list[tuple]) -> None:
     """One label, block by block."""
-    field = FIELDS[name]
+    field = LABELS[name]
     ragged = bool(field.axes) and isinstance(field.axes[0], str)
     sizes = np.array([shape[0] for shape in shapes] if ragged else np.ones(len(shapes)), np.int64)
     total = int((sizes * (sizes + 1) // 2 if field.symmetric else sizes).sum())
@@ -181,7 +182,7 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None, lazy: bool) ->
     group, file = f["labels"], LabelFile(path)
     labels = {}
     for name in group if fields is None else fields:
-        if name not in group or name not in FIELDS:
+        if name not in group or name not in LABELS:
             raise DataError(
                 refusal(
                     str(path), got=f"no label {name!r}", expected=f"one of: {', '.join(group)}"
@@ -205,7 +206,7 @@ def _locate(
     f: h5py.File, name: str, n_atoms: np.ndarray, file: LabelFile
 ) -> tuple[h5py.Dataset, FileRows]:
     """The array of a label, and which of its rows are whose; refused unless they fit."""
-    group, path, field, n = f["labels"], file.path, FIELDS[name], len(n_atoms)
+    group, path, field, n = f["labels"], file.path, LABELS[name], len(n_atoms)
     axes = field.axes
     if axes and isinstance(axes[0], str):
         size = n_atoms if axes[0] == "atom" else load(f, SIZES[axes[0]], path, n)

@@ -61,7 +61,7 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
 
     Raises:
       StructureError: forces above 1e-3 Hartree/Bohr: no minimum.
-      OpmlError: an element the model has not seen.
+      OpmlError: a model without energies, or an element the model has not seen.
       PrecisionError: x64 is off.
     """
     require_x64("a float64 model")
@@ -157,7 +157,7 @@ def relax(
 
     Raises:
       ConvergenceError: the minimiser stopped above ten times ``gtol``.
-      OpmlError: an element the model has not seen.
+      OpmlError: a model without energies, or an element the model has not seen.
       PrecisionError: x64 is off.
     """
     from scipy.optimize import minimize
@@ -172,7 +172,7 @@ def relax(
         size = gradient.size
         return float(energy), np.ravel(gradient), np.reshape(hessian, (size, size))
 
-    found = minimize(
+    minimum = minimize(
         lambda x: derivatives(x.tobytes())[0],
         np.asarray(structure.positions, float).ravel(),
         jac=lambda x: derivatives(x.tobytes())[1],
@@ -180,9 +180,9 @@ def relax(
         method="trust-exact",
         options={"gtol": gtol, "maxiter": 200, "initial_trust_radius": 0.2},
     )
-    if not (left := np.linalg.norm(found.jac)) < 10 * gtol:
-        raise ConvergenceError(f"the geometry did not relax: gradient {left:.1e} Hartree/Bohr")
-    return Structure(structure.numbers, found.x.reshape(-1, 3), structure.charge, structure.spin)
+    if not (slope := np.linalg.norm(minimum.jac)) < 10 * gtol:
+        raise ConvergenceError(f"the geometry did not relax: gradient {slope:.1e} Hartree/Bohr")
+    return Structure(structure.numbers, minimum.x.reshape(-1, 3), structure.charge, structure.spin)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -190,8 +190,8 @@ def _second(apply: Properties, params: Any, structure: Structure):
     """Energy, gradient, Hessian and derivatives of the dipole: forward over one reverse mode."""
 
     def energy(x):
-        found = apply(params, structure.replace(positions=x))
-        return found["energy"], found.get("dipole")
+        out = apply(params, structure.replace(positions=x))
+        return out["energy"], out.get("dipole")
 
     def first(x):
         (value, dipole), gradient = jax.value_and_grad(energy, has_aux=True)(x)

@@ -13,7 +13,7 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -172,8 +172,8 @@ def simulate(
 
     Raises:
       DomainError: the trajectory left what the model can know.
-      OpmlError: jax-md is not installed; an element the model has not seen; ``output`` of another
-        run; an uncertainty of a model without an ensemble.
+      OpmlError: a model without energies; an element the model has not seen; jax-md is not
+        installed; ``output`` of another run; an uncertainty of a model without one.
       StructureError: a single atom, an ion or radical, or replicas of several molecules.
       PrecisionError: x64 is off, or single precision is not enough for the model.
     """
@@ -187,46 +187,56 @@ def simulate(
         "degrees_of_freedom": engine.degrees,
         "settings": dataclasses.asdict(settings),
     }
-    chunks: list[Frames] = []
-    recorder = None
-    if output is not None:
-        recorder = Recorder(Path(output), about, _fingerprint(model, engine, starts, settings))
-        if restart:
-            recorder.forget()
-
-    def keep(frames: Frames, state: Any) -> None:
-        if recorder is None:
-            chunks.append(frames)
-        else:
-            recorder.write(frames, [np.asarray(x) for x in jax.tree.leaves(state)])
-
+    if output is None:
+        parts = [frames for frames, _ in _chunks(engine, starts, settings, (-1, []), on_progress)]
+        return Trajectory.of(about, {k: np.concatenate([p[k] for p in parts]) for k in parts[0]})
+    recorder = Recorder(Path(output), about, _fingerprint(model, engine, starts, settings))
+    if restart:
+        recorder.forget()
     try:
-        done, leaves = recorder.last() if recorder else (-1, [])
-        if done < 0:
-            done = 0
-            state, frames = engine.begin(starts, settings)
-            keep({"step": np.zeros(1, int), **frames}, state)
-        else:
-            state = engine.restore(settings.clock, leaves, len(starts))
-        n = 1
-        while done < settings.steps:
-            n = min(n, CAPACITY, (settings.steps - done) // settings.stride)
-            started = time.monotonic()
-            state, frames = engine.advance(state, settings.clock, n, settings.stride)
-            frames = {"step": done + settings.stride * np.arange(1, n + 1), **frames}
-            check_domain(frames, starts, settings.timestep_fs, settings.max_uncertainty_mev)
-            keep(frames, state)
-            done = int(frames["step"][-1])
-            seconds = time.monotonic() - started
-            note = _speed(n * settings.stride / seconds, settings, len(starts))
-            on_progress(done, settings.steps, note)
-            n = max(1, int(n * min(2.0, CHUNK_SECONDS / seconds)))
+        for frames, state in _chunks(engine, starts, settings, recorder.last(), on_progress):
+            recorder.write(frames, [np.asarray(x) for x in jax.tree.leaves(state)])
     finally:
-        if recorder is not None:
-            recorder.join()
-    if recorder is not None:
-        return Trajectory.read(recorder.path)
-    return Trajectory.of(about, {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]})
+        recorder.join()
+    return Trajectory.read(recorder.path)
+
+
+def _chunks(
+    engine: _Engine,
+    starts: list[Structure],
+    settings: Settings,
+    last: tuple[int, list[np.ndarray]],
+    on_progress: Callable[[int, int, str], None],
+) -> Iterator[tuple[Frames, Any]]:
+    """Frames and the state after them, chunk by chunk.
+
+    Args:
+      engine: the jitted loop.
+      starts: one a replica.
+      settings: what to simulate.
+      last: the step to go on from and the arrays of its state; -1 begins.
+      on_progress: as of :func:`simulate`, called when a chunk was taken.
+    """
+    done, leaves = last
+    if done < 0:
+        done = 0
+        state, frames = engine.begin(starts, settings)
+        yield {"step": np.zeros(1, int), **frames}, state
+    else:
+        state = engine.restore(settings.clock, leaves, len(starts))
+    n = 1
+    while done < settings.steps:
+        n = min(n, CAPACITY, (settings.steps - done) // settings.stride)
+        started = time.monotonic()
+        state, frames = engine.advance(state, settings.clock, n, settings.stride)
+        frames = {"step": done + settings.stride * np.arange(1, n + 1), **frames}
+        check_domain(frames, starts, settings.timestep_fs, settings.max_uncertainty_mev)
+        yield frames, state
+        done = int(frames["step"][-1])
+        seconds = time.monotonic() - started
+        note = _speed(n * settings.stride / seconds, settings, len(starts))
+        on_progress(done, settings.steps, note)
+        n = max(1, int(n * min(2.0, CHUNK_SECONDS / seconds)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -354,20 +364,18 @@ def _run(
         return -jax.grad(energy)(positions)
 
     def frame(state):
-        found = apply(params, molecule.replace(positions=state.position))
-        kept = {"energy": found["energy"], "kinetic": jnp.sum(state.momentum**2 / state.mass) / 2}
-        kept |= {"positions": state.position, "velocities": state.velocity}
+        predicted = apply(params, molecule.replace(positions=state.position))
+        kinetic = jnp.sum(state.momentum**2 / state.mass) / 2
+        recorded = {"energy": predicted["energy"], "kinetic": kinetic}
+        recorded |= {"positions": state.position, "velocities": state.velocity}
         if forces:
-            kept["forces"] = state.force
-        if "dipole" in found:
-            kept["dipole"] = found["dipole"]
-        if "energy_uncertainty" in found:
-            kept["energy_uncertainty"] = found["energy_uncertainty"]
-        if "energy_members" in found:
-            own = params.get("calibration", {}) if isinstance(params, dict) else {}
-            factor = own.get("energy", 1.0)
-            kept["energy_uncertainty"] = factor * jnp.std(found["energy_members"], axis=-1)
-        return kept
+            recorded["forces"] = state.force
+        recorded |= {k: predicted[k] for k in ("dipole", "energy_uncertainty") if k in predicted}
+        if "energy_members" in predicted:
+            scales = params.get("calibration", {}) if isinstance(params, dict) else {}
+            spread = jnp.std(predicted["energy_members"], axis=-1)
+            recorded["energy_uncertainty"] = scales.get("energy", 1.0) * spread
+        return recorded
 
     step = _integrator(scheme, force, clock)[1]
 
@@ -381,25 +389,25 @@ def _run(
         buffers = jax.tree.map(lambda x: jnp.zeros((CAPACITY, *x.shape), x.dtype), shapes)
         return jax.lax.fori_loop(0, n, next_frame, (state, buffers))
 
-    def own(states):
+    def all_of(states):
         if jax.default_backend() == "cpu":
             return jax.lax.map(one, states)
         return jax.vmap(one)(states)
 
-    return _spread(own, mesh, state)
+    return _spread(all_of, mesh, state)
 
 
 def _engine(
     model: Model | Properties, params: Any, molecule: Structure, settings: Settings
 ) -> _Engine:
     """Checked: the model knows the molecule, and jax-md is there."""
+    apply, params = properties_of(model, params, molecule)
     try:
         import jax_md  # noqa: F401
     except ImportError as err:
         raise OpmlError(
             f"molecular dynamics need jax-md, which is not installed: {INSTALL}"
         ) from err
-    apply, params = properties_of(model, params, molecule)
     if settings.dtype == "float32":
         _check_single(apply, params, molecule)
         apply = _Single(apply)
@@ -435,8 +443,8 @@ class _Single:
             return x.astype(np.float32) if jnp.issubdtype(jnp.result_type(x), jnp.floating) else x
 
         x = jnp.asarray(structure.positions)
-        found = self.apply(jax.tree.map(single, params), structure.replace(positions=single(x)))
-        return {k: v.astype(x.dtype) for k, v in found.items()}
+        out = self.apply(jax.tree.map(single, params), structure.replace(positions=single(x)))
+        return {k: v.astype(x.dtype) for k, v in out.items()}
 
 
 def _check_single(apply: Properties, params: Any, start: Structure) -> None:
@@ -468,12 +476,13 @@ def properties_of(
     Raises:
       OpmlError: no model of energies, or one that has not seen an element of the molecule.
     """
-    if isinstance(model, Model):
-        model.check_elements([molecule])
-        return _Apply(model.definition), model.params if params is None else params
-    if not callable(model):
+    if callable(model):
+        return model, params
+    if not hasattr(model, "definition"):
         raise OpmlError(refusal("model", got=repr(model), expected="a model of energies"))
-    return model, params
+    model.require("energy")
+    model.check_elements([molecule])
+    return _Apply(model.definition), model.params if params is None else params
 
 
 def _replicas(start: Structure | Sequence[Structure], n: int | None) -> list[Structure]:
@@ -536,14 +545,14 @@ def _fingerprint(
     model: Model | Properties, engine: _Engine, starts: list[Structure], settings: Settings
 ) -> str:
     """Hash of all that decides the trajectory but its length."""
-    kept = dataclasses.asdict(settings) | {"steps": 0}
+    decisive = dataclasses.asdict(settings) | {"steps": 0}
     if settings.dtype == "float64":
-        del kept["dtype"]  # runs of versions that knew no other go on
-    digest = hashlib.sha256(json.dumps([kept, starts[0].numbers], sort_keys=True).encode())
-    if isinstance(model, Model):
-        digest.update(repr((model.definition.config, model.definition.basis.spec)).encode())
-    else:
+        del decisive["dtype"]  # runs of versions that knew no other go on
+    digest = hashlib.sha256(json.dumps([decisive, starts[0].numbers], sort_keys=True).encode())
+    if callable(model):
         digest.update(getattr(model, "__qualname__", type(model).__qualname__).encode())
+    else:
+        digest.update(repr((model.definition.config, model.definition.basis.spec)).encode())
     arrays = [*jax.tree.leaves(engine.params), *(s.positions for s in starts)]
     for x in arrays:
         digest.update(np.asarray(x).tobytes())

@@ -22,25 +22,23 @@ import numpy as np
 from ..data.files import atomic_path
 from ..data.hdf5 import LIBVER, OVERHEAD, check_room, load, read_whole
 from ..errors import Code, DataError, OpmlError, refusal
+from ..quantities import QUANTITIES, SPREAD, in_ase_units
 from ..structures import Structure
 from ..units import (
     ANGSTROM_PER_BOHR,
-    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
-    EV_PER_HARTREE,
     FEMTOSECOND_PER_ATOMIC_TIME,
     HARTREE_PER_KELVIN,
 )
 
 FORMAT, FORMAT_VERSION = "opml_jax trajectory", 1
+_PREDICTED = ("energy", "forces", "dipole")
 UNITS = {
     "step": "1",
-    "energy": "Hartree",
     "kinetic": "Hartree",
     "positions": "Bohr",
     "velocities": "Bohr Hartree / hbar",
-    "forces": "Hartree/Bohr",
-    "dipole": "e Bohr",
-    "energy_uncertainty": "Hartree",
+    **{name: QUANTITIES[name].unit for name in _PREDICTED},
+    "energy" + SPREAD: QUANTITIES["energy"].unit,
 }
 """What a frame may have, and in which unit."""
 Frames = dict[str, np.ndarray]
@@ -133,19 +131,14 @@ class Trajectory:
         from ase.calculators.singlepoint import SinglePointCalculator
         from ase.io import write
 
-        results = {
-            "energy": EV_PER_HARTREE,
-            "forces": EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
-            "dipole": ANGSTROM_PER_BOHR,
-        }
+        results = in_ase_units({k: self[k][:, replica] for k in _PREDICTED if k in self.frames})
         speed = ANGSTROM_PER_BOHR / (FEMTOSECOND_PER_ATOMIC_TIME * units.fs)
         frames = []
         for i, time in enumerate(self.time_fs):
             atoms = Atoms(self.numbers, self["positions"][i, replica] * ANGSTROM_PER_BOHR)
             atoms.set_velocities(self["velocities"][i, replica] * speed)
             atoms.info["time_fs"] = float(time)
-            found = {k: self[k][i, replica] * u for k, u in results.items() if k in self.frames}
-            atoms.calc = SinglePointCalculator(atoms, **found)
+            atoms.calc = SinglePointCalculator(atoms, **{k: v[i] for k, v in results.items()})
             frames.append(atoms)
         with atomic_path(path) as temporary:
             write(temporary, frames, format="extxyz")

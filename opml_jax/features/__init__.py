@@ -12,11 +12,8 @@ from .hierarchy import AtomFeatures as AtomFeatures
 from .hierarchy import Channel as Channel
 from .hierarchy import PairFeatures as PairFeatures
 from .hierarchy import atom_features as atom_features
-from .hierarchy import structure_features as structure_features
 from .inputs import Inputs as Inputs
 from .invariants import invariants as invariants
 from .invariants import n_invariants as n_invariants
-from .normalise import Normalisation as Normalisation
-from .normalise import fit_normalisation as fit_normalisation
 from .products import Products as Products
 from .products import pairs_of_atoms as pairs_of_atoms

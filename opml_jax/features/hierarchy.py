@@ -1,10 +1,10 @@
-r"""Features of operators: irreps of blocks, by atom, by pair and by structure.
+r"""Features of operators: irreps of blocks, by atom and by pair.
 
 For atom i and operator M (a power of the potential, say), *on-site* features couple the block
 :math:`M_{ii}`, *pooled* ones :math:`\sum_{j \ne i, Z_j = Z} M_{ij}` for every element Z of the
-basis, *pair* features :math:`M_{ij}` itself; structure features are sums over atoms. Coupling is
-linear, so blocks are pooled first. Atoms of different elements share one set of channels: those
-of the slots of the basis, zero where an element lacks the shell.
+basis, *pair* features :math:`M_{ij}` itself. Coupling is linear, so blocks are pooled first. Atoms
+of different elements share one set of channels: those of the slots of the basis, zero where an
+element lacks the shell.
 
 Nothing is computed that is not asked for: on-site blocks of :math:`V^{a + b}` come from rows of
 V^a and columns of V^b, so no power above V^2 is needed for those of V^4 (of small molecules a
@@ -25,7 +25,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import AOLayout, Basis, BasisSpec, layout_of
+from ..basis import AOLayout, Basis, BasisSpec
 from ..errors import ConventionError, OpmlError, one_of, refusal
 from ..numerics import Array, einsum
 from ..operators import Operator, on_site_blocks, pair_blocks, pooled_blocks, powers
@@ -370,30 +370,6 @@ class PairFeatures(_Recipe):
             for o in powers(operator, ks)
         ]
         return _assembled([_couple(jnp.stack(blocks, axis=1), self.spec, self._places[0][1])])
-
-
-def structure_features(
-    features: e3nn.IrrepsArray, structure: Structure | StructureBatch, basis: Basis
-) -> e3nn.IrrepsArray:
-    """Sum of atom features over the atoms of each element.
-
-    Args:
-      features: ``(n_atoms, irreps.dim)``, or of a batch.
-      structure: the molecule or batch.
-      basis: what the features were made in.
-
-    Returns:
-      ``IrrepsArray`` of shape ``(dim,)`` (a batch adds a leading axis): every irrep as often as
-      there are elements, channels of the first element first.
-    """
-    layout = layout_of(structure, basis)
-    hot = jax.nn.one_hot(layout.element, len(basis.elements), dtype=features.array.dtype)
-    parts = []
-    for (n, ir), chunk in zip(features.irreps, features.chunks, strict=True):
-        pooled = einsum("...icm,...iz->...zcm", chunk, hot)  # padded atoms have zero features
-        parts.append(pooled.reshape(*pooled.shape[:-3], len(basis.elements) * n * ir.dim))
-    irreps = e3nn.Irreps([(n * len(basis.elements), ir) for n, ir in features.irreps])
-    return e3nn.IrrepsArray(irreps, jnp.concatenate(parts, axis=-1))
 
 
 def atom_features(

@@ -1,11 +1,11 @@
-"""Doors to other programs: ASE, jax-md, PySCF (guesses, and energies of densities), and JAX alone.
+"""Doors to other programs: ASE, jax-md, PySCF (guesses, energies of densities), JAX alone, files.
 
 Each is imported on first use, so that only those who walk through a door load what is behind it.
 """
 
 
 def __getattr__(name: str):
-    if name in ("ase", "density", "export", "jax_md", "pyscf"):
+    if name in ("ase", "density", "export", "files", "jax_md", "pyscf"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -18,18 +18,19 @@ from ..basis.buckets import Bucket, smallest_bucket
 from ..errors import Code, OpmlError, StructureError, refusal
 from ..models import Model, load_model
 from ..numerics import require_x64
+from ..quantities import in_ase_units
 from ..structures import Structure
-from ..units import ANGSTROM_PER_BOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
+from ..units import ANGSTROM_PER_BOHR
 
 _RESULTS = {
-    "energy": ("energy", EV_PER_HARTREE),
-    "free_energy": ("energy", EV_PER_HARTREE),
-    "forces": ("forces", EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
-    "dipole": ("dipole", ANGSTROM_PER_BOHR),
-    "energy_std": ("energy_uncertainty", EV_PER_HARTREE),
-    "forces_std": ("forces_uncertainty", EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
+    "energy": "energy",
+    "free_energy": "energy",
+    "forces": "forces",
+    "dipole": "dipole",
+    "energy_std": "energy_uncertainty",
+    "forces_std": "forces_uncertainty",
 }
-"""Name here, name in :meth:`opml_jax.Model.predict`, factor from atomic units."""
+"""Names of ASE's results and of the predictions they are."""
 
 
 class OPMLCalculator(Calculator):
@@ -39,7 +40,7 @@ class OPMLCalculator(Calculator):
     once, and a molecule that fits what came before compiles nothing.
 
     Args:
-      model: a :class:`opml_jax.Model`, or the path of a model file or run directory.
+      model: a :class:`opml_jax.Model` of energies, or the path of a model file or run directory.
       uncertainty: also predict standard deviations, at the price of a gradient for each member of
         an ensemble, or a derivative in each coordinate.
       capacity: formula of the largest molecule to come (``"C9H20"``); everything up to it shares
@@ -53,7 +54,7 @@ class OPMLCalculator(Calculator):
 
     Raises:
       ModelFileError: a path without a readable model.
-      OpmlError: a capacity that is no formula.
+      OpmlError: a model that predicts no energies, or a capacity that is no formula.
       StructureError: when calculating: periodic, charged or open-shell atoms, or positions that
         cannot be meant.
       OpmlError: when calculating: an element the model has not seen, or an uncertainty of a model
@@ -73,7 +74,8 @@ class OPMLCalculator(Calculator):
         **kwargs: Any,
     ):
         require_x64("a float64 model")
-        self.model = model if isinstance(model, Model) else load_model(model)
+        self.model = load_model(model) if isinstance(model, str | os.PathLike) else model
+        self.model.require("energy")
         self.uncertainty = uncertainty
         self._largest: list[tuple[int, ...]] = []  # compositions that made the capacity grow
         if capacity is not None:
@@ -109,11 +111,8 @@ class OPMLCalculator(Calculator):
         self.model.check_elements([structure])
         bucket = self._grow(structure.numbers)
         predicted = self.model.predict(structure, uncertainty=self.uncertainty, bucket=bucket)
-        self.results = {
-            name: predicted[key] * unit
-            for name, (key, unit) in _RESULTS.items()
-            if key in predicted
-        }
+        shown = in_ase_units(predicted)
+        self.results = {name: shown[key] for name, key in _RESULTS.items() if key in shown}
 
     def _grow(self, numbers: tuple[int, ...]) -> Bucket:
         """The capacity, grown if a molecule does not fit."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import scipy.linalg
@@ -23,9 +24,8 @@ from ..basis import Basis, from_pyscf, layout_of, load_basis, to_pyscf
 from ..data import Dataset
 from ..data.reference import Method, mean_field, molecule
 from ..errors import Code, ConvergenceError, OpmlError, refusal
-from ..models import DensityModel
+from ..models.base import Model
 from ..structures import Structure
-from ..training.density import labelled_coefficients
 from ..units import EV_PER_HARTREE
 from .pyscf import pyscf_guesses, scf_ends, structure_from_pyscf
 
@@ -102,7 +102,7 @@ def energies(
 
 
 def compare_energies(
-    model: DensityModel,
+    model: Model,
     dataset: Dataset,
     *,
     guesses: Sequence[str] = ("minao", "atom", "vsap", "hcore"),
@@ -128,12 +128,15 @@ def compare_energies(
 
     Raises:
       ConvergenceError: an SCF from a prediction that does not converge.
+      OpmlError: a model that predicts no densities in an auxiliary basis.
     """
+    model.require("coefficients")
+    densities: Any = model  # whose class has more than those of other models
     method = Method.from_meta({"method": "pbe", **dataset.meta}, conv_tol=conv_tol)
     basis = load_basis(method.basis, dataset.elements)
-    aux = model.definition.aux_basis
-    references = labelled_coefficients(model.definition, dataset)
-    found: dict[str, list[float]] = {}
+    aux = densities.definition.aux_basis
+    references = densities.reference_coefficients(dataset)
+    errors: dict[str, list[float]] = {}
     cycles: dict[str, list[int]] = {}
     for i, s in enumerate(dataset.structures):
         mf = mean_field(s, method)
@@ -147,31 +150,31 @@ def compare_energies(
         if not np.isfinite(energy := ends["density"][1]):
             raise ConvergenceError(f"the SCF of {s!r} from the predicted density did not converge")
         unit = 1e3 * EV_PER_HARTREE / s.n_atoms
-        for name, own in starts.items():
+        for name, start in starts.items():
             for kind in ("one_shot", "harris"):
-                error = unit * (getattr(own, kind) - energy)
-                found.setdefault(f"{kind}_{name}", []).append(error)
+                error = unit * (getattr(start, kind) - energy)
+                errors.setdefault(f"{kind}_{name}", []).append(error)
         electrostatic = starts["density"].electrostatic - starts["fit"].electrostatic
-        found.setdefault("electrostatic_density_from_fit", []).append(unit * electrostatic)
+        errors.setdefault("electrostatic_density_from_fit", []).append(unit * electrostatic)
         for name, (count, _) in ends.items():
             cycles.setdefault(name, []).append(count)
         on_progress(i + 1, len(dataset))
     return {
-        **{f"{k}_mae_mev_per_atom": float(np.mean(np.abs(v))) for k, v in found.items()},
-        **{f"{k}_bias_mev_per_atom": float(np.mean(v)) for k, v in found.items()},
+        **{f"{k}_mae_mev_per_atom": float(np.mean(np.abs(v))) for k, v in errors.items()},
+        **{f"{k}_bias_mev_per_atom": float(np.mean(v)) for k, v in errors.items()},
         **{f"scf_iterations_{k}": float(np.mean(v)) for k, v in cycles.items()},
         "n_scf": len(dataset),
     }
 
 
-def energy_table(found: Mapping[str, float]) -> str:
-    """What :func:`compare_energies` found of energies, a line for each route."""
+def energy_table(results: Mapping[str, float]) -> str:
+    """What :func:`compare_energies` says of energies, a line for each route."""
     rows = [f"{'meV an atom':<24}{'predicted':>12}{'fit':>12}{'free atoms':>12}"]
     for kind in ("one_shot", "harris"):
-        values = (found[f"{kind}_{n}_mae_mev_per_atom"] for n in ("density", "fit", "atoms"))
+        values = (results[f"{kind}_{n}_mae_mev_per_atom"] for n in ("density", "fit", "atoms"))
         name = kind.replace("_", " ")
         rows.append(f"{name:<24}" + "".join(f"{v:>12.3g}" for v in values))
-    electrostatic = found["electrostatic_density_from_fit_mae_mev_per_atom"]
+    electrostatic = results["electrostatic_density_from_fit_mae_mev_per_atom"]
     rows.append(f"{'electrostatic, from fit':<24}{electrostatic:>12.3g}")
     return "\n".join(rows)
 

@@ -30,7 +30,7 @@ def energy_fn(
     other function. There is no neighbour list to update. Outside of ``jit`` it is slow.
 
     Args:
-      model: a trained model.
+      model: a trained model of energies.
       numbers: ``(n_atoms,)`` atomic numbers of a neutral closed-shell molecule.
       length_unit: ``"bohr"`` or ``"angstrom"``.
       energy_unit: ``"hartree"``, ``"ev"`` or ``"kcal/mol"``.
@@ -42,11 +42,12 @@ def energy_fn(
       jax-md passes besides (time, neighbours) is ignored.
 
     Raises:
-      OpmlError: an unknown unit, or an element the model has not seen.
+      OpmlError: a model without energies, an unknown unit, or an element the model has not seen.
       StructureError: ``numbers`` of no molecule, or with an odd number of electrons.
       PrecisionError: x64 is off.
     """
     require_x64("a float64 model")
+    model.require("energy")
     one_of("length_unit", length_unit, LENGTH, OpmlError)
     one_of("energy_unit", energy_unit, ENERGY, OpmlError)
     bohr, hartree = LENGTH[length_unit], ENERGY[energy_unit]

@@ -12,7 +12,7 @@ from ..conventions import check_convention
 from ..data import Dataset
 from ..data.reference import Method, mean_field
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of, refusal
-from ..models import OperatorModel
+from ..models.base import Model
 from ..structures import Structure
 
 ELECTRONS = 1e-6
@@ -54,12 +54,12 @@ def structure_from_pyscf(mol) -> Structure:
     return Structure(numbers, mol.atom_coords(), int(mol.charge), int(mol.spin))
 
 
-def guess(mf, model: OperatorModel, *, fallback: str | None = "minao") -> np.ndarray:
+def guess(mf, model: Model, *, fallback: str | None = "minao") -> np.ndarray:
     """Initial density matrix for ``mf.kernel(dm0=...)``, checked.
 
     Args:
       mf: a restricted closed-shell PySCF mean-field object, in the model's output basis.
-      model: predicts operators in that basis.
+      model: predicts density matrices in that basis.
       fallback: PySCF's guess to take, with a warning, where the model cannot be used or does not
         converge; None: raise instead.
 
@@ -67,9 +67,11 @@ def guess(mf, model: OperatorModel, *, fallback: str | None = "minao") -> np.nda
       ``(nao, nao)``, occupation 2, PySCF's AO order.
 
     Raises:
-      OpmlError: without a fallback, whatever kept the model from being used: an element it does
-        not know, another basis, an open shell, a density that is not self-consistent.
+      OpmlError: a model that predicts no density matrices; without a fallback, whatever kept the
+        model from being used: an element it does not know, another basis, an open shell, a density
+        that is not self-consistent.
     """
+    model.require("dm")
     try:
         return _predicted(mf, model)
     except OpmlError as err:
@@ -105,7 +107,7 @@ def scf_ends(mf, starts: Mapping[str, np.ndarray]) -> dict[str, tuple[int, float
 
 
 def compare_guesses(
-    model: OperatorModel,
+    model: Model,
     dataset: Dataset,
     *,
     guesses: Sequence[str] = ("minao", "atom", "vsap", "hcore"),
@@ -115,7 +117,7 @@ def compare_guesses(
     """What predictions are worth as starts of PySCF's SCF (restricted, DIIS as it comes).
 
     Args:
-      model: predicts operators in the basis of the calculations.
+      model: predicts density matrices in the basis of the calculations.
       dataset: structures; ``meta`` tells functional, basis and grid (default: PBE in the model's
         basis, level 4).
       guesses: of PySCF, to compare with, as for :func:`pyscf_guesses`.
@@ -132,7 +134,9 @@ def compare_guesses(
     Raises:
       ConvergenceError: an SCF from the prediction that does not converge, or not to the lowest
         solution found.
+      OpmlError: a model that predicts no density matrices.
     """
+    model.require("dm")
     method = Method.from_meta(
         {"method": "pbe", **dataset.meta},
         basis=model.definition.config.basis,
@@ -157,33 +161,33 @@ def compare_guesses(
             failures[name] = failures.get(name, 0) + 1
         excess.append(abs(mf.energy_tot(dm=start) - lowest))
         on_progress(i + 1, len(dataset))
-    found = {f"scf_iterations_{k}": float(np.mean(v)) for k, v in cycles.items()}
+    means = {f"scf_iterations_{k}": float(np.mean(v)) for k, v in cycles.items()}
     if "minao" in cycles:
-        ratio = found["scf_iterations_model"] / found["scf_iterations_minao"]
-        found["scf_iterations_ratio_minao"] = ratio
+        ratio = means["scf_iterations_model"] / means["scf_iterations_minao"]
+        means["scf_iterations_ratio_minao"] = ratio
     return {
-        **found,
+        **means,
         **{f"scf_failures_{k}": n for k, n in failures.items()},
         "energy_of_density_mae_uha": 1e6 * float(np.mean(excess)),
         "n_scf": len(dataset),
     }
 
 
-def guess_table(found: Mapping[str, float]) -> str:
-    """What :func:`compare_guesses` found, a line for each start, fewest cycles first."""
+def guess_table(results: Mapping[str, float]) -> str:
+    """What :func:`compare_guesses` says, a line for each start, fewest cycles first."""
     prefixes = (_CYCLES, _FAILED)
-    names = [k.removeprefix(p) for p in prefixes for k in found if k.startswith(p)]
-    cycles = {n: found.get(_CYCLES + n, float("inf")) for n in names if n != "ratio_minao"}
+    names = [k.removeprefix(p) for p in prefixes for k in results if k.startswith(p)]
+    cycles = {n: results.get(_CYCLES + n, float("inf")) for n in names if n != "ratio_minao"}
     best = cycles.get("minao", float("nan"))
     rows = [f"{'SCF from':<12}{'cycles':>8}{'of minao':>10}{'failed':>8}"]
     rows += [
-        f"{n:<12}{cycles[n]:>8.1f}{cycles[n] / best:>10.2f}{found.get(_FAILED + n, 0):>8}"
+        f"{n:<12}{cycles[n]:>8.1f}{cycles[n] / best:>10.2f}{results.get(_FAILED + n, 0):>8}"
         for n in sorted(cycles, key=cycles.__getitem__)
     ]
     return "\n".join(rows)
 
 
-def _predicted(mf, model: OperatorModel) -> np.ndarray:
+def _predicted(mf, model: Model) -> np.ndarray:
     structure = structure_from_pyscf(mf.mol)
     model.check_elements([structure])
     basis, overlap = model.definition.basis, np.asarray(mf.get_ovlp())
@@ -197,10 +201,10 @@ def _predicted(mf, model: OperatorModel) -> np.ndarray:
             ),
             code=Code.LAYOUT,
         )
-    found = model.predict(structure)
-    own = from_pyscf(overlap, structure, basis)
-    check_convention(own, found["overlap"], layout.shell_ls, where="mf's overlap matrix")
-    dm = np.asarray(to_pyscf(found["dm"], structure, basis))
+    predicted = model.predict(structure)
+    theirs = from_pyscf(overlap, structure, basis)
+    check_convention(theirs, predicted["overlap"], layout.shell_ls, where="mf's overlap matrix")
+    dm = np.asarray(to_pyscf(predicted["dm"], structure, basis))
     electrons = float(np.sum(dm * overlap))
     if abs(electrons - mf.mol.nelectron) > ELECTRONS:
         raise OpmlError(

@@ -1,13 +1,12 @@
 """Model files: one safetensors file with everything needed to use the model. No pickle.
 
-Tensors are the parameters (``params/...``) and the exponents and coefficients of the input
-basis, and of the auxiliary basis of densities, so loading needs neither PySCF nor its library. The
-header's metadata is JSON: format version, configuration, convention, basis fingerprints, card.
+Tensors are the parameters (``params/...``) and the exponents and coefficients of the bases that
+a definition names, so loading needs neither PySCF nor its library. The header's metadata is JSON:
+format version, family, configuration, convention, basis fingerprints, card.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
@@ -22,38 +21,22 @@ from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
 from ..errors import Code, ConventionError, ModelFileError, OpmlError, one_of, refusal
-from .density import Op2Density, Op2DensityConfig
-from .density2prop import Density2Prop, Density2PropModel
-from .density_model import DensityModel
-from .density_network import Op2DensityNetworkConfig
-from .model import Model
-from .op2op import Op2Op
-from .op2op_config import Op2OpConfig
-from .op2op_network import Op2OpNetworkConfig
-from .op2prop import Op2Prop, Op2PropConfig
-from .operator_model import OperatorModel
-from .operator_network import OperatorNetwork, OperatorNetworkConfig
+from ..learn.schema import to_mapping
+from .base import Model
+from .family import families, family, family_of
 
-FORMAT_VERSION = 2
-"""2: networks are stacked over the members of an ensemble."""
+FORMAT_VERSION = 3
+"""2: networks are stacked over the members of an ensemble. 3: families, settings of training apart
+from those of functions."""
 
-BASES = ("basis", "aux_basis", "input_basis")
-"""What a definition may hold: the basis of the operators, of the density, and of the input."""
+REMOVED = {"operator_network": "a network of learned operators"}
+"""Kinds of models that earlier versions wrote and there are no more."""
 
 PRETRAINED = {
     "water": "one water molecule, PBE/def2-SVP",
     "chno": "molecules of H, C, N and O with up to four atoms other than hydrogen, PBE/def2-SVP",
 }
 """Models in the package, with a card each (``NAME.md`` beside them)."""
-
-KINDS = {
-    "density2prop": (Density2Prop, Op2PropConfig, Density2PropModel),
-    "op2prop": (Op2Prop, Op2PropConfig, Model),
-    "operator_network": (OperatorNetwork, OperatorNetworkConfig, Model),
-    "op2op": (Op2Op, Op2OpConfig, OperatorModel),
-    "op2density": (Op2Density, Op2DensityConfig, DensityModel),
-}
-"""Definitions, configurations and classes of the kinds of models, special ones first."""
 
 
 def save_model(path: str | os.PathLike, model: Model) -> None:
@@ -62,7 +45,8 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
 
     from safetensors.numpy import save_file
 
-    bases = {k: b for k in BASES if (b := getattr(model.definition, k, None)) is not None}
+    definition, own_family = model.definition, family_of(model)
+    bases = {k: b for k in definition.bases if (b := getattr(definition, k)) is not None}
     tensors = {
         "params/" + "/".join(k.key for k in key): np.ascontiguousarray(value)
         for key, value in jax.tree_util.tree_leaves_with_path(model.params)
@@ -76,9 +60,9 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
         "format": "opml_jax model",
         "format_version": FORMAT_VERSION,
         "opml_jax_version": version("opml_jax"),
-        "kind": next(k for k, (d, _, _) in KINDS.items() if isinstance(model.definition, d)),
-        "config": dataclasses.asdict(model.definition.config),
-        **_density_header(model),
+        "family": own_family.name,
+        "config": to_mapping(definition.config),
+        **own_family.header(definition),
         "convention": CONVENTION,
         **{f"{name}_name": basis.name for name, basis in bases.items()},
         **{f"{name}_fingerprint": basis.spec.fingerprint for name, basis in bases.items()},
@@ -97,13 +81,6 @@ def _digest(texts: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
         value = np.ascontiguousarray(tensors[name])
         digest.update(f"{name} {value.dtype} {value.shape}".encode() + value.tobytes())
     return digest.hexdigest()
-
-
-def _density_header(model: Model) -> dict[str, Any]:
-    """The configuration of a model of densities inside another."""
-    if not isinstance(model.definition, Density2Prop):
-        return {}
-    return {"density_config": dataclasses.asdict(model.definition.density.config)}
 
 
 def pretrained(name: str) -> Path:
@@ -130,8 +107,6 @@ def load_model(path: str | os.PathLike) -> Model:
       ModelFileError: missing, damaged, or written by a newer format.
       ConventionError: written for another component convention.
     """
-    from safetensors import SafetensorError, safe_open
-
     if isinstance(path, str) and path.startswith("pretrained:"):
         path = pretrained(path.removeprefix("pretrained:"))
     path = Path(path)
@@ -147,6 +122,28 @@ def load_model(path: str | os.PathLike) -> Model:
             ),
             code=Code.NO_FILE,
         )
+    header, tensors = _read(path)
+    _check_header(header, path)
+    try:
+        return _model(header, tensors)
+    except OpmlError as err:
+        raise err.within(path) from err
+    except Exception as err:  # a part that is not there, or not what it should be
+        raise ModelFileError(
+            refusal(
+                str(path),
+                got=f"contents that make no model ({type(err).__name__}: {err})",
+                expected="an undamaged file",
+                hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
+            ),
+            code=Code.DAMAGED,
+        ) from err
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """Header and tensors of a file whose checksum is right."""
+    from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(path, framework="numpy") as f:
             texts = dict(f.metadata() or {})
@@ -165,6 +162,11 @@ def load_model(path: str | os.PathLike) -> Model:
             ),
             code=Code.DAMAGED,
         ) from err
+    return header, tensors
+
+
+def _check_header(header: dict[str, Any], path: Path) -> None:
+    """Refuse other formats and conventions."""
     version = header.get("format_version", 0)
     known = isinstance(version, int) and 1 <= version <= FORMAT_VERSION
     if header.get("format") != "opml_jax model" or not known:
@@ -185,66 +187,61 @@ def load_model(path: str | os.PathLike) -> Model:
                 expected=repr(CONVENTION),
             )
         )
-    try:
-        return _model(header, tensors)
-    except OpmlError as err:
-        raise err.within(path) from err
-    except Exception as err:  # a part that is not there, or not what it should be
-        raise ModelFileError(
-            refusal(
-                str(path),
-                got=f"contents that make no model ({type(err).__name__}: {err})",
-                expected="an undamaged file",
-                hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
-            ),
-            code=Code.DAMAGED,
-        ) from err
 
 
 def _model(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Model:
     """The model that the parts of a file are."""
-    shells: dict[str, dict[int, dict[int, Shell]]] = {}
+    name = header["family"] if header["format_version"] >= 3 else header["kind"]
+    if name in REMOVED:
+        raise ModelFileError(
+            refusal(
+                "kind of model",
+                got=f"{name}, {REMOVED[name]}, which was removed",
+                expected=f"one of the families {', '.join(families())}",
+                hint=f"opml_jax {header.get('opml_jax_version', '?')} reads it.",
+            ),
+            code=Code.FORMAT_VERSION,
+        )
+    params, shells = _sorted_tensors(tensors)
+    if header["format_version"] == 1 and "residual" in params:
+        params["residual"] = jax.tree.map(lambda w: w[None], params["residual"])
+    of_family = family(name)
+    bases = {k: _basis(header, k, elements) for k, elements in shells.items()}
+    return of_family.model(of_family.restore(header, bases), params, header["card"])
+
+
+Shells = dict[int, dict[int, Shell]]
+"""Shells of a basis by element, and by their place there."""
+
+
+def _sorted_tensors(tensors: dict[str, np.ndarray]) -> tuple[dict, dict[str, Shells]]:
+    """Parameters as a tree, and the shells of every basis."""
+    shells: dict[str, Shells] = {}
     params: dict = {}
     for name, value in tensors.items():
         kind, *keys = name.split("/")
-        if kind in BASES:
-            z, i, l = map(int, keys)
-            shells.setdefault(kind, {}).setdefault(z, {})[i] = Shell(l, value[:, 0], value[:, 1])
-        else:
+        if kind == "params":
             node = params
             for key in keys[:-1]:
                 node = node.setdefault(key, {})
             node[keys[-1]] = value
-    if header["format_version"] == 1 and "residual" in params:
-        params["residual"] = jax.tree.map(lambda w: w[None], params["residual"])
-    bases = {}
-    for name in (k for k in BASES if k in shells):
-        ordered = {z: [own[i] for i in sorted(own)] for z, own in shells[name].items()}
-        bases[name] = Basis.from_shells(header[f"{name}_name"], ordered)
-        if bases[name].spec.fingerprint != header[f"{name}_fingerprint"]:
-            raise ModelFileError(
-                refusal(
-                    "basis",
-                    got="a basis that does not match its fingerprint",
-                    expected="an undamaged file",
-                ),
-                code=Code.DAMAGED,
-            )
-    definition, settings, kind = KINDS[header["kind"]]
-    if "density_config" in header:
-        inner = _settings(Op2DensityConfig, header["density_config"])
-        bases = {"basis": bases["basis"], "density": Op2Density(inner, **bases)}
-    config = _settings(settings, header["config"])
-    return kind(definition(config, **bases), params, header["card"])
+        else:
+            z, i, l = map(int, keys)
+            shells.setdefault(kind, {}).setdefault(z, {})[i] = Shell(l, value[:, 0], value[:, 1])
+    return params, shells
 
 
-def _settings(cls: type, values: dict[str, Any]) -> Any:
-    """A configuration from what JSON made of it."""
-    inner = {Op2OpConfig: Op2OpNetworkConfig, Op2DensityConfig: Op2DensityNetworkConfig}
-    found = {
-        k: _settings(inner[cls], v)
-        if isinstance(v, dict)
-        else (tuple(v) if isinstance(v, list) else v)
-        for k, v in values.items()
-    }
-    return cls(**found)
+def _basis(header: dict[str, Any], name: str, shells: Shells) -> Basis:
+    """A basis of a file, held against its fingerprint."""
+    ordered = {z: [of_element[i] for i in sorted(of_element)] for z, of_element in shells.items()}
+    basis = Basis.from_shells(header[f"{name}_name"], ordered)
+    if basis.spec.fingerprint != header[f"{name}_fingerprint"]:
+        raise ModelFileError(
+            refusal(
+                "basis",
+                got="a basis that does not match its fingerprint",
+                expected="an undamaged file",
+            ),
+            code=Code.DAMAGED,
+        )
+    return basis

@@ -228,9 +228,9 @@ def chebyshev(
 ) -> tuple[Operator, ...]:
     r"""Chebyshev polynomials :math:`T_n(X)` of the operator scaled to [-1, 1].
 
-    :math:`X = (2 V - (a + b)) / (b - a)`. As features they are far better conditioned than powers
-    (`condition_number`), and span the same space. Each is a product of two of about half its
-    degree: :math:`T_{m+n} = 2 T_m T_n - T_{|m-n|}`.
+    :math:`X = (2 V - (a + b)) / (b - a)`. As features they are far better conditioned than powers,
+    and span the same space. Each is a product of two of about half its degree:
+    :math:`T_{m+n} = 2 T_m T_n - T_{|m-n|}`.
 
     Args:
       operator: V, best in an orthogonal basis (:func:`lowdin`).

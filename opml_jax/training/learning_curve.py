@@ -8,11 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data import Dataset
-from ..models import Op2Prop
-from .closed_form import fit_closed_form
+from ..errors import Code, OpmlError, refusal
 from .config import TrainConfig
-from .metrics import errors
-from .trainer import Trained
+from .metrics import evaluate
+from .run import Trained
 
 
 def closed_form_learning_curve(
@@ -20,40 +19,36 @@ def closed_form_learning_curve(
 ) -> list[dict[str, float]]:
     """Refit the closed form on the first structures of a shuffled training set, judge on ``test``.
 
-    Cheap, because the descriptors are those of the training run.
-
     Args:
       trained: result of :func:`opml_jax.training.train`.
       test: labelled structures.
       config: the configuration of the run; its seed shuffles.
-      sizes: numbers of training structures. Default: all, and halves of it down to ten. Left out
-        are those whose structures lack an element.
+      sizes: numbers of training structures. Default: all, and halves of it down to ten. Sets whose
+        structures lack an element have no row.
 
     Returns:
       One row per size: ``n_train`` and the metrics of :func:`opml_jax.training.metrics.errors`.
+
+    Raises:
+      OpmlError: a family that cannot solve its closed form once more.
     """
-    caches, labels, definition = trained.caches, trained.labels, trained.model.definition
-    assert isinstance(definition, Op2Prop)  # no other model has a closed form on descriptors
-    assert trained.noise is not None
-    order = np.random.default_rng(config.seed).permutation(len(caches["train"]))
+    if trained.fit.refit is None:
+        raise OpmlError(
+            refusal(
+                "learning curve",
+                got=f"{trained.model!r}",
+                expected="a model whose closed form can be solved for fewer structures",
+            ),
+            code=Code.CAPABILITY,
+        )
+    order = np.random.default_rng(config.seed).permutation(trained.model.card["n_train"])
     halves = [len(order) >> k for k in range(len(order).bit_length())]
     rows = []
     for n in sizes or [n for n in reversed(halves) if n >= 10]:
-        index = np.sort(order[:n])
-        if not caches["train"].one_hot[index].any(axis=(0, 1)).all():
+        params = trained.fit.refit(np.sort(order[:n]))
+        if params is None:
             continue
-        fit = fit_closed_form(
-            definition,
-            caches["train"].subset(index),
-            caches["validation"],
-            {k: v[index] for k, v in labels["train"].items()},
-            labels["validation"],
-            config.optim,
-            trained.noise,
-        )
-        params = {**trained.model.params, **fit.params}
         model = dataclasses.replace(trained.model, params=params)
-        rows.append(
-            {"n_train": int(n), **errors(model.predict(test.structures, linear=True), test)}
-        )
+        closed_form = model.parts.get("linear", model)
+        rows.append({"n_train": int(n), **evaluate(closed_form, test)})
     return rows

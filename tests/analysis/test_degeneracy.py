@@ -1,15 +1,16 @@
-import importlib
 import itertools
 
 import numpy as np
 import pytest
 from scipy.optimize import linear_sum_assignment
 
-from opml_jax.analysis import DegeneratePair, degeneracy, degeneracy_table, degenerate_pairs
+from opml_jax.analysis import DegeneratePair, degeneracy, degenerate_pairs
+from opml_jax.basis import load_basis
 from opml_jax.errors import OpmlError
+from opml_jax.features import AtomFeatures
+from opml_jax.operators import external_potential, powers
 
-# Relative differences. Zeros are rounding in sums over equal sets in another order; the smallest
-# true difference is 1e-7.
+# Relative differences: zeros are rounding in sums over equal sets in another order
 ZERO = 1e-12
 # Bohr: coordinates are rounded to 1e-16 of themselves, and Gram matrices and volumes are of order
 # 10; what is different is so by 0.1 or more.
@@ -18,22 +19,6 @@ DIFFERENT = 0.05
 
 PAIRS = {pair.name: pair for pair in degenerate_pairs()}
 every_pair = pytest.mark.parametrize("pair", PAIRS.values(), ids=PAIRS)
-
-COLUMNS = [
-    "centre V^1",
-    "centre V^2",
-    "centre V^3",
-    "grams V^1",
-    "structure V^1",
-    "structure V^2",
-]
-# external potential in def2-svp; 0 where the powers cannot tell
-TABLE = {
-    "planar CH4": [0, 1.4e-4, 1.4e-3, 0, 7.6e-3, 2.9e-2],
-    "tetrapod CH4": [0, 8.4e-5, 7.4e-4, 0, 9.3e-3, 3.7e-2],
-    "rings CH6O": [0, 0, 2.8e-7, 0, 0, 5.9e-6],
-    "rings B8": [0, 0, 1.2e-6, 0, 0, 5.9e-6],
-}
 
 
 def _invariants(structure, order):
@@ -103,37 +88,6 @@ def test_density_invariants_beyond_nu_are_not(name):
     assert _mismatch(ours, theirs) > DIFFERENT
 
 
-@pytest.fixture(scope="module")
-def module():
-    """The module; the package has a function of the same name."""
-    return importlib.import_module("opml_jax.analysis.degeneracy")
-
-
-def _agree(table):
-    for name, row in table.items():
-        assert {*row} == {*COLUMNS, "structure V^3"}
-        for column, published in zip(COLUMNS, TABLE[name], strict=True):
-            if published == 0:
-                assert row[column] < ZERO, (name, column)
-            else:
-                assert f"{row[column]:.1e}" == f"{published:.1e}", (name, column)
-
-
-def test_the_published_table_for_methane(module, monkeypatch):
-    chosen = PAIRS["planar CH4"], PAIRS["tetrapod CH4"]
-    monkeypatch.setattr(module, "degenerate_pairs", lambda: chosen)
-    table = degeneracy_table()
-    assert [*table] == ["planar CH4", "tetrapod CH4"]
-    _agree(table)
-
-
-@pytest.mark.slow
-def test_the_published_table():
-    table = degeneracy_table()
-    assert [*table] == [*TABLE]
-    _agree(table)
-
-
 def _power_spectrum(structure, atom=0):
     """Sums over pairs of neighbours: a density invariant of order 2, by hand."""
     x = np.delete(structure.positions, atom, axis=0) - structure.positions[atom]
@@ -184,3 +138,31 @@ def test_a_featuriser_that_sees_nothing_tells_nothing():
 def test_features_of_another_shape_are_refused(shape):
     with pytest.raises(OpmlError, match=r"featuriser must be \(n,\) or \(n_atoms, n\) for 5 atoms"):
         degeneracy(lambda s: np.ones(shape), [PAIRS["planar CH4"]])
+
+
+# Published (Nigam, Smidt, Dusson, arXiv:2602.15345): what the central atom's on-site block of V^k
+# tells of two molecules, external potential in def2-SVP; 0 where the power cannot tell
+TABLE = {
+    "planar CH4": {1: 0, 2: 1.4e-4, 3: 1.4e-3},
+    "tetrapod CH4": {1: 0, 2: 8.4e-5, 3: 7.4e-4},
+    "rings CH6O": {1: 0, 2: 0, 3: 2.8e-7},
+    "rings B8": {1: 0, 2: 0, 3: 1.2e-6},
+}
+
+
+@pytest.mark.parametrize(
+    "name", [n if n.endswith("CH4") else pytest.param(n, marks=pytest.mark.slow) for n in TABLE]
+)
+def test_powers_of_the_potential_tell_what_was_published(name):
+    found = {}
+    for structure in (PAIRS[name].first, PAIRS[name].second):
+        basis = load_basis("def2-svp", sorted(set(structure.numbers)))
+        recipe = AtomFeatures(basis.spec, (1,), pair=False)
+        v = powers(external_potential(structure, basis), (1, 2, 3))
+        found[id(structure)] = [recipe(x).filter("0e").array for x in v]
+    for k, published in TABLE[name].items():
+        row = degeneracy(lambda s, k=k: found[id(s)][k - 1], [PAIRS[name]])[name]
+        if published:
+            assert f"{row['centre']:.1e}" == f"{published:.1e}", k
+        else:
+            assert row["centre"] < ZERO, k

@@ -353,13 +353,15 @@ def test_bad_models(run, tmp_path, command, make, says):
 
 CONFIGS = {
     "unknown key": ("modell: {}", ["modell", "Did you mean 'model'"]),
-    "unknown inner key": ("optim: {epoch: 3}", ["optim", "epoch"]),
-    "text for a number": ("optim: {epochs: many}", ["optim.epochs", "many", "500"]),
-    "negative": ("optim: {epochs: -1}", ["optim.epochs", "500"]),
+    "unknown inner key": ("model: {fit: {epoch: 3}}", ["model.fit", "epoch"]),
+    "text for a number": ("model: {fit: {epochs: many}}", ["model.fit.epochs", "many", "500"]),
+    "negative": ("model: {fit: {epochs: -1}}", ["fit.epochs", "500"]),
     "a list": ("- 1\n- 2", ["key: value pairs", "500"]),
     "no yaml": ("a: [1,", ["YAML", "402"]),
     "code": ("data: !!python/object/apply:os.system ['touch ran']", ["YAML", "402"]),
-    "unknown target": ("targets: [energy, colour]", ["targets", "colour"]),
+    "unknown target": ("model: {fit: {targets: [energy, colour]}}", ["targets", "colour"]),
+    "unknown family": ("model: {family: op2pop}", ["model.family", "Did you mean 'op2prop'"]),
+    "the form of version 0.1": ("optim: {epochs: 3}", ["opml config migrate", "model.fit", "500"]),
     "nested without end": ("[" * 50_000, ["YAML", "402"]),
 }
 
@@ -378,20 +380,20 @@ TRAINING = {
     "missing forces": (
         "w.xyz",
         _text(2 * ENERGY_ALONE),
-        "targets: [energy, forces]",
+        "model: {fit: {targets: [energy, forces]}}",
         ["'forces', which the data set lacks", "labels it has: energy"],
     ),
     "missing dipole": ("w.npz", _labelled_npz(), "", ["'dipole', which the data set lacks"]),
     "NaN label": (
         "w.npz",
         _labelled_npz(energies=np.array([-47900.0, np.nan])),
-        "targets: [energy]",
+        "model: {fit: {targets: [energy]}}",
         ["energy of w.npz", "NaN in structure 1"],
     ),
     "unknown basis": (
         "w.xyz",
         _text(2 * ENERGY_ALONE),
-        "{targets: [energy], model: {basis: def2-spv}}",
+        "model: {basis: def2-spv, fit: {targets: [energy]}}",
         ["'def2-spv'", "Did you mean 'def2svp'"],
     ),
 }

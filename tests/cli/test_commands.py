@@ -133,7 +133,7 @@ def test_train_from_a_configuration(tmp_path, capsys):
         "data.n_train + data.n_validation must be at most 500",
     )
     # More than 8 of each, so that one program predicts them all; the quickstart has d functions.
-    settings = ["data.n_train=20", "data.n_validation=10", "data.n_test=10", "optim.epochs=3"]
+    settings = ["data.n_train=20", "data.n_validation=10", "data.n_test=10", "model.fit.epochs=3"]
     settings.append("model.basis=sto-3g")
     arguments = [x for s in settings for x in ("--set", s)]
     assert main(["train", str(config), "-o", str(tmp_path / "run"), "--curve", *arguments]) == 0
@@ -156,7 +156,7 @@ def test_train_from_a_configuration(tmp_path, capsys):
     assert main([*again, *arguments]) == 0  # nothing is computed
     assert "complete; --restart" in capsys.readouterr().out
     _one_line(capsys, again, "data.n_train 20 (not 400)", "--restart", "601")
-    (tmp_path / "run" / "state.npz").touch()
+    (tmp_path / "run" / "state").mkdir()
     assert not complete(tmp_path / "run", curve=True)  # begun anew, and killed
 
 
@@ -220,7 +220,7 @@ def _one_line(capsys, arguments, *expected):
 
 def test_unknown_config_key_names_the_nearest(tmp_path, capsys):
     config = tmp_path / "c.yaml"
-    config.write_text("optim: {epoch: 3}\n")
+    config.write_text("model: {fit: {epoch: 3}}\n")
     out = tmp_path / "run"
     _one_line(capsys, ["train", str(config), "-o", str(out)], "Did you mean 'epochs'?")
     _one_line(capsys, ["config", "validate", str(config)], "Did you mean 'epochs'?")

@@ -14,17 +14,21 @@ import pytest
 import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.cli.runs import train_run
+from opml_jax.learn.calibration import WITHIN
+from opml_jax.learn.history import read_history
 from opml_jax.models import load_model
 from opml_jax.training import load_config
-from opml_jax.training.calibration import WITHIN
-from opml_jax.training.checkpoint import read_history
 
 # energies in a small basis: little to compile
 CONFIG = """
 data: {n_train: 20, n_validation: 10, n_test: 0}
-model: {basis: sto-3g, powers: [1], gram_powers: [1], hidden: [8], members: 2}
-targets: [energy]
-optim: {epochs: 400, batch_size: 4}
+model:
+  basis: sto-3g
+  powers: [1]
+  gram_powers: [1]
+  hidden: [8]
+  members: 2
+  fit: {targets: [energy], epochs: 400, batch_size: 4}
 """
 
 
@@ -51,7 +55,7 @@ def test_sigkill_costs_no_bit(tmp_path, capsys):
         command, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     deadline = time.monotonic() + 300
-    while not (run / "state.npz").exists() and process.poll() is None:
+    while not (run / "state/network.npz").exists() and process.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     os.killpg(process.pid, signal.SIGKILL)
@@ -116,7 +120,7 @@ def test_standard_deviations_are_judged(tmp_path, capsys):
     """By molecules that neither trained nor scaled them, in metrics and in a picture."""
     path, run = tmp_path / "c.yaml", tmp_path / "run"
     path.write_text(CONFIG)
-    sizes = ("data.n_calibration=30", "data.n_test=40", "optim.epochs=0")
+    sizes = ("data.n_calibration=30", "data.n_test=40", "model.fit.epochs=0")
     more = ("model.members=1", "model.last_layer=true")
     options = [x for setting in (*sizes, *more) for x in ("--set", setting)]
     assert not main(["train", str(path), "-o", str(run), *options])
@@ -141,7 +145,7 @@ def test_standard_deviations_are_judged(tmp_path, capsys):
 def test_an_ensemble_from_training_to_predictions(tmp_path, capsys):
     path, run = tmp_path / "c.yaml", str(tmp_path / "run")
     path.write_text(CONFIG)
-    assert main(["train", str(path), "-o", run, "--set", "optim.epochs=5", "--curve"]) == 0
+    assert main(["train", str(path), "-o", run, "--set", "model.fit.epochs=5", "--curve"]) == 0
     assert "history.jsonl" in capsys.readouterr().out
     found = [r["n_train"] for r in read_history(tmp_path / "run" / "learning_curve.jsonl")]
     assert found == [10, 20]
@@ -164,15 +168,15 @@ def test_densities_from_a_configuration(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "d.yaml").write_text(
         "data: {n_train: 30, n_validation: 5, n_test: 10}\n"
-        "density: {references: 20, uncertainty: true, network: {gates: 4}}\n"
-        "optim: {epochs: 3, batch_size: 10, learning_rate: 0.01}\ntargets: [density]\n"
+        "model: {family: op2density, references: 20, uncertainty: true, network: {gates: 4,\n"
+        "  fit: {epochs: 3, batch_size: 10, learning_rate: 0.01}}}\n"
     )
     assert main(["train", "d.yaml", "-o", "run"]) == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["test"]["density_error_percent"] < 0.1  # superposed atoms: 11
     assert "density" in (tmp_path / "run" / "card.md").read_text()
     assert len(read_history(tmp_path / "run" / "history.jsonl")) == 3
-    assert not (tmp_path / "run" / "network.npz").exists()  # only a killed run needs it
+    assert not (tmp_path / "run" / "state").exists()  # only a killed run needs it
     capsys.readouterr()
     assert main(["evaluate", "run", "bundled:water", "--split", "test", "--scf", "1"]) == 0
     out = capsys.readouterr().out

@@ -6,9 +6,9 @@ import pytest
 
 from opml_jax.basis import layout_of, load_basis
 from opml_jax.data import Dataset, read_dataset, read_structures
-from opml_jax.data.dataset import FIELDS
 from opml_jax.data.store import read_hdf5, write_hdf5
 from opml_jax.errors import ConventionError, DataError, OpmlError
+from opml_jax.quantities import LABELS
 from opml_jax.structures import Structure
 
 
@@ -21,11 +21,11 @@ def dataset(molecules, rng):
         molecules["hydrogen_cyanide"],
         Structure(water.numbers, water.positions, 2),
     ]
-    labels = {name: [] for name in FIELDS}
+    labels = {name: [] for name in LABELS}
     for s in structures:
         size = {"atom": s.n_atoms, "ao": layout_of(s, load_basis("sto-3g", s.numbers)).nao}
         size |= {"aux": 5 * s.n_atoms, "shell": 3 * s.n_atoms}
-        for name, field in FIELDS.items():
+        for name, field in LABELS.items():
             x = rng.normal(size=[size.get(a, a) for a in field.axes])
             labels[name].append(x + x.T if field.symmetric else x)
     meta = {"method": "hf", "basis": "sto-3g", "nested": {"a": [1, 2]}}
@@ -44,7 +44,7 @@ def test_round_trip_is_exact(path, dataset):
     assert found.meta == dataset.meta
     assert found.layout_hashes == dataset.layout_hashes
     found.check_layout(load_basis("sto-3g", found.elements))
-    assert set(found.labels) == set(FIELDS)
+    assert set(found.labels) == set(LABELS)
     for ours, theirs in zip(found.structures, dataset.structures, strict=True):
         assert (ours.numbers, ours.charge, ours.spin) == (
             theirs.numbers,
@@ -64,7 +64,7 @@ def test_file_says_what_it_holds(path):
         assert f.attrs["format_version"] == 1
         assert f.attrs["convention"] == "opml-1"
         assert f["positions"].attrs["unit"] == "Bohr"
-        for name, field in FIELDS.items():
+        for name, field in LABELS.items():
             assert f["labels"][name].attrs["unit"] == field.unit
             assert f["labels"][name].attrs["description"] == field.text
         units = {name: f["labels"][name].attrs["unit"] for name in f["labels"]}

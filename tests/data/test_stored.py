@@ -16,9 +16,9 @@ import pytest
 
 from opml_jax.basis import layout_of, load_basis
 from opml_jax.data import Dataset, Loader, StoredLabel, concatenate, read_dataset
-from opml_jax.data.dataset import FIELDS
 from opml_jax.data.store import read_hdf5, write_hdf5
 from opml_jax.errors import Code, DataError, OpmlError
+from opml_jax.quantities import LABELS
 
 NAMES = ("water", "methane", "formamide", "hydrogen_cyanide", "fluoromethane")
 
@@ -33,11 +33,11 @@ def dataset(molecules, basis):
     """23 molecules of five compositions with a random value of every field."""
     rng = np.random.default_rng(0)
     structures = [molecules[NAMES[i % 5]] for i in range(23)]
-    labels = {name: [] for name in FIELDS}
+    labels = {name: [] for name in LABELS}
     for s in structures:
         size = {"atom": s.n_atoms, "ao": layout_of(s, basis).nao, "aux": 5 * s.n_atoms}
         size["shell"] = 3 * s.n_atoms
-        for name, field in FIELDS.items():
+        for name, field in LABELS.items():
             x = rng.normal(size=[size.get(a, a) for a in field.axes])
             labels[name].append(x + x.T if field.symmetric else x)
     hashes = [layout_of(s, basis).hash for s in structures]

@@ -34,27 +34,19 @@ NAMES = [
     "formamide",
 ]
 # d functions only where compiling them is worth its time: every element, symmetric and not
-RICH = [
-    "water",
-    "formamide",
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("methane", "hydrogen_sulfide", "fluoromethane")
-    ),
-]
-in_rich_basis = pytest.mark.parametrize("name", RICH)
+RICH = ["water", "formamide", "methane", "hydrogen_sulfide", "fluoromethane"]
+in_rich_basis = pytest.mark.parametrize(
+    "name", [*RICH[:2], *(pytest.param(name, marks=pytest.mark.slow) for name in RICH[2:])]
+)
+CASES = [*((name, "sto-3g") for name in NAMES), *((name, "def2-svp") for name in RICH)]
 
 
-def _with_basis(case, basis_name):
-    name, marks = getattr(case, "values", (case,))[0], getattr(case, "marks", ())
-    return pytest.param(name, basis_name, marks=marks)
-
-
-CASES = [
-    *(_with_basis(name, "sto-3g") for name in NAMES),
-    *(_with_basis(name, "def2-svp") for name in RICH),
-]
-every_case = pytest.mark.parametrize(("name", "basis_name"), CASES)
+def _every_case(quick):
+    """All of ``CASES``, of which the others are slow."""
+    return pytest.mark.parametrize(
+        ("name", "basis_name"),
+        [c if c in quick else pytest.param(*c, marks=pytest.mark.slow) for c in CASES],
+    )
 
 
 @functools.lru_cache  # many tests ask for the same few programs, and compiling is their time
@@ -82,7 +74,7 @@ def _close_by_column(ours, theirs):
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=PER_COLUMN)
 
 
-@every_case
+@_every_case(quick=[*((n, "sto-3g") for n in NAMES if n != "methane"), ("formamide", "def2-svp")])
 def test_turn_with_the_molecule(molecules, rng, random_rotation, name, basis_name):
     s = molecules[name]
     _, features = _recipe(s, basis_name)
@@ -116,7 +108,11 @@ def test_pseudo_irreps_are_not_zero(molecules):
 
 @pytest.mark.parametrize(
     ("name", "basis_name"),
-    [("fluoromethane", "sto-3g"), ("formamide", "sto-3g"), ("water", "def2-svp")],
+    [
+        ("fluoromethane", "sto-3g"),
+        ("formamide", "sto-3g"),
+        pytest.param("water", "def2-svp", marks=pytest.mark.slow),
+    ],
 )
 def test_follow_a_permutation_of_the_atoms(molecules, rng, name, basis_name):
     s = molecules[name]
@@ -167,7 +163,11 @@ def _by_hand(channel, matrix, layout, atom):
 
 
 @pytest.mark.parametrize(
-    ("name", "basis_name"), [("water", "def2-svp"), ("hydrogen_cyanide", "sto-3g")]
+    ("name", "basis_name"),
+    [
+        pytest.param("water", "def2-svp", marks=pytest.mark.slow),
+        ("hydrogen_cyanide", "sto-3g"),
+    ],
 )
 def test_channels_say_what_the_irreps_are(molecules, name, basis_name):
     s = molecules[name]
@@ -248,10 +248,7 @@ def test_operator_of_another_basis_is_refused(water):
         recipe(operators.overlap(water, load_basis("sto-3g", [1, 8])))
 
 
-@pytest.mark.parametrize(
-    ("name", "basis_name"),
-    [case for case in CASES if case[0] not in ("methane", "carbon_dioxide")],  # zero by symmetry
-)
+@_every_case(quick=[(n, "sto-3g") for n in ("water", "methane", "hydrogen_cyanide")])
 def test_invariants_are_invariant(molecules, rng, random_rotation, name, basis_name):
     s = molecules[name]
     recipe, features = _recipe(s, basis_name)
@@ -285,6 +282,7 @@ def test_invariants_are_scalars_and_scalar_products(water):
     assert column == i.shape[1] == n_invariants(recipe, (2,))
 
 
+@pytest.mark.slow
 def test_compile_once_for_a_bucket(molecules, rng):
     """A new geometry, and another molecule that fits, use the program that is there."""
     basis = load_basis("sto-3g", [1, 6, 7, 8])

@@ -19,7 +19,6 @@ from opml_jax.features import (
     atom_features,
     couple,
     hierarchy,
-    structure_features,
 )
 from opml_jax.operators import (
     Operator,
@@ -241,8 +240,15 @@ def _by_the_pattern(matrix, structure, layout):
     return np.where(near[np.ix_(layout.atom, layout.atom)], matrix, 0)
 
 
-@pytest.mark.parametrize("pattern", ["dense", "tiled"])
-@pytest.mark.parametrize("pair", [True, False])
+@pytest.mark.parametrize(
+    ("pair", "pattern"),
+    [
+        (True, "dense"),
+        (True, "tiled"),
+        (False, "dense"),
+        pytest.param(False, "tiled", marks=pytest.mark.slow),
+    ],
+)
 def test_features_of_restricted_operators(molecules, rng, pair, pattern):
     """Those of the restricted powers, made in NumPy; and derivatives of both storages agree."""
     s = molecules["formamide"]
@@ -286,7 +292,10 @@ def _many_waters(water, n):
     return [Structure(water.numbers, p) for p in x]
 
 
-@pytest.mark.parametrize(("n", "pair", "cutoff"), [(20, True, 2.2), (34, False, None)])
+@pytest.mark.parametrize(
+    ("n", "pair", "cutoff"),
+    [pytest.param(20, True, 2.2, marks=pytest.mark.slow), (34, False, None)],
+)
 def test_large_batches_are_their_molecules(water, rng, n, pair, cutoff):
     """Taken a few at a time: 20 in equal parts, 34 with a remainder; derivatives, too."""
     assert n > hierarchy.CHUNK
@@ -331,6 +340,7 @@ def test_large_batches_are_their_molecules(water, rng, n, pair, cutoff):
         _close(gradient[k], np.stack([g[k] for _, g in alone]))
 
 
+@pytest.mark.slow
 def test_gradients_in_positions_of_a_large_batch(rng):
     """Through integrals and features, of hydrogen molecules."""
     basis = load_basis("sto-3g", [1])
@@ -433,40 +443,12 @@ def test_pair_features_turn_with_the_operator(molecules, rng, random_rotation, i
     _close(recipe(turned, pairs).array, expected.array, ROTATION)
 
 
-# structures
-
-
-def test_structure_features_are_sums_over_elements(molecules, rng):
-    """Of a molecule and of a batch: every irrep once for each element, in the order of elements."""
-    chosen = [molecules["water"], molecules["formamide"]]
-    padded = batch(chosen, BASIS)
-    recipe = AtomFeatures(SPEC, (1, 2), lmax=1)
-    singles = [_random(s, rng) for s in chosen]
-    a = np.zeros((2, padded.layout.nao, padded.layout.nao))
-    for b, A in enumerate(singles):
-        a[b, : A.nao, : A.nao] = A.values
-    x = jax.jit(recipe)(Operator(jnp.asarray(a), padded.layout, symmetric=True))
-    together = structure_features(x, padded, BASIS)
-    n = len(SPEC.elements)
-    assert together.irreps == e3nn.Irreps([(n * m, ir) for m, ir in recipe.irreps])
-    assert together.shape == (2, n * recipe.irreps.dim)
-    for b, (A, s) in enumerate(zip(singles, chosen, strict=True)):
-        alone = jax.jit(recipe)(A)
-        theirs = [
-            np.asarray(chunk)[np.array(s.numbers) == z].sum(axis=0, initial=0.0).ravel()
-            for chunk in alone.chunks
-            for z in SPEC.elements
-        ]
-        total = structure_features(alone, s, BASIS)
-        assert total.irreps == together.irreps
-        _close(total.array, np.concatenate(theirs))
-        _close(together.array[b], np.concatenate(theirs))
-
-
 # equivariance of functions of operators
 
 
-@pytest.mark.parametrize("name", ["water", "methane", "formamide"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("water", marks=pytest.mark.slow), "methane", "formamide"]
+)
 def test_features_of_functions_turn_with_the_molecule(molecules, equivariant_functions, name):
     """Each relative to its own largest: rotations, reflections, translations, permutations."""
     assert_equivariant(equivariant_functions, molecules[name], n=2, rtol=ROTATION, atol=0.0)

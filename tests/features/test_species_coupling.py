@@ -27,6 +27,9 @@ ROTATION = 1e-11
 
 CASES = [("water", "def2-svp"), ("formamide", "sto-3g")]
 every_case = pytest.mark.parametrize(("name", "basis_name"), CASES)
+water_is_slow = pytest.mark.parametrize(
+    ("name", "basis_name"), [pytest.param(*CASES[0], marks=pytest.mark.slow), CASES[1]]
+)
 both_sets = pytest.mark.parametrize("all_pairs", [False, True], ids=["reduced", "all pairs"])
 
 
@@ -72,8 +75,15 @@ def test_the_coupling_is_orthogonal(pair):
         assert sigma == (-1) ** (ls[0][a] + ls[1][b] + l)
 
 
-@every_case
-@both_sets
+@pytest.mark.parametrize(
+    ("all_pairs", "name", "basis_name"),
+    [
+        pytest.param(False, *CASES[1], id="reduced-formamide-sto-3g"),
+        pytest.param(True, *CASES[0], id="all pairs-water-def2-svp"),
+        pytest.param(False, *CASES[0], id="reduced-water-def2-svp", marks=pytest.mark.slow),
+        pytest.param(True, *CASES[1], id="all pairs-formamide-sto-3g", marks=pytest.mark.slow),
+    ],
+)
 def test_irreps_hold_the_whole_operator(molecules, rng, name, basis_name, all_pairs):
     operator = _random(_layout(molecules[name], basis_name), rng)
     back = _operator(_irreps(operator, all_pairs), operator, all_pairs)
@@ -90,14 +100,14 @@ def test_the_reduced_set_has_no_number_too_many(molecules, rng, name, basis_name
         assert np.abs(x).max() > 1e-3
 
 
-@every_case
+@water_is_slow
 def test_norm_is_that_of_the_matrix(molecules, rng, name, basis_name):
     operator = _random(_layout(molecules[name], basis_name), rng)
     norm = species_irreps_norm(_irreps(operator), operator.layout.spec)
     np.testing.assert_allclose(norm, np.linalg.norm(operator.to_dense()), rtol=ROUND_TRIP)
 
 
-@pytest.mark.parametrize(("name", "basis_name"), [("water", "def2-svp"), ("formamide", "sto-3g")])
+@water_is_slow
 def test_every_irrep_turns_with_the_molecule(molecules, rng, random_rotation, name, basis_name):
     """By e3nn's D of its L, and parity (-1)^(l1 + l2) = sigma (-1)^L."""
     s = molecules[name]

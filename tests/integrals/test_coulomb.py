@@ -44,13 +44,9 @@ def _reference(structure, basis_name, dm):
     return opml.from_pyscf(np.einsum("ijQ,Q->ij", three, c), structure, basis)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "basis_name"),
-    [
-        pytest.param("H2O", "def2-svp", marks=pytest.mark.slow),
-        ("CH3OH", "sto-3g"),
-        pytest.param("N2", "sto-3g", marks=pytest.mark.slow),
-    ],
+    ("name", "basis_name"), [("H2O", "def2-svp"), ("CH3OH", "sto-3g"), ("N2", "sto-3g")]
 )
 def test_coulomb_is_libcints(name, basis_name):
     structure = _structure(name)

@@ -50,22 +50,12 @@ def _check(structure, basis_name, rng, random_rotation, n, driver="native"):
         np.testing.assert_allclose(turned, d @ v @ d.T, rtol=0, atol=tolerance)
 
 
-def _quick(name, basis_name):
-    """What is compiled by default: s to f functions, molecules with and without symmetry."""
-    return (name, basis_name) in [
-        ("methane", "sto-3g"),
-        ("carbon_dioxide", "sto-3g"),
-        ("formamide", "def2-svp"),
-        ("water", "cc-pvtz"),
-    ]
-
-
 PAIRS = list(itertools.product(NAMES, BASES))
 
 
 @pytest.mark.parametrize(
     ("name", "basis_name"),
-    [p if _quick(*p) else pytest.param(*p, marks=pytest.mark.slow) for p in PAIRS],
+    [p if p == ("methane", "sto-3g") else pytest.param(*p, marks=pytest.mark.slow) for p in PAIRS],
 )
 def test_potential_turns_with_the_molecule(molecules, rng, random_rotation, name, basis_name):
     _check(molecules[name], basis_name, rng, random_rotation, N_ROTATIONS)

@@ -132,7 +132,7 @@ def _differentiated(f, order):
 
 
 @pytest.mark.parametrize("dipole", [False, True], ids=["charge", "dipole"])
-@pytest.mark.parametrize("order", [3, 5])
+@pytest.mark.parametrize("order", [3, pytest.param(5, marks=pytest.mark.slow)])
 def test_components_are_derivatives_of_the_summed_potential(rng, order, dipole):
     """A dipole d at C is the potential of d . grad_P, one derivative more."""
     assert (order < hermite._STACKED_FROM) == (order == 3)  # both ways of building are run
@@ -170,7 +170,9 @@ def test_components_are_derivatives_of_the_summed_potential(rng, order, dipole):
 
 
 @pytest.mark.parametrize("dipole", [False, True], ids=["charge", "dipole"])
-@pytest.mark.parametrize("order", [0, 1, BELOW, ABOVE, ABOVE + 3])
+@pytest.mark.parametrize(
+    "order", [0, 1, BELOW, ABOVE, pytest.param(ABOVE + 3, marks=pytest.mark.slow)]
+)
 def test_the_two_maps_are_transposes_of_each_other(rng, order, dipole):
     sources, *rest = _arguments(rng, "potential", dipole, order)
     weights = rng.normal(size=(hermite.n_rows(order), K, B, N_PAIRS))
@@ -211,6 +213,7 @@ def _row(tree, k):
     return tuple(x[k] for x in tree)
 
 
+@pytest.mark.slow
 @_every_kind(BELOW, [ABOVE])
 def test_first_derivatives_in_every_argument(rng, differences, name, dipole, order):
     f, x = _function(name, dipole, order), _arguments(rng, name, dipole, order)

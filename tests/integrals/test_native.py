@@ -86,7 +86,7 @@ def _symmetric(rng, n):
     "basis_name",
     [
         "sto-3g",
-        "def2-svp",
+        pytest.param("def2-svp", marks=pytest.mark.slow),
         pytest.param("def2-tzvp", marks=pytest.mark.slow),
         pytest.param("cc-pvqz", marks=pytest.mark.slow),
     ],
@@ -169,7 +169,8 @@ def test_three_orders_of_derivatives_are_pyscfads(water, rng, basis_name, whole)
         assert _relative(a, np.asarray(b)) < tolerance
 
 
-@pytest.mark.parametrize("name", ["H3+", pytest.param("water", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["H3+", "water"])
 def test_forward_and_reverse_nest_all_four_ways(molecules, rng, name):
     # s functions compile fast; the test above and those of test_integrals have p and d
     triangle = [[0.0, 0.1, 0.0], [1.6, 0.0, 0.2], [0.7, 1.5, -0.3]]
@@ -408,6 +409,7 @@ def test_chunks_of_pairs_add_up(molecules, monkeypatch, rng, every_equation):
 # --- batches -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bucket_compiles_once_and_gives_what_each_molecule_gives(molecules):
     pairs = [("water", "hydrogen_cyanide"), ("methane", "formamide")]
     chosen = [[molecules[n] for n in names] for names in pairs]
@@ -504,6 +506,7 @@ def test_screening_errs_by_no_more_than_it_says(octane, tolerance):
         assert error > 0  # something was left out
 
 
+@pytest.mark.slow
 def test_screening_holds_for_neutral_atoms_too(octane):
     s, basis, _ = octane
     pairs = integrals.screen(s, basis, tolerance=1e-8)
@@ -623,6 +626,7 @@ def test_updated_pairs_keep_their_shapes_while_they_fit(octane):
     assert again.capacity == grown.capacity
 
 
+@pytest.mark.slow
 def test_screening_a_batch_is_screening_its_molecules(molecules):
     far = Structure(
         [8, 1, 1, 8, 1, 1],
@@ -659,6 +663,7 @@ def test_charges_beyond_the_default_can_be_announced(octane):
     assert np.abs(plain - exact(s)).max() > 1.0
 
 
+@pytest.mark.slow
 def test_more_charge_than_announced_is_not_silent(water):
     basis = load_basis("sto-3g", water.numbers)
     pairs = integrals.screen(water, basis, tolerance=1e-9)  # holds for twice the nuclei: 20
@@ -715,6 +720,7 @@ np.savez(sys.argv[2], v=v, g=g, s=others[0], t=others[1], r=others[2])
 """
 
 
+@pytest.mark.slow
 def test_single_precision_is_enough_for_chemistry(tmp_path, rng):
     """Without x64, in another process; ethanol in def2-SVP."""
     basis = load_basis("def2-svp", ETHANOL.numbers)
@@ -801,6 +807,7 @@ def test_neutral_atoms_are_short_ranged(water):
     assert np.abs(bare - integrals.external_potential(water, basis)).max() > 0.05
 
 
+@pytest.mark.slow
 def test_neutral_atoms_of_a_batch_are_those_of_its_molecules(molecules):
     chosen = [molecules["water"], molecules["formamide"]]
     basis = load_basis("sto-3g", [1, 6, 7, 8])

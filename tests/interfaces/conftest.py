@@ -6,9 +6,8 @@ import jax
 import pytest
 
 import opml_jax as opml
-from opml_jax.models import Op2PropConfig
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
-from opml_jax.training.config import OptimConfig
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +17,7 @@ def dataset():
 
 @pytest.fixture(scope="session")
 def model(dataset):
-    config = TrainConfig(model=Op2PropConfig(basis="sto-3g"), optim=OptimConfig(epochs=0))
+    config = TrainConfig(model=Op2PropConfig(basis="sto-3g", fit=Op2PropFit(epochs=0)))
     splits = {"train": list(range(40)), "validation": list(range(40, 50))}
     return train(dataset, splits, config).model
 

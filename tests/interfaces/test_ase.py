@@ -15,6 +15,7 @@ from ase.md.verlet import VelocityVerlet
 import opml_jax as opml
 from opml_jax.errors import ModelFileError, OpmlError, PrecisionError, StructureError
 from opml_jax.interfaces.ase import OPMLCalculator, structure_from_ase, structure_to_ase
+from opml_jax.models import EnergyModel
 from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 SAME_PROGRAM = (
@@ -109,13 +110,13 @@ def test_a_capacity_is_a_formula(model, capacity):
 
 
 def test_one_evaluation_serves_every_property(atoms, monkeypatch):
-    calls, predict = [], opml.Model.predict
+    calls, predict = [], EnergyModel.predict
 
     def counted(self, structures, **options):
         calls.extend([structures] if isinstance(structures, opml.Structure) else [])
         return predict(self, structures, **options)
 
-    monkeypatch.setattr(opml.Model, "predict", counted)
+    monkeypatch.setattr(EnergyModel, "predict", counted)
     for _ in range(2):
         atoms.get_potential_energy(), atoms.get_forces(), atoms.get_dipole_moment()
     assert len(calls) == 1
@@ -166,7 +167,7 @@ def test_models_without_dipoles(atoms, model):
         calc.get_property("dipole", atoms)
 
 
-class Ensemble(opml.Model):
+class Ensemble(EnergyModel):
     """Stands for a model that knows how uncertain it is."""
 
     def predict(self, structure, *, uncertainty, bucket):

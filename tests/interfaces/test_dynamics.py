@@ -130,7 +130,7 @@ def test_raman_lines(files, capsys):
     config = opml.models.Op2OpConfig(basis="sto-3g", words=("S",), density_words=())
     weights = {"1_1_1_0_1": {"weights": np.zeros((1, 1))}}  # of the pair H-H, and of O-H
     weights["2_1_8_0_1"] = {"weights": np.zeros((2, 2))}
-    bare = opml.models.OperatorModel(
+    bare = opml.models.Op2OpModel(
         opml.models.Op2Op(config, basis), {"guess": weights}, {"elements": ["H", "O"]}
     )
     opml.save_model(files / "fock.safetensors", bare)

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import opml_jax as opml
 from opml_jax.errors import OpmlError
 from opml_jax.interfaces.jax_md import energy_fn
+from opml_jax.models import EnergyModel
 from opml_jax.units import ANGSTROM_PER_BOHR, EV_PER_HARTREE, KCAL_MOL_PER_HARTREE
 
 SAME_SUMS = 1e-10  # Hartree, Hartree/Bohr: padded and unpadded sums in another order
@@ -28,7 +28,7 @@ def test_energies_and_forces_are_the_models(model, dataset):
         )
 
 
-class Springs(opml.Model):
+class Springs(EnergyModel):
     """An energy one can do in one's head: the sum of squared coordinates, times ``params``."""
 
     def energy_fn(self, params=None):

@@ -16,12 +16,13 @@ from opml_jax.interfaces.pyscf import (
     scf_ends,
     structure_from_pyscf,
 )
-from opml_jax.models import Op2Op, Op2OpConfig, OperatorModel
-from opml_jax.training.op2op import fit_op2op
+from opml_jax.models.op2op import Op2OpConfig, Op2OpFit
+from opml_jax.training import TrainConfig, train
 
 FEW = Op2OpConfig(
     words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W", "E"),
     density_words=("P", "S P S", "W P S", "U", "U S", "T U", "U U", "U P S"),
+    fit=Op2OpFit(),
 )
 
 
@@ -43,9 +44,8 @@ def water():
 
 @pytest.fixture(scope="module")
 def model(water):
-    definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
-    fit = fit_op2op(definition, water.subset(range(60)), water.subset(range(60, 80)))
-    return OperatorModel(definition, fit.params)
+    splits = {"train": list(range(60)), "validation": list(range(60, 80))}
+    return train(water, splits, TrainConfig(model=FEW)).model
 
 
 def test_molecules_come_back(water):
@@ -105,6 +105,9 @@ class _ConvergedDensity:
         self.definition = types.SimpleNamespace(
             config=types.SimpleNamespace(basis=basis.name), basis=basis
         )
+
+    def require(self, name):
+        assert name == "dm"
 
     def check_elements(self, structures):
         pass

@@ -4,15 +4,14 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.data.reference import molecule
-from opml_jax.models import Op2PropConfig
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
-from opml_jax.training.config import OptimConfig
 
 
 @pytest.fixture(scope="session")
 def trained():
     dataset = opml.read_dataset(opml.bundled("water"))
-    config = TrainConfig(model=Op2PropConfig(basis="sto-3g"), optim=OptimConfig(epochs=5))
+    config = TrainConfig(model=Op2PropConfig(basis="sto-3g", fit=Op2PropFit(epochs=5)))
     return train(dataset, {"train": list(range(40)), "validation": list(range(40, 50))}, config)
 
 

@@ -8,9 +8,8 @@ import pytest
 import opml_jax as opml
 from opml_jax.errors import DataWarning
 from opml_jax.interfaces.ase import OPMLCalculator, structure_to_ase
-from opml_jax.models import Op2PropConfig
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
-from opml_jax.training.config import OptimConfig
 
 SPLITS = {"train": [*range(30)], "validation": [*range(30, 50)]}
 
@@ -22,13 +21,10 @@ def water():
 
 @pytest.fixture(scope="module", params=["last layer", "ensemble"])
 def model(water, request):
-    own = {"last_layer": True} if request.param == "last layer" else {"members": 2}
-    config = TrainConfig(
-        model=Op2PropConfig(basis="sto-3g", powers=(1,), gram_powers=(1,), hidden=(4,), **own),
-        optim=OptimConfig(epochs=2),
-        targets=("energy",),
-    )
-    return train(water, SPLITS, config).model
+    kind = {"last_layer": True} if request.param == "last layer" else {"members": 2}
+    sizes = {"basis": "sto-3g", "powers": (1,), "gram_powers": (1,), "hidden": (4,)}
+    config = Op2PropConfig(**sizes, **kind, fit=Op2PropFit(targets=("energy",), epochs=2))
+    return train(water, SPLITS, TrainConfig(model=config)).model
 
 
 def test_the_largest_is_that_of_validation(model, water):

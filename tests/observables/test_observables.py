@@ -69,6 +69,11 @@ def _differences(f, h):
     return (8 * (f(h) - f(-h)) - (f(2 * h) - f(-2 * h))) / (12 * h)
 
 
+@pytest.mark.parametrize(
+    "symmetric",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name != "methane")) for name in SYMMETRIC],
+    indirect=True,
+)
 def test_energy_is_that_of_pyscf(symmetric):
     s = symmetric
     found = observables.hartree_fock_energy(s.fock, s.dm, s.structure, s.basis)

@@ -33,6 +33,7 @@ def case(request, molecules):
     return chosen, compiled(batch(chosen, basis)), spectral_bounds(basis, name), basis
 
 
+@pytest.mark.slow
 def test_bounds_hold_for_every_molecule(case):
     chosen, potential, (low, high), basis = case
     lowest = []

@@ -196,6 +196,7 @@ def test_passes_through_grad(pair):
     _close(gradient.to_dense(), (a @ b + b @ a).T)
 
 
+@pytest.mark.slow
 def test_gradient_in_positions(water):
     basis = load_basis("sto-3g", water.numbers)
 

@@ -15,6 +15,9 @@ ROUND_OFF = 1e-13
 SIX_ANGSTROM = 11.34  # Bohr
 LARGE = {"alkane": ("alkane", 24), "waters": ("waters", 20)}  # 74 and 60 atoms
 every_large = pytest.mark.parametrize("name", LARGE)
+waters_are_slow = pytest.mark.parametrize(
+    "name", ["alkane", pytest.param("waters", marks=pytest.mark.slow)]
+)
 both_storages = pytest.mark.parametrize("storage", ["dense", "tiled"])
 
 
@@ -118,7 +121,7 @@ def test_every_tile_knows_its_transpose(large):
     np.testing.assert_array_equal(p.lookup[p.tiles[off, 1], p.tiles[off, 0]], off + half)
 
 
-@every_large
+@waters_are_slow
 def test_a_small_step_keeps_every_shape(large, kept, rng):
     """And so a product compiled for one plan serves the next, with the right result."""
     basis = load_basis("sto-3g", large.numbers)
@@ -138,7 +141,7 @@ def test_a_small_step_keeps_every_shape(large, kept, rng):
 
 
 @both_storages
-@every_large
+@waters_are_slow
 def test_a_large_step_grows(large, kept, rng, storage):
     """Compressed by a third, a molecule has many more close pairs than there was room for."""
     basis = load_basis("sto-3g", large.numbers)

@@ -33,6 +33,11 @@ three_kinds = pytest.mark.parametrize("kind", ["unrestricted", "dense", "tiled"]
 both_storages = pytest.mark.parametrize("kind", ["dense", "tiled"])
 
 
+def _slow_for(slow, cases):
+    """Those of one molecule are slow."""
+    return [pytest.param(*c, marks=pytest.mark.slow) if c[0] == slow else c for c in cases]
+
+
 class Problem:
     """A molecule, a pattern in one storage, and random operators over it."""
 
@@ -89,7 +94,7 @@ def _upper_in_storage(matrix, p):
 # values
 
 
-@every_case
+@pytest.mark.parametrize(("name", "kind"), _slow_for("formamide", PAIRS))
 def test_product_is_that_of_the_blocks(problem):
     A, B = problem.operator(problem.a), problem.operator(problem.b)
     AB = A @ B
@@ -277,7 +282,7 @@ def _derivatives(f, x, dx, weights):
     return jax.jvp(f, x, dx)[1], *jax.vjp(f, *x)[1](weights)
 
 
-@few_cases
+@pytest.mark.parametrize(("name", "kind"), _slow_for(SMALL, FEW))
 def test_first_derivatives_of_a_product(problem, rng):
     """Forward and reverse, in both operands, against those of the reference."""
     weights = rng.normal(size=problem.a.shape)
@@ -340,7 +345,7 @@ def _quartic(multiply, square):
     return f
 
 
-@both_storages
+@pytest.mark.parametrize("kind", [pytest.param("dense", marks=pytest.mark.slow), "tiled"])
 def test_second_derivatives(small):
     """jvp of grad, and reverse over reverse, along symmetric directions of the squared operator."""
     a, b, da, db = _symmetric(small.a) / 5, small.b / 5, _symmetric(small.da), small.db
@@ -388,7 +393,9 @@ def test_finite_differences(small):
 # transformations
 
 
-@three_kinds
+@pytest.mark.parametrize(
+    "kind", ["unrestricted", "dense", pytest.param("tiled", marks=pytest.mark.slow)]
+)
 def test_vmap_over_values(small, rng):
     a = rng.normal(size=(3, *small.a.shape))
     b = rng.normal(size=(3, *small.a.shape))

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from opml_jax.data import Dataset
+from opml_jax.learn.calibration import WITHIN, scale_of, scale_of_rows
 from opml_jax.structures import Structure
-from opml_jax.training.calibration import WITHIN, reliability, scale_of, scale_of_rows, shares
+from opml_jax.training.calibration import reliability, shares
 
 
 class Doubtful:

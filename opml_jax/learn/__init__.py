@@ -1,0 +1,1 @@
+"""The engine room of training, which knows no family: ridges, descent, states, devices."""

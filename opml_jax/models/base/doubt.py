@@ -1,0 +1,31 @@
+"""Predictions whose standard deviation says that training has seen nothing like it."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+
+from ...errors import DataWarning
+
+FAR = 2.0
+"""Times the largest of the validation set."""
+
+
+def warn_of_doubt(doubt: np.ndarray, largest: float | None) -> None:
+    """Name the structures that are farther away than all that training knew.
+
+    Args:
+      doubt: one number a structure, from ``Model.doubt``; NaN says nothing.
+      largest: of the structures that scaled it; None of a model that does not know.
+    """
+    far = [] if largest is None else np.flatnonzero(doubt > FAR * largest)
+    if not len(far):
+        return
+    named = ", ".join(map(str, far[:5])) + (", ..." if len(far) > 5 else "")
+    warnings.warn(
+        f"the standard deviation is more than {FAR:g} times the largest of the validation set in "
+        f"{len(far)} of {len(doubt)} structures ({named}). Predictions are extrapolations there.",
+        DataWarning,
+        stacklevel=4,
+    )

@@ -1,0 +1,208 @@
+"""Trained models of energies: forces, batches of molecules, standard deviations."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...basis import batch
+from ...basis.buckets import Bucket, smallest_bucket
+from ...learn.chunks import in_chunks
+from ...numerics import Array
+from ...structures import Structure, StructureBatch
+from .definition import Definition, Params
+from .doubt import warn_of_doubt
+from .model import Model, of_one
+
+CHUNKS = (1, 16)
+"""Numbers of structures evaluated at once; the last chunk of a list is filled up by repeats.
+
+Few, because compiling for another number costs more than filling up.
+"""
+
+Uncertainty = bool | Literal["energy"]
+
+
+class EnergyDefinition(Definition, abc.ABC):
+    """Pure functions of a model of energies."""
+
+    @abc.abstractmethod
+    def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
+        """Properties, ``energy`` among them, in Hartree.
+
+        ``energy_members`` ``(..., n_members)`` of an ensemble tell its standard deviations; else
+        ``energy_uncertainty`` ``()`` is that of the energy.
+        """
+
+    def forces_uncertainty(self, params: Params, structures: StructureBatch) -> Array | None:
+        """Standard deviations of the forces of one network, if it has them."""
+        return None
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class EnergyModel(Model):
+    """A model of energies ready for use; see :class:`Model` for its attributes."""
+
+    definition: EnergyDefinition
+
+    def energy_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """A pure energy function for ``jax.grad``, ``jax.vmap`` and friends.
+
+        Args:
+          params: parameters to use. Default: the model's own.
+
+        Returns:
+          ``energy(structure) -> ()`` in Hartree (``(n_structures,)`` for a batch). Forces:
+          ``-jax.grad(lambda R: energy(s.replace(positions=R)))(s.positions)``.
+        """
+        return self.property_fn("energy", params)
+
+    def property_fn(self, name: str, params: Params | None = None) -> Callable[[Structure], Array]:
+        """As :meth:`energy_fn`, for anything that the definition's ``apply`` returns, by name.
+
+        Raises:
+          OpmlError: the model was not trained on it.
+        """
+        self.require(name)
+        used = self.params if params is None else params
+        return lambda structure: self.definition.apply(used, structure)[name]
+
+    def dipole_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
+        """:meth:`property_fn` for the dipole ``(3,)`` in e Bohr."""
+        return self.property_fn("dipole", params)
+
+    def has(self, name: str) -> bool:
+        """Whether the model predicts a quantity."""
+        return name in ("energy", "forces")
+
+    def predict(
+        self,
+        structures: Structure | Sequence[Structure],
+        *,
+        uncertainty: Uncertainty = False,
+        bucket: Bucket | None = None,
+    ) -> dict[str, np.ndarray]:
+        """Energies, forces, and what else the model was trained on.
+
+        Args:
+          structures: one molecule or several (any mix of compositions the model knows).
+          uncertainty: also standard deviations, over the members of an ensemble or of the last
+            layer (``model.last_layer``), ``energy_uncertainty`` and ``forces_uncertainty``, scaled
+            so that on validation 68 % of errors were below them. Those of forces cost a gradient
+            for each member, or a derivative in each coordinate (``"energy"`` leaves them out); a
+            last layer has them if forces were learned. Structures far beyond the validation set's
+            are a ``DataWarning``.
+          bucket: shape to pad to. Default: the smallest round one that holds each chunk.
+
+        Returns:
+          ``energy`` (Hartree), ``forces`` (Hartree/Bohr), and, if trained, ``dipole`` (e Bohr),
+          ``quadrupole`` (e Bohr^2, about the centre of nuclear charge), ``polarizability`` and
+          ``isotropic_polarizability`` (Bohr^3). For one molecule shapes ``()``, ``(n_atoms, 3)``,
+          ``(3,)``, ``(3, 3)``, ``(3, 3)``, ``()``; for a list a leading axis, forces padded with
+          zeros to the largest molecule, and ``n_atoms``.
+
+        Raises:
+          OpmlError: an empty list, an element the model has not seen, or standard deviations of a
+            model that has none.
+          PrecisionError: x64 is off.
+        """
+        if isinstance(structures, Structure):
+            several = self.predict([structures], uncertainty=uncertainty, bucket=bucket)
+            return of_one(several, ("n_atoms",))
+        several = self.ready(structures, uncertainty)
+        n_atoms = np.array([s.n_atoms for s in several])
+        order = np.argsort(n_atoms, kind="stable")
+        evaluate = functools.partial(self._in_order, several, order, uncertainty, bucket)
+        found = in_chunks(evaluate, len(several), CHUNKS)
+        back = np.argsort(order)
+        out = {}
+        for name, values in found.items():
+            if name.startswith("forces"):
+                out[name] = np.zeros((len(several), n_atoms.max(), 3))
+                for k, i in enumerate(back):
+                    out[name][k, : n_atoms[k]] = values[i][: n_atoms[k]]
+            else:
+                out[name] = np.array(values)[back]
+        out["n_atoms"] = n_atoms
+        if uncertainty:
+            warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
+        return out
+
+    def _in_order(
+        self,
+        structures: Sequence[Structure],
+        order: np.ndarray,
+        uncertainty: Uncertainty,
+        bucket: Bucket | None,
+        chunk: int,
+    ) -> dict[str, list[np.ndarray]]:
+        """Predictions in the order given, ``chunk`` structures at once."""
+        out: dict[str, list[np.ndarray]] = {}
+        basis = self.definition.basis
+        for start in range(0, len(order), chunk):
+            part = [structures[i] for i in order[start : start + chunk]]
+            full = part + [part[-1]] * (chunk - len(part))
+            # Always round numbers: a list of many compositions must not compile for each.
+            shape = bucket or smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
+            padded = batch(full, basis, bucket=shape)
+            result = _evaluate(self.definition, self.params, padded, uncertainty)
+            for name, values in result.items():
+                out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
+        return out
+
+    def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Standard deviation of the energy per atom, Hartree, ``(n_structures,)``.
+
+        Args:
+          predicted: of a list, with standard deviations.
+        """
+        return predicted["energy_uncertainty"] / predicted["n_atoms"]
+
+    @property
+    def quick_doubt(self) -> dict[str, Any]:
+        """Standard deviations of energies alone: those of forces cost more."""
+        return {"uncertainty": "energy"}
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def _evaluate(
+    definition: EnergyDefinition,
+    params: Params,
+    structures: StructureBatch,
+    uncertainty: Uncertainty,
+) -> dict[str, Array]:
+    """Everything that :meth:`EnergyModel.predict` returns of a batch."""
+
+    def total(positions):
+        out = definition.apply(params, structures.replace(positions=positions))
+        members = out.pop("energy_members", None)
+        if members is not None or not uncertainty:
+            out.pop("energy_uncertainty", None)
+        return (out["energy"], members if uncertainty else None), out
+
+    (energy, members), back, out = jax.vjp(total, jnp.asarray(structures.positions), has_aux=True)
+    nothing = jax.tree.map(jnp.zeros_like, members)
+    out["forces"] = -back((jnp.ones_like(energy), nothing))[0]
+    if not uncertainty:
+        return out
+    factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
+    if members is not None:
+        out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
+    if uncertainty == "energy":
+        return out
+    if members is not None:
+        one = jnp.eye(members.shape[-1], dtype=members.dtype)
+        each = jax.vmap(
+            lambda m: -back((jnp.zeros_like(energy), jnp.broadcast_to(m, members.shape)))[0]
+        )(one)
+        out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
+    elif (of_forces := definition.forces_uncertainty(params, structures)) is not None:
+        out["forces_uncertainty"] = of_forces
+    return out

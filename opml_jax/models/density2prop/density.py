@@ -1,0 +1,52 @@
+"""The trained model of densities that energies are learned on."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from ...errors import Code, ConfigError, refusal
+from ...structures.elements import symbol
+from ..family import family_of
+from ..files import load_model
+from ..op2density import FAMILY, Op2DensityModel
+
+
+def read_density(path: str | os.PathLike, elements: Sequence[int]) -> Op2DensityModel:
+    """A model of densities, without what only its uncertainty needs.
+
+    Args:
+      path: model file or run directory.
+      elements: of the training set of energies.
+
+    Raises:
+      ConfigError: another kind of model, or one of other elements.
+      ModelFileError: no readable model.
+    """
+    model = load_model(path)
+    if family_of(model) is not FAMILY:
+        raise ConfigError(
+            refusal(
+                "model.density",
+                got=f"{path}, {model!r}",
+                expected="an Op2Density model",
+                hint="opml config template density prints a configuration of one.",
+            )
+        )
+    if set(model.elements) != set(elements):
+        got, wanted = (" ".join(map(symbol, sorted(x))) for x in (model.elements, elements))
+        raise ConfigError(
+            refusal(
+                "model.density",
+                got=f"{path}, a model of {got}",
+                expected=f"one of the elements of the training set, {wanted}",
+            ),
+            code=Code.UNSEEN_ELEMENT,
+        )
+    config = dataclasses.replace(model.definition.config, uncertainty=False)
+    params = {
+        z: {k: v for k, v in of_element.items() if k != "variance"}
+        for z, of_element in model.params.items()
+    }
+    return Op2DensityModel(dataclasses.replace(model.definition, config=config), params, model.card)

@@ -1,0 +1,353 @@
+"""What an Op2Op model is made of and how it is trained: its words, and the choices by name."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+from ...errors import ConfigError, at_least, one_of, refusal
+from ...learn.config import DescentConfig
+from ...operators.words import check_words, every_word
+from ..base.config import ModelConfig
+
+PIECES = "E"
+"""Letter of the pieces of the nuclei's potential: a word with it is one word for each piece."""
+LETTERS = ("S", "S^-1", "T", "V", "W", PIECES)
+"""Operators known before the density: overlap, its inverse, kinetic energy, nuclei, neutral atoms.
+V reaches far, so models with it are not size-extensive, and no word has it by default."""
+DENSITY_LETTERS = (*LETTERS, "P", "U")
+"""And those of the density: itself, and the electrostatic potential."""
+
+TARGETS = ("fock", "dm")
+"""Matrices that may be learned."""
+
+OBSERVABLES = ("mo_energy", "dipole", "lowdin_charges", "polarizability")
+"""What a small matrix may be fitted to in place of its elements."""
+
+BASELINES = ("neutral_atoms", "hcore", "superposed", "none")
+"""What a first guess starts from: T + W, T + V, T + V and the Coulomb matrix of superposed atoms,
+or nothing; for density matrices those of these operators, the superposed atoms, or nothing."""
+
+WINDOWS = ("lowest", "homo")
+"""Levels of a larger basis that a matrix may stand for."""
+
+WORDS = (
+    *every_word("STW", 3),
+    *("W S^-1 W", "W S^-1 W S^-1 W", "W S^-1 T", "T S^-1 T", "E", "E S"),
+)
+DENSITY_WORDS = (
+    *(w for w in every_word("STWU", 3) if "U" in w),
+    *("U S^-1 U", "P", "S P S", "P S", "P T", "P U", "S S P S", "S P S S", "S S P S S"),
+    *("T P S", "T P T", "W P S", "W P W", "W P T", "U P S", "U P U", "W P U", "T P U"),
+    *("W S P S", "W W P S", "S P U P S", "S P T P S", "S P W P S", "E P S", "S P E P S"),
+)
+
+_EXAMPLE = "opml config template {} prints such a configuration."
+
+
+@dataclasses.dataclass(frozen=True)
+class OperatorLosses:
+    """Weights of the losses of a predicted Fock matrix F.
+
+    Attributes:
+      matrix: Weight of the errors of all elements of F (Frobenius norm).
+      occupied: Weight of the error between occupied orbitals, which moves their levels.
+      mixing: Weight of the error between occupied and virtual orbitals over the difference of their
+        energies, which moves the density; its unit is Hartree^2.
+      levels: Weight of the errors of orbital energies themselves; it costs a diagonalisation in
+        each step.
+      commutator: Weight of F P S - S P F with the density matrix P of the reference, between
+        orthogonal functions; it asks for a density that belongs to F and for no label of F.
+      frontier: So many of the lowest virtual orbitals are included in occupied and levels.
+    """
+
+    matrix: float = 1.0
+    occupied: float = 0.0
+    mixing: float = 0.0
+    levels: float = 0.0
+    commutator: float = 0.0
+    frontier: int = 0
+
+    def __post_init__(self):
+        where = "model.network.fit.losses"
+        at_least(where, self, [f.name for f in dataclasses.fields(self)])
+        if not self.matrix and not self.need_orbitals:
+            raise ConfigError(refusal(where, got="all zero", expected="one weight above zero"))
+
+    @property
+    def need_orbitals(self) -> bool:
+        """True unless all that counts are elements of F."""
+        others = (self.occupied, self.mixing, self.levels, self.commutator)
+        return any(others)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2OpNetworkFit(DescentConfig):
+    """How the network of Fock matrices is trained.
+
+    Attributes:
+      losses: What is minimised, in units of what the closed form leaves of it.
+    """
+
+    losses: OperatorLosses = OperatorLosses()
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2OpNetworkConfig:
+    """A network that adds to the closed form.
+
+    Attributes:
+      alone: Whether the closed form is left out, but for its constants, to see what it is worth.
+      components: Most principal components of the irreps of one kind.
+      inputs: Most inputs of the gates.
+      hidden: Widths of the hidden layers of the gates' networks.
+      gates: Gates of each kind of block; with 0 every output has a gate of its own.
+      fit: How the network is trained.
+    """
+
+    alone: bool = False
+    components: int = 12
+    inputs: int = 12
+    hidden: tuple[int, ...] = (32,)
+    gates: int = 16
+    fit: Op2OpNetworkFit | None = Op2OpNetworkFit()
+
+    def __post_init__(self):
+        at_least("model.network", self, ("components", "inputs"), 1)
+        at_least("model.network", self, ("gates",))
+        if min(self.hidden, default=1) < 1:
+            got = f"hidden {self.hidden}"
+            raise ConfigError(refusal("model.network", got=got, expected="positive widths"))
+
+
+@dataclasses.dataclass(frozen=True)
+class ObservablesFit:
+    """How the matrices of a small basis are fitted to observables of a larger one.
+
+    Errors count in units of what the closed form in the small basis leaves of them.
+
+    Attributes:
+      targets: Observables of the larger basis' Fock matrices that are reproduced, among mo_energy,
+        dipole and lowdin_charges, and polarizability, which is a label.
+      components: So many principal components of the columns of each kind of block may move.
+      steps: Most steps of L-BFGS on each of two ways, which are all components alike, or half of
+        the steps in proportion to their size and then alike; validation decides.
+      penalty: Weight of the squares of all variables of L-BFGS together.
+      occupied_weight: Weight of the mean square error of occupied orbital energies.
+      virtual_weight: Weight of that of the unoccupied ones in the window.
+      virtuals: So many unoccupied levels count, from the lowest on; 0 means all. Across
+        compositions a small basis cannot have all virtual levels of a large one, and the gap needs
+        the first.
+      dipole_weight: Weight of the mean square error of dipoles.
+      charges_weight: Weight of that of Löwdin's charges.
+      polarizability_weight: Weight of that of polarizabilities.
+    """
+
+    targets: tuple[str, ...] = OBSERVABLES[:3]
+    components: int = 24
+    steps: int = 300
+    penalty: float = 1e-6
+    occupied_weight: float = 1.0
+    virtual_weight: float = 0.1
+    virtuals: int = 0
+    dipole_weight: float = 1.0
+    charges_weight: float = 1.0
+    polarizability_weight: float = 1.0
+
+    def __post_init__(self):
+        where = "model.fit.observables"
+        if not self.targets or not set(self.targets) <= set(OBSERVABLES):
+            raise ConfigError(
+                refusal(
+                    f"{where}.targets",
+                    got=self.targets,
+                    expected=f"some of {', '.join(OBSERVABLES)}",
+                    hint=_EXAMPLE.format("effective"),
+                )
+            )
+        at_least(where, self, ("components", "steps"), 1)
+        numbers = [f.name for f in dataclasses.fields(self) if f.name != "targets"]
+        at_least(where, self, numbers)
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2OpFit:
+    """What an Op2Op model is fitted to.
+
+    Attributes:
+      observables: How its matrices are fitted to observables of a larger basis; null means that
+        they are fitted to the elements of reference matrices, in closed form.
+    """
+
+    observables: ObservablesFit | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Op2OpConfig(ModelConfig):
+    """A model of Fock or density matrices.
+
+    Attributes:
+      basis: Basis set of the matrices, and of all operators but those of input_basis.
+      words: Products that make the first guess, of overlap S, its inverse S^-1, kinetic energy T,
+        the potential of the nuclei V, of neutral atoms W, and the pieces E of V, each of which
+        makes a word of its own.
+      density_words: Further products that make the self-consistent matrix, of these, the density
+        matrix P and the electrostatic potential U; without any the first guess is the prediction.
+      stages: With 0 the density is made self-consistent. Else the matrix has as many stages, each a
+        linear map with the density words of the stage before, the first guess' at first; nothing
+        has to converge, and the error is larger than that of a density that does.
+      exponents: Exponents of Gaussians in Bohr^-2, descending, which cut the potential of the
+        nuclei of each element into pieces of ranges between them.
+      cycles: Most self-consistent cycles.
+      tolerance: Largest element of F[P] - F that may remain, in Hartree.
+      history: Matrices remembered by the extrapolation (DIIS).
+      network: A network that adds to the closed form of the first guess without density words, else
+        of the self-consistent matrix.
+      target: What is predicted: fock, the Fock matrix, or dm, the density matrix, which needs
+        density_words to be [].
+      baseline: What the first guess starts from: neutral_atoms (T + W), hcore (T + V), superposed
+        (T + V and the Coulomb matrix of superposed atoms), or none.
+      window: Which levels of a larger basis those of the matrix are, if it is fitted to
+        observables: the lowest, or as many around the highest occupied one (homo).
+      input_basis: Basis set of the operators that make words; null means that of basis. Irreps of
+        blocks that it lacks are not learned from them.
+      uncertainty: Whether the model keeps what standard deviations of predictions need; files
+        become larger.
+      fit: What the model is fitted to.
+    """
+
+    family: ClassVar[str] = "op2op"
+
+    basis: str = "def2-svp"
+    words: tuple[str, ...] = WORDS
+    density_words: tuple[str, ...] = DENSITY_WORDS
+    stages: int = 0
+    exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
+    cycles: int = 40
+    tolerance: float = 1e-7
+    history: int = 8
+    network: Op2OpNetworkConfig | None = None
+    target: str = TARGETS[0]
+    baseline: str = BASELINES[0]
+    window: str = WINDOWS[0]
+    input_basis: str | None = None
+    uncertainty: bool = False
+    fit: Op2OpFit | None = Op2OpFit()
+
+    def __post_init__(self):
+        one_of("model.target", self.target, TARGETS)
+        one_of("model.baseline", self.baseline, BASELINES)
+        one_of("model.window", self.window, WINDOWS)
+        check_words("model.words", self.words, LETTERS)
+        check_words("model.density_words", self.density_words, DENSITY_LETTERS)
+        self._check_numbers()
+        self._check_kind()
+        if self.network:
+            self._check_network(self.network)
+
+    def _check_numbers(self) -> None:
+        falling = list(self.exponents) == sorted(set(self.exponents), reverse=True)
+        if not self.words or not falling or min(self.exponents, default=1.0) <= 0:
+            raise ConfigError(
+                refusal(
+                    "model",
+                    got=f"{len(self.words)} words, exponents {self.exponents}",
+                    expected="at least one word, and positive exponents in descending order",
+                )
+            )
+        if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:
+            raise ConfigError(
+                refusal(
+                    "model",
+                    got=f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}",
+                    expected="at least 1, at least 2, and positive",
+                )
+            )
+
+    def _check_kind(self) -> None:
+        """Refuse stages, density matrices and standard deviations of models that have none."""
+        if self.target == "dm" and self.density_words:
+            raise ConfigError(
+                refusal(
+                    "model.density_words",
+                    got=f"{len(self.density_words)} words and target dm",
+                    expected="none: a density matrix is predicted in one step",
+                )
+            )
+        if self.stages < 0 or (self.stages and (self.network or not self.density_words)):
+            raise ConfigError(
+                refusal(
+                    "model.stages",
+                    got=f"{self.stages}, {len(self.density_words)} density words",
+                    expected="0, or a positive number with density words and without a network",
+                )
+            )
+        if self.uncertainty and (self.network or self.target != "fock"):
+            raise ConfigError(
+                refusal(
+                    "model.uncertainty",
+                    got=f"target {self.target}{', and a network' if self.network else ''}",
+                    expected="target fock without a network: it is that of the linear map",
+                )
+            )
+
+    def _check_network(self, network: Op2OpNetworkConfig) -> None:
+        if self.target != "fock":
+            raise ConfigError(
+                refusal("model.network", got="target dm", expected="target fock, or no network")
+            )
+        if self.density_words and network.alone:
+            raise ConfigError(
+                refusal(
+                    "model.network.alone",
+                    got="true, and density words",
+                    expected="false: the network stands beside the closed form",
+                    hint="Or set model.density_words: [], a first guess.",
+                )
+            )
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """The matrix that is learned, or the observables that it is fitted to."""
+        if self.fit and self.fit.observables:
+            return self.fit.observables.targets
+        return (self.target,)
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the trained model has standard deviations."""
+        return self.uncertainty
+
+    def check(self) -> None:
+        """Refuse a window without observables, and observables of a model that cannot have them.
+
+        Raises:
+          ConfigError: functions and fit do not go together.
+        """
+        if not self.fit or not self.fit.observables:
+            if self.window != "lowest":
+                raise ConfigError(
+                    refusal(
+                        "model.window",
+                        got=f"{self.window!r}, and no observables",
+                        expected="lowest, unless model.fit.observables says what levels are",
+                        hint=_EXAMPLE.format("effective"),
+                    )
+                )
+            return
+        expected = None
+        if self.network or (self.density_words and not self.stages):
+            expected = "with density_words: [] or stages, and no network"
+        elif self.target != "fock" or self.uncertainty:
+            expected = "with target: fock and uncertainty: false"
+        elif self.window != "lowest" and self.targets != ("mo_energy",):
+            expected = "with targets: [mo_energy], unless window is lowest"
+        if expected:
+            raise ConfigError(
+                refusal(
+                    "model.fit.observables",
+                    got=f"targets {self.targets}, of {self.functions}",
+                    expected=expected,
+                    hint=_EXAMPLE.format("effective"),
+                )
+            )

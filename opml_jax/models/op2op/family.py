@@ -1,0 +1,161 @@
+"""The family of models that predict Fock and density matrices from operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from ...basis import load_basis
+from ...data import Dataset
+from ...errors import ModelFileError, refusal
+from ..family import Evaluated, Family, Fit, Picture, Template
+from .checks import check_references
+from .config import Op2OpConfig
+from .functions import Op2Op
+from .legacy import OF_MATRIX_NETWORK, migrated
+from .model import Op2OpModel
+
+if TYPE_CHECKING:
+    from ...learn.run import Run
+
+READ = ("overlap", "kinetic energy", "potential of neutral atoms")
+"""Operators that words are made of, in words."""
+
+SHOWN = ("orbital_similarity", "dm_mae", "electron_number_error", "idempotency_error")
+"""Errors that tables have no column for."""
+
+
+class Op2OpFamily(Family):
+    """Op2Op: see :class:`Family`."""
+
+    name = "op2op"
+    about = "Op2Op: exchange and correlation by block and irrep in closed form, self-consistent"
+    Config = Op2OpConfig
+    Functions = Op2Op
+    Model = Op2OpModel
+
+    def define(self, config: Op2OpConfig, elements: Sequence[int]) -> Op2Op:
+        """The pure functions of a configuration, with bases loaded for ``elements``."""
+        names = config.basis, config.input_basis
+        return Op2Op(config, *(load_basis(name, elements) for name in names if name))
+
+    def check(self, definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset]) -> None:
+        """Refuse data without Fock matrices in the model's basis, and open shells."""
+        check_references(definition, config.fit and config.fit.observables, sets)
+
+    def fit(
+        self, definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run: Run
+    ) -> Fit:
+        """Solve the closed form, then fit to observables or train a network, if there is one."""
+        from .fit import fit
+
+        return fit(definition, config, sets, run)
+
+    def learned(self, config: Op2OpConfig, dataset: Dataset) -> list[str]:
+        """The matrices that there are, and polarizabilities that are learned."""
+        names = ["fock", "dm"]
+        if "polarizability" in config.targets:
+            names.append("polarizability")
+        return [name for name in names if name in dataset]
+
+    def errors(
+        self, predicted: Mapping[str, np.ndarray], dataset: Dataset, model: Op2OpModel
+    ) -> dict[str, float]:
+        """Errors of quantities and of matrices, or of observables of a larger basis' matrices."""
+        from .metrics import all_errors
+
+        return all_errors(predicted, dataset)
+
+    def details(
+        self,
+        predicted: Mapping[str, np.ndarray],
+        dataset: Dataset,
+        model: Op2OpModel,
+        metrics: Mapping[str, float],
+    ) -> list[str]:
+        """Errors that tables have no column for, and in which irreps they are."""
+        from .metrics import describe, errors_by_key
+
+        if "dm_mae" not in metrics:
+            return []
+        shares = errors_by_key(predicted, dataset, model.definition.basis)
+        worst = [f"{describe(k)} {100 * share:.0f} %" for k, share in [*shares.items()][:5]]
+        matrix = "F" if "fock" in predicted else "P"
+        return [
+            *(f"{k.replace('_', ' '):<24}{metrics[k]:>12.3g}" for k in SHOWN if k in metrics),
+            f"squared error of {matrix} by irrep: {'; '.join(worst)}",
+        ]
+
+    def describe(self, config: Op2OpConfig) -> str:
+        """What a model card says that the model is."""
+        if config.fit and config.fit.observables:
+            return "Op2Op: an effective matrix, fitted to observables of a larger basis"
+        return self.about
+
+    def summary(self, model: Op2OpModel) -> str:
+        """What a model reads, in words, for the report."""
+        definition = model.definition
+        basis = definition.input_basis or definition.basis
+        return f"{', '.join(READ)} in {basis.name}"
+
+    def parity(self, evaluated: Evaluated) -> list[tuple[str, str, np.ndarray, np.ndarray]]:
+        """Occupied levels, of models of Fock matrices."""
+        from .pictures import occupied_levels
+
+        if "fock" not in evaluated.dataset or "fock" not in evaluated.predicted:
+            return []
+        return [occupied_levels(evaluated)]
+
+    def worst(self, evaluated: Evaluated) -> dict[str, tuple[np.ndarray, str]]:
+        """Mean errors of the matrix (effective: of occupied levels) of each structure."""
+        from .metrics import MICRO, errors_by_structure
+
+        if "fock" not in evaluated.dataset:
+            return {}
+        errors = errors_by_structure(evaluated.predicted, evaluated.dataset)
+        return {"matrix": (MICRO * errors, "{:.3g} 1e-6")}
+
+    def pictures(self, model: Op2OpModel, evaluated: Evaluated) -> list[Picture]:
+        """The matrix of the worst structure, where data have matrices."""
+        from .pictures import matrix_picture
+
+        return [matrix_picture(model, evaluated)] if "fock" in evaluated.dataset else []
+
+    def templates(self) -> dict[str, Template]:
+        """Configurations to start from, by name."""
+        from .templates import TEMPLATES
+
+        return TEMPLATES
+
+    def migrated(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
+        """The ``model`` section for a configuration of version 0.1, if it was of this family."""
+        return migrated(tree)
+
+    def read_config(self, values: Mapping[str, Any]) -> Op2OpConfig:
+        """The configuration in a model file; networks of version 0.1 had a kind.
+
+        Raises:
+          ModelFileError: a kind that there is no more.
+        """
+        values = dict(values)
+        if (network := values.get("network")) is not None:
+            if (kind := network.get("kind", "gated")) != "gated":
+                raise ModelFileError(
+                    refusal(
+                        "model",
+                        got=f"an Op2Op model with a network of kind {kind!r}, which was removed",
+                        expected="one with a gated network, or none",
+                        hint="Version 0.1 of opml_jax reads it.",
+                    )
+                )
+            sizes = {k: v for k, v in network.items() if k not in OF_MATRIX_NETWORK}
+            values["network"] = {**sizes, "fit": None}
+        config = super().read_config(values)
+        assert isinstance(config, Op2OpConfig)
+        return config
+
+
+FAMILY = Op2OpFamily()
+"""The family."""

@@ -1,0 +1,52 @@
+"""Training of Op2Op: a closed form, then observables of a larger basis or a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ...data import Dataset
+from ...learn.run import Run
+from ..family import Fit
+from .closed_form import fit_closed_form
+from .config import Op2OpConfig, Op2OpNetworkFit
+from .effective import projected
+from .fit_network import train_network
+from .fit_observables import fit_observables
+from .functions import Op2Op
+
+
+def fit(definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run: Run) -> Fit:
+    """Train a model of Fock or density matrices.
+
+    Args:
+      definition: the model's functions.
+      config: with ``fit`` and the network's; None stands for the defaults.
+      sets: ``train``, ``validation`` and perhaps ``calibration``.
+      run: keeps the state ``network``, and reports.
+
+    Raises:
+      OpmlError: the loss of a network became NaN.
+      ModelFileError: a damaged state, or one of another training.
+    """
+    observables = config.fit and config.fit.observables
+    with run.stage("closed form"):
+        matrices = dict(sets)
+        if observables:
+            basis, first_level = definition.basis, definition.first_level
+            matrices = {k: projected(part, basis, first_level) for k, part in sets.items()}
+        params = fit_closed_form(definition, matrices, run).params
+    if observables:
+        with run.stage("observables"):
+            fitted = fit_observables(definition, params, sets, observables, run)
+        return Fit(fitted.params, history=fitted.history)
+    if config.network is None:
+        return Fit(params)
+    settings = config.network.fit or Op2OpNetworkFit()
+    with run.stage("network") as end_with:
+        trained = train_network(definition, settings, params, sets, run)
+        better = "network" in trained.params
+        facts: dict[str, Any] = {"network": "kept" if better else "no better than the closed form"}
+        end_with(facts["network"])
+    facts |= {f"network_{name}": value for name, value in trained.chosen.items()}
+    return Fit(trained.params, facts, trained.history)

@@ -1,0 +1,231 @@
+r"""Effective Op2Op: a small matrix whose observables are those of a larger basis.
+
+The first guess of :class:`~opml_jax.models.Op2Op` is linear in its weights, and so is its last
+stage, if it has stages. It starts as the closed form of the larger basis' Fock operator between the
+small functions,
+
+.. math::
+    F_s = S_{sl} S_{ll}^{-1} F_l S_{ll}^{-1} S_{ls},
+
+and its weights then move, in principal components of each kind of block's columns, until orbital
+energies, dipoles, charges and polarizabilities agree (Nigam, Smidt, Dusson, arXiv:2602.15345;
+Cignoni et al., arXiv:2311.00844, indirect learning). All molecules enter every step of L-BFGS.
+Components move first in proportion to their size, which carries over to other molecules, and then
+all alike; or all alike from the start, which may fit one molecule further. Validation decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+import jax.flatten_util
+import jax.numpy as jnp
+import numpy as np
+
+from ...data import Dataset
+from ...learn.run import Run
+from ...numerics import Array, require_x64
+from ..base.definition import Params
+from .closed_form import split_columns
+from .config import ObservablesFit
+from .draws import last_map, with_last_map
+from .effective import ObservablesLoss, Prepared, prepare
+from .functions import Op2Op
+
+FADES = ("fade", "functional_fade")
+"""Parameters that are scales of fades."""
+
+PATIENCE = 20
+"""Steps without a better validation error after which training stops."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FittedObservables:
+    """Result of :func:`fit_observables`.
+
+    Attributes:
+      params: of the model.
+      history: one row a step, one way after the other: the loss of training and validation, 1 for
+        each weight at the start.
+    """
+
+    params: Params
+    history: list[dict[str, float]]
+
+
+def fit_observables(
+    definition: Op2Op,
+    params: Params,
+    sets: Mapping[str, Dataset],
+    fit: ObservablesFit,
+    run: Run,
+) -> FittedObservables:
+    """Weights whose matrices have the observables of the labels; the best on validation.
+
+    Args:
+      definition: one-shot model in the small basis: without density words, or with stages, of
+        which the last one's weights move.
+      params: to start from, the closed form of :func:`opml_jax.models.op2op.effective.projected`
+        matrices.
+      sets: ``train`` and ``validation``: checked closed shells with ``fock`` in a larger basis, and
+        other labels of the targets.
+      fit: targets, weights and settings.
+      run: told how far it is.
+
+    Raises:
+      PrecisionError: x64 is off.
+    """
+    require_x64("training")
+    # observables are fitted from here on, not elements, which fade where the overlap is small
+    last = {k: v for k, v in last_map(definition, params).items() if k not in FADES}
+    start = with_last_map(definition, params, last)
+    prepared = prepare(definition, start, {k: sets[k] for k in ("train", "validation")}, fit)
+    weights, sizes = _variables(definition, prepared)
+    flat, unflatten = jax.flatten_util.ravel_pytree(weights)
+    loss = ObservablesLoss(definition, fit)
+    objective = _Objective.of(loss, unflatten, np.asarray(flat), prepared.parts, run)
+    best = objective.minimum(np.asarray(jax.flatten_util.ravel_pytree(sizes)[0]))
+    changes = _changes(prepared.columns, unflatten(jnp.asarray(best.flat)))
+    if definition.config.stages:
+        by_key = {prepared.keys[name]: change for name, change in changes.items()}
+        moved = {k: _moved(last[k], v) for k, v in split_columns(definition, by_key).items()}
+    else:
+        moved = {"guess": _moved(last["guess"], changes)}
+    return FittedObservables(with_last_map(definition, start, {**last, **moved}), objective.history)
+
+
+def _variables(definition: Op2Op, prepared: Prepared) -> tuple[Params, Params]:
+    """Changes of the weights of every component, zero, and in what proportion they move first."""
+    weights, sizes = {}, {}
+    for name, columns in prepared.columns.items():
+        size, n_outputs = columns["size"], definition.n_outputs(prepared.keys[name])
+        weights[name] = {"weights": np.zeros((len(size), n_outputs))}
+        sizes[name] = {"weights": np.repeat(size[:, None], n_outputs, axis=1)}
+        if "mean" in columns:
+            weights[name]["constant"] = np.zeros(n_outputs)
+            sizes[name]["constant"] = np.ones(n_outputs)
+    return weights, sizes
+
+
+class Point(NamedTuple):
+    """Changes of all weights, and the validation loss there."""
+
+    loss: float
+    flat: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True)
+class _Objective:
+    """The losses of both sets, of changes of all weights ``(n,)``, and the steps so far.
+
+    Attributes:
+      start: no change.
+      loss: of changes and batches, compiled.
+      loss_and_slope: likewise.
+      parts: batches of ``train`` and ``validation``.
+      fit: settings.
+      run: told how far it is.
+      history: a row a step.
+    """
+
+    start: np.ndarray
+    loss: Callable[[Array, Params], Array]
+    loss_and_slope: Callable[[Array, Params], tuple[Array, Array]]
+    parts: Mapping[str, Params]
+    fit: ObservablesFit
+    run: Run
+    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        loss: ObservablesLoss,
+        unflatten: Callable[[Array], Params],
+        start: np.ndarray,
+        parts: Mapping[str, Params],
+        run: Run,
+    ) -> _Objective:
+        """In units of the errors of the start."""
+        squares = jax.jit(lambda flat, batches: loss.squares(unflatten(flat), batches))
+        scales = {k: float(s / n) for k, (s, n) in squares(start, parts["train"]).items()}
+
+        def total(flat: Array, batches: Params) -> Array:
+            return loss.total(unflatten(flat), batches, scales)
+
+        both = jax.jit(total), jax.jit(jax.value_and_grad(total))
+        return cls(start, *both, parts, loss.fit, run)
+
+    def point(self, flat: np.ndarray) -> Point:
+        """Changes with their loss on validation."""
+        return Point(float(self.loss(jnp.asarray(flat), self.parts["validation"])), flat)
+
+    def minimum(self, sizes: np.ndarray) -> Point:
+        """The better end of two ways: in proportion to ``sizes`` and then alike, or alike."""
+        alike, steps = np.ones_like(sizes), self.fit.steps
+        start = self.point(self.start)
+        by_size = self.descend(start, sizes, (steps + 1) // 2)
+        ends = [self.descend(by_size, alike, steps // 2), self.descend(start, alike, steps)]
+        return min(ends, key=lambda point: point.loss)
+
+    def descend(self, start: Point, size: np.ndarray, steps: int) -> Point:
+        """The best on validation of the way from ``start``, in variables that move by ``size``."""
+        from scipy.optimize import minimize
+
+        way = _Way(self, start, size)
+        minimize(
+            way.evaluate,
+            start.flat / size,
+            jac=True,
+            method="L-BFGS-B",
+            callback=way.step,
+            options={"maxiter": steps, "maxcor": 30},
+        )
+        return way.best
+
+
+class _Way:
+    """One descent by L-BFGS, and the best point of it."""
+
+    def __init__(self, objective: _Objective, start: Point, size: np.ndarray):
+        self.objective, self.size, self.best = objective, size, start
+        self.since, self.train_loss = 0, 0.0
+
+    def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:
+        """Training loss with the penalty, and its derivative."""
+        own, penalty = self.objective, self.objective.fit.penalty
+        loss, slope = own.loss_and_slope(jnp.asarray(self.size * x), own.parts["train"])
+        self.train_loss = float(loss)
+        return self.train_loss + penalty * x @ x, self.size * np.asarray(slope) + 2 * penalty * x
+
+    def step(self, x: np.ndarray) -> None:
+        """Judge a step by validation, and end the way if it has not improved for long."""
+        own = self.objective
+        point = own.point(self.size * x)
+        self.since = 0 if point.loss < self.best.loss else self.since + 1
+        self.best = point if point.loss < self.best.loss else self.best
+        row = {"step": len(own.history) + 1, "loss": self.train_loss}
+        own.history.append({**row, "validation_loss": point.loss})
+        own.run.progress("observables", len(own.history), 2 * own.fit.steps)
+        if self.since >= PATIENCE:
+            raise StopIteration
+
+
+def _changes(columns: Params, weights: Params) -> Params:
+    """Weights of principal components as weights of columns."""
+    out: Params = {}
+    for name, of_key in columns.items():
+        change = of_key["components"] @ np.asarray(weights[name]["weights"])
+        out[name] = {"weights": change}
+        if "mean" in of_key:
+            out[name]["constant"] = np.asarray(weights[name]["constant"]) - of_key["mean"] @ change
+    return out
+
+
+def _moved(start: Params, changes: Params) -> Params:
+    """Weights by name, with changes of some of them."""
+    return start | {
+        name: {k: start[name][k] + v for k, v in change.items()} for name, change in changes.items()
+    }

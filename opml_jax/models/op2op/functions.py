@@ -1,0 +1,377 @@
+r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before any calculation.
+
+.. math::
+    F_0 &= T + W + A\big(\textstyle\sum_c X_c[S, T, W, E]\, w^0_c\big) \\
+    F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
+    \qquad P = P(F[P])
+
+or, instead of self-consistency, :math:`F_{k+1} = F_k[P(F_k)]` with weights of every stage
+(:attr:`~opml_jax.models.Op2OpConfig.stages`). The first two terms are the baseline, one of
+:data:`~opml_jax.models.op2op.config.BASELINES`. W is the potential of neutral atoms,
+E are pieces of the nuclei's, by element and range,
+:math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
+(:func:`opml_jax.integrals.fitted_coulomb`). X are the irreps, block by block, of these operators
+and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
+the same kind of block of F (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Op), and A puts them back
+into a matrix. What is learned besides the first guess is therefore the matrix of exchange and
+correlation as a function of the density, and the density is made self-consistent at prediction. All
+weights are solved in closed form at the reference's densities; equivariance, permutations and size
+extensivity hold by construction.
+
+Derivatives of the self-consistent matrices follow from the implicit function theorem. A model of
+density matrices (``target="dm"``) is a first guess too, of P instead of F, made idempotent with the
+right number of electrons.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, ClassVar, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ... import integrals
+from ...basis import Basis, layout_of
+from ...errors import ConfigError, OpmlError, refusal
+from ...features.couple import IrrepKey, key_name
+from ...learn.fixed_point import fixed_point
+from ...numerics import Array, einsum
+from ...observables import density_matrix, dipole, project
+from ...operators.species import SpeciesTable, scatter_species
+from ...structures import Structure, StructureBatch, centred
+from ..base.definition import Definition, Params
+from .config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
+from .fading import faded
+from .inputs import (
+    Irreps,
+    joined,
+    known_operators,
+    n_electrons,
+    n_shell_pairs,
+    operator_irreps,
+    spelled,
+)
+from .network import network_data, network_irreps, to_matrix
+from .tables import InputTable, Tables
+
+Operators = dict[str, Any]
+"""Of :meth:`Op2Op.operators`: by letter, and those in an input basis under ``inputs``."""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Op2Op(Definition):
+    """The model's pure functions.
+
+    Args:
+      config: hyper-parameters.
+      basis: of the matrices.
+      input_basis: of the operators that make the words, if it is another.
+    """
+
+    config: Op2OpConfig
+    input_basis: Basis | None = None
+
+    bases: ClassVar[tuple[str, ...]] = ("basis", "input_basis")
+
+    def __post_init__(self):
+        super().__post_init__()
+        given = self.input_basis and self.input_basis.name
+        if (self.config.input_basis is None) != (given is None):
+            raise ConfigError(
+                refusal("input_basis", got=repr(given), expected=repr(self.config.input_basis))
+            )
+
+    @property
+    def _tables(self) -> Tables:
+        return Tables(self.basis, self.input_basis)
+
+    def table(self, structure: Structure | StructureBatch) -> SpeciesTable:
+        """The blocks of a molecule, or of a batch whose composition is known (not traced).
+
+        Raises:
+          OpmlError: a traced composition.
+        """
+        return self._tables.table(structure)
+
+    def batches(
+        self, structures: Sequence[Structure], size: int
+    ) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
+        """Batches of one shape, their tables and indices; see :meth:`Tables.batches`."""
+        return self._tables.batches(structures, size)
+
+    def operators(
+        self, structure: Structure | StructureBatch, table: SpeciesTable | None = None
+    ) -> Operators:
+        """What is known before the density, ``(n_structures, nao, nao)`` each (1 for a molecule).
+
+        ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``;
+        with an input basis ``inputs``, the same in it, for which a batch needs its ``table``.
+        """
+        exponents = self.config.exponents
+        operators: Operators = {**known_operators(structure, self.basis, exponents)}
+        if self.input_basis is not None:
+            if isinstance(structure, StructureBatch):
+                assert isinstance(table, InputTable)  # as they are made for an input basis
+                assert table.structures is not None
+                structure = table.structures.replace(positions=structure.positions)
+            operators["inputs"] = known_operators(structure, self.input_basis, exponents)
+        return operators
+
+    def known_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
+        """Irreps of :attr:`Op2OpConfig.words`.
+
+        Returns:
+          ``{key: (n_blocks, 2 L + 1, n_columns)}``.
+        """
+        if "inputs" not in operators:
+            return operator_irreps(spelled(self.config.words, LETTERS, operators), table)
+        assert isinstance(table, InputTable)  # as they are made for an input basis
+        words = spelled(self.config.words, LETTERS, operators["inputs"])
+        irreps = operator_irreps(words, table.inputs)
+        return {k: x for k, x in irreps.items() if self.n_outputs(k)}
+
+    def density_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
+        """Likewise of :attr:`Op2OpConfig.density_words`."""
+        words = spelled(self.config.density_words, DENSITY_LETTERS, operators)
+        return operator_irreps(words, table)
+
+    def with_density(
+        self, structure: Structure | StructureBatch, operators: Operators, dm: Array
+    ) -> Operators:
+        """The operators with P and U added; ``dm`` ``(n_structures, nao, nao)``."""
+        one = isinstance(structure, Structure)
+        j = integrals.fitted_coulomb(structure, self.basis, dm[0] if one else dm)
+        return {**operators, "P": dm, "U": operators["V"] + (j[None] if one else j)}
+
+    def assemble(self, weights: Params, x: Irreps, table: SpeciesTable, like: Array) -> Array:
+        """The matrix of linear maps of irreps, ``(n_structures, nao, nao)`` as ``like``."""
+        y = {}
+        for key, columns in x.items():
+            if (linear := weights.get(key_name(key))) is not None:
+                y[key] = einsum("nmc,co->nmo", columns, linear["weights"])
+                if "constant" in linear:
+                    y[key] = y[key] + linear["constant"]
+        return to_matrix(y, table, like.shape[0], like.shape[-1])
+
+    def learned_guess(self, params: Params, x: Irreps, table: SpeciesTable, s: Array) -> Array:
+        """What the closed form adds to the baseline, ``(n_structures, nao, nao)``.
+
+        Args:
+          params: of the model: ``guess``, and perhaps ``fade``, the scale of :func:`faded`.
+          x: irreps of :attr:`Op2OpConfig.words`.
+          table: of the blocks.
+          s: overlap.
+        """
+        out = self.assemble(params["guess"], x, table, s)
+        return faded(out, s, params["fade"]) if "fade" in params else out
+
+    def baseline(
+        self,
+        params: Params,
+        structure: Structure | StructureBatch,
+        operators: Operators,
+        table: SpeciesTable,
+    ) -> Array:
+        """What the first guess starts from, ``(n_structures, nao, nao)``.
+
+        Args:
+          params: of them ``atoms`` is read, density matrices of free atoms by atomic number, if
+            the baseline is ``"superposed"``.
+          structure: molecule or batch.
+          operators: of :meth:`operators`.
+          table: of its blocks.
+        """
+        s, name = operators["S"], self.config.baseline
+        if name == "none":
+            return jnp.zeros_like(s)
+        if name == "superposed":
+            dm = _superposed(params["atoms"], table, s)
+            if self.config.target == "dm":
+                return dm
+            return operators["T"] + self.with_density(structure, operators, dm)["U"]
+        fock = operators["T"] + operators["W" if name == "neutral_atoms" else "V"]
+        return fock if self.config.target == "fock" else self.density(structure, s, fock)
+
+    def density(self, structure: Structure | StructureBatch, s: Array, fock: Array) -> Array:
+        """The density matrix of a Fock matrix, overlap ``s``: ``(n_structures, nao, nao)`` each."""
+        return density_matrix(fock, s, self.n_described(structure), mask=_mask(structure))
+
+    def learned(
+        self, params: Params, operators: Operators, x: Irreps, table: SpeciesTable
+    ) -> Array:
+        """The matrix that the network adds, ``(n_structures, nao, nao)``; 0 if there is none."""
+        s, network = operators["S"], self.config.network
+        if network is None or "network" not in params:
+            return jnp.zeros_like(s)
+        weights = params["network"]
+        data = network_data(weights["fixed"], x, table, *s.shape[:2])
+        return to_matrix(network_irreps(network, weights, data), table, *s.shape[:2])
+
+    def _functional(
+        self, params: Params, structure, operators, known, table: SpeciesTable, kinetic: Array
+    ) -> Callable[[Array], Array]:
+        """The Fock matrix of the density of a Fock matrix, with these ``known`` and ``density``."""
+        s = operators["S"]
+        constant = self.assemble(params["known"], known, table, s)
+
+        def step(fock):
+            dm = self.density(structure, s, fock)
+            of_density = self.with_density(structure, operators, dm)
+            x = self.density_irreps(of_density, table)
+            matrix = constant + self.assemble(params["density"], x, table, s)
+            matrix = matrix + self.learned(params, of_density, joined(known, x), table)
+            if "functional_fade" in params:
+                matrix = faded(matrix, s, params["functional_fade"])
+            return kinetic + of_density["U"] + matrix
+
+        return step
+
+    def apply(
+        self,
+        params: Params,
+        structure: Structure | StructureBatch,
+        table: SpeciesTable | None = None,
+        *,
+        field: Array | None = None,
+    ) -> dict[str, Array]:
+        """Fock and density matrix, differentiable in positions, parameters and the field.
+
+        Args:
+          params: from training or a model file. ``fade`` and ``functional_fade`` are the scales of
+            :func:`faded` of the first guess and of the self-consistent matrix; none: 0.
+          structure: closed-shell molecule or batch (made for :attr:`basis`).
+          table: of a batch whose composition is traced (:meth:`table`).
+          field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as
+            ``field . r`` (electrons are negative); r is from the centre of nuclear charge. The
+            density of a model with density words answers it self-consistently (with stages: as
+            often as there are), also through exchange and correlation; the words themselves know
+            the field by the density only.
+
+        Returns:
+          ``fock`` in Hartree (not by a model of density matrices), ``dm`` (occupation 2) and
+          ``overlap``, ``(nao, nao)``, in the library's AO order, and ``residual``, the largest
+          element of F[P] - F in Hartree, 0 for a model without density words. A batch adds a
+          leading axis.
+
+        Raises:
+          OpmlError: a field, and a model of density matrices.
+        """
+        table = self.table(structure) if table is None else table
+        operators = self.operators(structure, table)
+        known = self.known_irreps(operators, table)
+        s, kinetic = operators["S"], operators["T"]
+        guess = self.baseline(params, structure, operators, table)
+        guess = guess + self.learned_guess(params, known, table, s)
+        if field is not None:
+            in_field = self._in_field(structure, field)
+            guess, kinetic = guess + in_field, kinetic + in_field
+        out = {"overlap": s, "residual": jnp.zeros(guess.shape[0], guess.dtype)}
+        if self.config.target == "dm":
+            electrons = self.n_described(structure)
+            out["dm"] = project(guess, s, electrons, mask=_mask(structure))
+        else:
+            if self.config.density_words:
+                read = structure, operators, known, table, kinetic
+                out |= self._with_functional(params, guess, *read)
+            else:
+                out["fock"] = guess + self.learned(params, operators, known, table)
+            out["dm"] = self.density(structure, s, out["fock"])
+        return {k: v[0] for k, v in out.items()} if isinstance(structure, Structure) else out
+
+    def _in_field(self, structure: Structure | StructureBatch, field: Array) -> Array:
+        """What a field adds to a Fock matrix."""
+        if self.config.target == "dm":
+            text = refusal("target of a model in a field", got="dm", expected="fock")
+            raise OpmlError(text)
+        position = integrals.position(centred(structure), self.basis)
+        return einsum("x,...xij->...ij", field, position)
+
+    def _with_functional(self, params: Params, guess: Array, *read: Any) -> dict[str, Array]:
+        """The Fock matrix of a density that is made self-consistent, or of the last stage."""
+        c = self.config
+        if not c.stages:
+            step = self._functional(params, *read)
+            fock, residual = fixed_point(step, guess, c.cycles, c.tolerance, c.history)
+            return {"fock": fock, "residual": residual}
+        fock = guess
+        for i in range(c.stages):
+            fock = self._functional(params["stages"][str(i)], *read)(fock)
+        return {"fock": fock}
+
+    def dipole_in_field(
+        self, params: Params, structure: Structure, field: Array | None = None
+    ) -> Array:
+        """Dipole of the density in a uniform electric field, ``(3,)`` e Bohr.
+
+        Args:
+          params: as for :meth:`apply`.
+          structure: closed-shell molecule.
+          field: as for :meth:`apply`. Default: none.
+        """
+        dm = self.apply(params, structure, field=field)["dm"]
+        return dipole(dm, structure, self.basis)
+
+    def polarizability_in_field(
+        self, params: Params, structure: Structure, field: Array | None = None
+    ) -> Array:
+        """Derivative of :meth:`dipole_in_field`, arguments as there: ``(3, 3)`` in Bohr^3.
+
+        Of a model with density words this is the answer of coupled-perturbed Kohn-Sham theory with
+        a learned exchange and correlation, which no label of a molecule in a field has trained; of
+        one without, that of independent electrons (:func:`opml_jax.observables.polarizability`).
+        """
+        field = jnp.zeros(3) if field is None else field
+        return jax.jacfwd(lambda f: self.dipole_in_field(params, structure, f))(field)
+
+    @overload
+    def first_level(self, structure: Structure) -> int: ...
+    @overload
+    def first_level(self, structure: StructureBatch) -> jax.Array: ...
+    def first_level(self, structure: Structure | StructureBatch):
+        """The level of a larger basis that the lowest of the matrix is, ``()`` or ``(n,)``.
+
+        0 unless :attr:`Op2OpConfig.window` is ``"homo"``; then as many levels are below the highest
+        occupied one as above it, as far as there are so many.
+        """
+        electrons = n_electrons(structure)
+        if self.config.window == "lowest":
+            return 0 * electrons
+        if isinstance(structure, Structure):
+            return max(0, electrons // 2 - 1 - (layout_of(structure, self.basis).nao - 1) // 2)
+        nao = jnp.sum(structure.layout.ao_mask, axis=-1)
+        return jnp.maximum(0, electrons // 2 - 1 - (nao - 1) // 2)
+
+    @overload
+    def n_described(self, structure: Structure) -> int: ...
+    @overload
+    def n_described(self, structure: StructureBatch) -> jax.Array: ...
+    def n_described(self, structure: Structure | StructureBatch):
+        """Electrons in the levels of the matrix, ``()`` or ``(n,)``."""
+        return n_electrons(structure) - 2 * self.first_level(structure)
+
+    def n_known(self, key: IrrepKey) -> int:
+        """Columns of one key that :attr:`Op2OpConfig.words` make."""
+        pieces = len(self.basis.elements) * len(self.config.exponents)
+        n = sum(pieces if PIECES in word.split() else 1 for word in self.config.words)
+        return n * n_shell_pairs(self.input_basis or self.basis, key)
+
+    def n_outputs(self, key: IrrepKey) -> int:
+        """Shell pairs of one key, 0 if the basis has none."""
+        return n_shell_pairs(self.basis, key)
+
+
+def _mask(structure: Structure | StructureBatch) -> Array | None:
+    return None if isinstance(structure, Structure) else structure.layout.ao_mask
+
+
+def _superposed(atoms: Params, table: SpeciesTable, like: Array) -> Array:
+    """Density matrices of free atoms side by side, ``(n_structures, nao, nao)``."""
+    blocks = {}
+    for key, rows in table.rows.items():
+        if key[0] == 0:
+            dm = jnp.asarray(atoms[str(key[1])], like.dtype)
+            blocks[key] = jnp.broadcast_to(dm, (len(rows), *dm.shape))
+    return scatter_species(blocks, table, like.shape[0], like.shape[-1])

@@ -1,0 +1,353 @@
+"""A trained Op2Op model: Fock and density matrices, and what follows from them."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import itertools
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ... import integrals, observables
+from ...basis import layout_of
+from ...errors import Code, ConvergenceError, DataWarning, OpmlError, refusal
+from ...learn.chunks import in_chunks
+from ...numerics import Array
+from ...operators.species import SpeciesTable
+from ...quantities import SIZES, SPREAD, Axis, quantity
+from ...structures import Structure, StructureBatch
+from ...structures.contacts import warn_of_contacts
+from ...structures.elements import symbol
+from ..base.definition import Params
+from ..base.doubt import warn_of_doubt
+from ..base.model import Model, of_one
+from .checks import check_closed_shells
+from .draws import drawn_changes, up_to
+from .functions import Op2Op
+
+CHUNKS = (1, 8)
+"""Numbers of structures evaluated at once; see :data:`opml_jax.models.base.energy.CHUNKS`."""
+
+UNCONVERGED = 1e-5
+"""Hartree: a residual above this is an error."""
+
+IN_FIELD = ("dipole", "polarizability")
+"""What :meth:`Op2OpModel.property_fn` gives."""
+
+
+@dataclasses.dataclass(frozen=True, repr=False)
+class Op2OpModel(Model):
+    """An Op2Op model ready for use; see :class:`Model` for its attributes."""
+
+    definition: Op2Op
+
+    @property
+    def first_guess(self) -> Op2OpModel:
+        """The model of the first guess alone, in closed form, with no density made consistent."""
+        weights = {k: self.params[k] for k in ("atoms", "guess", "fade") if k in self.params}
+        return Op2OpModel(up_to(self.definition, 0), weights, self.card)
+
+    @property
+    def parts(self) -> dict[str, Model]:
+        """The first guess, of a model that goes on from it."""
+        return {"guess": self.first_guess} if self.definition.config.density_words else {}
+
+    @property
+    def doubted(self) -> tuple[str, ...]:
+        """Labels that :meth:`predict` has standard deviations of."""
+        return ("fock", "mo_energy") if "draws" in self.params else ()
+
+    @property
+    def quick_doubt(self) -> dict[str, Any]:
+        """Options of :meth:`predict`: where a density does not converge there is no doubt."""
+        return {"uncertainty": True, "allow_unconverged": True}
+
+    @property
+    def instead(self) -> str:
+        """What to do without energies, which need a functional of the predicted matrices."""
+        return "Use fock_fn, or the prediction as the start of a PySCF calculation."
+
+    def check_uncertainty(self) -> None:
+        """Refuse standard deviations of a model trained without, or of a first guess.
+
+        Raises:
+          OpmlError: it is one of these.
+        """
+        if not self.doubted:
+            raise OpmlError(
+                refusal(
+                    "uncertainty",
+                    got="a model without one, or the first guess of a model",
+                    expected="that of the last map of a model that keeps it",
+                    hint="Train with model.uncertainty=true.",
+                ),
+                code=Code.CAPABILITY,
+            )
+
+    def fock_fn(self, params: Params | None = None) -> Callable[[Structure], dict[str, Array]]:
+        """A pure function for ``jax.grad`` and friends: Fock, density and overlap matrix.
+
+        Args:
+          params: parameters to use. Default: the model's own.
+
+        Returns:
+          ``operators(structure) -> dict``, see :meth:`Op2Op.apply`.
+        """
+        return functools.partial(self.definition.apply, self.params if params is None else params)
+
+    def has(self, name: str) -> bool:
+        """Whether the model predicts a quantity.
+
+        Moments and charges need a matrix that leaves no electrons out
+        (:attr:`~Op2OpConfig.window`); a model of density matrices has no levels and does not
+        answer a field.
+        """
+        config = self.definition.config
+        names = {"dm", "overlap"}
+        if config.target == "fock":
+            names |= {"fock", "mo_energy", "gap"}
+        if config.window == "lowest":
+            names |= {"dipole", "mulliken_charges", "lowdin_charges"}
+            names |= {"polarizability"} if config.target == "fock" else set()
+        return name in names
+
+    def property_fn(self, name: str, params: Params | None = None) -> Callable[..., Array]:
+        """A pure function of one molecule, and of a uniform field if that is given.
+
+        Args:
+          name: ``"dipole"`` of the predicted density, ``(3,)`` e Bohr, or ``"polarizability"``, its
+            derivative in the field, ``(3, 3)`` Bohr^3 (:meth:`Op2Op.polarizability_in_field`).
+          params: parameters to use. Default: the model's own.
+
+        Raises:
+          OpmlError: another name, or :meth:`has` does not have it.
+        """
+        if name not in IN_FIELD or not self.has(name):
+            expected = "dipole, or polarizability, of a model of whole Fock matrices"
+            raise OpmlError(
+                refusal("property of an Op2Op model", got=name, expected=expected),
+                code=Code.CAPABILITY,
+            )
+        weights = self.params if params is None else params
+        return functools.partial(getattr(self.definition, f"{name}_in_field"), weights)
+
+    def dipole_fn(self, params: Params | None = None) -> Callable[..., Array]:
+        """:meth:`property_fn` for the dipole ``(3,)`` in e Bohr."""
+        return self.property_fn("dipole", params)
+
+    def predict(  # type: ignore[override]
+        self,
+        structures: Structure | Sequence[Structure],
+        *,
+        uncertainty: bool = False,
+        allow_unconverged: bool = False,
+    ) -> dict[str, np.ndarray]:
+        """Operators of closed-shell molecules, and what follows from them.
+
+        Args:
+          structures: one molecule or several (any mix of compositions the model knows).
+          uncertainty: also standard deviations of a model trained with ``model.uncertainty``:
+            of matrix elements as ``fock_uncertainty``, and of what follows from the matrix but
+            density matrices. NaN for molecules with pairs of elements that training never had.
+          allow_unconverged: molecules whose density does not become self-consistent have NaN, but
+            for their ``residual``, and a warning instead of an error.
+
+        Returns:
+          ``fock`` (Hartree), ``dm``, ``overlap`` ``(nao, nao)`` in the library's AO order,
+          ``mo_energy`` ``(nao,)`` and ``gap`` ``()`` in Hartree (a model of density matrices has
+          neither these nor ``fock``), ``dipole`` ``(3,)`` in e Bohr
+          about the centre of nuclear charge, ``mulliken_charges`` and ``lowdin_charges``
+          ``(n_atoms,)``,
+          (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
+          and charges), ``polarizability`` ``(3, 3)`` in Bohr^3 if the model was trained on it,
+          ``residual`` ``()`` (what self-consistency lacks, Hartree). For a list a leading
+          axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
+
+        Raises:
+          OpmlError: an empty list, an open shell, an element the model has not seen, an uncertainty
+            of a model without.
+          ConvergenceError: a density that did not become self-consistent.
+          PrecisionError: x64 is off.
+        """
+        if isinstance(structures, Structure):
+            options = {"uncertainty": uncertainty, "allow_unconverged": allow_unconverged}
+            return of_one(self.predict([structures], **options), tuple(SIZES.values()))
+        several = self.ready(structures, uncertainty)
+        check_closed_shells("structures", several)
+        sizes = {
+            "nao": [layout_of(s, self.definition.basis).nao for s in several],
+            "n_atoms": [s.n_atoms for s in several],
+        }
+        evaluate = functools.partial(self._in_batches, several, sizes, uncertainty)
+        out = in_chunks(evaluate, len(several), CHUNKS)
+        failed = np.flatnonzero(~(out["residual"] < UNCONVERGED))  # also where it is NaN
+        if len(failed):
+            self._unconverged(several, out["residual"], failed, allow_unconverged)
+        for values in (v for k, v in out.items() if k != "residual"):
+            values[failed] = np.nan
+        doubtful = [i for i, s in enumerate(several) if self._unseen_pairs([s])]
+        for values in (v for k, v in out.items() if k.endswith(SPREAD)):
+            values[doubtful] = np.nan
+        out |= {k: np.array(v) for k, v in sizes.items()}
+        if uncertainty:
+            warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
+        return out
+
+    def _in_batches(
+        self,
+        structures: Sequence[Structure],
+        sizes: Mapping[str, Sequence[int]],
+        uncertainty: bool,
+        size: int,
+    ) -> dict[str, np.ndarray]:
+        """Predictions of all structures, ``size`` of them at once, padded with zeros."""
+        out: dict[str, np.ndarray] = {}
+        options = "polarizability" in self.card.get("targets", ()), uncertainty
+        for padded, table, index in self.definition.batches(structures, size):
+            predicted = _evaluate(self.definition, self.params, padded, table, *options)
+            for name, values in predicted.items():
+                axes = _axes(name)
+                shape = tuple(max(sizes[a]) if isinstance(a, str) else a for a in axes)
+                whole = out.setdefault(name, np.zeros((len(structures), *shape)))
+                for i, value in zip(index, np.asarray(values), strict=False):
+                    cut = tuple(slice(sizes[a][i] if isinstance(a, str) else a) for a in axes)
+                    whole[(i, *cut)] = value[cut]
+        return out
+
+    def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """How far each structure is from the training set, ``(n_structures,)``.
+
+        Args:
+          predicted: of a list, with standard deviations. Their root mean square over the elements
+            of the Fock matrix, Hartree; NaN where there are none.
+
+        Raises:
+          OpmlError: a model that has none.
+        """
+        if not self.doubted:
+            return super().doubt(predicted)
+        squares = (predicted["fock_uncertainty"] ** 2).sum(axis=(1, 2))
+        return np.sqrt(squares) / predicted["nao"]
+
+    def _unconverged(
+        self, structures: list[Structure], residual: np.ndarray, failed: np.ndarray, allowed: bool
+    ) -> None:
+        """Say which densities did not become self-consistent, as an error unless that is allowed.
+
+        Raises:
+          ConvergenceError: it is not.
+        """
+        worst = failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))]
+        others = f", and those of {len(failed) - 1} others," if len(failed) > 1 else ""
+        text = (
+            f"the density of {structures[worst]!r} (structure {worst}){others} did not become "
+            f"self-consistent: {residual[worst]:.1e} Hartree are left after "
+            f"{self.definition.config.cycles} cycles."
+        )
+        if not allowed:
+            raise ConvergenceError(
+                f"{text} Is it like those of the training set? allow_unconverged has NaN for it "
+                "and results for the rest."
+            )
+        warnings.warn(f"{text} Their results are NaN.", DataWarning, stacklevel=3)
+
+    def check_structures(self, structures: Sequence[Structure]) -> None:
+        """As of every model; pairs of elements never seen have a warning of their own."""
+        self.check_elements(structures)
+        warn_of_contacts(structures, self.card.get("closest_bohr", {}), unseen=False)
+        self._warn_of_pairs(structures)
+
+    def _unseen_pairs(self, structures: Sequence[Structure]) -> list[tuple[int, int]]:
+        """Pairs of elements that have no learned part."""
+        keys = (tuple(map(int, name.split("_"))) for name in self.params["guess"])
+        learned = {(first, second) for kind, first, second, *_ in keys if kind}
+        present = {
+            pair
+            for numbers in {s.numbers for s in structures}
+            for pair in itertools.combinations(sorted(numbers), 2)
+        }
+        return sorted(present - learned)
+
+    def _warn_of_pairs(self, structures: Sequence[Structure]) -> None:
+        """Say which pairs of elements have no learned part."""
+        if unseen := self._unseen_pairs(structures):
+            names = ", ".join(f"{symbol(a)}-{symbol(b)}" for a, b in unseen)
+            warnings.warn(
+                f"no molecule of the training set had the pairs {names}: nothing is learned for "
+                "their blocks, which keep the kinetic and the electrostatic part only.",
+                DataWarning,
+                stacklevel=3,
+            )
+
+
+def _axes(name: str) -> tuple[Axis, ...]:
+    """Axes of a result: lengths, and names of sizes; numbers of a molecule have none."""
+    known = quantity(name)
+    axes = () if known is None else known.axes
+    return tuple(SIZES[a] if isinstance(a, str) else a for a in axes)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def _evaluate(
+    definition: Op2Op,
+    params: Params,
+    structures: StructureBatch,
+    table: SpeciesTable,
+    polarizability: bool,
+    uncertainty: bool,
+) -> dict[str, Array]:
+    out: dict[str, Any] = definition.apply(params, structures, table)
+    observed = functools.partial(_observed, definition, structures, polarizability)
+    following = observed(out.get("fock"), out["dm"])
+    if uncertainty:
+        changes = drawn_changes(definition, params, structures, table, out["dm"])
+        out["fock_uncertainty"] = jnp.sqrt(jnp.mean(changes**2, axis=0))
+
+        def squares(change: Array) -> dict[str, Array]:
+            fock = out["fock"] + change
+            changed = observed(fock, definition.density(structures, out["overlap"], fock))
+            return {k: (changed[k] - v) ** 2 for k, v in following.items()}
+
+        factors = params.get("calibration", {})
+        for name, square in jax.lax.map(squares, changes).items():
+            factor = factors.get("lowdin_charges" if name == "mulliken_charges" else name, 1.0)
+            out[f"{name}_uncertainty"] = factor * jnp.sqrt(jnp.mean(square, axis=0))
+    if definition.config.window != "lowest":  # without the electrons below its levels
+        out["first_level"] = definition.first_level(structures)
+    return {**out, **following}
+
+
+def _observed(
+    definition: Op2Op,
+    structures: StructureBatch,
+    polarizability: bool,
+    fock: Array | None,
+    dm: Array,
+) -> dict[str, Array]:
+    """What follows from a Fock and a density matrix."""
+    basis, electrons = definition.basis, definition.n_described(structures)
+    padded = integrals.overlap(structures, basis, padding=1.0)
+    mask, out = structures.layout.ao_mask, {}
+    if fock is not None:
+        energy, _ = observables.orbitals(fock, padded, mask=mask)
+        at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
+        frontier = jnp.take_along_axis(energy, at, axis=-1)
+        out["mo_energy"] = jnp.where(mask, energy, 0.0)
+        out["gap"] = frontier[:, 1] - frontier[:, 0]
+    if definition.config.window != "lowest":
+        return out
+    if polarizability and fock is not None:
+        out["polarizability"] = observables.polarizability(
+            fock, padded, electrons, structures, basis, mask=mask
+        )
+    return {
+        **out,
+        "dipole": observables.dipole(dm, structures, basis),
+        "mulliken_charges": observables.mulliken_charges(dm, padded, structures, basis),
+        "lowdin_charges": observables.lowdin_charges(dm, padded, structures, basis),
+    }

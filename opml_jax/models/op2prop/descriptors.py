@@ -1,0 +1,264 @@
+"""Cached descriptors: they hold no parameters, so they and their derivatives are computed once.
+
+With :math:`x(R)` and :math:`dx/dR` stored, forces of any model on top are a chain rule away and
+training needs no second derivative of an integral. Derivatives come from forward-mode
+differentiation through the same integrals that prediction uses.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from ...basis import Bucket, batch, bucket_of
+from ...learn.devices import collect, mesh_for
+from ...learn.rows import Rows, Selected
+from ...learn.run import Run, silent
+from ...learn.states import fingerprint
+from ...operators import map_molecules, shard_batch
+from ...structures import Structure, StructureBatch
+from ..base import Params
+from .atomwise import AtomwiseDefinition
+
+Arrays = dict[str, Any]
+"""Named arrays, structures first."""
+
+CHUNK = 16
+"""Structures differentiated at once, fewer if they are large."""
+
+CHUNK_BYTES = 2**26
+"""Bytes that derivatives of one operator of a chunk may take."""
+
+MAX_DOUBLE = 2**30
+"""Bytes of derivatives kept in double precision."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Cache:
+    """Descriptors of structures padded to one number of atoms.
+
+    Attributes:
+      x: ``(n, n_atoms, n_invariants)``.
+      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, and in three
+        more rows in the field if asked for (then rows of coordinates may be left out), or None.
+        In single precision, and then in a temporary file, when they are many; a subset of those
+        is read when its rows are asked for.
+      v: for each L asked for, the irreps ``(n, n_atoms, n_irreps, 2 L + 1)``.
+      one_hot: ``(n, n_atoms, n_elements)``.
+    """
+
+    x: np.ndarray
+    dx: np.ndarray | Selected | None
+    v: dict[int, np.ndarray]
+    one_hot: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def subset(self, index: Sequence[int] | np.ndarray) -> Cache:
+        """Rows at ``index``; a view if they follow each other."""
+        i = np.asarray(index, dtype=np.int64)
+        if len(i) and (np.diff(i) == 1).all():
+            i = slice(int(i[0]), int(i[-1]) + 1)
+        dx = self.dx
+        if isinstance(dx, (np.memmap, Selected)):
+            dx = Selected(dx, np.arange(len(dx))[i])
+        elif dx is not None:
+            dx = dx[i]
+        return Cache(self.x[i], dx, {l: v[i] for l, v in self.v.items()}, self.one_hot[i])
+
+
+@dataclasses.dataclass(frozen=True)
+class Labelled:
+    """A set of molecules as training reads it.
+
+    Attributes:
+      cache: Their descriptors.
+      labels: Arrays by target, structures first.
+    """
+
+    cache: Cache
+    labels: Mapping[str, np.ndarray]
+
+    def __len__(self) -> int:
+        return len(self.cache)
+
+    def subset(self, index: np.ndarray) -> Labelled:
+        """The molecules at ``index``."""
+        return Labelled(self.cache.subset(index), {k: v[index] for k, v in self.labels.items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Wanted:
+    """What of the descriptors of a molecule is computed.
+
+    Attributes:
+      derivatives: Whether the invariants are differentiated in all coordinates.
+      field: Whether they are differentiated in a uniform electric field.
+      irreps: L of the irreps that are kept.
+    """
+
+    derivatives: bool = False
+    field: bool = False
+    irreps: tuple[int, ...] = ()
+
+
+def build_cache(
+    definition: AtomwiseDefinition,
+    structures: Sequence[Structure],
+    wanted: Wanted,
+    params: Params | None = None,
+    *,
+    bucket: Bucket | None = None,
+    run: Run | None = None,
+    name: str = "structures",
+) -> Cache:
+    """Descriptors (and derivatives) of structures, chunk by chunk through one compiled program.
+
+    Args:
+      definition: the model's functions.
+      structures: molecules.
+      wanted: what is computed.
+      params: what the descriptors need beside the structure.
+      bucket: shape to pad to. Default: the smallest that fits.
+      run: keeps the arrays, so that a killed process goes on from there. Default: memory does. Of
+        several processes none keeps them: what each has is its own.
+      name: under which it does.
+    """
+    run = run or Run()
+    bucket = bucket or bucket_of(structures, definition.basis)
+    n, mesh = len(structures), mesh_for()
+    chunk = _chunk_size(n, wanted, bucket, mesh)
+    settings = {
+        "model": [type(definition).__name__, repr(definition.config)],
+        "basis": definition.basis.spec.fingerprint,
+        "wanted": repr(wanted),
+        "bucket": repr(bucket),
+        "version": version("opml_jax"),
+    }
+    params = params or {}
+    folder = run.path(name) if jax.process_count() == 1 else None
+    rows = Rows(n, folder, fingerprint(settings, structures, jax.tree.leaves(params)))
+    run.progress("descriptors", rows.done, n)
+    for start in range(rows.done, n, chunk):
+        part = list(structures[start : start + chunk])
+        full = part + [part[-1]] * (chunk - len(part))
+        padded = batch(full, definition.basis, bucket=bucket)
+        padded = padded if mesh is None else shard_batch(padded, mesh)
+        x, v, one_hot, dx = collect(_of_chunk(mesh, definition, wanted, padded, params))
+        arrays = {"x": x, "one_hot": one_hot, **{f"v{l}": irreps for l, irreps in v.items()}}
+        if dx is not None:
+            few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE
+            arrays["dx"] = np.asarray(dx, np.float64 if few else np.float32)
+        rows.append({k: array[: len(part)] for k, array in arrays.items()})
+        run.progress("descriptors", rows.done, n)
+    a = rows.arrays()
+    return Cache(a["x"], a.get("dx"), {l: a[f"v{l}"] for l in wanted.irreps}, a["one_hot"])
+
+
+def _chunk_size(n: int, wanted: Wanted, bucket: Bucket, mesh: Mesh | None) -> int:
+    """Structures differentiated at once, a multiple of the devices."""
+    chunk = min(CHUNK, n)
+    if wanted.derivatives:
+        each = 8 * 3 * bucket.n_atoms * bucket.nao**2
+        chunk = min(chunk, max(1, CHUNK_BYTES // each))
+    return chunk if mesh is None else -(-chunk // mesh.size) * mesh.size
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _of_chunk(
+    mesh: Mesh | None,
+    definition: AtomwiseDefinition,
+    wanted: Wanted,
+    structures: StructureBatch,
+    params: Params,
+):
+    """:func:`_descriptors` of molecules spread over a mesh."""
+
+    def of_device(structures):
+        return _descriptors(definition, wanted, structures, params)
+
+    return of_device(structures) if mesh is None else map_molecules(of_device, mesh)(structures)
+
+
+def _descriptors(
+    definition: AtomwiseDefinition, wanted: Wanted, structures: StructureBatch, params: Params
+):
+    """Invariants, the irreps wanted, one-hot elements, and derivatives of the invariants."""
+
+    def push(at, point, directions):
+        """Descriptors at a point, and their derivatives in each direction."""
+
+        def one(direction):
+            return jax.jvp(at, (point,), (jnp.broadcast_to(direction, point.shape),))
+
+        return jax.vmap(one, out_axes=(None, 1))(directions)
+
+    positions = jnp.asarray(structures.positions)
+    n_structures, n = positions.shape[:2]
+    pushed = []
+    if wanted.derivatives:
+        pushed.append(
+            push(
+                lambda r: definition.descriptors(structures.replace(positions=r), params),
+                positions,
+                jnp.eye(3 * n).reshape(3 * n, 1, n, 3),
+            )
+        )
+    if wanted.field:
+        pushed.append(
+            push(
+                lambda f: definition.descriptors(structures, params, field=f),
+                jnp.zeros((n_structures, 3)),
+                jnp.eye(3)[:, None],
+            )
+        )
+    x, v = pushed[0][0] if pushed else definition.descriptors(structures, params)
+    dx = jnp.concatenate([slope for _, (slope, _) in pushed], axis=1) if pushed else None
+    return x, {l: v[l] for l in wanted.irreps}, definition.one_hot(structures), dx
+
+
+def rounding_noise(
+    definition: AtomwiseDefinition,
+    structures: Sequence[Structure],
+    cache: Cache,
+    wanted: Wanted,
+    params: Params | None = None,
+    *,
+    run: Run | None = None,
+) -> np.ndarray:
+    """How far rounding moves each invariant, measured by turning molecules.
+
+    Invariants that vanish by symmetry (in a planar molecule, say) are nothing but rounding, and
+    standardising them would make it as loud as physics.
+
+    Args:
+      definition: the model's functions.
+      structures: the structures of ``cache``, in order.
+      cache: their descriptors.
+      wanted: what ``cache`` was built of, so that no program is compiled anew.
+      params: likewise.
+      run: keeps the descriptors of the turned molecules.
+
+    Returns:
+      ``(n_elements, n_invariants)`` root mean square change under random rotations.
+    """
+    rng = np.random.default_rng(0)
+    chosen = np.linspace(0, len(structures) - 1, min(CHUNK, len(structures))).astype(int)
+    turned = []
+    for i in chosen:
+        q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        turned.append(structures[i].replace(positions=np.asarray(structures[i].positions) @ q.T))
+    bucket = bucket_of(structures, definition.basis)
+    run = run and dataclasses.replace(run, on_progress=silent)
+    other = build_cache(definition, turned, wanted, params, bucket=bucket, run=run, name="turned")
+    square = np.einsum("nie,nik->ek", other.one_hot, (other.x - cache.x[chosen]) ** 2)
+    return np.sqrt(square / np.maximum(other.one_hot.sum(axis=(0, 1)), 1.0)[:, None])

@@ -1,0 +1,108 @@
+r"""Standard deviations of one model's energies and forces from its last linear layer.
+
+The energy is linear in features :math:`f`, for every element the sums over its atoms of what the
+networks read, and how many atoms there are. With the rows :math:`A` of these features and their
+derivatives in the training set, divided by the errors that count as one,
+
+.. math::
+    \sigma^2 = \alpha^2\, f^T (A^T A + \lambda)^{-1} f,
+
+the posterior variance of Bayesian linear regression, and likewise for derivatives of f (prediction
+rigidity: Bigi, Chong, Ceriotti, Grasselli, arXiv:2403.02251). The validation set chooses lambda, by
+the likelihood of its errors, and for energies and forces each :math:`\alpha`, so that 68 % of its
+errors are below sigma (or molecules for that alone do, :mod:`opml_jax.training.calibration`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.linalg
+
+from ...data import Dataset
+from ...learn.calibration import scale_of
+from ..base import EnergyModel, Params
+from .atomwise import AtomwiseDefinition
+from .config import AtomwiseFit
+from .descriptors import Cache, Labelled
+from .readout import element_sums, project
+from .residual import CHUNK
+from .scaling import scaled
+
+LAMBDAS = tuple(10.0**k for k in range(-10, 3))
+"""Candidates, in units of the mean of the diagonal of A^T A."""
+
+
+def fit_last_layer(
+    definition: AtomwiseDefinition,
+    fit: AtomwiseFit,
+    params: Params,
+    sets: Mapping[str, Labelled],
+    held_out: Dataset,
+) -> Params:
+    """What a model needs for standard deviations of energies and, if learned, forces.
+
+    Args:
+      definition: the model's functions.
+      fit: its sigmas weigh energies against forces.
+      params: of the trained model.
+      sets: ``train`` and ``validation``, with derivatives in coordinates if forces are learned.
+      held_out: the validation set, with energies and, if learned, forces.
+
+    Returns:
+      ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``.
+    """
+    forces, sigma = "forces" in fit.targets, fit.sigmas
+    train, gram = sets["train"].cache, np.zeros(())
+    for start in range(0, len(train), CHUNK):
+        part = train.subset(range(start, min(start + CHUNK, len(train))))
+        for name, features in feature_rows(params, part, forces).items():
+            gram = gram + (features.T @ features) / sigma[name] ** 2
+    errors = _errors(definition, params, held_out, forces)
+    rows = feature_rows(params, sets["validation"].cache, forces)
+    mean = np.trace(gram) / len(gram)
+    best, chosen = np.inf, {}
+    for lam in LAMBDAS:
+        system = gram + lam * mean * np.eye(len(gram))
+        factor = scipy.linalg.inv(scipy.linalg.cholesky(system, lower=True)).T
+        spread = {k: np.linalg.norm(features @ factor, axis=1) for k, features in rows.items()}
+        score = sum(_unlikely(errors[k], spread[k]) for k in rows)
+        if score < best:
+            scales = {k: np.asarray(scale_of(errors[k], spread[k])) for k in rows}
+            best, chosen = score, {"factor": factor, **scales}
+    return chosen
+
+
+def feature_rows(params: Params, cache: Cache, forces: bool) -> dict[str, np.ndarray]:
+    """Features of molecules, and minus their derivatives in the coordinates of real atoms."""
+    s = scaled(cache, params["scaler"])
+    z = np.asarray(project(params["components"], s.x, s.one_hot))
+    rows = {"energy": np.asarray(element_sums(z, s.one_hot))}
+    if not forces:
+        return rows
+    n, n_atoms = s.one_hot.shape[:2]
+    dx = np.asarray(s.dx)[:, : 3 * n_atoms]
+    slopes = np.einsum("nie,ndik,eko->ndeo", s.one_hot, dx, params["components"], optimize=True)
+    counts = np.zeros((*slopes.shape[:3], 1))  # the numbers of atoms stay
+    slopes = np.concatenate([slopes, counts], axis=-1).reshape(n, 3 * n_atoms, -1)
+    real = np.repeat(s.one_hot.sum(axis=-1) > 0, 3, axis=1)
+    return rows | {"forces": -slopes[real]}
+
+
+def _errors(
+    definition: AtomwiseDefinition, params: Params, held_out: Dataset, forces: bool
+) -> dict[str, np.ndarray]:
+    """Absolute errors of the model, in the order of :func:`feature_rows`."""
+    predicted = EnergyModel(definition, params).predict(held_out.structures)
+    out = {"energy": np.abs(predicted["energy"] - np.array(held_out["energy"]))}
+    if forces:
+        parts = zip(predicted["forces"], held_out["forces"], strict=True)
+        out["forces"] = np.concatenate([np.abs(a[: len(b)] - b).ravel() for a, b in parts])
+    return out
+
+
+def _unlikely(error: np.ndarray, spread: np.ndarray) -> float:
+    """Minus the mean logarithm of the likelihood, with the scale that is best."""
+    spread = np.maximum(spread, 1e-300)
+    return float(np.mean(np.log(spread)) + 0.5 * np.log(np.mean((error / spread) ** 2)))

@@ -1,0 +1,125 @@
+"""Pure functions from descriptors of atoms to properties of molecules: what Op2Prop is made of."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from ...conventions import e3nn_to_cartesian, e3nn_to_matrix
+from ...numerics import Array, einsum
+from ..base import Params
+
+HEADS = {
+    "dipole": 1,
+    "quadrupole": 2,
+    "isotropic_polarizability": 0,
+    "anisotropic_polarizability": 2,
+}
+"""Parts of the properties beside the energy, each a set of irreps of one L and parity (-1)^L."""
+
+
+def standardise(scaler: Params, x: Array, one_hot: Array) -> Array:
+    """Invariants minus the element's mean, over its standard deviation (0 where constant)."""
+    mean = einsum("...e,ek->...k", one_hot, scaler["mean"])
+    inverse = einsum("...e,ek->...k", one_hot, scaler["inverse_std"])
+    return (x - mean) * inverse
+
+
+def linear_energy(linear: Params, x: Array, one_hot: Array) -> Array:
+    """Sum over atoms of the element's offset and weights times standardised invariants."""
+    weights = einsum("...e,ek->...k", one_hot, linear["weights"])
+    return jnp.sum(weights * x, axis=(-1, -2)) + einsum("...ie,e->...", one_hot, linear["offsets"])
+
+
+def closed_form_energy(params: Params, x: Array, one_hot: Array) -> Array:
+    """Energy without the networks: the linear part, and the kernel's if there is one."""
+    energy = linear_energy(params["linear"], x, one_hot)
+    if "kernel" not in params:
+        return energy
+    return energy + kernel_energy(params["kernel"], x, one_hot)
+
+
+def kernel_features(kernel: Params, x: Array, one_hot: Array) -> Array:
+    r"""Sums over atoms of Gaussians of the distance to each reference atom of its element.
+
+    :math:`\sum_i \exp(-|y_i - y_m|^2 / 2)` with :math:`y = C_Z \hat x`, sparse kernel regression
+    (Bartok, Csanyi, Int. J. Quantum Chem. 115, 1051 (2015)).
+
+    Args:
+      kernel: ``components`` ``(n_elements, n_invariants, k)`` and ``references``
+        ``(n_elements, m, k)``.
+      x: standardised invariants ``(..., n_atoms, n_invariants)``.
+      one_hot: ``(..., n_atoms, n_elements)``.
+
+    Returns:
+      ``(..., n_elements, m)``.
+    """
+    y = project(kernel["components"], x, one_hot)
+    y2, m2 = jnp.sum(y**2, axis=-1), jnp.sum(kernel["references"] ** 2, axis=-1)
+    cross = einsum("...ik,emk->...iem", y, kernel["references"])
+    value = jnp.exp(cross - 0.5 * (y2[..., None, None] + m2))
+    return einsum("...ie,...iem->...em", one_hot, value)
+
+
+def kernel_energy(kernel: Params, x: Array, one_hot: Array) -> Array:
+    """Energy of the kernel part: :func:`kernel_features` times ``weights`` ``(n_elements, m)``."""
+    return einsum("...em,em->...", kernel_features(kernel, x, one_hot), kernel["weights"])
+
+
+def project(components: Array, x: Array, one_hot: Array) -> Array:
+    """Network inputs: the element's principal components ``(n_elements, n_invariants, k)``."""
+    every = einsum("...k,eko->...eo", x, components)
+    return einsum("...eo,...e->...o", every, one_hot)
+
+
+def element_sums(z: Array, one_hot: Array) -> Array:
+    """For each element the sum of network inputs over its atoms, and their number.
+
+    Returns:
+      ``(..., n_elements (k + 1))``.
+    """
+    one = jnp.ones((*z.shape[:-1], 1), z.dtype)
+    sums = einsum("...ie,...ik->...ek", one_hot, jnp.concatenate([z, one], axis=-1))
+    return sums.reshape(*sums.shape[:-2], -1)
+
+
+def whitened(last_layer: Params, z: Array, one_hot: Array) -> Array:
+    """:func:`element_sums` in units in which training leaves each a variance of one."""
+    return einsum("...f,fg->...g", element_sums(z, one_hot), last_layer["factor"])
+
+
+def linear_irreps(head: Params, v: Array, one_hot: Array) -> Array:
+    """Sum over atoms of the element's weights times its irreps of one L, ``(..., 2 L + 1)``."""
+    weights = einsum("...e,ec->...c", one_hot, head["weights"])
+    return einsum("...ic,...icm->...m", weights, v)
+
+
+def linear_heads(params: Params, x: Array, v: dict[int, Array], one_hot: Array) -> dict[str, Array]:
+    """The closed-form part of every head of :data:`HEADS` that has parameters."""
+    return {
+        name: linear_irreps(params[name], v[l], one_hot)
+        if l
+        else linear_energy(params[name], x, one_hot)
+        for name, l in HEADS.items()
+        if name in params
+    }
+
+
+def cartesian(parts: dict[str, Array]) -> dict[str, Array]:
+    """Properties in x, y, z from the irreps of :data:`HEADS`."""
+    out = {}
+    if "dipole" in parts:
+        out["dipole"] = e3nn_to_cartesian(parts["dipole"])
+    if "quadrupole" in parts:
+        out["quadrupole"] = e3nn_to_matrix(parts["quadrupole"])
+    if "isotropic_polarizability" in parts:
+        out["isotropic_polarizability"] = parts["isotropic_polarizability"]
+    if "anisotropic_polarizability" in parts:
+        mean = parts["isotropic_polarizability"][..., None, None] * jnp.eye(3)
+        out["polarizability"] = mean + e3nn_to_matrix(parts["anisotropic_polarizability"])
+    return out
+
+
+def gated_vectors(dipole: Params, v: Array, one_hot: Array) -> Array:
+    """The element's principal vectors, ``(..., n_atoms, k, 3)``."""
+    mix = einsum("...e,eck->...ck", one_hot, dipole["mixing"])
+    return einsum("...cm,...ck->...km", v, mix)

@@ -1,0 +1,71 @@
+"""Curves: errors against the size of the training set and the epoch, standard deviations."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..figures import BLUE, GREY, RED, figure
+from ..quantities import QUANTITIES, columns, metric
+from .page import pretty
+
+Rows = Sequence[Mapping[str, float]]
+
+
+def learning_curve(rows: Rows) -> Any:
+    """Errors against the number of training geometries, a panel for each quantity."""
+    shown = columns(rows[:1])
+    drawn, axes = figure(len(shown))
+    for axis, (key, heading, unit) in zip(axes, shown, strict=True):
+        axis.loglog([r["n_train"] for r in rows], [r[key] for r in rows], "o-", color=BLUE, ms=4)
+        axis.set(xlabel="training geometries", ylabel=f"test MAE, {heading}, {pretty(unit)}")
+        axis.grid(which="both", alpha=0.2)
+    return drawn
+
+
+def history(rows: Rows) -> Any:
+    """The loss and the validation errors of a training by epoch."""
+    errors = {f"validation_{metric(name, 'rmse')}": name for name in QUANTITIES}
+    errors = {key: name for key, name in errors.items() if key in rows[0]}
+    drawn, (first, *axes) = figure(1 + len(errors), width=3.4)
+    epoch = "epoch" if "epoch" in rows[0] else "step"
+    epochs = [r[epoch] for r in rows]
+    for key, name, colour in (
+        ("loss", "training", GREY),
+        ("validation_loss", "validation", BLUE),
+    ):
+        if key in rows[0]:
+            first.semilogy(epochs, [r[key] for r in rows], color=colour, label=name)
+    first.set(xlabel=epoch, ylabel="loss")
+    first.legend(frameon=False)
+    for axis, (key, name) in zip(axes, errors.items(), strict=True):
+        axis.semilogy(epochs, [r[key] for r in rows], color=BLUE)
+        text = f"{name.replace('_', ' ')}, {pretty(QUANTITIES[name].shown)}"
+        axis.set(xlabel=epoch, ylabel=f"validation RMSE, {text}")
+    return drawn
+
+
+def reliability(doubts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Any:
+    """How many errors are within so many standard deviations, and how the two go together.
+
+    Args:
+      doubts: absolute errors and standard deviations, ``(n,)`` each, by label.
+    """
+    drawn, (shares, sizes) = figure(2)
+    widths = np.linspace(0, 3, 61)
+    normal = [math.erf(w / 2**0.5) for w in widths]
+    shares.plot(widths, normal, color=GREY, linewidth=3)
+    for (name, (error, sigma)), colour in zip(doubts.items(), (BLUE, RED), strict=False):
+        within = [(error < w * sigma).mean() for w in widths]
+        shares.plot(widths, within, color=colour, label=name.replace("_", " "))
+        tenths = np.array_split(np.argsort(sigma), min(10, len(sigma)))
+        x, y = (np.array([(v[t] ** 2).mean() ** 0.5 for t in tenths]) for v in (sigma, error))
+        sizes.loglog(x, y, "o-", color=colour, markersize=4)
+        sizes.plot(x, x, color=GREY, linewidth=1)
+    shares.set(xlabel="standard deviations", ylabel="share of errors within")
+    shares.legend(frameon=False)
+    sizes.set(xlabel="standard deviation", ylabel="root mean square error")
+    return drawn

@@ -1,0 +1,104 @@
+"""What a model file says about its training, and the same as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import Any
+
+from ..data import Dataset
+from ..models.base import Definition
+from ..models.family import Fit, family_of
+from ..structures.contacts import closest_pairs
+from ..structures.elements import symbol
+from .config import TrainConfig, mapping_of
+
+LEVEL = ("method", "basis", "convention")
+"""What data sets say of the level of theory of their labels."""
+
+
+def card_of(
+    definition: Definition,
+    config: TrainConfig,
+    dataset: Dataset,
+    sets: Mapping[str, Dataset],
+    fit: Fit,
+    data_hash: str,
+) -> dict[str, Any]:
+    """Plain JSON-able values: what a model is, what it learned from, and how.
+
+    Args:
+      definition: of the model.
+      config: of its training.
+      dataset: all labels.
+      sets: ``train`` and ``validation``.
+      fit: result of the family's training.
+      data_hash: of geometries and labels.
+    """
+    return {
+        "model": family_of(definition).describe(config.model),
+        "elements": [symbol(z) for z in definition.elements],
+        "targets": list(config.model.targets),
+        "closest_bohr": closest_pairs(sets["train"].structures),
+        "n_train": len(sets["train"]),
+        "n_validation": len(sets["validation"]),
+        "data_hash": data_hash,
+        "reference": {k: dataset.meta[k] for k in LEVEL if k in dataset.meta},
+        "source": dataset.meta.get("source", ""),
+        **fit.facts,
+        "config": mapping_of(config),
+        "versions": {p: version(p) for p in ("opml_jax", "jax", "pyscf", "pyscfad")},
+    }
+
+
+def card_text(card: Mapping[str, Any], table: str) -> str:
+    """A model card as Markdown: what it is, what it saw, how well it does, where it ends.
+
+    Args:
+      card: of the model, with ``splits``, the sizes of its sets.
+      table: of its errors, as text.
+    """
+    reference = card.get("reference", {})
+    level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference) or "unstated"
+    lines = [
+        "# Model card",
+        "",
+        f"- **Model**: {card['model']}",
+        f"- **Elements**: {', '.join(card['elements'])}",
+        f"- **Targets**: {', '.join(card['targets'])}",
+        f"- **Labels**: {level}, from {card['source'] or 'an unnamed source'}"
+        f"; geometries and labels of training and validation have the hash {card['data_hash']}",
+        f"- **Structures**: {', '.join(f'{k} {n}' for k, n in card['splits'].items())}",
+        f"- **Seeds**: training {card['config']['seed']}, random split "
+        f"{card['config']['data']['seed']}",
+        f"- **Versions**: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
+        "",
+        "## Errors",
+        "",
+        "```",
+        table,
+        "```",
+        "",
+        "## Limits",
+        "",
+        "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
+        "on. Outside them errors are unknown; `opml predict` warns of pairs of elements never seen "
+        "as close, and unasked of nothing else.",
+        "",
+        *_about_doubts(card),
+        "Units inside the file: Hartree, Bohr, e.",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _about_doubts(card: Mapping[str, Any]) -> list[str]:
+    """What a card says about standard deviations."""
+    if "largest_doubt" not in card:
+        return []
+    scaled = "calibration" if "calibration" in card["splits"] else "validation"
+    return [
+        f"`opml predict --uncertainty` gives standard deviations, scaled on the {scaled} set, and "
+        "names structures where they are more than twice the largest there: hints, no bounds.",
+        "",
+    ]

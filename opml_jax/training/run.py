@@ -1,0 +1,140 @@
+"""From a data set and a configuration to a model, whichever family it is of."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import jax
+
+from ..data import Dataset, check_splits
+from ..errors import ConfigError, refusal
+from ..learn.devices import is_first
+from ..learn.history import History
+from ..learn.run import Progress, Run, silent
+from ..learn.states import fingerprint
+from ..models.base import Definition, Model
+from ..models.family import Fit, family
+from ..numerics import require_x64
+from .calibration import calibrated
+from .card import card_of
+from .config import TrainConfig, mapping_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """Result of :func:`train`.
+
+    Attributes:
+      model: The model.
+      seconds: Wall time of each stage.
+      fit: What the family's training gave, with the history and what a learning curve needs.
+    """
+
+    model: Model
+    seconds: dict[str, float]
+    fit: Fit
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """One row an epoch."""
+        return self.fit.history
+
+
+def train(
+    dataset: Dataset,
+    splits: Mapping[str, Sequence[int]],
+    config: TrainConfig,
+    *,
+    folder: str | os.PathLike | None = None,
+    tensorboard: bool = False,
+    on_progress: Progress = silent,
+) -> Trained:
+    """Train a model of any family: closed form first, then networks on what it leaves.
+
+    Descriptors and networks of energies are spread over all devices, of one process or of several
+    (:mod:`opml_jax.learn.devices`); batches must then divide evenly among them.
+
+    Args:
+      dataset: labelled structures in atomic units.
+      splits: ``train`` and ``validation`` indices, and perhaps ``calibration``, which scales the
+        standard deviations of models that have them (``test`` is not touched here).
+      config: model and training.
+      folder: run directory that keeps descriptors, states of the networks and ``history.jsonl``
+        as they come: after a kill the same call goes on from there, to the same weights.
+        Several processes share one, and keep no descriptors. Default: nothing is kept.
+      tensorboard: also write the history for TensorBoard, into the folder's ``tensorboard``.
+      on_progress: called with (stage, done, total, note).
+
+    Raises:
+      DataError: targets the data lacks, NaN among them, or splits that do not fit.
+      BasisError: an element the input basis lacks.
+      ModelFileError: the folder holds the state of another training.
+      PrecisionError: x64 is off.
+    """
+    require_x64("training")
+    definition, sets = check_trainable(dataset, splits, config)
+    chosen = family(config.model.family)
+    data = _data(definition, config, sets)
+    run = Run(
+        folder=None if folder is None else Path(folder),
+        seed=config.seed,
+        fingerprint=fingerprint({"config": mapping_of(config)}, *data),
+        on_progress=on_progress,
+        rows=_history(folder, tensorboard),
+    )
+    fit = chosen.fit(definition, config.model, sets, run)
+    card = card_of(definition, config, dataset, sets, fit, fingerprint({}, *data))
+    model = calibrated(chosen.model(definition, fit.params, card), sets)
+    return Trained(model, run.seconds, fit)
+
+
+def check_trainable(
+    dataset: Dataset, splits: Mapping[str, Sequence[int]], config: TrainConfig
+) -> tuple[Definition, dict[str, Dataset]]:
+    """The definition and the sets of a training; refuses what cannot be learned.
+
+    Nothing is computed or written before.
+
+    Raises:
+      ConfigError: several processes, and a family whose training runs in one.
+      DataError: targets the data lacks, NaN among them, or splits that do not fit.
+      BasisError: an element the input basis lacks.
+    """
+    check_splits(dataset, splits)
+    chosen = family(config.model.family)
+    if jax.process_count() > 1 and not chosen.spreads:
+        raise ConfigError(
+            refusal(
+                "processes",
+                got=f"{jax.process_count()} for {chosen.name}",
+                expected="one: only models of energies train on several",
+            )
+        )
+    names = [k for k in ("train", "validation", "calibration") if splits.get(k)]
+    sets = {k: dataset.subset(splits[k]) for k in names}
+    definition = chosen.define(config.model, sets["train"].elements)
+    chosen.check(definition, config.model, sets)
+    return definition, sets
+
+
+def _data(definition: Definition, config: TrainConfig, sets: Mapping[str, Dataset]):
+    """Structures and arrays that decide what a training comes to."""
+    chosen, parts = family(config.model.family), [sets[k] for k in ("train", "validation")]
+    structures = [s for part in parts for s in part.structures]
+    labels = [
+        values
+        for part in parts
+        for name in chosen.learned(config.model, part)
+        for values in part.labels[name]
+    ]
+    return structures, [*labels, *chosen.fingerprint_arrays(definition, config.model)]
+
+
+def _history(folder: str | os.PathLike | None, tensorboard: bool) -> History | None:
+    """The file of the rows of epochs, which the first of several processes writes."""
+    if folder is None or not is_first():
+        return None
+    return History(Path(folder, "history.jsonl"), tensorboard=tensorboard)

@@ -1,0 +1,229 @@
+"""What every family of models promises; each family's test inherits it with a small real model."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.errors import Code, OpmlError
+from opml_jax.interfaces.ase import OPMLCalculator
+from opml_jax.interfaces.export import export_energy
+from opml_jax.interfaces.jax_md import energy_fn
+from opml_jax.models.family import family, family_of
+from opml_jax.quantities import SIZES, quantity
+from opml_jax.training import TrainConfig, train
+
+SPLITS = {"train": [*range(24)], "validation": [*range(24, 32)]}
+
+EQUIVARIANT = 1e-9  # relative: rotated integrals are the same sums in another order
+SINGLES = 1e-10  # relative: padded shapes are compiled to sums in another order
+
+
+class Contract:
+    """Tests of one family.
+
+    Attributes:
+      config: A configuration of the family that trains within a minute.
+      equivariant: Tolerance of rotations and permutations, relative to the largest number.
+    """
+
+    config = None
+    equivariant = EQUIVARIANT
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def data(cls):
+        """Labels; 36 structures, the last of which the model has not seen."""
+        return opml.read_dataset(opml.bundled("water"), limit=36)
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def model(cls, data):
+        return train(data, SPLITS, TrainConfig(model=cls.config)).model
+
+    @pytest.fixture
+    def structures(self, data):
+        return data.structures[32:35]
+
+    def test_the_registry_knows_it(self, model):
+        own = family_of(model)
+        assert own is family(self.config.family) is family_of(model.definition)
+        assert isinstance(model.definition, own.Functions)
+        assert model.definition.config == self.config.functions
+
+    def test_files_lose_nothing(self, model, structures, tmp_path):
+        opml.save_model(tmp_path / "m.safetensors", model)
+        again = opml.load_model(tmp_path / "m.safetensors")
+        assert type(again) is type(model)
+        assert again.definition == model.definition
+        assert hash(again.definition) == hash(model.definition)
+        assert again.card == json.loads(json.dumps(model.card))
+        before, after = model.predict(structures), again.predict(structures)
+        assert before.keys() == after.keys()
+        for name in before:
+            np.testing.assert_array_equal(before[name], after[name])
+
+    def test_a_loaded_model_compiles_nothing_anew(self, model, structures, tmp_path):
+        model.predict(structures)
+        opml.save_model(tmp_path / "m.safetensors", model)
+        again = opml.load_model(tmp_path / "m.safetensors")
+        with jax.log_compiles(), _compilations() as names:
+            again.predict(structures)
+        assert names == []
+
+    def test_a_list_equals_singles(self, model, structures):
+        together = model.predict(structures)
+        for i, structure in enumerate(structures):
+            for name, value in model.predict(structure).items():
+                cut = tuple(map(slice, np.shape(value)))
+                close(together[name][i][cut], value, SINGLES)
+
+    def test_arrays_are_what_the_table_of_quantities_says(self, model, structures):
+        predicted = model.predict(structures)
+        for name, value in predicted.items():
+            if name in SIZES.values() or (of_name := quantity(name)) is None:
+                continue
+            lengths = [max(predicted[SIZES[a]]) if a in SIZES else a for a in of_name.axes]
+            assert value.shape == (len(structures), *lengths), name
+
+    def test_rotations(self, model, structures, rng, random_rotation):
+        """Improper ones too; matrices and coefficients are judged by what follows from them."""
+        s = structures[0]
+        r = random_rotation(rng, improper=True)
+        turned = s.replace(positions=np.asarray(s.positions) @ r.T)
+        before, after = model.predict(s), model.predict(turned)
+        for name, value in before.items():
+            of_name = quantity(name)
+            if of_name is None or _turns_by_functions(of_name):
+                continue
+            for axis, length in enumerate(of_name.axes):
+                if length == 3:
+                    value = np.moveaxis(np.tensordot(r, value, (1, axis)), 0, axis)
+            close(after[name], value, self.equivariant)
+
+    def test_permutations(self, model, structures):
+        s = structures[0]
+        order = [2, 0, 1]
+        numbers = [s.numbers[i] for i in order]
+        moved = opml.Structure(numbers, np.asarray(s.positions)[order])
+        before, after = model.predict(s), model.predict(moved)
+        for name, value in before.items():
+            of_name = quantity(name)
+            if of_name is None or any(a in SIZES and a != "atom" for a in of_name.axes):
+                continue
+            if of_name.axes[:1] == ("atom",):
+                value = value[order]
+            close(after[name], value, self.equivariant)
+
+    def test_an_empty_list(self, model):
+        with pytest.raises(OpmlError) as caught:
+            model.predict([])
+        assert caught.value.code == Code.EMPTY
+
+    def test_an_element_never_seen(self, model):
+        with pytest.raises(OpmlError, match="only elements seen in training") as caught:
+            model.predict(opml.Structure([2], [[0.0, 0, 0]]))
+        assert caught.value.code == Code.UNSEEN_ELEMENT
+
+    def test_standard_deviations_it_does_not_have(self, model, structures):
+        if model.doubted or self.config.doubts:
+            pytest.skip("it has some")
+        with pytest.raises(OpmlError) as caught:
+            model.predict(structures, uncertainty=True)
+        assert caught.value.code == Code.CAPABILITY
+
+    def test_a_killed_fit_goes_on(self, model, data, tmp_path, monkeypatch):
+        """Killed at every stage that it tells of; the parameters are those of one go."""
+        monkeypatch.setattr("opml_jax.learn.descent.SAVE_EVERY", 0.0)
+        config, seen = TrainConfig(model=self.config), []
+
+        def fit(on_progress):
+            return train(data, SPLITS, config, folder=tmp_path, on_progress=on_progress)
+
+        for stop in (2, 5, 9, 14):
+            try:
+                again = fit(_killed_at(stop, seen))
+                break
+            except KeyboardInterrupt:
+                continue
+        else:
+            again = fit(lambda *report: None)
+        assert seen  # it was killed
+        again = again.model
+        assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
+        for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(model.params), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+    def test_energies_or_a_refusal(self, model, structures):
+        """ASE, dynamics, jax-md and export take models of energies and refuse others by a code."""
+        s = structures[0]
+        doors = {
+            "ASE": lambda: OPMLCalculator(model),
+            "jax-md": lambda: energy_fn(model, s.numbers),
+            "export": lambda: export_energy(model, s.numbers),
+            "dynamics": lambda: opml.dynamics.relax(model, s),
+            "energies": lambda: model.energy_fn()(s),
+        }
+        if model.has("energy"):
+            for name in ("ASE", "jax-md", "energies"):
+                doors[name]()
+            return
+        for name, door in doors.items():
+            with pytest.raises(OpmlError) as caught:
+                door()
+            assert caught.value.code == Code.CAPABILITY, name
+
+    def test_it_is_judged_by_its_own_errors(self, model, data):
+        found = opml.training.evaluate(model, data.subset([32, 33, 34, 35]))
+        assert found.pop("n_structures") == 4
+        assert found
+        assert all(np.isfinite(v) for v in found.values())
+
+
+def _turns_by_functions(of_name) -> bool:
+    """Whether an array turns as functions do, each l in its own way: what follows from it says."""
+    return of_name.axes.count("ao") == 2 or "aux" in of_name.axes
+
+
+def close(actual, expected, tolerance):
+    """Equal but for ``tolerance`` times the largest number."""
+    largest = np.nanmax(np.abs(expected), initial=0.0)
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=tolerance * max(largest, 1e-3))
+
+
+def _killed_at(stop, seen):
+    """A reporter that kills the training at its ``stop``-th report, and notes what that was."""
+    count = 0
+
+    def report(*facts):
+        nonlocal count
+        count += 1
+        if count == stop:
+            seen.append(facts)
+            raise KeyboardInterrupt
+
+    return report
+
+
+class _compilations:
+    """Names of the programs that JAX compiles meanwhile."""
+
+    def __enter__(self):
+        import logging
+
+        self.names, self._handler = [], logging.Handler()
+        self._handler.emit = self._note
+        self._loggers = [logging.getLogger("jax._src.interpreters.pxla")]
+        for logger in self._loggers:
+            logger.addHandler(self._handler)
+        return self.names
+
+    def _note(self, record):
+        if record.getMessage().startswith("Compiling"):
+            self.names.append(record.getMessage().split()[1])
+
+    def __exit__(self, *error):
+        for logger in self._loggers:
+            logger.removeHandler(self._handler)

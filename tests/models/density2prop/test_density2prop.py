@@ -1,0 +1,274 @@
+"""Geometry to density to energy: commands, symmetries, forces, files, motion."""
+
+import json
+import shutil
+
+import e3nn_jax as e3nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax import density
+from opml_jax.basis import layout_of
+from opml_jax.cli import main
+from opml_jax.cli.runs import load_data
+from opml_jax.conventions import rotation_to_e3nn
+from opml_jax.errors import ConfigError, OpmlError
+from opml_jax.learn.states import read_history
+from opml_jax.models import Op2Density, Op2DensityModel, Op2PropConfig
+from opml_jax.models.op2density import closed_form as training
+from opml_jax.testing import random_rotation
+from opml_jax.training import load_config, train
+
+SAME = 1e-9  # Hartree, Hartree/Bohr, e Bohr: what rotations may change
+APART = 1e-8  # Hartree: potentials are screened, not cut
+
+# small bases, and an operator of few integrals: little to compile
+DENSITY = """
+data: {n_train: 12, n_validation: 4, n_test: 4}
+density: {aux_basis: def2-svp, basis: sto-3g, operator: overlap, powers: [2], components: 6,
+          references: 8, penalty: 1.0e-4}
+targets: [density]
+"""
+ENERGY = """
+data: {n_train: 40, n_validation: 10, n_test: 10}
+model: {channels: 6, density: DENSITY, density_beside: BESIDE, metric: lifted, others: [overlap],
+        powers: [1]}
+optim: {epochs: 0}
+targets: [energy, forces]
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A model ``density``, moved away once it was read, and the run directory ``energy``."""
+    folder = tmp_path_factory.mktemp("density-energy")
+    (folder / "density.yaml").write_text(DENSITY)
+    text = ENERGY.replace("DENSITY", str(folder / "density")).replace("BESIDE", "false")
+    (folder / "energy.yaml").write_text(text)
+    config = load_config(folder / "density.yaml")
+    (folder / "density").mkdir()
+    inner = train(*load_data(config.data), config).model
+    opml.save_model(folder / "density" / "model.safetensors", inner)
+    assert main(["train", str(folder / "energy.yaml"), "-o", str(folder / "energy")]) == 0
+    (folder / "density").rename(folder / "moved")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(folder):
+    return opml.load_model(folder / "energy")
+
+
+@pytest.fixture(scope="module")
+def water(folder) -> opml.Structure:
+    return opml.read_dataset(opml.bundled("water")).structures[100]
+
+
+@pytest.fixture(scope="module")
+def predicted(model, water):
+    """One water; moved by small steps; turned, reflected, its atoms exchanged."""
+    x, h = np.asarray(water.positions), 1e-3
+    steps = []
+    for k in (-2, -1, 1, 2):
+        y = x.copy()
+        y[1, 2] += k * h
+        steps.append(water.replace(positions=y))
+    turns = [random_rotation(3, improper=improper) for improper in (False, True)]
+    turned = [water.replace(positions=x @ q.T) for q in turns]
+    order = [2, 0, 1]
+    exchanged = opml.Structure(np.array(water.numbers)[order], x[order])
+    found = model.predict([water, *steps, *turned, exchanged])
+    return found, turns, order
+
+
+def test_runs_say_how_good_they_are(folder):
+    """Energies and forces; the density is fitted in a basis that can do little."""
+    metrics = json.loads((folder / "energy" / "metrics.json").read_text())["test"]
+    data = opml.read_dataset(opml.bundled("water"))
+    assert metrics["energy_mae_mev"] < 0.05 * 27211 * np.std(data["energy"])
+    assert metrics["forces_mae_mev_per_angstrom"] < 5.0
+    assert (folder / "energy" / "report.html").exists()
+    assert "predicted density in def2-svp" in (folder / "energy" / "report.html").read_text()
+
+
+def test_energies_are_those_of_the_turned_density(predicted):
+    found, turns, order = predicted
+    np.testing.assert_allclose(found["energy"][5:], found["energy"][0], rtol=0, atol=SAME)
+    for i, q in enumerate(turns):
+        np.testing.assert_allclose(
+            found["forces"][5 + i, :3], found["forces"][0, :3] @ q.T, rtol=0, atol=SAME
+        )
+        np.testing.assert_allclose(found["dipole"][5 + i], q @ found["dipole"][0], atol=SAME)
+    np.testing.assert_allclose(found["forces"][7, :3], found["forces"][0, order], rtol=0, atol=SAME)
+
+
+def test_densities_turn_with_the_molecule(model, water, predicted):
+    found, turns, _ = predicted
+    layout = layout_of(water, model.definition.aux_basis)
+    irreps = e3nn.Irreps([ir for a in range(3) for ir in layout.irreps(a)])
+    here = model.density.predict(water)
+    np.testing.assert_array_equal(here["dipole"], found["dipole"][0])
+    x = np.asarray(water.positions)
+    for q in turns:
+        there = model.density.predict(water.replace(positions=x @ q.T))["coefficients"]
+        turned = e3nn.IrrepsArray(irreps, jnp.asarray(here["coefficients"]))
+        turned = turned.transform_by_matrix(jnp.asarray(rotation_to_e3nn(q))).array
+        np.testing.assert_allclose(there, turned, rtol=0, atol=SAME)
+
+
+def test_forces_are_differences_of_energies(predicted):
+    found, _, _ = predicted
+    minus2, minus1, plus1, plus2 = found["energy"][1:5]
+    slope = (8 * (plus1 - minus1) - (plus2 - minus2)) / (12 * 1e-3)
+    assert abs(slope + found["forces"][0, 1, 2]) < 1e-6
+    assert abs(slope) > 1e-3
+
+
+@pytest.mark.slow
+def test_molecules_far_apart_do_not_notice_each_other(model, water):
+    """Were electrons counted first, the multiplier would reach from one to the other."""
+    x = np.asarray(water.positions)
+    other = x @ random_rotation(5).T
+    both = np.concatenate([x, np.add(other, [0.0, 60.0, 0.0])])
+    one, two = (
+        model.predict(opml.Structure(water.numbers * n, y))["energy"]
+        for n, y in ((1, x), (2, both))
+    )
+    assert abs(two - 2 * one) < APART
+
+
+@pytest.mark.slow
+def test_motion_records_the_dipole_of_the_density(folder, model, water):
+    pytest.importorskip("jax_md")
+    from opml_jax.interfaces.ase import structure_to_ase
+
+    structure_to_ase(water).write(folder / "water.xyz")
+    md = ["md", str(folder / "energy"), str(folder / "water.xyz"), "-o", str(folder / "t.h5")]
+    assert main([*md, "--steps", "8", "--stride", "4", "--forces"]) == 0
+    from opml_jax.dynamics import Trajectory
+
+    found = Trajectory.read(folder / "t.h5")
+    last = model.predict(found.structure(2, 0))
+    for name in ("energy", "forces", "dipole"):  # one molecule and a padded batch
+        np.testing.assert_allclose(found[name][2, 0], last[name], rtol=0, atol=SAME)
+
+
+def test_an_untrained_density_is_that_of_free_atoms(folder, water):
+    """To rounding: free atoms together have all electrons."""
+    config = load_config(folder / "density.yaml").density
+    bases = [opml.load_basis(n, (1, 8)) for n in (config.basis, config.aux_basis)]
+    definition = Op2Density(config, *bases)
+    data = opml.read_dataset(opml.bundled("water", ".h5")).subset(range(4))
+    labelled, atoms = (
+        training.label_dataset(definition, data),
+        training.free_atoms(definition, data),
+    )
+    params, _ = training.subtract_baselines(definition, labelled, atoms)
+    found = Op2DensityModel(definition, params).predict(water)["coefficients"]
+    expected = density.superposed_atoms(water, opml.load_basis("def2-svp", (1, 8)), bases[1])
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
+
+
+def test_refusals(folder, model, water, capsys):
+    def refused(config: str, *says: str):
+        (folder / "wrong.yaml").write_text(config)
+        assert main(["train", str(folder / "wrong.yaml"), "-o", str(folder / "wrong")]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("opml: error: ")
+        assert error.count("\n") == 1
+        for words in says:
+            assert words in error
+        assert not (folder / "wrong").exists()
+
+    plain = ENERGY.replace("BESIDE", "false")
+    refused(plain.replace("DENSITY", str(folder / "none")), "a model file or a run directory")
+    refused(plain.replace("DENSITY", str(folder / "energy")), "an Op2Density model")
+    mine = plain.replace("DENSITY", str(folder / "moved"))
+    refused(mine.replace("forces]", "forces, dipole]"), "it is that of the density")
+    refused(mine.replace("channels: 6", "gram_powers: [1]"), "model.channels")
+    other = opml.load_model(folder / "moved")
+    bases = (opml.load_basis(n, (1, 6, 8)) for n in ("sto-3g", "def2-svp"))
+    wider = Op2Density(other.definition.config, *bases)
+    opml.save_model(folder / "wider.safetensors", Op2DensityModel(wider, other.params))
+    refused(plain.replace("DENSITY", str(folder / "wider.safetensors")), "a model of H C O", "H O")
+    with pytest.raises(ConfigError, match="with a predicted density"):
+        model.definition.descriptors(water, model.params, field=np.zeros(3))
+    with pytest.raises(OpmlError, match="never met a field"):
+        model.field_dipole_fn()
+    with pytest.raises(ConfigError, match=r"model\.channels"):
+        Op2PropConfig(density="x")
+
+
+@pytest.mark.slow
+def test_density_beside_the_operator(folder, water):
+    """Files, forces, and a density model that is still where it was."""
+    shutil.copytree(folder / "moved", folder / "again")
+    text = ENERGY.replace("DENSITY", str(folder / "again")).replace("BESIDE", "true")
+    text = text.replace("epochs: 0", "epochs: 3")  # networks on the closed form too
+    (folder / "beside.yaml").write_text(text)
+    assert (
+        main(["train", str(folder / "beside.yaml"), "-o", str(folder / "beside"), "--curve"]) == 0
+    )
+    model = opml.load_model(folder / "beside")
+    definition = model.definition
+    x, _ = definition.descriptors(water, model.params)
+    assert x.shape == (3, definition.n_invariants)
+    assert len(definition.prior) == definition.n_invariants
+    energy = jax.jit(model.energy_fn())
+    opml.testing.assert_grad_matches_fd(
+        lambda r: energy(water.replace(positions=r)), jnp.asarray(water.positions)
+    )
+    assert load_config(folder / "beside.yaml").model.density_beside
+
+
+@pytest.mark.slow
+def test_widths_from_a_configuration_to_energies(tmp_path, water, capsys):
+    """Trained after the network, written beside coefficients, and brought to one basis."""
+    network = "network: {components: 4, gates: 4, hidden: [8], points: 200, widths: 0.4}}"
+    text = DENSITY.replace("penalty: 1.0e-4}", f"penalty: 1.0e-4,\n          {network}")
+    (tmp_path / "density.yaml").write_text(
+        f"{text}optim: {{epochs: 20, batch_size: 4, learning_rate: 0.02}}\n"
+    )
+    run = tmp_path / "density"
+    assert main(["train", str(tmp_path / "density.yaml"), "-o", str(run)]) == 0
+    rows = read_history(run / "history.jsonl")
+    assert [r["epoch"] for r in rows] == list(range(1, 41))  # the network's, then the widths'
+    assert not (run / "widths.npz").exists()  # only a killed run needs it
+    model = opml.load_model(run)
+    assert "widths" in model.params["8"]["network"]
+    assert "'widths': 'kept'" in str(model.card)
+    assert (
+        main(["predict", str(run), str(opml.bundled("water")), "-o", str(tmp_path / "p.h5")]) == 0
+    )
+    stored = opml.read_dataset(tmp_path / "p.h5")
+    found = model.predict(stored.structures[3])
+    for name in ("coefficients", "widths"):
+        np.testing.assert_allclose(stored.labels[name][3], found[name], rtol=1e-12)
+    capsys.readouterr()
+    scored = ["evaluate", str(run), "bundled:water", "--split", "test", "--scf", "1"]
+    assert main(scored) == 0
+    assert "one shot" in capsys.readouterr().out
+    (tmp_path / "energy.yaml").write_text(
+        ENERGY.replace("DENSITY", str(run)).replace("BESIDE", "false")
+    )
+    assert main(["train", str(tmp_path / "energy.yaml"), "-o", str(tmp_path / "energy")]) == 0
+    metrics = json.loads((tmp_path / "energy" / "metrics.json").read_text())["test"]
+    data = opml.read_dataset(opml.bundled("water"))
+    assert metrics["energy_mae_mev"] < 0.05 * 27211 * np.std(data["energy"])
+    energies = opml.load_model(tmp_path / "energy")
+    x, h, steps = np.asarray(water.positions), 1e-3, []
+    for k in (-2, -1, 1, 2):
+        y = x.copy()
+        y[1, 2] += k * h
+        steps.append(water.replace(positions=y))
+    q = random_rotation(3, improper=True)
+    found = energies.predict([water, *steps, water.replace(positions=x @ q.T)])
+    e = found["energy"]
+    slope = (8 * (e[3] - e[2]) - (e[4] - e[1])) / (12 * h)
+    assert found["forces"][0, 1, 2] == pytest.approx(-slope, abs=1e-7)
+    assert e[5] == pytest.approx(e[0], abs=SAME)
+    np.testing.assert_allclose(found["dipole"][5], q @ found["dipole"][0], rtol=0, atol=SAME)
+    np.testing.assert_array_equal(found["dipole"][0], energies.density.predict(water)["dipole"])

@@ -1,0 +1,136 @@
+"""Op2Op that reads operators in another basis than that of its matrices."""
+
+import dataclasses
+
+import e3nn_jax as e3nn
+import jax
+import numpy as np
+import pytest
+import scipy.linalg
+
+import opml_jax as opml
+from opml_jax.basis import layout_of
+from opml_jax.conventions import rotation_to_e3nn
+from opml_jax.data.reference import molecule
+from opml_jax.errors import ConfigError, DataWarning
+from opml_jax.features.couple import couple_species
+from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel, Op2OpNetworkConfig
+from opml_jax.models.op2op.closed_form import fit_op2op
+from opml_jax.operators.species import gather_species, species_table
+from opml_jax.testing import assert_grad_matches_fd, random_rotation
+
+OWN = Op2OpConfig("sto-3g", words=("V", "V V", "V S"), density_words=(), exponents=())
+RICHER = dataclasses.replace(OWN, input_basis="6-31g")
+ROUNDING = 1e-10  # Hartree: V V has elements of 1000
+
+
+@pytest.fixture(scope="module")
+def bases():
+    return [opml.load_basis(name, [1, 8]) for name in ("sto-3g", "6-31g")]
+
+
+@pytest.fixture(scope="module")
+def parts(superposed_waters):
+    return [superposed_waters.subset(i) for i in (range(24), range(24, 32), range(32, 40))]
+
+
+@pytest.fixture(scope="module")
+def fitted(bases, parts):
+    definition = Op2Op(RICHER, *bases)
+    return definition, fit_op2op(definition, *parts[:2]).params
+
+
+@pytest.fixture(scope="module")
+def model(fitted):
+    return Op2OpModel(*fitted, {"elements": ["H", "O"]})
+
+
+def test_columns_are_irreps_of_the_input_basis(bases, water):
+    """Of V, V V and V S by PySCF, in the larger basis, and only kinds the smaller one has."""
+    definition = Op2Op(RICHER, *bases)
+    table = definition.table(water)
+    found = definition.known_irreps(definition.operators(water, table), table)
+    mol = molecule(water, "6-31g")
+    v, s = (opml.from_pyscf(mol.intor(k), water, bases[1]) for k in ("int1e_nuc", "int1e_ovlp"))
+    layout = layout_of(water, bases[1])
+    blocks = gather_species(
+        np.stack([v, v @ v, 0.5 * (v @ s + s @ v)])[:, None], species_table([layout])
+    )
+    wanted = couple_species(blocks, bases[1].spec)
+    assert set(found) == {k for k in wanted if definition.n_outputs(k)}
+    for key, x in found.items():
+        columns = np.moveaxis(np.asarray(wanted[key]), 0, -2)
+        assert np.abs(x - columns.reshape(x.shape)).max() < ROUNDING
+        assert x.shape[-1] == definition.n_known(key) > 3 * definition.n_outputs(key)
+
+
+def test_a_richer_input_is_worth_it(bases, parts, model):
+    """The same words in STO-3G leave three times the error and more."""
+    definition = Op2Op(OWN, bases[0])
+    own = Op2OpModel(definition, fit_op2op(definition, *parts[:2]).params, model.card)
+    errors = [
+        np.abs(m.predict(parts[2].structures)["fock"] - np.array(parts[2]["fock"])).mean()
+        for m in (model, own)
+    ]
+    assert 3 * errors[0] < errors[1]
+
+
+def test_matrices_turn_with_the_molecule(fitted, parts):
+    definition, params = fitted
+    structure = parts[2].structures[0]
+    ls = [l for z in structure.numbers for l in definition.basis.spec.ls[z == 8]]
+    apply = jax.jit(lambda r: definition.apply(params, structure.replace(positions=r))["fock"])
+    plain, turn = np.asarray(apply(structure.positions)), random_rotation(1, improper=True)
+    d = scipy.linalg.block_diag(
+        *(e3nn.Irrep(l, (-1) ** l).D_from_matrix(rotation_to_e3nn(turn)) for l in ls)
+    )
+    found = apply((structure.positions @ turn.T)[[0, 2, 1]])
+    exchanged = [0, 1, 2, 3, 4, 6, 5]
+    assert np.abs(found - (d @ plain @ d.T)[np.ix_(exchanged, exchanged)]).max() < ROUNDING
+
+
+@pytest.mark.slow
+def test_derivatives(fitted, parts):
+    definition, params = fitted
+    structure = parts[2].structures[0]
+
+    def some(r):
+        return definition.apply(params, structure.replace(positions=r))["fock"][:4, 4:].sum()
+
+    assert_grad_matches_fd(some, structure.positions)
+
+
+@pytest.mark.slow
+def test_batches_and_files(model, parts, tmp_path):
+    """A mixed batch is its molecules, and a file keeps both basis sets."""
+    hydrogen = opml.Structure([1, 1], [[0.0, 0, 0], [1.4, 0, 0]])
+    mixed = [hydrogen, *parts[2].structures[:2]]
+    found = model.predict(mixed)
+    for i, s in enumerate(mixed):
+        alone = np.asarray(model.fock_fn()(s)["fock"])
+        assert np.abs(found["fock"][i, : len(alone), : len(alone)] - alone).max() < ROUNDING
+    opml.save_model(tmp_path / "m.safetensors", model)
+    again = opml.load_model(tmp_path / "m.safetensors")
+    assert again.definition == model.definition
+    np.testing.assert_array_equal(again.predict(mixed)["fock"], found["fock"])
+
+
+@pytest.mark.slow
+def test_what_the_input_basis_lacks_is_said():
+    """STO-3G has no d functions on oxygen and no p functions on hydrogen."""
+    data = opml.read_dataset(opml.bundled("water")).subset(range(6))
+    bases = [opml.load_basis(name, [1, 8]) for name in ("def2-svp", "sto-3g")]
+    config = dataclasses.replace(OWN, basis="def2-svp", input_basis="sto-3g")
+    definition = Op2Op(config, *bases)
+    with pytest.warns(DataWarning, match=r"'sto-3g' has no irreps for \d+ kinds .*H, L = 1"):
+        params = fit_op2op(definition, data.subset(range(4)), data.subset(range(4, 6))).params
+    assert not any(name.startswith("0_1_1_1") for name in params["guess"])
+
+
+def test_refusals(bases):
+    with pytest.raises(ConfigError, match="input_basis must be None"):
+        Op2Op(OWN, *bases)
+    with pytest.raises(ConfigError, match="input_basis must be '6-31g'"):
+        Op2Op(RICHER, bases[0])
+    with pytest.raises(ConfigError, match="gated"):
+        dataclasses.replace(RICHER, network=Op2OpNetworkConfig("matrix"))

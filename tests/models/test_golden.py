@@ -1,0 +1,56 @@
+"""What models of earlier code predicted, later code predicts: files in ``golden``.
+
+``golden/make.py`` says what they are, and with which commit they were made.
+"""
+
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.errors import ModelFileError
+
+GOLDEN = Path(__file__).parent / "golden"
+NAMES = sorted(p.stem for p in GOLDEN.glob("*.npz"))
+REMOVED = sorted(p.stem for p in GOLDEN.glob("removed_*.safetensors"))
+
+SAME = 1e-12  # of the largest element of each array; files are of XLA's default flags
+
+
+def structures_of(numbers, positions):
+    return [opml.Structure(z[z > 0], x[z > 0]) for z, x in zip(numbers, positions, strict=True)]
+
+
+def predicted(model, structures, option):
+    """What the array or the arrays under a name in a file should be."""
+    if option == "field_dipole":
+        dipole = jax.jit(model.field_dipole_fn())
+        return {option: np.array([dipole(s) for s in structures])}
+    found = model.predict(structures, **({} if option == "plain" else {option: True}))
+    return {f"{option}/{k}": v for k, v in found.items()}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_predictions_are_those_of_earlier_code(name):
+    kind, _, own = name.partition("_")
+    path = f"pretrained:{own}" if kind == "pretrained" else GOLDEN / f"{name}.safetensors"
+    model = opml.load_model(path)
+    with np.load(GOLDEN / f"{name}.npz") as file:
+        expected = dict(file)
+    structures = structures_of(expected.pop("numbers"), expected.pop("positions"))
+    found = {}
+    for option in {k.split("/")[0]: None for k in expected}:
+        found |= predicted(model, structures, option)
+    assert found.keys() == expected.keys()
+    for key, array in expected.items():
+        np.testing.assert_allclose(
+            found[key], array, rtol=0, atol=SAME * np.nanmax(np.abs(array)), err_msg=key
+        )
+
+
+@pytest.mark.parametrize("name", REMOVED)
+def test_removed_kinds_are_refused_by_name(name):
+    with pytest.raises(ModelFileError, match=r"operator_network|matrix"):
+        opml.load_model(GOLDEN / f"{name}.safetensors")
