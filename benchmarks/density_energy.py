@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import functools
 import tempfile
 import time
 from pathlib import Path
@@ -33,43 +32,40 @@ import numpy as np
 
 jax.config.update("jax_enable_x64", True)
 
-from density import least, predicted, with_features
+from density import least, predicted
 from environment import record
-from opml_jax.training.trainer import padded_labels
+from rmd17 import labelled
 
 import opml_jax as opml
 from opml_jax import density
 from opml_jax.data.reference import molecule
-from opml_jax.models import (
-    Density2Prop,
-    Density2PropModel,
-    Model,
-    Op2Density,
-    Op2DensityConfig,
-    Op2DensityModel,
-    Op2Prop,
-    Op2PropConfig,
+from opml_jax.learn.run import Run
+from opml_jax.models import density2prop, op2density, op2prop
+from opml_jax.models.density2prop import Density2PropConfig, Density2PropFit, Density2PropInputs
+from opml_jax.models.op2density import Op2Density, Op2DensityConfig, Op2DensityFit
+from opml_jax.models.op2density.closed_form import problem_of, solve_problem
+from opml_jax.models.op2density.labels import (
+    Labelled,
+    density_matrix,
+    free_atoms,
+    label,
+    labelled_coefficients,
 )
-from opml_jax.models.op2density import closed_form as training
 from opml_jax.models.op2density.metrics import coefficient_errors
+from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.models.op2prop.closed_form import fit_closed_form
-from opml_jax.models.op2prop.descriptors import build_cache, rounding_noise
+from opml_jax.models.op2prop.descriptors import Wanted, build_cache, rounding_noise
 from opml_jax.models.op2prop.residual import make_inputs
-from opml_jax.training.config import OptimConfig
-from opml_jax.units import (
-    ANGSTROM_PER_BOHR,
-    DEBYE_PER_EBOHR,
-    EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
-    EV_PER_HARTREE,
-)
+from opml_jax.quantities import QUANTITIES
+from opml_jax.units import ANGSTROM_PER_BOHR, DEBYE_PER_EBOHR
 
 WATER = Op2DensityConfig(
     aux_basis="aug-cc-pvqz-jkfit", length=10.0
 )  # 3: energies extrapolate badly
 ETHANOL = Op2DensityConfig()
-OPERATOR = Op2PropConfig(
-    basis="even-tempered", metric="lifted", others=("overlap",), powers=(1,), channels=64
-)
+INPUTS = {"metric": "lifted", "others": ("overlap",), "powers": (1,)}
+OPERATOR = Op2PropConfig(basis="even-tempered", channels=64, **INPUTS)
+BESIDE = {"density": None, "beside": Density2PropInputs(**INPUTS)}
 FILES = (
     "h2o_small_train_augccpvdz_df_augccpvqzjkfit",
     "h2o_small_valid_augccpvdz_df_augccpvqzjkfit",
@@ -77,7 +73,7 @@ FILES = (
 
 
 @dataclasses.dataclass
-class Labelled:
+class Molecules:
     """Molecules with energies, forces, dipoles and coefficients of densities."""
 
     dataset: opml.Dataset
@@ -86,6 +82,11 @@ class Labelled:
     definition: Op2Density
     validation: list
     test: list
+
+    def part(self, index) -> Labelled:
+        """What losses of densities need of some of them."""
+        c = [self.coefficients[i] for i in index]
+        return label(self.definition, self.dataset.subset(index).structures, c, Run())
 
 
 def published(folder: Path) -> tuple[opml.Dataset, list, list]:
@@ -130,17 +131,17 @@ def check(args) -> None:
     print("coefficients", np.abs(own - c[0]).max(), "of", np.abs(c[0]).max())
 
 
-def waters(args) -> Labelled:
+def waters(args) -> Molecules:
     """DenSNet's."""
     dataset, c, _ = published(args.data)
-    definition = defined(WATER, [1, 8])
+    definition = op2density.FAMILY.define(WATER, [1, 8])
     orbital = opml.load_basis("aug-cc-pvdz", [1, 8])
     atoms = {z: density.atomic_coefficients(z, orbital, definition.aux_basis) for z in (1, 8)}
     held_out = 100 + np.random.default_rng(0).permutation(100)
-    return Labelled(dataset, c, atoms, definition, held_out[:50].tolist(), held_out[50:].tolist())
+    return Molecules(dataset, c, atoms, definition, held_out[:50].tolist(), held_out[50:].tolist())
 
 
-def ethanols(args) -> Labelled:
+def ethanols(args) -> Molecules:
     """Densities from Fock matrices, energies and forces from rMD17."""
     units = {"basis": "def2-svp", "convention": "pyscf", "energy_unit": "hartree"}
     stated = args.data.suffix in (".h5", ".hdf5")
@@ -149,135 +150,95 @@ def ethanols(args) -> Labelled:
     x, y = (np.array([s.positions for s in d.structures]) for d in (focks, energies))
     assert np.abs(x - y).max() < 1e-6
     config = dataclasses.replace(ETHANOL, references=args.references, length=args.length)
-    definition = defined(config, focks.elements)
+    definition = op2density.FAMILY.define(config, focks.elements)
     orbital = opml.load_basis("def2-svp", focks.elements)
     dipoles = [
-        dipole(s, "def2-svp", opml.to_pyscf(training.density_matrix(focks, i, orbital), s, orbital))
+        dipole(s, "def2-svp", opml.to_pyscf(density_matrix(focks, i, orbital), s, orbital))
         for i, s in enumerate(focks.structures)
     ]
     labels = {k: energies.labels[k] for k in ("energy", "forces")} | {"dipole": np.array(dipoles)}
     dataset = opml.Dataset(energies.structures, labels, {"method": "pbe", "basis": "def2-svp"})
-    atoms = training.free_atoms(definition, focks)
-    c = training.labelled_coefficients(definition, focks)
+    atoms = free_atoms(definition, focks)
+    c = labelled_coefficients(definition, focks)
     n_validation, n_test = args.held_out
     last = list(range(len(focks) - n_validation - n_test, len(focks)))
-    return Labelled(dataset, c, atoms, definition, last[:n_validation], last[n_validation:])
+    return Molecules(dataset, c, atoms, definition, last[:n_validation], last[n_validation:])
 
 
-def defined(config: Op2DensityConfig, elements) -> Op2Density:
-    """The functions of a density model."""
-    bases = (opml.load_basis(n, elements) for n in (config.basis, config.aux_basis))
-    return Op2Density(config, *bases)
-
-
-def timed(function):
-    """Result and CPU seconds."""
-    start = time.process_time()
-    return function(), time.process_time() - start
-
-
-def learn(args, name: str, own: Labelled) -> None:
+def learn(args, name: str, own: Molecules) -> None:
     """Learning curves."""
-    inner = own.definition
-    environments = training.environments(inner, own.dataset.structures)
-    about = {"references": inner.config.references, "length": inner.config.length}
+    inner, test, fit = own.definition, own.part(own.test), Op2DensityFit()
     for n in args.sizes:
         path = args.folder / f"{name}_{n}.safetensors"
         line = {"n_train": n, "n_validation": len(own.validation), "n_test": len(own.test)}
-        line |= about
+        line |= {"references": inner.config.references, "length": inner.config.length}
         if not path.exists():
-            structures = own.dataset.subset(range(n)).structures
-            fitted = functools.partial(
-                training.fit_density, inner, structures, own.coefficients[:n], own.atoms
-            )
-            (params, _), line["density_fit_cpu_seconds"] = timed(fitted)
-            opml.save_model(path, Op2DensityModel(inner, params))
-        params = opml.load_model(path).params
+            start = time.process_time()
+            problem = problem_of(inner, fit, own.part(range(n)), own.atoms)
+            params, _ = solve_problem(inner, fit, *problem, Run())
+            line["density_fit_cpu_seconds"] = time.process_time() - start
+            opml.save_model(path, op2density.FAMILY.model(inner, params, {}))
         for kind in args.kinds:
             row = {"name": f"{name}_{kind}", **line}
-            row |= closed_form(args, name, own, n, kind, params)
+            row |= closed_form(args, name, own, n, kind, path)
             if kind == "density":
-                row |= density_errors(own, environments, params)
+                row |= density_errors(own, test, opml.load_model(path).params)
             record(row, "density_energy", args.json)
 
 
-def closed_form(args, name: str, own: Labelled, n: int, kind: str, params) -> dict:
+def closed_form(args, name: str, own: Molecules, n: int, kind: str, path: Path) -> dict:
     """Errors of the closed form on the test set; the model is kept in the folder."""
-    config, inner = OPERATOR, own.definition
-    if kind == "operator":
-        definition = Op2Prop(config, opml.load_basis(config.basis, own.dataset.elements))
-    else:
-        config = dataclasses.replace(
-            config, basis=inner.basis.name, density=kind, density_beside=kind == "beside"
-        )
-        definition = Density2Prop(config, inner.basis, inner)
-    index = {"train": range(n), "validation": own.validation, "test": own.test}
     start = time.process_time()
-    targets = ("energy", "forces", "dipole") if kind == "operator" else ("energy", "forces")
-    parts = {k: own.dataset.subset(list(i)) for k, i in index.items()}
-    known = {"density": params}
-    structures = [s for part in parts.values() for s in part.structures]
-    drawn = definition.draw(0, parts["train"].structures, known)
-    built = {"derivatives": True, "params": drawn}
-    built["irreps"] = (1,) if kind == "operator" else ()
-    cache = build_cache(definition, structures, **built)
-    noise = rounding_noise(definition, structures, cache, **built)
-    n_atoms = cache.one_hot.shape[1]
-    labels = {k: padded_labels(part, targets, n_atoms) for k, part in parts.items()}
-    cuts = np.cumsum([0, *(len(part) for part in parts.values())])
-    caches = {
-        k: cache.subset(range(a, b)) for k, a, b in zip(parts, cuts[:-1], cuts[1:], strict=True)
-    }
-    fit = fit_closed_form(
-        definition,
-        caches["train"],
-        caches["validation"],
-        labels["train"],
-        labels["validation"],
-        OptimConfig(epochs=1),  # those that choose lambda do not join the training set
-        noise,
-        drawn,
-    )
-    kinds = Model if kind == "operator" else Density2PropModel
-    opml.save_model(args.folder / f"{name}_{kind}_{n}.safetensors", kinds(definition, fit.params))
-    left = make_inputs(fit.params, caches["test"], labels["test"])
-    out = {"lambda": fit.energy.lam, "cpu_seconds": time.process_time() - start}
-    units = {
-        "energy": ("mev", 1e3 * EV_PER_HARTREE),
-        "forces": ("mev_per_angstrom", 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE),
-        "dipole": ("debye", DEBYE_PER_EBOHR),
-    }
-    for target in targets:
-        unit, factor = units[target]
-        error = np.abs(left[target]) * factor
+    data = own.dataset.subset([*range(n), *own.validation, *own.test])
+    cuts = np.cumsum([0, n, len(own.validation), len(own.test)]).tolist()
+    splits = dict(zip(("train", "validation", "test"), map(range, cuts, cuts[1:]), strict=False))
+    # one epoch, which is not run: those that choose lambda do not join the training set
+    if kind == "operator":
+        family, fit = op2prop.FAMILY, Op2PropFit(targets=("energy", "forces", "dipole"), epochs=1)
+        definition = family.define(OPERATOR, data.elements)
+        drawn = definition.draw(0)
+    else:
+        family, fit = density2prop.FAMILY, Density2PropFit(targets=("energy", "forces"), epochs=1)
+        config = Density2PropConfig(density=str(path), beside=BESIDE[kind], channels=64)
+        definition = family.define(config, data.elements)
+        drawn = definition.draw(0, data.structures[:n], definition.trained.params)
+    wanted = Wanted(derivatives=True, irreps=(1,) if kind == "operator" else ())
+    cache = build_cache(definition, data.structures, wanted, drawn)
+    noise = rounding_noise(definition, data.structures, cache, wanted, drawn)
+    sets = labelled(cache, data, splits, fit.targets)
+    solved = fit_closed_form(definition, fit, sets, noise, drawn)
+    model = family.model(definition, solved.params, {})
+    opml.save_model(args.folder / f"{name}_{kind}_{n}.safetensors", model)
+    residual = make_inputs(solved.params, sets["test"])
+    out = {"lambda": solved.energy.lam, "cpu_seconds": time.process_time() - start}
+    for target in fit.targets:
+        unit, error = QUANTITIES[target].suffix, np.abs(residual[target])
+        error = error * QUANTITIES[target].factor
         out[f"{target}_mae_{unit}"] = float(error.mean())
         out[f"{target}_median_{unit}"] = float(np.median(error))
         out[f"{target}_max_{unit}"] = float(error.max())
     return out
 
 
-def density_errors(own: Labelled, environments, params) -> dict:
+def density_errors(own: Molecules, test: Labelled, params) -> dict:
     """Of coefficients, and of dipoles against those of density matrices, on the test set."""
-    structures = own.dataset.subset(own.test).structures
-    at, inner = np.array(own.test), own.definition
-    features = {
-        z: {l: x.reshape(len(own.dataset), -1, *x.shape[1:]) for l, x in e.features.items()}
-        for z, e in environments.items()
-    }
-    found = with_features(training.places(inner, structures), features, at)
-    wanted = [own.coefficients[i] for i in own.test]
-    c = predicted(inner, params, found, structures, len(wanted[0]))
-    dipoles = np.array(
-        [density.dipole(x, s, inner.aux_basis) for x, s in zip(c, structures, strict=True)]
+    inner, wanted = own.definition, [own.coefficients[i] for i in own.test]
+    c = predicted(inner, params, test)
+    predicted_dipoles, fitted = (
+        np.array(
+            [
+                density.dipole(x, s, inner.aux_basis)
+                for x, s in zip(coefficients, test.structures, strict=True)
+            ]
+        )
+        for coefficients in (c, wanted)
     )
-    exact = own.dataset["dipole"][at]
-    fitted = np.array(
-        [density.dipole(x, s, inner.aux_basis) for x, s in zip(wanted, structures, strict=True)]
-    )
+    exact = own.dataset["dipole"][np.array(own.test)]
+    error = DEBYE_PER_EBOHR * np.abs(predicted_dipoles - exact)
     return {
-        **coefficient_errors(c, wanted, structures, inner),
-        "dipole_mae_debye": float(DEBYE_PER_EBOHR * np.abs(dipoles - exact).mean()),
-        "dipole_median_debye": float(DEBYE_PER_EBOHR * np.median(np.abs(dipoles - exact))),
+        **coefficient_errors(c, wanted, test.structures, inner),
+        "dipole_mae_debye": float(error.mean()),
+        "dipole_median_debye": float(np.median(error)),
         "dipole_of_fit_mae_debye": float(DEBYE_PER_EBOHR * np.abs(fitted - exact).mean()),
     }
 

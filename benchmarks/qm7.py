@@ -123,8 +123,8 @@ def run(model: str, dataset, args) -> None:
     definition = Op2Prop(config, opml.load_basis(config.basis, dataset.elements))
     drawn, wanted = definition.draw(0), Wanted()
     stem = f"{config.basis}_{config.metric}_{config.channels}"
-    kept = Run(args.cache and args.cache / stem)
-    cache = build_cache(definition, dataset.structures, wanted, drawn, run=kept)
+    on_disk = Run(args.cache and args.cache / stem)
+    cache = build_cache(definition, dataset.structures, wanted, drawn, run=on_disk)
     noise = rounding_noise(definition, dataset.structures, cache, wanted, drawn)
     every = Labelled(cache, {"energy": np.array(dataset.labels["energy"])})
     judged = every.subset(np.arange(len(pool), len(dataset)))
@@ -132,9 +132,9 @@ def run(model: str, dataset, args) -> None:
     def report(name: str, n: int, prediction: np.ndarray, **more) -> None:
         reference = judged.labels["energy"]
         difference = (prediction - reference) * KCAL
-        found = errors(prediction * KCAL, reference * KCAL)
         worst = np.argsort(-np.abs(difference))[:10]
-        line = {"name": name, "n_train": n, "n_test": len(test), **found, **more}
+        line = {"name": name, "n_train": n, "n_test": len(test)}
+        line |= {**errors(prediction * KCAL, reference * KCAL), **more}
         line["worst_ten"] = [[int(test[i]), round(float(difference[i]), 2)] for i in worst]
         line |= {"metric": config.metric, "channels": config.channels}
         line["invariants"] = definition.n_invariants
@@ -146,9 +146,10 @@ def run(model: str, dataset, args) -> None:
         parts = {"train": np.arange(n // 10, n), "validation": np.arange(n // 10)}
         sets = {k: every.subset(i) for k, i in parts.items()}
         for kind, m in (("linear", 0), ("kernel", args.references)):
-            own = dataclasses.replace(definition, config=dataclasses.replace(config, references=m))
-            fit = fit_closed_form(own, CLOSED_FORM, sets, noise, drawn)
-            prediction = predicted(own, fit.params, judged)
+            with_kernel = dataclasses.replace(config, references=m)
+            of_kind = dataclasses.replace(definition, config=with_kernel)
+            fit = fit_closed_form(of_kind, CLOSED_FORM, sets, noise, drawn)
+            prediction = predicted(of_kind, fit.params, judged)
             report(f"{model}_{kind}", n, prediction, energy_lambda=fit.energy.lam, references=m)
         if not args.seeds:
             continue

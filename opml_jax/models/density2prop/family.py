@@ -11,9 +11,9 @@ import numpy as np
 from ...basis import Basis
 from ...data import Dataset
 from ...learn.schema import from_mapping, to_mapping
+from ..base import Params
 from ..family import Evaluated, Family, Fit, Picture, Template
 from ..op2density import FAMILY as DENSITIES
-from ..op2density import Op2DensityModel
 from ..op2prop.family import summary
 from . import legacy
 from .config import Density2PropConfig
@@ -44,8 +44,8 @@ class Density2PropFamily(Family):
         """
         from .density import read_density
 
-        model = read_density(config.density, elements)
-        return Density2Prop(config, model.definition.basis, model.definition, trained=model)
+        density = read_density(config.density, elements).definition
+        return Density2Prop(config, density.basis, density)
 
     def check(
         self, definition: Density2Prop, config: Density2PropConfig, sets: Mapping[str, Dataset]
@@ -64,15 +64,15 @@ class Density2PropFamily(Family):
     ) -> Fit:
         """Train as Op2Prop does, on the descriptors of the density; see :meth:`Family.fit`."""
         from ..op2prop.fit import fit_atomwise
+        from .density import read_density
 
-        model, structures = _trained(definition), sets["train"].structures
-        fit = fit_atomwise(
-            definition,
-            config.fit,
-            sets,
-            run,
-            lambda: definition.draw(run.seed, structures, model.params),
-        )
+        model = read_density(config.density, definition.elements)
+        structures = sets["train"].structures
+
+        def draw() -> Params:
+            return definition.draw(run.seed, structures, model.params)
+
+        fit = fit_atomwise(definition, config.fit, sets, run, draw)
         return dataclasses.replace(fit, facts={**fit.facts, "density": model.card})
 
     def fingerprint_arrays(
@@ -81,7 +81,9 @@ class Density2PropFamily(Family):
         """Parameters of the model of densities."""
         import jax
 
-        return jax.tree.leaves(_trained(definition).params)
+        from .density import read_density
+
+        return jax.tree.leaves(read_density(config.density, definition.elements).params)
 
     def summary(self, model: Density2PropModel) -> str:
         """The density that a model reads, and the operators beside it, in words."""
@@ -119,12 +121,6 @@ class Density2PropFamily(Family):
         """The definition in a model file, around that of the density."""
         density = DENSITIES.restore({"config": header["density_config"]}, bases)
         return Density2Prop(self.read_config(header["config"]), bases["basis"], density)
-
-
-def _trained(definition: Density2Prop) -> Op2DensityModel:
-    """The model of densities that :meth:`Density2PropFamily.define` has read."""
-    assert definition.trained is not None
-    return definition.trained
 
 
 FAMILY = Density2PropFamily()

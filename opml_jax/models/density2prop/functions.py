@@ -40,7 +40,7 @@ from ...features import Products
 from ...numerics import Array
 from ...structures import Structure, StructureBatch
 from ..base import Params
-from ..op2density import Op2Density, Op2DensityModel
+from ..op2density import Op2Density
 from ..op2prop import Op2Prop, Op2PropConfig
 from ..op2prop.atomwise import AtomwiseDefinition
 from .config import Density2PropConfig
@@ -78,13 +78,10 @@ class Density2Prop(AtomwiseDefinition):
       config: settings.
       basis: of the density model's operator, and of the operators beside the density.
       density: the functions of the density model; ``params["density"]`` are its parameters.
-      trained: that model, where energies are about to be learned on it; no part of the functions,
-        and not compared.
     """
 
     config: Density2PropConfig
     density: Op2Density
-    trained: Op2DensityModel | None = dataclasses.field(default=None, repr=False)
 
     bases = ("basis", "aux_basis")
 

@@ -58,7 +58,7 @@ class OperatorLosses:
         each step.
       commutator: Weight of F P S - S P F with the density matrix P of the reference, between
         orthogonal functions; it asks for a density that belongs to F and for no label of F.
-      frontier: So many of the lowest virtual orbitals are included in occupied and levels.
+      frontier: Lowest virtual orbitals that occupied and levels include.
     """
 
     matrix: float = 1.0
@@ -129,13 +129,13 @@ class ObservablesFit:
     Attributes:
       targets: Observables of the larger basis' Fock matrices that are reproduced, among mo_energy,
         dipole and lowdin_charges, and polarizability, which is a label.
-      components: So many principal components of the columns of each kind of block may move.
+      components: Principal components of the columns of each kind of block that may move.
       steps: Most steps of L-BFGS on each of two ways, which are all components alike, or half of
         the steps in proportion to their size and then alike; validation decides.
       penalty: Weight of the squares of all variables of L-BFGS together.
       occupied_weight: Weight of the mean square error of occupied orbital energies.
       virtual_weight: Weight of that of the unoccupied ones in the window.
-      virtuals: So many unoccupied levels count, from the lowest on; 0 means all. Across
+      virtuals: Unoccupied levels that count, from the lowest on; 0 means all. Across
         compositions a small basis cannot have all virtual levels of a large one, and the gap needs
         the first.
       dipole_weight: Weight of the mean square error of dipoles.
@@ -240,71 +240,56 @@ class Op2OpConfig(ModelConfig):
         one_of("model.window", self.window, WINDOWS)
         check_words("model.words", self.words, LETTERS)
         check_words("model.density_words", self.density_words, DENSITY_LETTERS)
-        self._check_numbers()
-        self._check_kind()
-        if self.network:
-            self._check_network(self.network)
+        for wrong, name, got, expected in self._refusals():
+            if wrong:
+                where = f"model.{name}" if name else "model"
+                raise ConfigError(refusal(where, got=got, expected=expected))
 
-    def _check_numbers(self) -> None:
+    def _refusals(self) -> list[tuple[bool, str, str, str]]:
+        """What may be wrong: whether it is, where, what is there and what should be."""
         falling = list(self.exponents) == sorted(set(self.exponents), reverse=True)
-        if not self.words or not falling or min(self.exponents, default=1.0) <= 0:
-            raise ConfigError(
-                refusal(
-                    "model",
-                    got=f"{len(self.words)} words, exponents {self.exponents}",
-                    expected="at least one word, and positive exponents in descending order",
-                )
-            )
-        if self.cycles < 1 or self.history < 2 or not self.tolerance > 0:
-            raise ConfigError(
-                refusal(
-                    "model",
-                    got=f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}",
-                    expected="at least 1, at least 2, and positive",
-                )
-            )
-
-    def _check_kind(self) -> None:
-        """Refuse stages, density matrices and standard deviations of models that have none."""
-        if self.target == "dm" and self.density_words:
-            raise ConfigError(
-                refusal(
-                    "model.density_words",
-                    got=f"{len(self.density_words)} words and target dm",
-                    expected="none: a density matrix is predicted in one step",
-                )
-            )
-        if self.stages < 0 or (self.stages and (self.network or not self.density_words)):
-            raise ConfigError(
-                refusal(
-                    "model.stages",
-                    got=f"{self.stages}, {len(self.density_words)} density words",
-                    expected="0, or a positive number with density words and without a network",
-                )
-            )
-        if self.uncertainty and (self.network or self.target != "fock"):
-            raise ConfigError(
-                refusal(
-                    "model.uncertainty",
-                    got=f"target {self.target}{', and a network' if self.network else ''}",
-                    expected="target fock without a network: it is that of the linear map",
-                )
-            )
-
-    def _check_network(self, network: Op2OpNetworkConfig) -> None:
-        if self.target != "fock":
-            raise ConfigError(
-                refusal("model.network", got="target dm", expected="target fock, or no network")
-            )
-        if self.density_words and network.alone:
-            raise ConfigError(
-                refusal(
-                    "model.network.alone",
-                    got="true, and density words",
-                    expected="false: the network stands beside the closed form",
-                    hint="Or set model.density_words: [], a first guess.",
-                )
-            )
+        positive = min(self.exponents, default=1.0) > 0
+        one_shot, of_matrix = not self.density_words, self.target == "fock"
+        words, network = f"{len(self.density_words)} density words", self.network is not None
+        return [
+            (
+                not self.words or not falling or not positive,
+                "",
+                f"{len(self.words)} words, exponents {self.exponents}",
+                "at least one word, and positive exponents in descending order",
+            ),
+            (
+                self.cycles < 1 or self.history < 2 or not self.tolerance > 0,
+                "",
+                f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}",
+                "at least 1, at least 2, and positive",
+            ),
+            (
+                not of_matrix and not one_shot,
+                "density_words",
+                f"{words} and target dm",
+                "none: a density matrix is predicted in one step",
+            ),
+            (
+                self.stages < 0 or (self.stages > 0 and (network or one_shot)),
+                "stages",
+                f"{self.stages}, {words}{', and a network' * network}",
+                "0, or a positive number with density words and without a network",
+            ),
+            (
+                self.uncertainty and (network or not of_matrix),
+                "uncertainty",
+                f"target {self.target}{', and a network' * network}",
+                "target fock without a network: it is that of the linear map",
+            ),
+            (network and not of_matrix, "network", "target dm", "target fock, or no network"),
+            (
+                self.network is not None and self.network.alone and not one_shot,
+                "network.alone",
+                f"true, and {words}",
+                "false, or with density_words: []: the network stands beside the closed form",
+            ),
+        ]
 
     @property
     def targets(self) -> tuple[str, ...]:

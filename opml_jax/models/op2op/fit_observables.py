@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.flatten_util
@@ -143,7 +143,7 @@ class _Objective:
     def of(
         cls,
         loss: ObservablesLoss,
-        unflatten: Callable[[Array], Params],
+        unflatten: Callable[[Any], Params],
         start: np.ndarray,
         parts: Mapping[str, Params],
         run: Run,
@@ -161,6 +161,11 @@ class _Objective:
     def point(self, flat: np.ndarray) -> Point:
         """Changes with their loss on validation."""
         return Point(float(self.loss(jnp.asarray(flat), self.parts["validation"])), flat)
+
+    def report(self, losses: Mapping[str, float]) -> None:
+        """Keep and tell the losses of a step."""
+        self.history.append({"step": len(self.history) + 1, **losses})
+        self.run.progress("observables", len(self.history), 2 * self.fit.steps)
 
     def minimum(self, sizes: np.ndarray) -> Point:
         """The better end of two ways: in proportion to ``sizes`` and then alike, or alike."""
@@ -195,20 +200,18 @@ class _Way:
 
     def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:
         """Training loss with the penalty, and its derivative."""
-        own, penalty = self.objective, self.objective.fit.penalty
-        loss, slope = own.loss_and_slope(jnp.asarray(self.size * x), own.parts["train"])
+        penalty, part = self.objective.fit.penalty, self.objective.parts["train"]
+        loss, slope = self.objective.loss_and_slope(jnp.asarray(self.size * x), part)
         self.train_loss = float(loss)
-        return self.train_loss + penalty * x @ x, self.size * np.asarray(slope) + 2 * penalty * x
+        slope = self.size * np.asarray(slope) + 2 * penalty * x
+        return float(self.train_loss + penalty * x @ x), slope
 
     def step(self, x: np.ndarray) -> None:
         """Judge a step by validation, and end the way if it has not improved for long."""
-        own = self.objective
-        point = own.point(self.size * x)
-        self.since = 0 if point.loss < self.best.loss else self.since + 1
-        self.best = point if point.loss < self.best.loss else self.best
-        row = {"step": len(own.history) + 1, "loss": self.train_loss}
-        own.history.append({**row, "validation_loss": point.loss})
-        own.run.progress("observables", len(own.history), 2 * own.fit.steps)
+        point = self.objective.point(self.size * x)
+        better = point.loss < self.best.loss
+        self.best, self.since = (point, 0) if better else (self.best, self.since + 1)
+        self.objective.report({"loss": self.train_loss, "validation_loss": point.loss})
         if self.since >= PATIENCE:
             raise StopIteration
 

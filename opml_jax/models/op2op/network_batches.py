@@ -34,7 +34,7 @@ class Moments:
     """Means and covariances of rows, added up."""
 
     def __init__(self):
-        self.n, self.total, self.square = 0, 0.0, 0.0
+        self.n, self.total, self.square = 0, np.zeros(()), np.zeros(())
 
     def add(self, x: np.ndarray) -> None:
         """Rows ``(n, n_columns)``."""

@@ -16,9 +16,13 @@ from opml_jax.cli import main
 from opml_jax.cli.runs import load_data
 from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, OpmlError
-from opml_jax.learn.states import read_history
-from opml_jax.models import Op2Density, Op2DensityModel, Op2PropConfig
-from opml_jax.models.op2density import closed_form as training
+from opml_jax.learn.history import read_history
+from opml_jax.learn.run import Run
+from opml_jax.learn.states import STATES
+from opml_jax.models import Density2PropConfig, Op2Density, Op2DensityModel
+from opml_jax.models.density2prop import density as reader
+from opml_jax.models.op2density.closed_form import subtract_baselines
+from opml_jax.models.op2density.labels import free_atoms, label_dataset
 from opml_jax.testing import random_rotation
 from opml_jax.training import load_config, train
 
@@ -28,17 +32,15 @@ APART = 1e-8  # Hartree: potentials are screened, not cut
 # small bases, and an operator of few integrals: little to compile
 DENSITY = """
 data: {n_train: 12, n_validation: 4, n_test: 4}
-density: {aux_basis: def2-svp, basis: sto-3g, operator: overlap, powers: [2], components: 6,
-          references: 8, penalty: 1.0e-4}
-targets: [density]
+model: {family: op2density, aux_basis: def2-svp, basis: sto-3g, operator: overlap, powers: [2],
+        components: 6, references: 8, fit: {penalty: 1.0e-4}}
 """
 ENERGY = """
 data: {n_train: 40, n_validation: 10, n_test: 10}
-model: {channels: 6, density: DENSITY, density_beside: BESIDE, metric: lifted, others: [overlap],
-        powers: [1]}
-optim: {epochs: 0}
-targets: [energy, forces]
+model: {family: density2prop, channels: 6, density: DENSITY, beside: BESIDE,
+        fit: {epochs: 0, targets: [energy, forces]}}
 """
+BESIDE = "{metric: lifted, others: [overlap], powers: [1]}"
 
 
 @pytest.fixture(scope="module")
@@ -46,13 +48,17 @@ def folder(tmp_path_factory):
     """A model ``density``, moved away once it was read, and the run directory ``energy``."""
     folder = tmp_path_factory.mktemp("density-energy")
     (folder / "density.yaml").write_text(DENSITY)
-    text = ENERGY.replace("DENSITY", str(folder / "density")).replace("BESIDE", "false")
+    text = ENERGY.replace("DENSITY", str(folder / "density")).replace("BESIDE", "null")
     (folder / "energy.yaml").write_text(text)
     config = load_config(folder / "density.yaml")
     (folder / "density").mkdir()
     inner = train(*load_data(config.data), config).model
     opml.save_model(folder / "density" / "model.safetensors", inner)
-    assert main(["train", str(folder / "energy.yaml"), "-o", str(folder / "energy")]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        read, load = [], reader.load_model
+        patch.setattr(reader, "load_model", lambda path: read.append(path) or load(path))
+        assert main(["train", str(folder / "energy.yaml"), "-o", str(folder / "energy")]) == 0
+    assert len(read) == 1
     (folder / "density").rename(folder / "moved")
     return folder
 
@@ -158,15 +164,12 @@ def test_motion_records_the_dipole_of_the_density(folder, model, water):
 
 def test_an_untrained_density_is_that_of_free_atoms(folder, water):
     """To rounding: free atoms together have all electrons."""
-    config = load_config(folder / "density.yaml").density
+    config = load_config(folder / "density.yaml").model
     bases = [opml.load_basis(n, (1, 8)) for n in (config.basis, config.aux_basis)]
     definition = Op2Density(config, *bases)
     data = opml.read_dataset(opml.bundled("water", ".h5")).subset(range(4))
-    labelled, atoms = (
-        training.label_dataset(definition, data),
-        training.free_atoms(definition, data),
-    )
-    params, _ = training.subtract_baselines(definition, labelled, atoms)
+    labelled = label_dataset(definition, data, Run())
+    params, _ = subtract_baselines(definition, labelled, free_atoms(definition, data))
     found = Op2DensityModel(definition, params).predict(water)["coefficients"]
     expected = density.superposed_atoms(water, opml.load_basis("def2-svp", (1, 8)), bases[1])
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-12)
@@ -183,12 +186,13 @@ def test_refusals(folder, model, water, capsys):
             assert words in error
         assert not (folder / "wrong").exists()
 
-    plain = ENERGY.replace("BESIDE", "false")
+    plain = ENERGY.replace("BESIDE", "null")
     refused(plain.replace("DENSITY", str(folder / "none")), "a model file or a run directory")
     refused(plain.replace("DENSITY", str(folder / "energy")), "an Op2Density model")
     mine = plain.replace("DENSITY", str(folder / "moved"))
     refused(mine.replace("forces]", "forces, dipole]"), "it is that of the density")
-    refused(mine.replace("channels: 6", "gram_powers: [1]"), "model.channels")
+    refused(mine.replace("channels: 6", "channels: 0"), "model.channels")
+    refused(plain.replace("density: DENSITY, ", ""), "model.density")
     other = opml.load_model(folder / "moved")
     bases = (opml.load_basis(n, (1, 6, 8)) for n in ("sto-3g", "def2-svp"))
     wider = Op2Density(other.definition.config, *bases)
@@ -199,14 +203,14 @@ def test_refusals(folder, model, water, capsys):
     with pytest.raises(OpmlError, match="never met a field"):
         model.field_dipole_fn()
     with pytest.raises(ConfigError, match=r"model\.channels"):
-        Op2PropConfig(density="x")
+        Density2PropConfig(density="x", channels=0)
 
 
 @pytest.mark.slow
 def test_density_beside_the_operator(folder, water):
     """Files, forces, and a density model that is still where it was."""
     shutil.copytree(folder / "moved", folder / "again")
-    text = ENERGY.replace("DENSITY", str(folder / "again")).replace("BESIDE", "true")
+    text = ENERGY.replace("DENSITY", str(folder / "again")).replace("BESIDE", BESIDE)
     text = text.replace("epochs: 0", "epochs: 3")  # networks on the closed form too
     (folder / "beside.yaml").write_text(text)
     assert (
@@ -221,22 +225,21 @@ def test_density_beside_the_operator(folder, water):
     opml.testing.assert_grad_matches_fd(
         lambda r: energy(water.replace(positions=r)), jnp.asarray(water.positions)
     )
-    assert load_config(folder / "beside.yaml").model.density_beside
+    assert definition.config.beside == load_config(folder / "beside.yaml").model.beside is not None
 
 
 @pytest.mark.slow
 def test_widths_from_a_configuration_to_energies(tmp_path, water, capsys):
     """Trained after the network, written beside coefficients, and brought to one basis."""
-    network = "network: {components: 4, gates: 4, hidden: [8], points: 200, widths: 0.4}}"
-    text = DENSITY.replace("penalty: 1.0e-4}", f"penalty: 1.0e-4,\n          {network}")
-    (tmp_path / "density.yaml").write_text(
-        f"{text}optim: {{epochs: 20, batch_size: 4, learning_rate: 0.02}}\n"
-    )
+    fit = "fit: {points: 200, epochs: 20, batch_size: 4, learning_rate: 0.02}"
+    network = f"network: {{components: 4, gates: 4, hidden: [8], widths: 0.4, {fit}}}"
+    text = DENSITY.replace("fit: {penalty: 1.0e-4}", f"fit: {{penalty: 1.0e-4}}, {network}")
+    (tmp_path / "density.yaml").write_text(text)
     run = tmp_path / "density"
     assert main(["train", str(tmp_path / "density.yaml"), "-o", str(run)]) == 0
     rows = read_history(run / "history.jsonl")
     assert [r["epoch"] for r in rows] == list(range(1, 41))  # the network's, then the widths'
-    assert not (run / "widths.npz").exists()  # only a killed run needs it
+    assert not (run / STATES).exists()  # only a killed run needs it
     model = opml.load_model(run)
     assert "widths" in model.params["8"]["network"]
     assert "'widths': 'kept'" in str(model.card)
@@ -252,7 +255,7 @@ def test_widths_from_a_configuration_to_energies(tmp_path, water, capsys):
     assert main(scored) == 0
     assert "one shot" in capsys.readouterr().out
     (tmp_path / "energy.yaml").write_text(
-        ENERGY.replace("DENSITY", str(run)).replace("BESIDE", "false")
+        ENERGY.replace("DENSITY", str(run)).replace("BESIDE", "null")
     )
     assert main(["train", str(tmp_path / "energy.yaml"), "-o", str(tmp_path / "energy")]) == 0
     metrics = json.loads((tmp_path / "energy" / "metrics.json").read_text())["test"]

@@ -11,10 +11,12 @@ import scipy.linalg
 import opml_jax as opml
 from opml_jax import integrals
 from opml_jax.data.reference import molecule
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op import closed_form as training
-from opml_jax.models.op2op.closed_form import fit_op2op, level_error
+from opml_jax.models.op2op import selection
+from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.fading import faded
+from opml_jax.models.op2op.selection import level_error
 from opml_jax.testing import assert_grad_matches_fd
 
 ONE_SHOT = Op2OpConfig(
@@ -35,7 +37,7 @@ def diffuse(water):
     """Overlap and core Hamiltonian of water with diffuse functions, by libcint."""
     mol = molecule(water, "aug-cc-pvdz")
     s, h = mol.intor("int1e_ovlp"), mol.intor("int1e_kin") + mol.intor("int1e_nuc")
-    assert np.linalg.eigvalsh(s)[0] < training.SMALL_OVERLAP
+    assert np.linalg.eigvalsh(s)[0] < selection.SMALL_OVERLAP
     return s, h
 
 
@@ -86,24 +88,25 @@ CONVERGED = 1e-7  # Hartree, the default tolerance of self-consistency
 
 @pytest.fixture(scope="module")
 def parts(superposed_waters):
-    return [superposed_waters.subset(i) for i in (range(12), range(12, 24))]
+    sets = {"train": range(12), "validation": range(12, 24)}
+    return {name: superposed_waters.subset(i) for name, i in sets.items()}
 
 
 def test_validation_chooses(parts, monkeypatch):
     """Not judged where overlaps are large; else the best of those tried, which models apply."""
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(ONE_SHOT, basis)
-    plain = fit_op2op(definition, *parts)
+    plain = fit_closed_form(definition, parts, Run())
     assert not plain.fades
     assert "fade" not in plain.params
-    monkeypatch.setattr(training, "SMALL_OVERLAP", 1.0)
-    monkeypatch.setattr(training, "FADES", (0.3, 0.1, 0.2))  # 0 would be best here
-    fit = fit_op2op(definition, *parts)
+    monkeypatch.setattr(selection, "SMALL_OVERLAP", 1.0)
+    monkeypatch.setattr(selection, "FADES", (0.3, 0.1, 0.2))  # 0 would be best here
+    fit = fit_closed_form(definition, parts, Run())
     assert set(fit.fades) == {0.3, 0.1, 0.2}
     best = min(fit.fades, key=fit.fades.get)
     assert best == 0.1 == fit.params["fade"]
-    assert fit.fades[best] == level_error(definition, fit.params, parts[1])
-    s = parts[1].structures[0]
+    assert fit.fades[best] == level_error(definition, fit.params, parts["validation"])
+    s = parts["validation"].structures[0]
     without, found = (Op2OpModel(definition, f.params).predict(s) for f in (plain, fit))
     mol = molecule(s, "sto-3g")
     base = opml.from_pyscf(mol.intor("int1e_kin") + mol.intor("int1e_nuc"), s, basis)
@@ -117,25 +120,25 @@ def test_self_consistent_matrices_fade_too(parts, monkeypatch):
     """By the least scale with which validation converges; the rest of the matrix does not."""
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(dataclasses.replace(ONE_SHOT, density_words=("P",)), basis)
-    monkeypatch.setattr(training, "SMALL_OVERLAP", 1.0)
-    monkeypatch.setattr(training, "FADES", (0.1,))
-    monkeypatch.setattr(training, "FUNCTIONAL_FADES", (0.05, 0.2, 0.3))
-    monkeypatch.setattr(training, "FADED_FLOORS", (1e-8, 1e-6))
-    error, tried = training.mean_error, []
+    monkeypatch.setattr(selection, "SMALL_OVERLAP", 1.0)
+    monkeypatch.setattr(selection, "FADES", (0.1,))
+    monkeypatch.setattr(selection, "FUNCTIONAL_FADES", (0.05, 0.2, 0.3))
+    monkeypatch.setattr(selection, "FADED_FLOORS", (1e-8, 1e-6))
+    error, tried = selection.mean_error, []
 
     def least_fails(definition, params, data):
         tried.append(params["functional_fade"])
         return np.inf if tried[-1] == 0.05 else error(definition, params, data)
 
-    monkeypatch.setattr(training, "mean_error", least_fails)
-    fit = fit_op2op(definition, *parts)
+    monkeypatch.setattr(selection, "mean_error", least_fails)
+    fit = fit_closed_form(definition, parts, Run())
     assert tried == [0.05, 0.05, 0.2, 0.2]
     assert fit.params["functional_fade"] == 0.2
     assert set(fit.floors) == {1e-8, 1e-6}
 
-    predicted = Op2OpModel(definition, fit.params).predict(parts[1].structures)
+    predicted = Op2OpModel(definition, fit.params).predict(parts["validation"].structures)
     found = {name: predicted[name][0] for name in ("fock", "dm", "overlap")}
-    s = parts[1].structures[0]
+    s = parts["validation"].structures[0]
     table = definition.table(s)
     operators = definition.operators(s, table)
     known = definition.known_irreps(operators, table)
@@ -154,10 +157,10 @@ def test_self_consistent_matrices_fade_too(parts, monkeypatch):
 def test_files_keep_it(parts, tmp_path):
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(ONE_SHOT, basis)
-    params = fit_op2op(definition, *parts).params
+    params = fit_closed_form(definition, parts, Run()).params
     meta = {"elements": ["H", "O"]}
     model = Op2OpModel(definition, {**params, "fade": np.float64(0.1)}, meta)
-    s = parts[1].structures[0]
+    s = parts["validation"].structures[0]
     opml.save_model(tmp_path / "model.safetensors", model)
     again = opml.load_model(tmp_path / "model.safetensors")
     assert np.array_equal(again.predict(s)["fock"], model.predict(s)["fock"])

@@ -25,8 +25,10 @@ from opml_jax.errors import (
     OpmlError,
 )
 from opml_jax.features.couple import key_name
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op.closed_form import fit_op2op
+from opml_jax.models.op2op.closed_form import fit_closed_form
+from opml_jax.models.op2op.family import FAMILY
 from opml_jax.models.op2op.metrics import describe, errors_by_key
 from opml_jax.models.op2op.model import UNCONVERGED
 from opml_jax.observables import electron_number, idempotency_error, orbitals
@@ -60,7 +62,7 @@ def parts(water):
 @pytest.fixture(scope="module")
 def fitted(parts):
     definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
-    return definition, fit_op2op(definition, parts["train"], parts["validation"])
+    return definition, fit_closed_form(definition, parts, Run())
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +87,7 @@ def test_fock_matrices_of_other_geometries(predicted, parts):
 
 @pytest.mark.slow
 def test_the_functional_is_better_than_the_guess(model, predicted, parts):
-    guess = model.predict(parts["test"].structures, guess=True)
+    guess = model.first_guess.predict(parts["test"].structures)
     wanted = np.array(parts["test"].labels["fock"])
     errors = [np.abs(p["fock"] - wanted).mean() for p in (guess, predicted)]
     assert errors[1] < errors[0] / 3
@@ -267,7 +269,7 @@ def test_files_keep_models(model, tmp_path, parts, predicted):
 
 
 def test_errors_and_where_they_are(model, predicted, parts):
-    found = errors(predicted, parts["test"])
+    found = errors(predicted, parts["test"], model)
     left = predicted["fock"] - np.array(parts["test"].labels["fock"])
     assert found["fock_mae_uha"] == pytest.approx(np.abs(left).mean() / MICRO)
     assert found["fock_rmse_uha"] == pytest.approx(np.sqrt((left**2).sum() / N_TEST / 24) / MICRO)
@@ -297,7 +299,7 @@ def test_commands_know_these_models(model, parts, predicted, tmp_path, capsys):
     for text in ("occupied uHa", "data (guess)", "electron number error", "squared error of F by"):
         assert text in printed
     metrics = json.loads((tmp_path / "e.json").read_text())
-    assert metrics["data"] == pytest.approx(errors(predicted, parts["test"]))
+    assert metrics["data"] == pytest.approx(errors(predicted, parts["test"], model))
     assert main(["predict", file, data, "-o", out]) == 0
     back = opml.read_dataset(out)
     back.check_layout(model.definition.basis)
@@ -315,8 +317,7 @@ def test_training_from_a_configuration(tmp_path, capsys):
     words, density = (list(w) for w in (FEW.words, FEW.density_words))
     config = {
         "data": {"n_train": 40, "n_validation": 10, "n_test": 10},
-        "operator": {"words": words, "density_words": density},
-        "targets": ["fock"],
+        "model": {"family": "op2op", "words": words, "density_words": density},
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     run = tmp_path / "run"
@@ -333,7 +334,7 @@ def test_training_from_a_configuration(tmp_path, capsys):
     found = json.loads((tmp_path / "e.json").read_text())["test"]
     assert found["scf_iterations_ratio_minao"] < 0.7
     assert found["energy_of_density_mae_uha"] < 1.0
-    wrong = {**config, "targets": ["energy", "fock"]}
+    wrong = {**config, "model": {**config["model"], "target": "energy"}}
     (tmp_path / "w.yaml").write_text(yaml.safe_dump(wrong))
     assert main(["train", str(tmp_path / "w.yaml"), "-o", str(tmp_path / "other")]) == 2
 
@@ -344,17 +345,17 @@ def test_bad_input(model, fitted, parts):
         model.predict(opml.Structure([6, 8], [[0.0, 0, 0], [2.1, 0, 0]]))
     with pytest.raises(OpmlError, match="closed shells"):
         model.predict(opml.Structure([8, 1], [[0.0, 0, 0], [1.8, 0, 0]], spin=1))
-    with pytest.raises(OpmlError, match="predicts operators"):
+    with pytest.raises(OpmlError, match=r"does not predict energy.* Use fock_fn"):
         model.energy_fn()
     bare = opml.Dataset(parts["train"].structures)
     with pytest.raises(DataError, match="fock"):
-        fit_op2op(definition, bare, bare)
+        FAMILY.check(definition, FEW, {"train": bare})
     sto = dataclasses.replace(definition, basis=opml.load_basis("sto-3g", [1, 8]))
     with pytest.raises(ConventionError, match="layout hash"):
-        fit_op2op(sto, parts["train"], parts["train"])
+        FAMILY.check(sto, FEW, {"train": parts["train"]})
     unhashed = opml.Dataset(parts["train"].structures, {"fock": parts["train"].labels["fock"]})
     with pytest.raises(ConventionError, match=r"must be 7, as.*got 24 functions"):
-        fit_op2op(sto, unhashed, unhashed)
+        FAMILY.check(sto, FEW, {"train": unhashed})
     with pytest.raises(ConfigError, match="products of S, S\\^-1, T, V, W"):
         Op2OpConfig(words=("P",))
     batch = opml.batch(parts["test"].structures[:2], definition.basis)

@@ -14,8 +14,9 @@ from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.data.reference import molecule
 from opml_jax.errors import ConfigError, DataWarning
 from opml_jax.features.couple import couple_species
-from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel, Op2OpNetworkConfig
-from opml_jax.models.op2op.closed_form import fit_op2op
+from opml_jax.learn.run import Run
+from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
+from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.operators.species import gather_species, species_table
 from opml_jax.testing import assert_grad_matches_fd, random_rotation
 
@@ -31,13 +32,14 @@ def bases():
 
 @pytest.fixture(scope="module")
 def parts(superposed_waters):
-    return [superposed_waters.subset(i) for i in (range(24), range(24, 32), range(32, 40))]
+    sets = {"train": range(24), "validation": range(24, 32), "test": range(32, 40)}
+    return {name: superposed_waters.subset(i) for name, i in sets.items()}
 
 
 @pytest.fixture(scope="module")
 def fitted(bases, parts):
     definition = Op2Op(RICHER, *bases)
-    return definition, fit_op2op(definition, *parts[:2]).params
+    return definition, fit_closed_form(definition, parts, Run()).params
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +69,9 @@ def test_columns_are_irreps_of_the_input_basis(bases, water):
 def test_a_richer_input_is_worth_it(bases, parts, model):
     """The same words in STO-3G leave three times the error and more."""
     definition = Op2Op(OWN, bases[0])
-    own = Op2OpModel(definition, fit_op2op(definition, *parts[:2]).params, model.card)
+    own = Op2OpModel(definition, fit_closed_form(definition, parts, Run()).params, model.card)
     errors = [
-        np.abs(m.predict(parts[2].structures)["fock"] - np.array(parts[2]["fock"])).mean()
+        np.abs(m.predict(parts["test"].structures)["fock"] - np.array(parts["test"]["fock"])).mean()
         for m in (model, own)
     ]
     assert 3 * errors[0] < errors[1]
@@ -77,7 +79,7 @@ def test_a_richer_input_is_worth_it(bases, parts, model):
 
 def test_matrices_turn_with_the_molecule(fitted, parts):
     definition, params = fitted
-    structure = parts[2].structures[0]
+    structure = parts["test"].structures[0]
     ls = [l for z in structure.numbers for l in definition.basis.spec.ls[z == 8]]
     apply = jax.jit(lambda r: definition.apply(params, structure.replace(positions=r))["fock"])
     plain, turn = np.asarray(apply(structure.positions)), random_rotation(1, improper=True)
@@ -92,7 +94,7 @@ def test_matrices_turn_with_the_molecule(fitted, parts):
 @pytest.mark.slow
 def test_derivatives(fitted, parts):
     definition, params = fitted
-    structure = parts[2].structures[0]
+    structure = parts["test"].structures[0]
 
     def some(r):
         return definition.apply(params, structure.replace(positions=r))["fock"][:4, 4:].sum()
@@ -104,7 +106,7 @@ def test_derivatives(fitted, parts):
 def test_batches_and_files(model, parts, tmp_path):
     """A mixed batch is its molecules, and a file keeps both basis sets."""
     hydrogen = opml.Structure([1, 1], [[0.0, 0, 0], [1.4, 0, 0]])
-    mixed = [hydrogen, *parts[2].structures[:2]]
+    mixed = [hydrogen, *parts["test"].structures[:2]]
     found = model.predict(mixed)
     for i, s in enumerate(mixed):
         alone = np.asarray(model.fock_fn()(s)["fock"])
@@ -122,8 +124,9 @@ def test_what_the_input_basis_lacks_is_said():
     bases = [opml.load_basis(name, [1, 8]) for name in ("def2-svp", "sto-3g")]
     config = dataclasses.replace(OWN, basis="def2-svp", input_basis="sto-3g")
     definition = Op2Op(config, *bases)
+    sets = {"train": data.subset(range(4)), "validation": data.subset(range(4, 6))}
     with pytest.warns(DataWarning, match=r"'sto-3g' has no irreps for \d+ kinds .*H, L = 1"):
-        params = fit_op2op(definition, data.subset(range(4)), data.subset(range(4, 6))).params
+        params = fit_closed_form(definition, sets, Run()).params
     assert not any(name.startswith("0_1_1_1") for name in params["guess"])
 
 
@@ -132,5 +135,3 @@ def test_refusals(bases):
         Op2Op(OWN, *bases)
     with pytest.raises(ConfigError, match="input_basis must be '6-31g'"):
         Op2Op(RICHER, bases[0])
-    with pytest.raises(ConfigError, match="gated"):
-        dataclasses.replace(RICHER, network=Op2OpNetworkConfig("matrix"))

@@ -14,12 +14,13 @@ import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, ModelFileError
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel, Op2OpNetworkConfig
-from opml_jax.models.op2op.closed_form import fit_op2op
-from opml_jax.models.op2op.fit_network import train_op2op_network
-from opml_jax.models.op2op.losses import OperatorLosses
+from opml_jax.models.op2op import FAMILY, Op2OpNetworkFit, OperatorLosses
+from opml_jax.models.op2op.closed_form import fit_closed_form
+from opml_jax.models.op2op.fit_network import train_network
 from opml_jax.testing import assert_grad_matches_fd, random_rotation
-from opml_jax.training.config import OptimConfig, TrainConfig, explained, from_mapping
+from opml_jax.training.config import TrainConfig, explained, read_mapping
 
 N_TRAIN, N_VALIDATION = 20, 8
 FEW = Op2OpConfig("sto-3g", ("S", "T", "W", "W S"), density_words=(), exponents=())
@@ -27,12 +28,11 @@ FEW = Op2OpConfig("sto-3g", ("S", "T", "W", "W S"), density_words=(), exponents=
 SMALL = {"components": 4, "inputs": 4, "hidden": (8,), "gates": 3}
 NETWORKS = {
     "gated": Op2OpNetworkConfig(**SMALL),
-    "matrix": Op2OpNetworkConfig("matrix", channels=2, layers=2, **SMALL),
     "paper": Op2OpNetworkConfig(**{**SMALL, "gates": 0}),
     "alone": Op2OpNetworkConfig(alone=True, **SMALL),
 }
-OPTIM = OptimConfig(epochs=4, batch_size=8, learning_rate=1e-2)
 LOSSES = OperatorLosses(mixing=1.0)
+FIT = Op2OpNetworkFit(epochs=4, batch_size=8, learning_rate=1e-2, losses=LOSSES)
 
 ROTATION = 1e-10  # Hartree; matrices of order 20
 EXACT = 1e-12
@@ -56,13 +56,14 @@ def parts():
     s, t, w = (x[:, :7, :7] for x in (s, t, w))
     fock = t + w + 2e-4 * w @ np.linalg.solve(s, w @ np.linalg.solve(s, w))
     data = opml.Dataset(water, {"fock": list(fock)})
-    return data.subset(range(N_TRAIN)), data.subset(range(N_TRAIN, len(water)))
+    sets = {"train": range(N_TRAIN), "validation": range(N_TRAIN, len(water))}
+    return {name: data.subset(i) for name, i in sets.items()}
 
 
 @pytest.fixture(scope="module")
 def closed(parts):
     definition = Op2Op(FEW, opml.load_basis("sto-3g", [1, 8]))
-    return definition, fit_op2op(definition, *parts).params
+    return definition, fit_closed_form(definition, parts, Run()).params
 
 
 @pytest.fixture(
@@ -74,8 +75,8 @@ def trained(request, closed, parts):
     own = dataclasses.replace(FEW, network=NETWORKS[request.param])
     definition = dataclasses.replace(definition, config=own)
     # one gate an output starts where the ridge is best, and is slow to leave
-    optim = dataclasses.replace(OPTIM, epochs=60) if request.param == "paper" else OPTIM
-    fit = train_op2op_network(definition, params, *parts, optim, LOSSES, 0)
+    settings = dataclasses.replace(FIT, epochs=60) if request.param == "paper" else FIT
+    fit = train_network(definition, settings, params, parts, Run())
     return definition, fit
 
 
@@ -106,8 +107,9 @@ def test_one_gate_an_output_descends_from_the_start(closed, parts):
     definition, params = closed
     own = dataclasses.replace(FEW, network=NETWORKS["paper"])
     definition = dataclasses.replace(definition, config=own)
-    optim = dataclasses.replace(OPTIM, epochs=2)
-    fit = train_op2op_network(definition, params, parts[0], parts[0], optim, LOSSES, 0)
+    settings = dataclasses.replace(FIT, epochs=2)
+    same = {name: parts["train"] for name in parts}
+    fit = train_network(definition, settings, params, same, Run())
     losses = [1.0, *(row["validation_loss"] for row in fit.history)]
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] < losses[0]
@@ -116,9 +118,12 @@ def test_one_gate_an_output_descends_from_the_start(closed, parts):
 @pytest.mark.slow
 def test_predictions_are_better_than_those_of_the_closed_form(trained, model, parts, closed):
     definition, _ = trained
-    structures, wanted = parts[1].structures, np.array(parts[1].labels["fock"])
+    structures, wanted = (
+        parts["validation"].structures,
+        np.array(parts["validation"].labels["fock"]),
+    )
     with_network = model.predict(structures)["fock"]
-    bare = model.predict(structures, guess=True)["fock"]
+    bare = model.first_guess.predict(structures)["fock"]
     if not definition.config.network.alone:
         untrained = Op2OpModel(definition, closed[1], ELEMENTS).predict(structures)["fock"]
         assert np.abs(untrained - bare).max() < EXACT
@@ -135,7 +140,7 @@ def _without_readout(params):
 @pytest.fixture(scope="module")
 def added(trained, parts):
     """What a network adds to the matrix of a water, of parameters and positions."""
-    definition, structure = trained[0], parts[1].structures[0]
+    definition, structure = trained[0], parts["validation"].structures[0]
 
     @jax.jit
     def added(params, positions):
@@ -150,7 +155,7 @@ def added(trained, parts):
 def test_networks_turn_with_the_molecule_and_add_nothing_untrained(trained, added, parts):
     """Rotations, reflections, exchanged hydrogens."""
     definition, fit = trained
-    structure = parts[1].structures[0]
+    structure = parts["validation"].structures[0]
     plain = np.asarray(added(fit.params, structure.positions))
     assert np.abs(plain).max() > 1e-6
     assert not np.any(added(_without_readout(fit.params), structure.positions))
@@ -170,7 +175,7 @@ def test_networks_turn_with_the_molecule_and_add_nothing_untrained(trained, adde
 @pytest.mark.slow
 def test_derivatives_of_what_is_added(trained, added, parts):
     """Through integrals, components, invariants and gates, against central differences."""
-    params, positions = trained[1].params, parts[1].structures[0].positions
+    params, positions = trained[1].params, parts["validation"].structures[0].positions
     size = np.abs(added(params, positions)).max()
     weights = np.random.default_rng(0).normal(size=(7, 7)) / size
     assert_grad_matches_fd(
@@ -207,23 +212,28 @@ def test_files_keep_networks(model, tmp_path):
 
 
 def test_networks_in_configurations():
-    written = yaml.safe_load(
-        explained(TrainConfig(operator=FEW, targets=("fock",)))
-    )  # nothing of a network, and so nothing of its training
-    assert written["operator"]["network"] is None
-    assert not {"optim", "losses", "seed"} & {*written}
-    config = TrainConfig(
-        operator=dataclasses.replace(FEW, network=NETWORKS["matrix"]),
-        losses=LOSSES,
-        targets=("fock",),
-    )
-    assert from_mapping(TrainConfig, yaml.safe_load(explained(config))) == config
-    for wrong in ({"kind": "deep"}, {"channels": 0}, {"kind": "matrix", "gates": 0}):
-        with pytest.raises(ConfigError, match=r"operator\.network"):
-            Op2OpNetworkConfig(**wrong)
-    for wrong in (NETWORKS["matrix"], NETWORKS["alone"]):
-        with pytest.raises(ConfigError, match="beside the closed form"):
-            Op2OpConfig(network=wrong)
+    written = yaml.safe_load(explained(TrainConfig(model=FEW)))
+    assert written["model"]["network"] is None  # and so there is nothing of its training
+    assert "epochs" not in written["model"]["fit"]
+    network = dataclasses.replace(NETWORKS["paper"], fit=FIT)
+    config = TrainConfig(model=dataclasses.replace(FEW, network=network))
+    assert read_mapping(yaml.safe_load(explained(config))) == config
+    with pytest.raises(ConfigError, match=r"model\.network\.components"):
+        Op2OpNetworkConfig(components=0)
+    with pytest.raises(ConfigError, match="beside the closed form"):
+        Op2OpConfig(network=NETWORKS["alone"])
+
+
+def test_networks_in_files_of_earlier_versions():
+    """They had a kind, of which one is there no more."""
+    header = dataclasses.asdict(dataclasses.replace(FEW, network=NETWORKS["gated"]).functions)
+    del header["fit"], header["network"]["fit"]
+    header["network"] |= {"kind": "gated", "channels": 4, "layers": 1}
+    again = FAMILY.read_config(json.loads(json.dumps(header)))
+    assert again == dataclasses.replace(FEW, network=NETWORKS["gated"]).functions
+    header["network"]["kind"] = "matrix"
+    with pytest.raises(ModelFileError, match="network of kind 'matrix', which was removed"):
+        FAMILY.read_config(header)
 
 
 @pytest.mark.slow
@@ -235,19 +245,18 @@ def test_training_goes_on_from_its_state_bit_for_bit(closed, parts, tmp_path):
     class Killed(Exception):
         pass
 
-    def kill(epoch, row):
-        if epoch == 3:
+    def kill(stage, done, total, note):
+        if stage == "epochs" and done == 3:
             raise Killed
 
     def go(**options):
-        return train_op2op_network(definition, params, *parts, OPTIM, LOSSES, 0, **options)
+        return train_network(definition, FIT, params, parts, Run(**options))
 
-    file = tmp_path / "state.npz"
     with pytest.raises(Killed):
-        go(state=file, fingerprint="a", on_epoch=kill)
+        go(folder=tmp_path, fingerprint="a", on_progress=kill)
     with pytest.raises(ModelFileError, match="another configuration"):
-        go(state=file, fingerprint="b")
-    again, whole = go(state=file, fingerprint="a"), go()
+        go(folder=tmp_path, fingerprint="b")
+    again, whole = go(folder=tmp_path, fingerprint="a"), go()
     assert again.history == whole.history
     jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
 
@@ -256,13 +265,16 @@ def test_training_goes_on_from_its_state_bit_for_bit(closed, parts, tmp_path):
 def test_self_consistent_bundled_water_from_a_configuration(tmp_path, capsys):
     config = {
         "data": {"n_train": 40, "n_validation": 10, "n_test": 10},
-        "operator": {
+        "model": {
+            "family": "op2op",
             "words": ["S", "T", "W", "W S"],
             "density_words": ["P", "S P S", "U", "U S"],
-            "network": {"components": 6, "hidden": [16]},
+            "network": {
+                "components": 6,
+                "hidden": [16],
+                "fit": {"epochs": 10, "batch_size": 10},
+            },
         },
-        "optim": {"epochs": 10, "batch_size": 10},
-        "targets": ["fock"],
     }
     (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
     run = tmp_path / "run"

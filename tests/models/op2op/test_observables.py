@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -11,13 +12,22 @@ import opml_jax as opml
 from opml_jax import observables
 from opml_jax.cli import main
 from opml_jax.data import Dataset
-from opml_jax.data.reference import Method, calculate, cross_overlap, mean_field
+from opml_jax.data.reference import (
+    Method,
+    calculate,
+    cross_overlap,
+    mean_field,
+    reference_observables,
+)
 from opml_jax.errors import ConfigError, DataError
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op.closed_form import fit_op2op
-from opml_jax.models.op2op.fit_observables import fit_effective, projected
-from opml_jax.models.op2op.metrics import observable_errors, reference_observables
-from opml_jax.training.config import EffectiveConfig, TrainConfig
+from opml_jax.models.op2op import FAMILY, ObservablesFit, Op2OpFit, Op2OpNetworkConfig
+from opml_jax.models.op2op.closed_form import fit_closed_form
+from opml_jax.models.op2op.effective import projected
+from opml_jax.models.op2op.fit_observables import fit_observables
+from opml_jax.models.op2op.metrics import all_errors, observable_errors
+from opml_jax.training.config import TrainConfig
 from opml_jax.training.metrics import errors
 
 FEW = Op2OpConfig(
@@ -41,9 +51,12 @@ def parts(water):
 
 
 def fitted(parts, config, targets, **settings):
-    definition = Op2Op(config, opml.load_basis(config.basis, parts["train"].elements))
-    effective = EffectiveConfig(**{"steps": 150, **settings})
-    fit = fit_effective(definition, parts["train"], parts["validation"], targets, effective)
+    observables_fit = ObservablesFit(targets, **{"steps": 150, **settings})
+    config = dataclasses.replace(config, fit=Op2OpFit(observables_fit))
+    definition = FAMILY.define(config, parts["train"].elements)
+    sets = {name: parts[name] for name in ("train", "validation")}
+    FAMILY.check(definition, config, sets)
+    fit = FAMILY.fit(definition, config, sets, Run())
     return Op2OpModel(definition, fit.params, {"targets": list(targets)}), fit
 
 
@@ -95,7 +108,7 @@ def test_closer_to_the_larger_basis_than_the_small_one_itself(trained, parts):
     model, _ = trained
     test = parts["test"]
     predicted = model.predict(test.structures)
-    found = errors(predicted, test)
+    found = errors(predicted, test, model)
     own = [
         calculate(s, Method(basis="sto-3g", grid_level=3, forces=False)) for s in test.structures
     ]
@@ -106,7 +119,7 @@ def test_closer_to_the_larger_basis_than_the_small_one_itself(trained, parts):
         opml.observables.lowdin_charges(o["dm"], o["overlap"], s, model.definition.basis)
         for o, s in zip(own, test.structures, strict=True)
     ]
-    itself = errors(
+    itself = all_errors(
         {**small, "nao": predicted["nao"], "lowdin_charges": np.array(charges)},
         test,
     )
@@ -127,14 +140,12 @@ def test_the_last_stage_is_what_moves(parts):
     model, fit = fitted(parts, config, TARGETS)
     assert min(row["validation_loss"] for row in fit.history) < 0.05
     test = parts["test"]
-    found, guess = (
-        errors(model.predict(test.structures, guess=first), test) for first in (False, True)
-    )
+    found, guess = (errors(m.predict(test.structures), test, m) for m in (model, model.first_guess))
     for key in ("eigenvalue_occupied_mae_uha", "dipole_mae_debye", "lowdin_charges_mae_e"):
         assert found[key] < 0.1 * guess[key], key
     plain = Op2Op(FEW, model.definition.basis)
     small = {k: projected(parts[k], plain.basis) for k in ("train", "validation")}
-    for name, own in fit_op2op(plain, small["train"], small["validation"]).params["guess"].items():
+    for name, own in fit_closed_form(plain, small, Run()).params["guess"].items():
         np.testing.assert_array_equal(model.params["guess"][name]["weights"], own["weights"])
 
 
@@ -189,7 +200,7 @@ def test_polarizabilities(parts):
     sizes = {"train": 24, "validation": 8, "test": 5}
     sets = {k: labelled(parts[k].subset(range(n))) for k, n in sizes.items()}
     model, _ = fitted(sets, FEW, ("mo_energy", "polarizability"))
-    found = errors(model.predict(sets["test"].structures), sets["test"])
+    found = errors(model.predict(sets["test"].structures), sets["test"], model)
     spread = np.std(np.array(sets["test"].labels["polarizability"]), axis=0).mean()
     assert found["polarizability_mae_bohr3"] < spread / 2
 
@@ -198,9 +209,13 @@ def test_polarizabilities(parts):
 def test_command_line(tmp_path, capsys):
     config = {
         "data": {"n_train": 30, "n_validation": 10, "n_test": 10},
-        "operator": {"basis": "sto-3g", "words": list(FEW.words), "density_words": []},
-        "effective": {"steps": 5},
-        "targets": list(TARGETS),
+        "model": {
+            "family": "op2op",
+            "basis": "sto-3g",
+            "words": list(FEW.words),
+            "density_words": [],
+            "fit": {"observables": {"steps": 5}},
+        },
     }
     file = tmp_path / "config.yaml"
     file.write_text(yaml.safe_dump(config))
@@ -213,17 +228,48 @@ def test_command_line(tmp_path, capsys):
     assert model.definition.config.density_words == ()
 
 
+@pytest.mark.parametrize(
+    "stages", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["first guess", "stage"]
+)
+def test_what_it_starts_from_stays_as_it_is(water, stages):
+    """Fades are left out of a copy, and weights move in one."""
+    words = {"words": ("S", "W"), "exponents": (), "density_words": ("P",) if stages else ()}
+    fit = ObservablesFit(("mo_energy",), steps=2)
+    config = dataclasses.replace(FEW, **words, stages=stages, fit=Op2OpFit(fit))
+    definition = FAMILY.define(config, (1, 8))
+    sets = {"train": water.subset(range(6)), "validation": water.subset(range(6, 9))}
+    small = {name: projected(part, definition.basis) for name, part in sets.items()}
+    params = fit_closed_form(definition, small, Run()).params
+    last, fade = (params["stages"]["0"], "functional_fade") if stages else (params, "fade")
+    last[fade] = np.array(0.01)
+    before = jax.tree.map(np.array, params)
+    found = fit_observables(definition, params, sets, fit, Run()).params
+    assert jax.tree.structure(params) == jax.tree.structure(before)
+    jax.tree.map(np.testing.assert_array_equal, params, before)
+    moved = found["stages"]["0"] if stages else found
+    assert fade not in moved
+    name = "density" if stages else "guess"
+    assert any(np.any(w["weights"] != last[name][k]["weights"]) for k, w in moved[name].items())
+
+
 def test_refusals(water):
-    one = {"operator": FEW, "effective": EffectiveConfig(), "targets": TARGETS}
-    TrainConfig(**one)
+    def config(targets=TARGETS, **changes):
+        fit = Op2OpFit(observables=ObservablesFit(targets))
+        return dataclasses.replace(FEW, fit=fit, **changes)
+
+    assert TrainConfig(model=config()).model.targets == TARGETS
+    with pytest.raises(ConfigError, match="opml config template effective"):
+        ObservablesFit(targets=("fock",))
     for change in (
-        {"operator": Op2OpConfig(basis="sto-3g")},
-        {"operator": None},
-        {"targets": ("fock",)},
-        {"operator": Op2OpConfig(basis="sto-3g", density_words=(), window="homo")},
+        {"density_words": ("P",)},
+        {"network": Op2OpNetworkConfig()},
+        {"target": "dm"},
+        {"uncertainty": True},
+        {"window": "homo"},
     ):
         with pytest.raises(ConfigError, match="opml config template effective"):
-            TrainConfig(**{**one, **change})
+            TrainConfig(model=config(**change))
+    TrainConfig(model=config(("mo_energy",), window="homo"))
     with pytest.raises(ConfigError, match="lowest, homo"):
         Op2OpConfig(window="highest")
     bare = Dataset(water.structures[:4], {"energy": water.labels["energy"][:4]}, water.meta)

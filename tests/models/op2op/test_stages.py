@@ -10,8 +10,9 @@ import pytest
 import opml_jax as opml
 from opml_jax.data.reference import Method, calculate
 from opml_jax.errors import ConfigError
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op.closed_form import fit_op2op
+from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.network import Op2OpNetworkConfig
 from opml_jax.observables import dipole, orbitals
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
@@ -38,7 +39,7 @@ def parts():
 def fitted(parts, **changes):
     basis = opml.load_basis("sto-3g", [1, 8])
     definition = Op2Op(dataclasses.replace(FEW, **changes), basis)
-    fit = fit_op2op(definition, parts["train"], parts["validation"])
+    fit = fit_closed_form(definition, parts, Run())
     return Op2OpModel(definition, fit.params), fit
 
 
@@ -47,13 +48,13 @@ def one(parts):
     return fitted(parts, stages=1)
 
 
-def left_on(test, model, **options):
-    return errors(model.predict(test.structures, **options), test)["fock_mae_uha"]
+def left_on(test, model):
+    return errors(model.predict(test.structures), test, model)["fock_mae_uha"]
 
 
 def test_a_stage_is_better_than_the_guess(one, parts):
     model, fit = one
-    assert left_on(parts["test"], model) < 0.5 * left_on(parts["test"], model, guess=True)
+    assert left_on(parts["test"], model) < 0.5 * left_on(parts["test"], model.first_guess)
     assert {*fit.keys} == {"guess", "stage 1"}
 
 
@@ -73,7 +74,7 @@ def test_many_stages_are_self_consistency(parts):
     structures = parts["test"].structures[:2]
     wanted = model.predict(structures)["fock"]
     own = {k: model.params[k] for k in ("known", "density")}
-    left = [np.abs(model.predict(structures, guess=True)["fock"] - wanted).max()]
+    left = [np.abs(model.first_guess.predict(structures)["fock"] - wanted).max()]
     for n in (2, 4):
         config = dataclasses.replace(model.definition.config, stages=n)
         params = {"guess": model.params["guess"], "stages": {str(i): own for i in range(n)}}
@@ -120,5 +121,5 @@ def test_refusals():
         {"stages": 1, "density_words": ()},
         {"stages": 1, "network": Op2OpNetworkConfig()},
     ):
-        with pytest.raises(ConfigError, match=r"operator\.stages"):
+        with pytest.raises(ConfigError, match=r"model\.stages"):
             dataclasses.replace(FEW, **bad)

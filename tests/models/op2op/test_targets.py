@@ -9,8 +9,9 @@ from pyscf import gto, scf
 import opml_jax as opml
 from opml_jax.data.reference import atomic_densities, molecule
 from opml_jax.errors import ConfigError
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op.closed_form import fit_op2op
+from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.config import BASELINES
 from opml_jax.observables import density_matrix, idempotency_error
 from opml_jax.structures import Structure
@@ -80,33 +81,34 @@ def test_baselines_are_what_they_say(water, basis, baseline):
 def test_density_matrices_of_other_geometries(water, basis, baseline, tmp_path):
     config = dataclasses.replace(ONE_SHOT, target="dm", baseline=baseline)
     definition = Op2Op(config, basis)
-    parts = [water.subset(i) for i in (range(40), range(40, 50), range(50, 60))]
-    fit = fit_op2op(definition, *parts[:2])
+    sets = {"train": range(40), "validation": range(40, 50), "test": range(50, 60)}
+    parts = {name: water.subset(i) for name, i in sets.items()}
+    fit = fit_closed_form(definition, parts, Run())
     model = Op2OpModel(definition, fit.params, {"elements": ["H", "O"]})
-    predicted = model.predict(parts[2].structures)
+    predicted = model.predict(parts["test"].structures)
     assert {"fock", "mo_energy", "gap"}.isdisjoint(predicted)
-    found = errors(predicted, parts[2])
+    found = errors(predicted, parts["test"], model)
     s = predicted["overlap"]
-    wanted = np.array([density_matrix(f, o, 10) for f, o in zip(parts[2]["fock"], s, strict=True)])
+    wanted = np.array(
+        [density_matrix(f, o, 10) for f, o in zip(parts["test"]["fock"], s, strict=True)]
+    )
     assert found["dm_mae"] == pytest.approx(np.abs(predicted["dm"] - wanted).mean(), rel=1e-6)
     assert found["dm_mae"] < 2e-3  # densities of water vary by 1e-2
     assert np.max(idempotency_error(predicted["dm"], s)) < 1e-10
     assert found["electron_number_error"] < 1e-10
     opml.save_model(tmp_path / "m.safetensors", model)
-    again = opml.load_model(tmp_path / "m.safetensors").predict(parts[2].structures)
+    again = opml.load_model(tmp_path / "m.safetensors").predict(parts["test"].structures)
     np.testing.assert_array_equal(again["dm"], predicted["dm"])
 
 
-def test_targets_and_operators_agree():
-    TrainConfig(operator=dataclasses.replace(ONE_SHOT, target="dm"), targets=("dm",))
-    for operator, targets in (
-        (ONE_SHOT, ("dm",)),
-        (dataclasses.replace(ONE_SHOT, target="dm"), ("fock",)),
-        (dataclasses.replace(ONE_SHOT, window="homo"), ("fock",)),
-        (None, ("dm",)),
-    ):
-        with pytest.raises(ConfigError, match=r"\[fock\] or \[dm\]"):
-            TrainConfig(operator=operator, targets=targets)
+def test_targets_and_functions_agree():
+    of_densities = TrainConfig(model=dataclasses.replace(ONE_SHOT, target="dm"))
+    assert of_densities.model.targets == ("dm",)
+    assert TrainConfig(model=ONE_SHOT).model.targets == ("fock",)
+    with pytest.raises(ConfigError, match=r"model\.window must be lowest, unless model\.fit\."):
+        TrainConfig(model=dataclasses.replace(ONE_SHOT, window="homo"))
+    with pytest.raises(ConfigError, match="fock, dm"):
+        Op2OpConfig(target="energy")
     with pytest.raises(ConfigError, match="in one step"):
         Op2OpConfig(target="dm")
     with pytest.raises(ConfigError, match="neutral_atoms"):

@@ -6,17 +6,18 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.cli import main
+from opml_jax.data.reference import reference_observables
 from opml_jax.errors import ConfigError, DataWarning, OpmlError
 from opml_jax.features.couple import key_name
 from opml_jax.interfaces.ase import structure_to_ase
+from opml_jax.learn.calibration import WITHIN
 from opml_jax.learn.keyed_ridge import KeyedSystem, best_of, solve_key, spectrum
+from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op.closed_form import fit_op2op
-from opml_jax.models.op2op.metrics import reference_observables
-from opml_jax.models.op2op.network import Op2OpNetworkConfig
+from opml_jax.models.op2op import Op2OpNetworkConfig
+from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.variance import N_DRAWS, calibrated, draw
 from opml_jax.testing import random_rotation
-from opml_jax.training.calibration import WITHIN
 
 WORDS = ("S", "T", "W", "W S", "T W", "W S^-1 W", "E")
 DENSITY_WORDS = ("P", "S P S", "W P S", "U", "U S", "T U", "U U", "U P S")
@@ -68,7 +69,8 @@ def water():
 def _fitted(water, **parts):
     config = Op2OpConfig(words=WORDS, uncertainty=True, **parts)
     definition = Op2Op(config, opml.load_basis("def2-svp", [1, 8]))
-    fit = fit_op2op(definition, water.subset(range(60)), water.subset(range(60, 80)))
+    sets = {"train": water.subset(range(60)), "validation": water.subset(range(60, 80))}
+    fit = fit_closed_form(definition, sets, Run())
     return Op2OpModel(definition, fit.params, {"elements": ["H", "O"]})
 
 
@@ -201,12 +203,12 @@ def test_files_and_the_command_line_keep_it(model, water, tmp_path, capsys):
 
 def test_what_has_none_says_so(model, water):
     bare = {k: v for k, v in model.params.items() if k != "draws"}
-    with pytest.raises(OpmlError, match=r"operator\.uncertainty=true"):
+    with pytest.raises(OpmlError, match=r"model\.uncertainty=true"):
         Op2OpModel(model.definition, bare).predict(water.structures[0], uncertainty=True)
     with pytest.raises(OpmlError, match="first guess"):
-        model.predict(water.structures[0], uncertainty=True, guess=True)
+        model.first_guess.predict(water.structures[0], uncertainty=True)
     for parts in ({"target": "dm", "density_words": ()}, {"network": Op2OpNetworkConfig()}):
-        with pytest.raises(ConfigError, match=r"operator\.uncertainty"):
+        with pytest.raises(ConfigError, match=r"model\.uncertainty"):
             Op2OpConfig(uncertainty=True, **parts)
 
 
