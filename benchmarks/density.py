@@ -48,22 +48,24 @@ from opml_jax.models.op2density import (
     Op2DensityNetworkFit,
 )
 from opml_jax.models.op2density.closed_form import (
+    Problem,
     problem_of,
     solve_problem,
     subtract_baselines,
 )
-from opml_jax.models.op2density.environments import Environments, environments, places
 from opml_jax.models.op2density.fit_network import train_network
-from opml_jax.models.op2density.kernels import kernel, reduced
+from opml_jax.models.op2density.functions import kernel, reduced
 from opml_jax.models.op2density.labels import (
+    Environments,
     Labelled,
     density_matrix,
+    environments,
     label,
     metric_matrices,
+    places,
     residuals,
 )
 from opml_jax.models.op2density.metrics import coefficient_errors, density_errors
-from opml_jax.models.op2density.solver import Problem
 from opml_jax.models.op2density.variance import calibrated, variance_parameters
 from opml_jax.training import TrainConfig, train
 
@@ -218,7 +220,7 @@ def networks(args) -> None:
             line |= {"n_train": n, "n_validation": 100, "n_test": len(test), "seed": args.seed}
             line |= {"epochs": settings.epochs, "fit_cpu_seconds": seconds}
             line["kept"] = any("network" in p for p in fit.params.values())
-            line |= {f"validation_{k}": v for k, v in fit.chosen.items()}
+            line |= {f"validation_{k}": v for k, v in fit.facts.items()}
             found = predicted(definition, fit.params, at)
             line |= coefficient_errors(found, at.target, at.structures, definition)
             record(line, "density", args.json)
@@ -305,9 +307,9 @@ def widths(args) -> None:
                 errors = true_errors(aux, test, exact, fitted)
                 record({"name": "widths_fit", **line, **errors}, "density", args.json)
             errors = true_errors(aux, test, exact, model.predict(test.structures))
-            losses = [v for k, v in model.card.items() if k.startswith("network_")]
-            validation = model.card.get("widths_validation", min(losses, default=1.0))
-            errors |= {"fit_cpu_seconds": seconds, "validation_loss": validation}
+            stage = "widths_" if model.definition.flexible else "network_"
+            losses = [v for k, v in model.card.items() if k.startswith(stage)]
+            errors |= {"fit_cpu_seconds": seconds, "validation_loss": min(losses, default=1.0)}
             record({"name": f"widths_{kind}", **line, **errors}, "density", args.json)
 
 

@@ -18,6 +18,19 @@ def test_readme_example_prints_what_it_says():
     assert text.index("```python") < 600  # code before prose
 
 
+def test_readme_is_short_and_its_links_lead_somewhere():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    links = re.findall(r"\]\(([^)\s]+)\)", text)
+    assert len(links) > 20
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        headings = re.findall(r"^#+ +(.+)$", (ROOT / path).read_text(), re.M) if anchor else []
+        slugs = [re.sub(r"[^a-z0-9 -]", "", h.lower()).replace(" ", "-") for h in headings]
+        assert not anchor or anchor in slugs, link
+
+
 @pytest.mark.parametrize("name", ["run", "test"])
 def test_readme_commands_are_marked(name):
     text = (ROOT / "README.md").read_text()

@@ -18,6 +18,7 @@ import opml_jax as opml
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {p.relative_to(DOCS).as_posix(): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
+TEXTS = PAGES | {"README.md": (ROOT / "README.md").read_text()}
 
 _spec = importlib.util.spec_from_file_location("pages", DOCS / "hooks" / "pages.py")
 site = importlib.util.module_from_spec(_spec)
@@ -98,7 +99,7 @@ def _template(name: str) -> str:
 
 
 def _command_lines():
-    for page, text in PAGES.items():
+    for page, text in TEXTS.items():
         for _, code in _blocks(text, "bash"):
             for line in code.replace("\\\n", " ").splitlines():
                 for part in line.split("&&"):
@@ -130,7 +131,7 @@ def test_overrides_are_keys_of_a_configuration():
         for a, b in itertools.pairwise(words):
             if a == "--set":
                 _check_key(page, *b.split("=", 1))
-    for page, text in PAGES.items():
+    for page, text in TEXTS.items():
         for key, value in re.findall(
             r"`((?!model\.(?:safetensors|py))(?:data|model)\.[a-z_.]+)(?:: ([^`]+))?`", text
         ):
@@ -193,7 +194,7 @@ def test_commands_and_options_in_prose_exist():
     parsers = site.parsers()
     options = {k: {o for a in p._actions for o in a.option_strings} for k, p in parsers.items()}
     everything = set().union(*options.values())
-    for page, text in PAGES.items():
+    for page, text in TEXTS.items():
         for line in _INLINE.findall(text):
             words = line.split()[1:]
             command = next((k for k in parsers if words[: len(k.split())] == k.split()), None)
@@ -205,7 +206,7 @@ def test_commands_and_options_in_prose_exist():
 
 
 def test_names_exist():
-    for page, text in PAGES.items():
+    for page, text in TEXTS.items():
         for match in _NAME.finditer(text):
             path = match[1].strip(".").split(".")
             if path[-1] in ("md", "py", "xyz"):

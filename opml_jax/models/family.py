@@ -12,6 +12,7 @@ import abc
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -194,12 +195,20 @@ class Family(abc.ABC):
         return []
 
     def templates(self) -> dict[str, Template]:
-        """Configurations to start from, by name."""
-        return {}
+        """Configurations to start from, by name: ``TEMPLATES`` of the folder's ``templates``."""
+        module = self._beside("templates")
+        return {} if module is None else module.TEMPLATES
 
     def migrated(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
         """The ``model`` section for a configuration of version 0.1, if it was of this family."""
-        return None
+        module = self._beside("legacy")
+        return None if module is None else module.migrated(tree)
+
+    def _beside(self, name: str) -> Any:
+        """A module of the family's folder, if it has one of that name."""
+        folder = type(self).__module__.rpartition(".")[0]
+        there = folder and find_spec(f"{folder}.{name}") is not None
+        return import_module(f"{folder}.{name}") if there else None
 
     def header(self, definition: Any) -> dict[str, Any]:
         """What a model file says of a definition beside its configuration and bases."""

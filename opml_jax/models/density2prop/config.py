@@ -99,7 +99,12 @@ class Density2PropConfig(ModelConfig):
     @property
     def targets(self) -> tuple[str, ...]:
         """Labels that are learned."""
-        return self.fit.targets if self.fit else ()
+        return self.training.targets
+
+    @property
+    def training(self) -> Density2PropFit:
+        """How the model is trained: as ``fit`` says, or by default."""
+        return self.fit or Density2PropFit()
 
     @property
     def doubts(self) -> bool:

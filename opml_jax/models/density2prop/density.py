@@ -7,13 +7,14 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from ...errors import Code, ConfigError, refusal
 from ...structures.elements import symbol
 from ..base import Model
 from ..family import family_of
 from ..files import load_model
-from ..op2density import FAMILY, Op2DensityModel
+from ..op2density import FAMILY, Op2Density, Op2DensityModel
 
 
 def read_density(path: str | os.PathLike, elements: Sequence[int]) -> Op2DensityModel:
@@ -49,12 +50,13 @@ def read_density(path: str | os.PathLike, elements: Sequence[int]) -> Op2Density
             ),
             code=Code.UNSEEN_ELEMENT,
         )
-    config = dataclasses.replace(model.definition.config, uncertainty=False)
+    definition = cast(Op2Density, model.definition)
+    config = dataclasses.replace(definition.config, uncertainty=False)
     params = {
         z: {k: v for k, v in of_element.items() if k != "variance"}
         for z, of_element in model.params.items()
     }
-    return Op2DensityModel(dataclasses.replace(model.definition, config=config), params, model.card)
+    return Op2DensityModel(dataclasses.replace(definition, config=config), params, model.card)
 
 
 @functools.lru_cache(maxsize=1)

@@ -14,6 +14,7 @@ from ...learn.schema import from_mapping, to_mapping
 from ..base import Params
 from ..family import Evaluated, Family, Fit, Picture, Template
 from ..op2density import FAMILY as DENSITIES
+from ..op2density import Op2Density
 from ..op2prop.family import summary
 from . import legacy
 from .config import Density2PropConfig
@@ -72,7 +73,7 @@ class Density2PropFamily(Family):
         def draw() -> Params:
             return definition.draw(run.seed, structures, model.params)
 
-        fit = fit_atomwise(definition, config.fit, sets, run, draw)
+        fit = fit_atomwise(definition, config.training, sets, run, draw)
         return dataclasses.replace(fit, facts={**fit.facts, "density": model.card})
 
     def fingerprint_arrays(
@@ -119,7 +120,7 @@ class Density2PropFamily(Family):
 
     def restore(self, header: Mapping[str, Any], bases: Mapping[str, Basis]) -> Density2Prop:
         """The definition in a model file, around that of the density."""
-        density = DENSITIES.restore({"config": header["density_config"]}, bases)
+        density = Op2Density(DENSITIES.read_config(header["density_config"]), **bases)
         return Density2Prop(self.read_config(header["config"]), bases["basis"], density)
 
 

@@ -97,11 +97,19 @@ class Density2Prop(AtomwiseDefinition):
     @functools.cached_property
     def beside(self) -> Op2Prop | None:
         """Describes atoms by operators, whose descriptors are read beside the density's."""
-        inputs, names = self.config.beside, {"basis": self.basis.name}
+        inputs = self.config.beside
         if inputs is None:
             return None
-        names |= {f.name: getattr(inputs, f.name) for f in dataclasses.fields(inputs)}
-        return Op2Prop(Op2PropConfig(**names, channels=self.config.channels), self.basis)
+        config = Op2PropConfig(
+            basis=self.basis.name,
+            operator=inputs.operator,
+            powers=inputs.powers,
+            metric=inputs.metric,
+            resolve=inputs.resolve,
+            others=inputs.others,
+            channels=self.config.channels,
+        )
+        return Op2Prop(config, self.basis)
 
     @functools.cached_property
     def products(self) -> Products:

@@ -15,19 +15,23 @@ inverted through two small eigenproblems.
 
 from __future__ import annotations
 
+import dataclasses
+import time
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 
-from ...errors import DataError, refusal
+from ...errors import ConvergenceError, DataError, refusal
 from ...learn.references import farthest_points
 from ...learn.run import Run
+from ...learn.states import SAVE_EVERY
+from ...numerics import Array, einsum, pytree
 from ..base import Params
 from .config import Op2DensityFit
-from .environments import ls_of
-from .functions import Op2Density
-from .kernels import kernel, reduced
+from .functions import Op2Density, kernel, reduced
 from .labels import Labelled
-from .solver import Problem, Solution, Weights, conjugate_gradients, factors
 from .variance import variance_parameters
 
 NOISE = 1e-6
@@ -36,8 +40,170 @@ ROUNDING = 1e-12
 """And those less than this, relative to the largest of all degrees: they vanish identically."""
 RANK = 1e-10
 """Eigenvalues of the kernel of references that are less, relative to the largest, are left out."""
+STEPS = 10
+"""Steps of conjugate gradients between reports."""
+STATE = "kernels"
+"""Name of the state of conjugate gradients."""
+
+Weights = dict[str, Array]
+"""By element and degree, ``"8_2"``."""
 
 _kernel = jax.jit(kernel, static_argnums=(0, 1))
+
+
+@pytree
+class Problem:
+    """What the loss is made of.
+
+    Attributes:
+      psi: ``{key: (n_atoms, 2 l + 1, n_columns)}``, a key for each element and l.
+      places: ``{key: (n_atoms, 2 l + 1, n_radial)}`` in all structures' coefficients one after
+        the other.
+      metric: ``(n_structures, naux, naux)``, padded by zeros.
+      target: ``(n_structures, naux)`` coefficients less their baseline, padded likewise.
+      penalty: eta.
+      factors: ``{key: (vectors, vectors, inverse)}`` of the preconditioner.
+    """
+
+    psi: Weights
+    places: dict[str, Array]
+    metric: Array
+    target: Array
+    penalty: Array | float
+    factors: dict[str, tuple[Array, Array, Array]]
+
+    def densities(self, b: Weights) -> Array:
+        """``(n_structures, naux)`` coefficients of weights ``{key: (n_columns, n_radial)}``."""
+        out = jnp.zeros(self.target.size, self.target.dtype)
+        for k, psi in self.psi.items():
+            out = out.at[self.places[k]].set(_contract(psi, b[k], 2, 0))
+        return out.reshape(self.target.shape)
+
+    def back(self, v: Array) -> Weights:
+        """Transpose of :meth:`densities`, divided by the number of structures."""
+        flat = v.reshape(-1) / len(self.target)
+        rows = {k: p.reshape(-1, p.shape[-1]) for k, p in self.psi.items()}
+        radial = {k: p.reshape(-1, p.shape[-1]) for k, p in self.places.items()}
+        return {k: _contract(psi, flat[radial[k]], 0, 0) for k, psi in rows.items()}
+
+    def hessian(self, b: Weights) -> Weights:
+        """Half the second derivative of the loss, times weights."""
+        product = self.back(einsum("spq,sq->sp", self.metric, self.densities(b)))
+        return {k: product[k] + self.penalty * b[k] for k in b}
+
+    def right(self) -> Weights:
+        """Minus half the slope of the loss at no weights."""
+        return self.back(einsum("spq,sq->sp", self.metric, self.target))
+
+    def loss(self, b: Weights) -> Array:
+        """The loss."""
+        e = self.densities(b) - self.target
+        error = einsum("sp,spq,sq->", e, self.metric, e) / len(self.target)
+        return error + self.penalty * _dot(b, b)
+
+    def precondition(self, r: Weights) -> Weights:
+        """Inverse of what functions of one atom make of the Hessian, times a residual."""
+        out = {}
+        for k, (u, v, inverse) in self.factors.items():
+            out[k] = u @ ((u.T @ r[k] @ v) * inverse) @ v.T
+        return out
+
+
+def _contract(a: Array, b: Array, i: int, j: int) -> Array:
+    """Sum over an axis of each, in the layout they have: einsum transposes, five times slower."""
+    axes = (((i,), (j,)), ((), ()))
+    return jax.lax.dot_general(a, b, axes, precision=jax.lax.Precision.HIGHEST)
+
+
+def _dot(a: Weights, b: Weights) -> Array | int:
+    return sum(jnp.vdot(a[k], b[k]) for k in a)
+
+
+def factors(
+    psi: np.ndarray, metric: np.ndarray, n: int, penalty: float
+) -> tuple[Array, Array, Array]:
+    """Eigenvectors of both parts of one key's diagonal block, and its inverse eigenvalues.
+
+    Of psi ``(n_atoms, 2 l + 1, n_columns)``, the metric ``(n_radial, n_radial)`` between functions
+    of one atom and m, and n structures.
+    """
+    flat = psi.reshape(-1, psi.shape[-1])
+    a, u = np.linalg.eigh(flat.T @ flat / n)
+    m, v = np.linalg.eigh(metric)
+    return u, v, 1 / (np.maximum(a, 0)[:, None] * np.maximum(m, 0) + penalty)
+
+
+@dataclasses.dataclass(frozen=True)
+class Solution:
+    """Weights b, the steps that were taken, and what remains of the right-hand side, relatively."""
+
+    weights: Weights
+    steps: int
+    residual: float
+
+
+def conjugate_gradients(
+    problem: Problem, *, tolerance: float = 1e-6, cycles: int = 1000, run: Run | None = None
+) -> Solution:
+    """Minimise the loss on products of Psi and M alone; the Hessian is never formed.
+
+    Args:
+      problem: the loss.
+      tolerance: residual to reach, relative to the right-hand side.
+      cycles: most steps.
+      run: hears of the residual, and keeps the state, from which a killed one goes on to the very
+        same weights. Default: nothing is kept.
+
+    Raises:
+      ConvergenceError: the tolerance was not reached.
+      ModelFileError: a damaged state, or one of another problem.
+    """
+    run = run or Run()
+    problem = jax.tree.map(jnp.asarray, problem)  # on the device once, not at every call
+    right = jax.jit(Problem.right)(problem)
+    size = float(jnp.sqrt(_dot(right, right)))
+    z = problem.precondition(right)
+    running = (jax.tree.map(jnp.zeros_like, right), right, z, _dot(right, z))
+    steps, saved = 0, time.monotonic()
+    if state := run.load(STATE, running):
+        running, steps = state[0], state[1]["steps"]
+    residual = _residual(running, size)
+    while residual > tolerance and steps < cycles:
+        running = _advance(problem, running)
+        steps += STEPS
+        residual = _residual(running, size)
+        run.progress("conjugate gradients", steps, cycles, f"residual {residual:.1e}")
+        if time.monotonic() > saved + SAVE_EVERY:
+            run.save(STATE, running, {"steps": steps})
+            saved = time.monotonic()
+    if not residual <= tolerance:
+        raise ConvergenceError(
+            f"conjugate gradients left {residual:.1e} of the right-hand side after {steps} steps; "
+            f"{tolerance:.0e} was asked. Raise model.fit.penalty, cycles or tolerance."
+        )
+    return Solution({k: np.asarray(v) for k, v in running[0].items()}, steps, residual)
+
+
+@jax.jit
+def _advance(problem: Problem, running: Any) -> Any:
+    """A few steps of conjugate gradients."""
+
+    def step(running, _):
+        b, r, d, rz = running
+        h = problem.hessian(d)
+        length = rz / _dot(d, h)
+        b = jax.tree.map(lambda x, y: x + length * y, b, d)
+        r = jax.tree.map(lambda x, y: x - length * y, r, h)
+        z = problem.precondition(r)
+        new = _dot(r, z)
+        return (b, r, jax.tree.map(lambda x, y: x + new / rz * y, z, d), new), None
+
+    return jax.lax.scan(step, running, None, length=STEPS)[0]
+
+
+def _residual(running: Any, size: float) -> float:
+    r = running[1]
+    return float(jnp.sqrt(_dot(r, r))) / size if size else 0.0
 
 
 def principal_components(definition: Op2Density, features: dict[int, np.ndarray]) -> Params:
@@ -46,25 +212,23 @@ def principal_components(definition: Op2Density, features: dict[int, np.ndarray]
     For the Gaussian kernel channels are first brought to unit variance (scalars without their
     mean); for the polynomial one they are taken as they are, as its inventors do.
     """
-    config, out = definition.config, {}
-    centred, spreads = dict(features), {}
-    if config.kernel == "gaussian":
-        mean = features[0].mean(axis=0)
-        centred[0] = features[0] - mean
-        spreads = {l: np.sqrt((x**2).mean(axis=(0, 2))) for l, x in centred.items()}
-        largest = max(spread.max() for spread in spreads.values())
+    gaussian, out = definition.config.kernel == "gaussian", {}
+    mean = features[0].mean(axis=0) if gaussian else np.zeros(features[0].shape[1:])
+    centred = {**features, 0: features[0] - mean}
+    spreads = {l: np.sqrt((x**2).mean(axis=(0, 2))) for l, x in centred.items()}
+    largest = max(spread.max() for spread in spreads.values())
     for l, x in centred.items():
         scale = np.ones(x.shape[1])
-        if l in spreads:
+        if gaussian:
             least = max(NOISE * spreads[l].max(), ROUNDING * largest)
             scale = np.where(spreads[l] > least, spreads[l], np.inf)
         x = x / scale[:, None]
         values, vectors = np.linalg.eigh(np.einsum("iqm,ipm->qp", x, x) / len(x))
-        leading = slice(None, -config.components - 1, -1)
+        leading = slice(None, -definition.config.components - 1, -1)
         total = values.sum()
         matrix = vectors[:, leading] / scale[:, None] / np.sqrt(total if total > 0 else 1.0)
         out[str(l)] = {"matrix": matrix}
-    if config.kernel == "gaussian":
+    if gaussian:
         out["0"]["mean"] = mean[:, 0]
     return out
 
@@ -72,26 +236,24 @@ def principal_components(definition: Op2Density, features: dict[int, np.ndarray]
 def subtract_baselines(
     definition: Op2Density, labelled: Labelled, atoms: dict[int, np.ndarray] | None = None
 ) -> tuple[dict[str, Params], np.ndarray]:
-    """Baseline and components of every element, which nothing is solved for, and what remains.
+    """What nothing is solved for, and what remains; arguments as for :func:`problem_of`.
 
-    Arguments as for :func:`problem_of`.
-
-    Returns:
-      ``{element: {"baseline", "components"}}``, and ``(n_structures, naux)`` coefficients less
-      their baseline.
-
-    Raises:
-      DataError: free atoms that are missing.
+    ``{element: {"baseline", "components"}}``, and ``(n_structures, naux)`` coefficients less their
+    baseline.
     """
-    _check_atoms(definition, labelled, atoms)
+    average, known = definition.config.baseline == "average", atoms or {}
+    if not average and not set(labelled.environments) <= set(known):
+        got = f"elements {sorted(known)}"
+        expected = f"coefficients of free atoms of {sorted(labelled.environments)}"
+        hint = "Or set model.baseline: average."
+        raise DataError(refusal("atoms", got=got, expected=expected, hint=hint))
     target, starts = labelled.target.copy(), {}
     for z, of_element in labelled.environments.items():
         isotropic = of_element.flat(target.shape[1])[0]
-        if definition.config.baseline == "average":
+        if average:
             baseline = target.reshape(-1)[isotropic][..., 0].mean(axis=0)
         else:
-            assert atoms is not None  # or they were refused
-            baseline = atoms[z][np.array(ls_of(definition, z)) == 0]
+            baseline = known[z][: isotropic.shape[1]]  # s functions come first
         target.reshape(-1)[isotropic] -= baseline[:, None]
         features = {l: of_element.features[l] for l in of_element.places}
         components = principal_components(definition, features)
@@ -117,17 +279,16 @@ def problem_of(
     Raises:
       DataError: free atoms that are missing.
     """
-    config, metric = definition.config, labelled.metric
-    starts, target = subtract_baselines(definition, labelled, atoms)
-    n, naux = target.shape
-    psi, places, inverses, bases = {}, {}, {}, {}
+    config = definition.config
+    bases, target = subtract_baselines(definition, labelled, atoms)
+    penalty, psi, places, inverses = np.float64(settings.penalty), {}, {}, {}
     for z, of_element in labelled.environments.items():
-        start, flat = starts[str(z)], of_element.flat(naux)
+        start, flat = bases[str(z)], of_element.flat(target.shape[1])
         x = reduced(start["components"], of_element.features, config.kernel)
         x = {l: np.asarray(v) for l, v in x.items()}
         chosen = farthest_points(x["0"][..., 0], config.references)
         references = {l: v[chosen] for l, v in x.items()}
-        bases[str(z)] = {**start, "references": references, "bases": {}}
+        start |= {"references": references, "bases": {}}
         for l in of_element.places:
             basis = _orthonormal(np.asarray(_kernel(config, l, references, references)))
             if basis is None:
@@ -136,20 +297,16 @@ def problem_of(
             rows = np.asarray(_kernel(config, l, x, references))
             psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis
             places[key] = flat[l].swapaxes(1, 2)
-            on_atom = of_element.on_atom(metric, l)
-            inverses[key] = factors(psi[key], on_atom, n, settings.penalty)
-            bases[str(z)]["bases"][str(l)] = basis
-    return Problem(psi, places, metric, target, np.float64(settings.penalty), inverses), bases
+            on_atom = of_element.on_atom(labelled.metric, l)
+            inverses[key] = factors(psi[key], on_atom, len(target), penalty)
+            start["bases"][str(l)] = basis
+    return Problem(psi, places, labelled.metric, target, penalty, inverses), bases
 
 
 def _orthonormal(k: np.ndarray) -> np.ndarray | None:
-    """Combinations of references that are orthonormal in the space that they span.
+    """Combinations of references, ``(n (2 l + 1), n_columns)``, orthonormal in the space they span.
 
-    Args:
-      k: kernel of the references, ``(n, 2 l + 1, n, 2 l + 1)``.
-
-    Returns:
-      ``(n (2 l + 1), n_columns)``; None of irreps that vanish identically.
+    Of a kernel of references ``(n, 2 l + 1, n, 2 l + 1)``; None of irreps that vanish identically.
     """
     k = k.reshape(len(k) * k.shape[1], -1)
     values, vectors = np.linalg.eigh(0.5 * (k + k.T))
@@ -190,18 +347,3 @@ def parameters(bases: dict[str, Params], weights: Weights) -> Params:
             rows[l] = np.ascontiguousarray(w.reshape(-1, 2 * int(l) + 1, w.shape[-1]))
         out[z] = {k: v for k, v in start.items() if k != "bases"} | {"weights": rows}
     return out
-
-
-def _check_atoms(
-    definition: Op2Density, labelled: Labelled, atoms: dict[int, np.ndarray] | None
-) -> None:
-    """Refuse free atoms that are missing."""
-    if definition.config.baseline == "atoms" and not set(labelled.environments) <= set(atoms or {}):
-        raise DataError(
-            refusal(
-                "atoms",
-                got=f"elements {sorted(atoms or {})}",
-                expected=f"coefficients of free atoms of {sorted(labelled.environments)}",
-                hint="Or set model.baseline: average.",
-            )
-        )

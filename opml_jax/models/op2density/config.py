@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, NoReturn
 
 from ...density import METRICS
 from ...errors import ConfigError, at_least, one_of, refusal
@@ -16,6 +16,10 @@ BASELINES = ("atoms", "average")
 
 LARGEST = 1.0
 """Logarithm of a factor of exponents that makes sense: sets have one every factor of 2 to 3."""
+
+
+def _refuse(name: str, got: object, expected: str, hint: str = "") -> NoReturn:
+    raise ConfigError(refusal(f"model.{name}", got=got, expected=expected, hint=hint))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,13 +72,7 @@ class Op2DensityNetworkConfig:
     def __post_init__(self):
         at_least("model.network", self, ("components", "gates"), 1)
         if not 0 <= self.widths <= LARGEST:
-            raise ConfigError(
-                refusal(
-                    "model.network.widths",
-                    got=self.widths,
-                    expected=f"from 0 (a fixed basis) to {LARGEST:g}",
-                )
-            )
+            _refuse("network.widths", self.widths, f"from 0 (a fixed basis) to {LARGEST:g}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,28 +147,13 @@ class Op2DensityConfig(ModelConfig):
         for name in ("metric", "fit_metric"):
             one_of(f"model.{name}", getattr(self, name), METRICS)
         one_of("model.operator", self.operator, OPERATORS)
-        if self.uncertainty and self.network is not None:
-            self._check_uncertainty(self.network)
-
-    def _check_uncertainty(self, network: Op2DensityNetworkConfig) -> None:
-        if network.alone:
-            raise ConfigError(
-                refusal(
-                    "model.uncertainty",
-                    got="a network alone",
-                    expected="kernels, whose variance it is",
-                    hint="Set model.network.alone: false.",
-                )
-            )
-        if network.widths:
-            raise ConfigError(
-                refusal(
-                    "model.uncertainty",
-                    got=f"model.network.widths {network.widths}",
-                    expected="a fixed basis, whose coefficients the kernels' variances are of",
-                    hint="Set model.network.widths: 0.",
-                )
-            )
+        if self.uncertainty and self.network and self.network.alone:
+            hint = "Set model.network.alone: false."
+            _refuse("uncertainty", "a network alone", "kernels, whose variance it is", hint)
+        if self.uncertainty and self.network and self.network.widths:
+            got = f"model.network.widths {self.network.widths}"
+            expected = "a fixed basis, whose coefficients the kernels' variances are of"
+            _refuse("uncertainty", got, expected, "Set model.network.widths: 0.")
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -192,21 +175,11 @@ class Op2DensityConfig(ModelConfig):
         if network is None:
             return
         if network.alone and self.fit not in (None, Op2DensityFit()):
-            raise ConfigError(
-                refusal(
-                    "model.fit",
-                    got=f"{self.fit} and a network alone",
-                    expected="left out: no kernels are solved for",
-                    hint="Or set model.network.alone: false.",
-                )
-            )
+            got, expected = f"{self.fit} and a network alone", "left out: no kernels are solved for"
+            _refuse("fit", got, expected, "Or set model.network.alone: false.")
         descent = network.fit or Op2DensityNetworkFit()
         drawn = descent.real_space_weight or network.widths
         if not drawn and descent.points != Op2DensityNetworkFit.points:
-            raise ConfigError(
-                refusal(
-                    "model.network.fit.points",
-                    got=f"{descent.points} and no loss on points",
-                    expected="left out, or with real_space_weight or model.network.widths",
-                )
-            )
+            got = f"{descent.points} and no loss on points"
+            expected = "left out, or with real_space_weight or model.network.widths"
+            _refuse("network.fit.points", got, expected)

@@ -9,11 +9,12 @@ import numpy as np
 
 from ...basis import load_basis
 from ...data import Dataset
+from ..base import ModelConfig
 from ..base.metrics import quantity_errors
-from ..family import Evaluated, Family, Fit, Picture, Template
+from ..family import Evaluated, Family, Fit, Picture
 from .config import Op2DensityConfig
 from .functions import Op2Density
-from .legacy import OF_LOSS, OF_SOLVER, migrated
+from .legacy import OF_LOSS, OF_SOLVER
 from .model import Op2DensityModel
 
 if TYPE_CHECKING:
@@ -92,25 +93,13 @@ class Op2DensityFamily(Family):
 
         return [density_picture(model, evaluated)]
 
-    def templates(self) -> dict[str, Template]:
-        """Configurations to start from, by name."""
-        from .templates import TEMPLATES
-
-        return TEMPLATES
-
-    def migrated(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The ``model`` section for a configuration of version 0.1, if it was of this family."""
-        return migrated(tree)
-
-    def read_config(self, values: Mapping[str, Any]) -> Op2DensityConfig:
+    def read_config(self, values: Mapping[str, Any]) -> ModelConfig:
         """The configuration in a model file; those of version 0.1 also hold some of training."""
         values = {k: v for k, v in values.items() if k not in OF_SOLVER}
         if (network := values.get("network")) is not None:
             sizes = {k: v for k, v in network.items() if k not in OF_LOSS}
             values["network"] = {**sizes, "fit": None}
-        config = super().read_config(values)
-        assert isinstance(config, Op2DensityConfig)
-        return config
+        return super().read_config(values)
 
 
 FAMILY = Op2DensityFamily()

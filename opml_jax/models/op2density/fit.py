@@ -12,15 +12,10 @@ from ..base import Params
 from ..family import Fit
 from .closed_form import problem_of, solve_problem, subtract_baselines
 from .config import Op2DensityConfig, Op2DensityFit, Op2DensityNetworkFit
-from .fit_network import train_network
-from .fit_widths import train_widths, true_densities
+from .fit_network import train_network, train_widths, true_densities
 from .functions import Op2Density
 from .labels import Labelled, free_atoms, label_dataset
-from .objective import NetworkFit
 from .variance import calibrated
-
-JUDGED = ("train", "validation")
-"""Sets that a network needs."""
 
 
 def fit(
@@ -50,13 +45,18 @@ def fit(
         with run.stage("network") as end_with:
             trained = train_network(definition, settings, params, labelled, run)
             params, history = trained.params, trained.history
-            facts |= _network_facts(trained)
+            facts |= _facts("network", trained, "closed form")
             end_with(facts["network"])
         if definition.flexible:
             with run.stage("widths") as end_with:
-                trained = _widths(definition, settings, params, sets, labelled, len(history), run)
-                params, history = trained.params, [*history, *trained.history]
-                facts |= _widths_facts(trained)
+                judged, done = {}, len(history)
+                for seed, name in enumerate(labelled, run.seed):
+                    true = true_densities(definition, sets[name], settings.points, seed, run)
+                    judged[name] = labelled[name], true
+                after = dataclasses.replace(run, first_epoch=done)
+                trained = train_widths(definition, settings, params, judged, after)
+                params, facts = trained.params, facts | _facts("widths", trained, "fixed basis")
+                history += [{**row, "epoch": done + row["epoch"]} for row in trained.history]
                 end_with(facts["widths"])
     if config.uncertainty:
         if "calibration" in sets:
@@ -67,11 +67,7 @@ def fit(
 
 
 def _solve(
-    definition: Op2Density,
-    config: Op2DensityConfig,
-    dataset: Dataset,
-    labelled: Labelled,
-    run: Run,
+    definition: Op2Density, config: Op2DensityConfig, dataset: Dataset, labelled: Labelled, run: Run
 ) -> tuple[Params, dict[str, Any]]:
     """Parameters of the kernels, or of the baseline alone, and what the card says of them."""
     atoms = free_atoms(definition, dataset)
@@ -83,34 +79,7 @@ def _solve(
     return params, {"cg_steps": solution.steps, "cg_residual": solution.residual}
 
 
-def _network_facts(trained: NetworkFit) -> dict[str, Any]:
-    there = any("network" in of_element for of_element in trained.params.values())
-    facts: dict[str, Any] = {"network": "kept" if there else "no better than the closed form"}
-    return facts | {f"network_{name}": loss for name, loss in trained.chosen.items()}
-
-
-def _widths(
-    definition: Op2Density,
-    settings: Op2DensityNetworkFit,
-    params: Params,
-    sets: Mapping[str, Dataset],
-    labelled: Mapping[str, Labelled],
-    before: int,
-    run: Run,
-) -> NetworkFit:
-    """Widths, trained after so many epochs of the network, from which theirs are counted on."""
-    judged = {}
-    for i, name in enumerate(JUDGED):
-        seed = run.seed + i
-        true = true_densities(definition, sets[name], settings.points, seed, run)
-        judged[name] = labelled[name], true
-    after = dataclasses.replace(run, first_epoch=before)
-    trained = train_widths(definition, settings, params, judged, after)
-    history = [{**row, "epoch": before + row["epoch"]} for row in trained.history]
-    return dataclasses.replace(trained, history=history)
-
-
-def _widths_facts(trained: NetworkFit) -> dict[str, Any]:
-    loss = trained.chosen["widths"]
-    there = "kept" if loss < 1 else "no better than the fixed basis"
-    return {"widths": there, "widths_validation": loss}
+def _facts(name: str, trained: Fit, start: str) -> dict[str, Any]:
+    """What the card says of a descent: whether it is kept, and validation losses."""
+    kept = "kept" if min(trained.facts.values()) < 1.0 else f"no better than the {start}"
+    return {name: kept, **{f"{name}_{k}": loss for k, loss in trained.facts.items()}}

@@ -5,10 +5,13 @@ environments of its element (SALTED: Grisafi, Lewis, Rossi, Ceriotti, arXiv:2206
 Grisafi, Ceriotti, Rossi, J. Chem. Theory Comput. 17, 7203 (2021)),
 
 .. math::
-    c_{inl m} = \delta_{l0}\, \bar c_n + \sum_{j m'} k^l_{m m'}(i, j)\, w_{j m' n},
+    c_{inl m} = \delta_{l0}\, \bar c_n + \sum_{j m'} k^l_{m m'}(i, j)\, w_{j m' n}, \qquad
+    k^l_{m m'}(i, j) = \kappa(i, j) \sum_q x^l_{i q m} x^l_{j q m'},
 
-with the kernels of :mod:`.kernels`, of irreps of blocks of powers of V around an atom, of natural
-parity. One kernel serves all radial channels n.
+x being irreps of natural parity, of blocks of powers of V around an atom, in principal components
+of their element, and kappa a function of the scalars among them: a Gaussian of their distance, or a
+power of their scalar product, all irreps then being of unit length. One kernel serves all radial
+channels n.
 
 With ``network.widths`` the exponents of every shell depend on the environment too (see
 :mod:`.network`): predictions then hold ``widths``, and coefficients, the exact number of
@@ -29,12 +32,11 @@ from ... import density
 from ...basis import AOLayout, Basis, layout_of
 from ...errors import OpmlError, refusal
 from ...features import atom_features
-from ...numerics import Array, pytree
+from ...numerics import Array, einsum, pytree
 from ...structures import Structure, StructureBatch
 from ..base import Definition, Params
-from .config import Op2DensityConfig
-from .kernels import kernel, kernel_coefficients, reduced, self_kernel
-from .network import network_outputs, with_moments
+from .config import Op2DensityConfig, Op2DensityNetworkConfig
+from .network import inputs, outputs, with_moments
 
 
 @pytree
@@ -71,6 +73,12 @@ class Op2Density(Definition):
     bases: ClassVar[tuple[str, ...]] = ("basis", "aux_basis")
 
     @property
+    def network(self) -> Op2DensityNetworkConfig:
+        """Settings of the network, of a model that has one."""
+        assert self.config.network is not None
+        return self.config.network
+
+    @property
     def flexible(self) -> bool:
         """Whether predictions have widths."""
         return self.config.network is not None and self.config.network.widths > 0
@@ -84,26 +92,19 @@ class Op2Density(Definition):
         Returns:
           ``{l: (n_atoms, n_channels, 2 l + 1)}``, l up to the highest of the auxiliary basis or
           of the features; a batch adds a leading axis.
+
+        Raises:
+          OpmlError: blocks of the basis have no irreps of degrees that the auxiliary basis has.
         """
-        irreps = atom_features(
-            structure,
-            self.basis,
-            {self.config.operator: self.config.powers},
-            lmax=self.aux_basis.spec.lmax,
-        )
-        natural = {
-            ir.l: x
-            for (_, ir), x in zip(irreps.irreps, irreps.chunks, strict=True)
-            if ir.p == (-1) ** ir.l
-        }
-        if (top := max(natural)) < self.aux_basis.spec.lmax:
-            raise OpmlError(
-                refusal(
-                    "basis",
-                    got=f"{self.basis.name!r}, whose blocks have irreps up to {top}",
-                    expected=f"up to {self.aux_basis.spec.lmax}, as {self.aux_basis.name!r}",
-                )
-            )
+        lmax = self.aux_basis.spec.lmax
+        operators = {self.config.operator: self.config.powers}
+        irreps = atom_features(structure, self.basis, operators, lmax=lmax)
+        chunks = zip(irreps.irreps, irreps.chunks, strict=True)
+        natural = {ir.l: x for (_, ir), x in chunks if ir.p == (-1) ** ir.l}
+        if (top := max(natural)) < lmax:
+            got = f"{self.basis.name!r}, whose blocks have irreps up to {top}"
+            expected = f"up to {lmax}, as {self.aux_basis.name!r}"
+            raise OpmlError(refusal("basis", got=got, expected=expected))
         return natural
 
     def apply(self, params: Params, structure: Structure) -> dict[str, Array]:
@@ -142,17 +143,17 @@ class Op2Density(Definition):
         self, params: Params, features: Mapping[int, Array], atoms: Mapping, element=None
     ) -> OnAtoms:
         """Atoms of each element, one below the other."""
-        counts = self.aux_basis.spec.slot_counts
+        counts = dict(enumerate(self.aux_basis.spec.slot_counts))
         n, dtype = len(features[0]), features[0].dtype
-        zeros = {l: jnp.zeros((n, k, 2 * l + 1), dtype) for l, k in enumerate(counts)}
+        zeros = {l: jnp.zeros((n, k, 2 * l + 1), dtype) for l, k in counts.items()}
         sums = [zeros, {}, dict(zeros)]
         if any("widths" in of_element.get("network", {}) for of_element in params.values()):
-            sums[1] = {l: jnp.zeros((n, k), dtype) for l, k in enumerate(counts)}
+            sums[1] = {l: jnp.zeros((n, k), dtype) for l, k in counts.items()}
         for e, z in enumerate(self.basis.elements):
             if z not in atoms:
                 continue
             x = {l: x[atoms[z]] for l, x in features.items()}
-            c, widths = self.coefficients_and_widths(params[str(z)], x)
+            c, widths = self.of_element(params[str(z)], x)
             fixed = density.on_own_atom(c, widths, self.aux_basis, z) if widths else c
             # widths less one, so that what is not there is zero among all three
             less_one = {l: w - 1 for l, w in widths.items()}
@@ -181,32 +182,27 @@ class Op2Density(Definition):
         metric = density.metric_matrix(structure, aux, self.config.metric, widths)
         charges = density.charges(structure, aux, widths)
         c = density.with_electrons(c, metric, charges, structure.n_electrons)
-        out: dict[str, Array] = {
-            "coefficients": c,
-            "dipole": density.dipole(c, structure, aux, widths),
-        }
+        out: dict[str, Array] = {"coefficients": c}
+        out["dipole"] = density.dipole(c, structure, aux, widths)
         return out | ({"widths": factors} if self.flexible else {})
 
-    def of_element(self, params: Params, features: Mapping[int, Array]) -> dict[int, Array]:
-        """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` of atoms of one element."""
-        return self.coefficients_and_widths(params, features)[0]
-
-    def coefficients_and_widths(
+    def of_element(
         self, params: Params, features: Mapping[int, Array]
     ) -> tuple[dict[int, Array], dict[int, Array]]:
-        """:meth:`of_element`, and widths ``{l: (n_atoms, n)}``, empty for a fixed basis."""
+        """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` of atoms of one element, and widths.
+
+        Widths are ``{l: (n_atoms, n)}``, empty for a fixed basis.
+        """
         x = reduced(params["components"], features, self.config.kernel)
         out: dict[int, Array] = {0: params["baseline"][:, None]}
         for l, weights in params.get("weights", {}).items():
             c = kernel_coefficients(self.config, int(l), x, params["references"], weights)
             out[int(l)] = out.get(int(l), 0.0) + c
-        network, widths = self.config.network, {}
-        if "network" in params:
-            assert network is not None  # files hold both
-            added, widths = network_outputs(network, params["network"], x)
-            out |= {int(l): out.get(int(l), 0.0) + c for l, c in added.items()}
-        n, widths = len(x["0"]), {int(l): w for l, w in widths.items()}
-        out = {l: jnp.broadcast_to(c, (n, *c.shape[-2:])) for l, c in out.items()}
+        widths: dict[int, Array] = {}
+        if network := params.get("network"):
+            added, widths = outputs(self.network, network, inputs(network["columns"], x))
+            out |= {l: out.get(l, 0.0) + c for l, c in added.items()}
+        out = {l: jnp.broadcast_to(c, (len(x["0"]), *c.shape[-2:])) for l, c in out.items()}
         return with_moments(out, widths), widths
 
     def variances(self, params: Params, structure: Structure) -> Array:
@@ -238,7 +234,8 @@ class Op2Density(Definition):
         for l, process in params["variance"].items():
             k = kernel(self.config, int(l), x, params["references"])
             k = k.reshape(*k.shape[:2], -1)
-            missing = self_kernel(int(l), x) - jnp.sum((k @ process["basis"]) ** 2, axis=(1, 2))
+            prior = jnp.sum(x[l] * x[l], axis=(1, 2)) if l != "0" else jnp.ones(len(out))
+            missing = prior - jnp.sum((k @ process["basis"]) ** 2, axis=(1, 2))
             out += process["prior"] * jnp.maximum(missing, 0.0)
             out += jnp.sum((k @ process["weights"]) ** 2, axis=(1, 2))
         return out
@@ -254,3 +251,48 @@ def channels(layout: AOLayout, atoms: np.ndarray, l: int) -> np.ndarray:
     """``(n_atoms, n, 2 l + 1)`` functions of degree l of atoms of one element."""
     at = [np.flatnonzero((layout.atom == a) & (layout.l == l)) for a in atoms]
     return np.array(at).reshape(len(atoms), -1, 2 * l + 1)
+
+
+def reduced(components: Params, features: Mapping[int, Array], kind: str) -> dict[str, Array]:
+    """Principal components of features, ``{l: (n_atoms, n_components, 2 l + 1)}``.
+
+    For the polynomial kernel they are of unit length, and scalars keep their mean.
+    """
+    out = {}
+    for l, c in components.items():
+        x = features[int(l)]
+        if "mean" in c:
+            x = x - c["mean"][:, None]
+        x = einsum("iqm,qk->ikm", x, c["matrix"])
+        if kind == "polynomial":
+            x = x / jnp.sqrt(jnp.sum(x * x, axis=(1, 2), keepdims=True) + 1e-300)
+        out[l] = x
+    return out
+
+
+def kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Array:
+    """Kernel ``(n_a, 2 l + 1, n_b, 2 l + 1)`` between :func:`reduced` features, of degree l."""
+    scalar = _scalar_kernel(config, l, a, b)[:, None, :, None]
+    return scalar * einsum("ikm,jkp->imjp", a[str(l)], b[str(l)]) if l else scalar
+
+
+def _scalar_kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Array:
+    """What multiplies products of irreps of degree l (at l = 0 all there is), ``(n_a, n_b)``."""
+    za, zb = a["0"][..., 0], b["0"][..., 0]
+    if config.kernel == "gaussian":
+        # squares of differences, not of sums: close environments differ in the last digits
+        d2 = jnp.sum((za[:, None] - zb[None]) ** 2, axis=-1)
+        return jnp.exp(-0.5 / config.length**2 * d2)
+    return einsum("ik,jk->ij", za, zb) ** (config.zeta if l == 0 else config.zeta - 1)
+
+
+def kernel_coefficients(
+    config: Op2DensityConfig, l: int, a: Params, b: Params, weights: Array
+) -> Array:
+    """:func:`kernel` times weights ``(n_b, 2 l + 1, n)``: ``(n_a, n, 2 l + 1)``."""
+    scalar = _scalar_kernel(config, l, a, b)
+    if l == 0:
+        return einsum("ij,jpn->inp", scalar, weights)
+    # without a kernel for every m and m'
+    mixed = einsum("jkp,jpn->jkn", b[str(l)], weights)
+    return einsum("ikm,ikn->inm", a[str(l)], einsum("ij,jkn->ikn", scalar, mixed))

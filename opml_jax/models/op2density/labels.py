@@ -1,25 +1,92 @@
-"""What Op2Density learns from: densities of a data set, and all that losses need of them."""
+"""What Op2Density learns from: environments of atoms, densities of a data set, their metrics."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
 
 from ... import density
-from ...basis import Basis, from_pyscf, layout_of, load_basis
+from ...basis import Basis, batch, from_pyscf, layout_of, load_basis
 from ...data import Dataset
 from ...data.reference import Method, density_of, molecule
 from ...errors import Code, DataError, OpmlError, refusal
+from ...learn.padding import padded
 from ...learn.run import Run
 from ...structures import Structure
 from ..base import Params
-from .environments import Environments, environments
-from .functions import Op2Density
+from .functions import Op2Density, atoms_of, channels
 
+CHUNK = 16
+"""Molecules at a time."""
+
+_features = jax.jit(Op2Density.features, static_argnums=0)
 _metric = jax.jit(density.metric_matrix, static_argnums=2)
+
+
+@dataclasses.dataclass(frozen=True)
+class Environments:
+    """Atoms of one element in many molecules.
+
+    Attributes:
+      structure: ``(n,)`` molecule of each.
+      places: ``{l: (n, n_radial, 2 l + 1)}`` functions of degree l among all of its molecule.
+      features: ``{l: (n, n_channels, 2 l + 1)}``.
+    """
+
+    structure: np.ndarray
+    places: dict[int, np.ndarray]
+    features: dict[int, np.ndarray] = dataclasses.field(default_factory=dict)
+
+    def flat(self, naux: int) -> dict[int, np.ndarray]:
+        """Places among the coefficients of all molecules, ``naux`` each, one after the other."""
+        return {l: self.structure[:, None, None] * naux + p for l, p in self.places.items()}
+
+    def on_atom(self, metric: np.ndarray, l: int) -> np.ndarray:
+        """``(n_radial, n_radial)`` between functions of degree l and one m of any of these atoms.
+
+        Of metrics ``(n_structures, naux, naux)``, the same for every m, and zero between them.
+        """
+        at = self.places[l][0, :, 0]
+        return metric[self.structure[0]][at[:, None], at]
+
+
+def places(definition: Op2Density, structures: Sequence[Structure]) -> dict[int, Environments]:
+    """Environments without features: atoms of each element, and where their functions are."""
+    spec, rows = definition.aux_basis.spec, {}
+    for i, s in enumerate(structures):
+        layout = layout_of(s, definition.aux_basis)
+        for z, atoms in atoms_of(s.numbers).items():
+            at = {l: channels(layout, atoms, l) for l in set(spec.ls[spec.element_index(z)])}
+            rows.setdefault(z, []).append((np.full(len(atoms), i), at))
+    return {z: Environments(*_joined(rows[z])) for z in sorted(rows)}
+
+
+def environments(
+    definition: Op2Density, structures: Sequence[Structure]
+) -> dict[int, Environments]:
+    """Features of all atoms, by element."""
+    rows: dict[int, list[dict[int, np.ndarray]]] = {}
+    for start in range(0, len(structures), CHUNK):
+        part = list(structures[start : start + CHUNK])
+        filled = part + [part[-1]] * (min(CHUNK, len(structures)) - len(part))
+        computed = _features(definition, batch(filled, definition.basis))
+        features = {l: np.asarray(x) for l, x in computed.items()}
+        for i, s in enumerate(part):
+            for z, atoms in atoms_of(s.numbers).items():
+                rows.setdefault(z, []).append({l: x[i, atoms] for l, x in features.items()})
+    return {
+        z: dataclasses.replace(placed, features=_joined(rows[z]))
+        for z, placed in places(definition, structures).items()
+    }
+
+
+def _joined(trees: Sequence) -> Any:
+    """One tree, whose arrays are those of all, one below the other."""
+    return jax.tree.map(lambda *rows: np.concatenate(rows), *trees)
 
 
 def check_densities(definition: Op2Density, dataset: Dataset) -> Basis:
@@ -30,22 +97,16 @@ def check_densities(definition: Op2Density, dataset: Dataset) -> Basis:
       ConventionError: the basis is not said.
     """
     if "dm" not in dataset and "fock" not in dataset:
-        raise DataError(
-            refusal(
-                "targets",
-                got="density, of a data set without density matrices",
-                expected="a data set with dm or fock",
-                hint="opml generate writes them.",
-            ),
-            code=Code.LABEL,
+        got, expected = (
+            "density, of a data set without density matrices",
+            "a data set with dm or fock",
         )
+        words = refusal("targets", got=got, expected=expected, hint="opml generate writes them.")
+        raise DataError(words, code=Code.LABEL)
     if ions := [s for s in dataset.structures if s.charge or s.spin]:
-        raise DataError(
-            refusal("structures", got=repr(ions[0]), expected="neutral closed-shell molecules"),
-            code=Code.ELECTRONS,
-        )
-    name = Method.from_meta({"method": "hf", **dataset.meta}).basis
-    return load_basis(name, dataset.elements)
+        words = refusal("structures", got=ions[0], expected="neutral closed-shell molecules")
+        raise DataError(words, code=Code.ELECTRONS)
+    return load_basis(Method.from_meta({"method": "hf", **dataset.meta}).basis, dataset.elements)
 
 
 def density_matrix(dataset: Dataset, i: int, basis: Basis) -> np.ndarray:
@@ -111,31 +172,21 @@ def label(
     structures: Sequence[Structure],
     coefficients: Sequence[np.ndarray],
     run: Run,
-    known: dict[int, Environments] | None = None,
 ) -> Labelled:
-    """Environments and metrics of molecules.
-
-    Args:
-      definition: the model's functions.
-      structures: at least one.
-      coefficients: ``(naux,)`` for each, in the library's order.
-      run: hears how far it is.
-      known: environments with other features than the model's own, if any.
+    """Environments and metrics of molecules, whose coefficients are ``(naux,)`` for each.
 
     Raises:
-      DataError: coefficients that do not fit the molecules.
+      DataError: no structures, or coefficients of another basis.
+      OpmlError: a metric that is not positive definite.
     """
-    check_coefficients(definition, structures, coefficients)
+    _check_coefficients(definition, structures, coefficients)
     run.progress("features", 0, 1)
-    of_atoms = environments(definition, structures) if known is None else known
+    of_atoms = environments(definition, structures)
     run.progress("features", 1, 1)
     run.progress("metrics", 0, 1)
     metric = metric_matrices(definition, structures)
     run.progress("metrics", 1, 1)
-    target = np.zeros(metric.shape[:2])
-    for row, c in zip(target, coefficients, strict=True):
-        row[: len(c)] = c
-    return Labelled(metric, target, of_atoms, tuple(structures))
+    return Labelled(metric, padded(coefficients), of_atoms, tuple(structures))
 
 
 def label_dataset(definition: Op2Density, dataset: Dataset, run: Run) -> Labelled:
@@ -150,36 +201,25 @@ def metric_matrices(definition: Op2Density, structures: Sequence[Structure]) -> 
     Raises:
       OpmlError: one that is not positive definite.
     """
-    kind = definition.config.metric
-    metrics = [np.asarray(_metric(s, definition.aux_basis, kind)) for s in structures]
-    naux = max(map(len, metrics))
-    out = np.zeros((len(metrics), naux, naux))
+    aux, kind = definition.aux_basis, definition.config.metric
+    metrics = [np.asarray(_metric(s, aux, kind)) for s in structures]
     for i, (s, m) in enumerate(zip(structures, metrics, strict=True)):
         density.check_positive(m, f"the metric of structure {i}, {s!r},")
-        out[i, : len(m), : len(m)] = m
-    return out
+    return padded(metrics)
 
 
-def check_coefficients(
+def _check_coefficients(
     definition: Op2Density, structures: Sequence[Structure], coefficients: Sequence[np.ndarray]
 ) -> None:
-    """Refuse a training set that does not fit the model.
-
-    Raises:
-      DataError: none, or coefficients of another basis.
-    """
+    """Refuse no structures at all, and coefficients of another basis."""
     if not structures:
         raise DataError(refusal("structures", got="none", expected="at least one"), code=Code.EMPTY)
     for i, (s, c) in enumerate(zip(structures, coefficients, strict=True)):
-        naux = layout_of(s, definition.aux_basis).nao
-        if np.shape(c) != (naux,) or not np.isfinite(c).all():
-            raise DataError(
-                refusal(
-                    f"coefficients of structure {i}",
-                    got=f"shape {np.shape(c)}" if np.shape(c) != (naux,) else "NaN",
-                    expected=f"{naux} numbers, as {definition.aux_basis!r} has for {s!r}",
-                )
-            )
+        shape = (layout_of(s, definition.aux_basis).nao,)
+        if np.shape(c) != shape or not np.isfinite(c).all():
+            got = f"shape {np.shape(c)}" if np.shape(c) != shape else "NaN"
+            expected = f"{shape[0]} numbers, as {definition.aux_basis!r} has for {s!r}"
+            raise DataError(refusal(f"coefficients of structure {i}", got=got, expected=expected))
 
 
 def residuals(definition: Op2Density, params: Params, labelled: Labelled) -> np.ndarray:
@@ -189,18 +229,13 @@ def residuals(definition: Op2Density, params: Params, labelled: Labelled) -> np.
       OpmlError: a model whose functions have widths: its coefficients are of others.
     """
     if any("widths" in p.get("network", {}) for p in params.values()):
-        raise OpmlError(
-            refusal(
-                "params",
-                got="widths of functions",
-                expected="a fixed basis, as the coefficients that are learned have",
-                hint="opml_jax.density.without_widths gives coefficients of the basis.",
-            )
-        )
+        expected = "a fixed basis, as the coefficients that are learned have"
+        hint = "opml_jax.density.without_widths gives coefficients of the basis."
+        raise OpmlError(refusal("params", got="widths of functions", expected=expected, hint=hint))
     residual, naux = labelled.target.copy(), labelled.target.shape[1]
     of_element = jax.jit(definition.of_element)
     for z, atoms in labelled.environments.items():
-        predicted = of_element(params[str(z)], atoms.features)
+        predicted, _ = of_element(params[str(z)], atoms.features)
         for l, p in atoms.flat(naux).items():
             if l in predicted:
                 residual.reshape(-1)[p] -= np.asarray(predicted[l])

@@ -10,26 +10,27 @@ import numpy as np
 from ... import density, integrals
 from ...basis import layout_of
 from ...data import Dataset
+from ...learn.padding import padded
+from ...structures import Structure
 from ...units import DEBYE_PER_EBOHR
 from .functions import Op2Density
-from .labels import check_densities, density_matrix, labelled_coefficients
+from .labels import check_densities, density_matrix, labelled_coefficients, places
 
 GRID_LEVEL = 1
 """Of the grids that absolute errors are integrated on; their relative error is about 1e-3."""
 
 
 @jax.jit
-def _metrics(structure, aux, widths=None):
+def _metrics(s, aux, widths=None):
     """Coulomb and overlap metric of the functions of the basis, or between those with widths."""
-    both = integrals.coulomb_metric, integrals.overlap_metric
-    return tuple(metric(structure, aux, widths) for metric in both)
+    return integrals.coulomb_metric(s, aux, widths), integrals.overlap_metric(s, aux, widths)
 
 
 @jax.jit
-def _cross(structure, aux, widths):
+def _cross(s, aux, widths):
     """Likewise, between functions with widths and those of the basis."""
     kinds = "coulomb", "overlap"
-    return tuple(integrals.cross_metric(structure, aux, widths, None, kind) for kind in kinds)
+    return tuple(integrals.cross_metric(s, aux, widths, None, kind) for kind in kinds)
 
 
 def density_errors(
@@ -51,23 +52,26 @@ def density_errors(
       itself; ``electron_number_error``; ``dipole_fit_mae_debye``: against the dipole of the fit.
       Of a model with widths all but the total also hold what a fit to the fixed basis misses.
     """
-    references = labelled_coefficients(definition, dataset)
-    rows = zip(predicted["coefficients"], references, strict=True)
-    coefficients = [c[: len(r)] for c, r in rows]
-    basis, total = check_densities(definition, dataset), []
-    widths: list[np.ndarray | None] = [None] * len(coefficients)
+    structures, aux = dataset.structures, definition.aux_basis
+    layouts = [layout_of(s, aux) for s in structures]
+    c = [row[: n.nao] for row, n in zip(predicted["coefficients"], layouts, strict=True)]
+    widths = None
     if "widths" in predicted:
-        sizes = predicted["n_shells"]
-        widths = [w[:n] for w, n in zip(predicted["widths"], sizes, strict=True)]
-    for i, (c, s) in enumerate(zip(coefficients, dataset.structures, strict=True)):
+        widths = [w[: n.n_shells] for w, n in zip(predicted["widths"], layouts, strict=True)]
+    references = labelled_coefficients(definition, dataset)
+    errors = coefficient_errors(c, references, structures, definition, widths)
+    basis, total = check_densities(definition, dataset), []
+    for i, (s, w) in enumerate(zip(structures, widths or [None] * len(c), strict=True)):
         points, weights = density.grid(s, GRID_LEVEL)
         exact = density.matrix_on_points(density_matrix(dataset, i, basis), s, basis, points)
-        error = density.on_points(c, s, definition.aux_basis, points, widths[i]) - exact
-        total.append(100 * (weights @ np.abs(error)) / s.n_electrons)
-    return {
-        **coefficient_errors(coefficients, references, dataset.structures, definition, widths),
-        "density_error_total_percent": float(np.mean(total)),
-    }
+        rho = density.on_points(c[i], s, aux, points, w)
+        total.append(_percent(rho - exact, weights, s))
+    return errors | {"density_error_total_percent": float(np.mean(total))}
+
+
+def _percent(error: np.ndarray, weights: np.ndarray, structure: Structure) -> float:
+    """Absolute error per electron, of an error on points."""
+    return float(100 * (weights @ np.abs(error)) / structure.n_electrons)
 
 
 def coefficient_errors(
@@ -78,28 +82,30 @@ def coefficient_errors(
     ``widths`` ``(n_shells,)`` or None for each are of the predicted functions.
     """
     aux = definition.aux_basis
-    means = _isotropic_means(references, structures, definition)
+    about = padded(references)  # less their mean isotropic coefficients
+    for atoms in places(definition, structures).values():
+        at = atoms.flat(about.shape[1])[0]
+        about.reshape(-1)[at] -= about.reshape(-1)[at].mean(axis=0)
     absolute, energy, electrons, dipoles = [], [], [], []
     square = spread = 0.0
-    for c, r, s, w in zip(
-        predicted, references, structures, widths or [None] * len(predicted), strict=True
-    ):
-        fixed = [np.asarray(m) for m in _metrics(s, aux)]
-        e, about = c - r, r - np.concatenate([means[z] for z in s.numbers])
-        coulomb, overlap = fixed
+    widths = widths or [None] * len(predicted)
+    for c, r, s, w in zip(predicted, references, structures, widths, strict=True):
+        coulomb, overlap = fixed = [np.asarray(m) for m in _metrics(s, aux)]
+        e, b = c - r, about[len(energy), : len(r)]
+        spread += b @ overlap @ b
+        points, weights = density.grid(s, GRID_LEVEL)
         if w is None:
-            absolute.append(density.density_error_percent(e, s, aux, level=GRID_LEVEL))
+            error = density.on_points(e, s, aux, points)
         else:  # functions of both kinds: c of those with widths, less r of the basis
-            points, weights = density.grid(s, GRID_LEVEL)
             error = density.on_points(c, s, aux, points, w) - density.on_points(r, s, aux, points)
-            absolute.append(100 * (weights @ np.abs(error)) / s.n_electrons)
             e = np.concatenate([c, -r])
             parts = zip(_metrics(s, aux, w), _cross(s, aux, w), fixed, strict=True)
             coulomb, overlap = (np.block([[a, b], [b.T, m]]) for a, b, m in parts)
+        absolute.append(_percent(error, weights, s))
         energy.append(density.self_energy(e, coulomb))
         electrons.append(abs(density.electron_number(c, s, aux, w) - s.n_electrons))
         dipoles.append(density.dipole(c, s, aux, w) - density.dipole(r, s, aux))
-        square, spread = square + e @ overlap @ e, spread + about @ fixed[1] @ about
+        square += e @ overlap @ e
     return {
         "density_error_percent": float(np.mean(absolute)),
         "density_error_percent_max": float(np.max(absolute)),
@@ -108,14 +114,3 @@ def coefficient_errors(
         "electron_number_error": float(np.max(electrons)),
         "dipole_fit_mae_debye": float(DEBYE_PER_EBOHR * np.mean(np.abs(dipoles))),
     }
-
-
-def _isotropic_means(references, structures, definition) -> dict[int, np.ndarray]:
-    """Mean coefficients of s functions for each element; zero for all other functions."""
-    rows: dict[int, list[np.ndarray]] = {}
-    for c, s in zip(references, structures, strict=True):
-        layout = layout_of(s, definition.aux_basis)
-        isotropic = np.where(layout.l == 0, c, 0.0)
-        for z, start, stop in zip(s.numbers, layout.offsets, layout.offsets[1:], strict=False):
-            rows.setdefault(z, []).append(isotropic[start:stop])
-    return {z: np.mean(of_element, axis=0) for z, of_element in rows.items()}

@@ -12,6 +12,7 @@ import numpy as np
 from ...basis import layout_of
 from ...data import Dataset
 from ...errors import Code, OpmlError, refusal
+from ...learn.padding import padded
 from ...numerics import Array
 from ...structures import Structure
 from ..base import Model, Params
@@ -20,6 +21,9 @@ from .functions import Op2Density
 
 SIZES = ("naux", "n_atoms", "n_shells")
 """What a list's predictions have, and one molecule's need not."""
+
+_apply = jax.jit(Op2Density.apply, static_argnums=0)
+_variances = jax.jit(Op2Density.variances, static_argnums=0)
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -71,15 +75,10 @@ class Op2DensityModel(Model):
           OpmlError: it was.
         """
         if not self.definition.config.uncertainty:
-            raise OpmlError(
-                refusal(
-                    "uncertainty",
-                    got="a model trained without",
-                    expected="one that holds the covariance of its weights",
-                    hint="Train with model.uncertainty=true.",
-                ),
-                code=Code.CAPABILITY,
-            )
+            got, hint = "a model trained without", "Train with model.uncertainty=true."
+            expected = "one that holds the covariance of its weights"
+            words = refusal("uncertainty", got=got, expected=expected, hint=hint)
+            raise OpmlError(words, code=Code.CAPABILITY)
 
     def predict(  # type: ignore[override]
         self, structures: Structure | Sequence[Structure], *, uncertainty: bool = False
@@ -113,36 +112,15 @@ class Op2DensityModel(Model):
         several = self.ready(structures, uncertainty)
         if ions := [s for s in several if s.charge]:
             raise OpmlError(refusal("structures", got=repr(ions[0]), expected="neutral molecules"))
-        out = _padded([_apply(self.definition, self.params, s) for s in several])
+        rows = [_apply(self.definition, self.params, s) for s in several]
+        out = {name: padded([row[name] for row in rows]) for name in rows[0]}
         layouts = [layout_of(s, self.definition.aux_basis) for s in several]
         out["naux"] = np.array([layout.nao for layout in layouts])
         out["n_atoms"] = np.array([s.n_atoms for s in several])
         if self.definition.flexible:
             out["n_shells"] = np.array([layout.n_shells for layout in layouts])
         if uncertainty:
-            of_atoms = (_variances(self.definition, self.params, s) for s in several)
-            variances = _padded([{"atoms": v} for v in of_atoms])["atoms"]
+            variances = padded([_variances(self.definition, self.params, s) for s in several])
             out["density_uncertainty"] = np.sqrt(variances.sum(axis=1))
             out["atom_density_uncertainty"] = np.sqrt(variances)
         return out
-
-
-def _padded(rows: Sequence[dict[str, Array]]) -> dict[str, np.ndarray]:
-    """Vectors of each structure as one array of each name, padded by zeros."""
-    out = {}
-    for name in rows[0]:
-        vectors = [np.asarray(row[name]) for row in rows]
-        out[name] = np.zeros((len(rows), max(map(len, vectors))))
-        for row, vector in zip(out[name], vectors, strict=True):
-            row[: len(vector)] = vector
-    return out
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _apply(definition: Op2Density, params: Params, structure: Structure) -> dict[str, Array]:
-    return definition.apply(params, structure)
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _variances(definition: Op2Density, params: Params, structure: Structure) -> Array:
-    return definition.variances(params, structure)

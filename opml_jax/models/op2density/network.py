@@ -35,38 +35,22 @@ from ..base import Params
 from .config import Op2DensityNetworkConfig
 
 
-def gates_of(config: Op2DensityNetworkConfig) -> Gates:
-    """The network that makes the gates of one element; a Linen module."""
-    return Gates(config.hidden, config.gates)
-
-
-def inputs(params: Params, x: dict[str, Array]) -> dict[str, Array]:
-    """Leading components in units of their spread, ``{l: (n_atoms, 2 l + 1, n_components)}``.
-
-    Args:
-      params: ``columns``: ``{l: {"scale", "mean" (of scalars)}}``.
-      x: components, from :func:`opml_jax.models.op2density.kernels.reduced`.
-    """
+def inputs(columns: Params, x: Mapping[str, Array]) -> dict[str, Array]:
+    """Leading components in units of their spread, ``{l: (n_atoms, 2 l + 1, n_components)}``."""
     out = {}
-    for l, columns in params["columns"].items():
-        leading = jnp.moveaxis(x[l][:, : len(columns["scale"])], 1, 2)
-        centred = leading - columns["mean"] if "mean" in columns else leading
-        out[l] = centred * columns["scale"]
+    for l, of_degree in columns.items():
+        leading = jnp.moveaxis(x[l][:, : len(of_degree["scale"])], 1, 2)
+        centred = leading - of_degree["mean"] if "mean" in of_degree else leading
+        out[l] = centred * of_degree["scale"]
     return out
 
 
 def gated(
-    config: Op2DensityNetworkConfig, learned: Params, x: dict[str, Array]
+    config: Op2DensityNetworkConfig, learned: Params, x: Mapping[str, Array]
 ) -> dict[str, Array]:
-    """What the readout is linear in, ``{l: (n_atoms, 2 l + 1, n_columns)}``.
-
-    Args:
-      config: sizes.
-      learned: weights of the gates' network.
-      x: from :func:`inputs`.
-    """
-    scalars = saturate(x["0"][:, 0])
-    g = gates_of(config).apply({"params": learned}, {"s": scalars})
+    """What the readout is linear in, ``{l: (n_atoms, 2 l + 1, n_columns)}``, of :func:`inputs`."""
+    gates, scalars = Gates(config.hidden, config.gates), saturate(x["0"][:, 0])
+    g = gates.apply({"params": learned}, {"s": scalars})
     g = jnp.tanh(g["s"])  # pyright: ignore[reportCallIssue, reportArgumentType]  # no state beside it
     g = jnp.concatenate([jnp.ones_like(g[:, :1]), g], axis=-1)
     out = {}
@@ -78,20 +62,22 @@ def gated(
     return out
 
 
-def widths_of(
-    config: Op2DensityNetworkConfig, readout: Params, gated_scalars: Array
-) -> dict[str, Array]:
-    """Factors of exponents ``{l: (n_atoms, n_shells)}``.
+def outputs(
+    config: Op2DensityNetworkConfig, params: Params, x: Mapping[str, Array]
+) -> tuple[dict[int, Array], dict[int, Array]]:
+    """Coefficients ``{l: (n_atoms, n, 2 l + 1)}`` and widths ``{l: (n_atoms, n)}``, if there are.
 
-    Args:
-      config: with the largest logarithm.
-      readout: ``{l: (n_columns, n_shells)}``.
-      gated_scalars: ``(n_atoms, 1, n_columns)``, what :func:`gated` has of l = 0.
+    Of ``params``, ``learned``, ``readout`` and ``widths``, and what they read, :func:`inputs`.
     """
-    return {
-        l: jnp.exp(config.widths * jnp.tanh(einsum("nf,fr->nr", gated_scalars[:, 0], r)))
-        for l, r in readout.items()
+    f = gated(config, params["learned"], x)
+    added: dict[int, Array] = {
+        int(l): einsum("nmf,fr->nrm", f[l], r) for l, r in params["readout"].items()
     }
+    widths: dict[int, Array] = {
+        int(l): jnp.exp(config.widths * jnp.tanh(einsum("nf,fr->nr", f["0"][:, 0], r)))
+        for l, r in params.get("widths", {}).items()
+    }
+    return added, widths
 
 
 def with_moments(
@@ -102,25 +88,3 @@ def with_moments(
         l: c * scale_of_coefficients(l, widths[l])[..., None] if l in widths else c
         for l, c in coefficients.items()
     }
-
-
-def network_outputs(
-    config: Op2DensityNetworkConfig, params: Params, x: dict[str, Array]
-) -> tuple[dict[str, Array], dict[str, Array]]:
-    """What is added for atoms of one element, and the widths of its functions.
-
-    Args:
-      config: sizes.
-      params: ``columns``, ``learned``, ``readout`` ``{l: (n_columns, n)}`` and if the basis is
-        flexible ``widths`` ``{l: (n_columns, n)}``.
-      x: components, from :func:`opml_jax.models.op2density.kernels.reduced`.
-
-    Returns:
-      Coefficients ``{l: (n_atoms, n, 2 l + 1)}``; factors of exponents ``{l: (n_atoms, n)}``,
-      empty for a fixed basis.
-    """
-    f = gated(config, params["learned"], inputs(params, x))
-    added: dict[str, Array] = {
-        l: einsum("nmf,fr->nrm", f[l], r) for l, r in params["readout"].items()
-    }
-    return added, widths_of(config, params.get("widths", {}), f["0"])

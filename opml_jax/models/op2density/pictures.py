@@ -10,7 +10,6 @@ import numpy as np
 from ...basis import layout_of
 from ...density import on_points
 from ...figures import figure, principal_axes
-from ...quantities import QUANTITIES
 from ...structures import Structure
 from ...units import ANGSTROM_PER_BOHR
 from ..family import Evaluated, Picture
@@ -22,14 +21,6 @@ MARGIN = 3.5
 """Bohr around the molecule."""
 
 
-def dipole_errors(evaluated: Evaluated) -> np.ndarray:
-    """Length of the error of each dipole ``(n_structures,)``, 1e-3 Debye; zero without labels."""
-    if "dipole" not in evaluated.dataset:
-        return np.zeros(len(evaluated.dataset))
-    difference = evaluated.predicted["dipole"] - evaluated.dataset["dipole"]
-    return 1e3 * QUANTITIES["dipole"].factor * np.linalg.norm(difference, axis=-1)
-
-
 def density_picture(model: Op2DensityModel, evaluated: Evaluated) -> Picture:
     """The predicted density of the structure whose dipole is most wrong.
 
@@ -37,10 +28,13 @@ def density_picture(model: Op2DensityModel, evaluated: Evaluated) -> Picture:
       model: of densities; a model of other things may stand on it.
       evaluated: a set, whose predictions have dipoles.
     """
-    structure = evaluated.dataset.structures[int(np.argmax(dipole_errors(evaluated)))]
+    worst, dataset = 0, evaluated.dataset
+    if "dipole" in dataset:
+        error = np.linalg.norm(evaluated.predicted["dipole"] - dataset["dipole"], axis=-1)
+        worst = int(np.argmax(error))
     return Picture(
         "Predicted density",
-        functools.partial(_draw, model, structure),
+        functools.partial(_draw, model, dataset.structures[worst]),
         "In the plane that shows most of the molecule, of the structure with the largest error of "
         "the dipole: the density, and what the model adds to its baseline.",
     )

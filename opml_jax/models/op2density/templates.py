@@ -11,5 +11,5 @@ TEMPLATES = {
         "molecules: opml generate --no-forces, set data.path.",
         {"n_train": 100, "n_validation": 50},
         Op2DensityConfig(),
-    ),
+    )
 }

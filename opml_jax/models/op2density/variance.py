@@ -16,6 +16,10 @@ element and degree, because M between functions of one atom is zero between degr
 
 from __future__ import annotations
 
+import functools
+import itertools
+from typing import TYPE_CHECKING
+
 import jax
 import numpy as np
 import scipy.linalg
@@ -24,11 +28,16 @@ from ...errors import ConvergenceError
 from ..base import Params
 from .functions import Op2Density
 from .labels import Labelled, residuals
-from .solver import Problem, Weights, hessian_matrix
+
+if TYPE_CHECKING:
+    from .closed_form import Problem, Weights
 
 EXACT = 8192
 """Up to so many weights the Hessian is formed and inverted (0.5 GB); beyond, its blocks between
 functions of one atom stand for it, which are known in factors."""
+
+PAIRS = 256
+"""Pairs of atoms at a time when the Hessian is formed."""
 
 
 def variance_parameters(
@@ -78,7 +87,7 @@ def _radial_metric(problem: Problem, key: str) -> np.ndarray:
 
 def _exact(problem: Problem, noise: float) -> dict[str, np.ndarray]:
     """Covariances of weights of one key, traced with the metric: ``(n_columns, n_columns)``."""
-    matrix, keys = hessian_matrix(problem)
+    matrix, parts = hessian_matrix(problem)
     factor, failed = scipy.linalg.lapack.dpotrf(matrix.T, lower=1, overwrite_a=1)
     if not failed:
         inverse, failed = scipy.linalg.lapack.dpotri(factor, lower=1, overwrite_c=1)
@@ -86,15 +95,53 @@ def _exact(problem: Problem, noise: float) -> dict[str, np.ndarray]:
         raise ConvergenceError(
             "the Hessian is not positive definite to rounding. Raise model.fit.penalty."
         )
-    out, start = {}, 0
-    for k in keys:
+    out = {}
+    for k, at in parts.items():
         c, n = problem.psi[k].shape[-1], problem.places[k].shape[-1]
-        lower = np.tril(inverse[start : start + c * n, start : start + c * n])
+        lower = np.tril(inverse[at, at])
         block = (lower + np.tril(lower, -1).T).reshape(c, n, c, n)
         traced = np.einsum("cndr,nr->cd", block, _radial_metric(problem, k))
         out[k] = traced * noise / len(problem.target)
-        start += c * n
     return out
+
+
+def hessian_matrix(problem: Problem) -> tuple[np.ndarray, dict[str, slice]]:
+    """Half the Hessian of the loss, and the rows of each key.
+
+    Assembled from pairs of atoms: Psi is sparse, and products with its zeros would be most of the
+    work.
+    """
+    keys = sorted(problem.psi)
+    sizes = [problem.psi[k].shape[-1] * problem.places[k].shape[-1] for k in keys]
+    ends = np.cumsum([0, *sizes])
+    parts = dict(zip(keys, map(slice, ends, ends[1:]), strict=False))
+    matrix = np.zeros((ends[-1], ends[-1]))
+    for b, a in itertools.combinations_with_replacement(keys, 2):
+        block = _hessian_block(problem, a, b) / len(problem.target)
+        matrix[parts[a], parts[b]] = block
+        matrix[parts[b], parts[a]] = block.T
+    matrix.flat[:: len(matrix) + 1] += float(problem.penalty)
+    return matrix, parts
+
+
+def _hessian_block(problem: Problem, a: str, b: str) -> np.ndarray:
+    """Sum over structures between two keys, ``(columns * radial of a, columns * radial of b)``."""
+    naux = problem.target.shape[1]
+    psi, at = ([np.asarray(v[k]) for k in (a, b)] for v in (problem.psi, problem.places))
+    metric = np.asarray(problem.metric).reshape(-1, naux)
+    first, second = (p[:, 0, 0] // naux for p in at)
+    i, j = np.nonzero(first[:, None] == second)  # pairs of atoms of one structure
+    (_, _, c), (_, m, d) = psi[0].shape, psi[1].shape
+    n, r = (p.shape[-1] for p in at)
+    out = np.zeros((c * n * r, d))
+    for part in np.array_split(np.arange(len(i)), max(1, len(i) // PAIRS)):
+        rows, columns = at[0][i[part]], at[1][j[part]] % naux
+        between = metric[rows[..., None, None], columns[:, None, None]]  # (pairs, m, n, m', n')
+        between = between.reshape(*between.shape[:2], -1)
+        half = (psi[0][i[part]].swapaxes(1, 2) @ between).reshape(len(part), c, n, m, r)
+        half = half.transpose(1, 2, 4, 0, 3).reshape(c * n * r, -1)
+        out += half @ psi[1][j[part]].reshape(-1, d)
+    return out.reshape(c * n, r, d).swapaxes(1, 2).reshape(c * n, d * r)
 
 
 def _of_atoms(problem: Problem, key: str, scale: float) -> np.ndarray:
@@ -113,16 +160,13 @@ def calibrated(definition: Op2Density, params: Params, held_out: Labelled) -> tu
     error = residuals(definition, params, held_out)
     errors = np.einsum("sp,spq,sq->", error, held_out.metric, error)
     of_element = jax.jit(definition.variances_of_element)
-    total = 0.0
-    for z, atoms in held_out.environments.items():
-        total += float(of_element(params[str(z)], atoms.features).sum())
+    of_elements = held_out.environments.items()
+    total = sum(float(of_element(params[str(z)], x.features).sum()) for z, x in of_elements)
     factor = float(np.sqrt(errors / total))
     powers = {"basis": 0, "weights": 1, "prior": 2}
-    out = {}
-    for z, p in params.items():
-        scaled = {
-            l: {k: np.asarray(x * factor ** powers[k]) for k, x in process.items()}
-            for l, process in p["variance"].items()
-        }
-        out[z] = {**p, "variance": scaled}
-    return out, factor
+
+    def scaled(path, x):
+        return np.asarray(x * factor ** powers[path[-1].key])
+
+    scale = functools.partial(jax.tree_util.tree_map_with_path, scaled)
+    return {z: {**p, "variance": scale(p["variance"])} for z, p in params.items()}, factor

@@ -198,7 +198,12 @@ class Op2PropConfig(ModelConfig):
     @property
     def targets(self) -> tuple[str, ...]:
         """Labels that are learned."""
-        return self.fit.targets if self.fit else ()
+        return self.training.targets
+
+    @property
+    def training(self) -> Op2PropFit:
+        """How the model is trained: as ``fit`` says, or by default."""
+        return self.fit or Op2PropFit()
 
     @property
     def doubts(self) -> bool:
@@ -235,7 +240,6 @@ def has_doubts(config) -> bool:
     """Whether a readout has standard deviations, for which an ensemble needs networks.
 
     Args:
-      config: has ``last_layer``, ``members`` and ``fit``.
+      config: has ``last_layer``, ``members`` and ``training``.
     """
-    networks = config.fit is None or config.fit.epochs > 0
-    return config.last_layer or (config.members > 1 and networks)
+    return config.last_layer or (config.members > 1 and config.training.epochs > 0)

@@ -51,18 +51,18 @@ class Op2PropFamily(Family):
         """Train a model; see :meth:`Family.fit`."""
         from .fit import fit_atomwise
 
-        settings = config.fit
+        settings = config.training
         fit = fit_atomwise(definition, settings, sets, run, lambda: definition.draw(run.seed))
         if not settings.field_dipole_sigma:
             return fit
         met = {"field_dipole_sigma": settings.field_dipole_sigma}
         return dataclasses.replace(fit, facts={**fit.facts, **met})
 
-    def summary(self, model: Op2PropModel) -> str:
+    def summary(self, model: Any) -> str:
         """The operators a model reads, in words."""
         return summary(model.definition)
 
-    def pictures(self, model: Op2PropModel, evaluated: Evaluated) -> list[Picture]:
+    def pictures(self, model: Any, evaluated: Evaluated) -> list[Picture]:
         """The operator that a model reads, and forces."""
         from .pictures import forces_picture, operator_picture
 

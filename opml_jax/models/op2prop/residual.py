@@ -195,7 +195,7 @@ class Objective:
                 out[name] = out[name] / self.relative[name]
         if CONSISTENCY in self.scale:
             a, b = (self.relative[k] * out.get(k, 0.0) for k in ("field_dipole", "dipole"))
-            out[CONSISTENCY] = (a - b) / self.relative[CONSISTENCY]
+            out[CONSISTENCY] = jnp.asarray(a - b) / self.relative[CONSISTENCY]
         return out
 
     def loss(self, weights: Params, batch: Arrays) -> Array:
@@ -203,7 +203,7 @@ class Objective:
         return self._loss(self.predict(weights, batch), batch)
 
     def _loss(self, predicted: Mapping[str, Array], batch: Arrays) -> Array:
-        total = 0.0
+        total = jnp.zeros((), jnp.float32)
         for name, value in predicted.items():
             error = jnp.abs(value - batch[name])
             error = error**2 if self.power == 2 else jnp.sqrt(error**2 + 0.01) - 0.1

@@ -1,6 +1,7 @@
-"""Densities of water learned: solvers against each other, symmetries, derivatives, files."""
+"""Densities of water learned: solvers against each other, symmetries, refusals."""
 
 import dataclasses
+import functools
 
 import e3nn_jax as e3nn
 import jax
@@ -12,20 +13,12 @@ import opml_jax as opml
 from opml_jax import density
 from opml_jax.basis import Basis, Shell, layout_of
 from opml_jax.conventions import rotation_to_e3nn
-from opml_jax.errors import (
-    Code,
-    ConfigError,
-    ConvergenceError,
-    DataError,
-    ModelFileError,
-    OpmlError,
-)
+from opml_jax.errors import Code, ConfigError, ConvergenceError, DataError, OpmlError
 from opml_jax.learn.run import Run
-from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel
-from opml_jax.models.op2density import Op2DensityFit, closed_form, labels, solver
-from opml_jax.models.op2density import model as trained
-from opml_jax.models.op2density.environments import environments
-from opml_jax.models.op2density.kernels import kernel, reduced
+from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
+from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, closed_form, labels
+from opml_jax.models.op2density.functions import kernel, reduced
+from opml_jax.models.op2density.variance import hessian_matrix
 
 CONFIG = Op2DensityConfig(powers=(1,), components=8, references=6, baseline="average")
 FIT = Op2DensityFit(penalty=1e-8, tolerance=1e-9)
@@ -50,7 +43,8 @@ class Case:
     definition: Op2Density
     structures: list
     coefficients: list
-    problem: solver.Problem
+    labelled: labels.Labelled
+    problem: closed_form.Problem
     bases: dict
 
 
@@ -61,12 +55,12 @@ def case() -> Case:
     coefficients = labels.labelled_coefficients(definition, data)
     labelled = labels.label(definition, data.structures, coefficients, Run())
     problem, bases = closed_form.problem_of(definition, FIT, labelled)
-    return Case(definition, data.structures, coefficients, problem, bases)
+    return Case(definition, data.structures, coefficients, labelled, problem, bases)
 
 
 @pytest.fixture(scope="module")
 def solution(case):
-    return solver.conjugate_gradients(case.problem, tolerance=FIT.tolerance)
+    return closed_form.conjugate_gradients(case.problem, tolerance=FIT.tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -75,7 +69,10 @@ def model(case, solution) -> Op2DensityModel:
 
 
 def test_conjugate_gradients_find_the_minimum_of_the_normal_equations(case, solution):
-    exact = solver.normal_equations(case.problem)
+    matrix, parts = hessian_matrix(case.problem)
+    right = jax.tree.map(np.asarray, case.problem.right())
+    flat = np.linalg.solve(matrix, np.concatenate([right[k].ravel() for k in parts]))
+    exact = {k: flat[at].reshape(right[k].shape) for k, at in parts.items()}
     losses = [float(case.problem.loss(b)) for b in (solution.weights, exact)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-8)
     nothing = jax.tree.map(np.zeros_like, solution.weights)
@@ -98,37 +95,33 @@ def test_hessian_and_slope_are_derivatives_of_the_loss(case, rng):
 
 
 def test_the_preconditioner_takes_less_than_a_third_of_the_steps(case):
-    steps = {}
-    for preconditioned in (True, False):
-        found = solver.conjugate_gradients(
-            case.problem, tolerance=1e-4, cycles=20000, preconditioned=preconditioned
-        )
-        steps[preconditioned] = found.steps
-    assert 3 * steps[True] <= steps[False]
+    plain = {
+        k: (np.eye(len(u)), np.eye(len(v)), np.ones((len(u), len(v))))
+        for k, (u, v, _) in case.problem.factors.items()
+    }
+    steps = [
+        closed_form.conjugate_gradients(problem, tolerance=1e-4, cycles=20000).steps
+        for problem in (case.problem, dataclasses.replace(case.problem, factors=plain))
+    ]
+    assert 3 * steps[0] <= steps[1]
 
 
 def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, monkeypatch):
-    monkeypatch.setattr(solver, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(closed_form, "SAVE_EVERY", 0.0)
+    seen = []
 
-    def kill(stage, steps, total, note):
-        if steps >= 20:
+    def report(stage, steps, total, note):
+        seen.append(steps)
+        if seen == [10, 20]:
             raise KeyboardInterrupt
 
-    def solve(on_progress, fingerprint="a"):
-        run = Run(tmp_path, fingerprint=fingerprint, on_progress=on_progress)
-        return solver.conjugate_gradients(case.problem, tolerance=FIT.tolerance, run=run)
-
+    solve = functools.partial(closed_form.conjugate_gradients, case.problem, tolerance=1e-9)
     with pytest.raises(KeyboardInterrupt):
-        solve(kill)
-    assert Run(tmp_path).path("kernels.npz").exists()
-    seen = []
-    found = solve(lambda stage, steps, *_: seen.append(steps))
-    assert seen[0] == 20  # the state of step 10 was the last on disk
+        solve(run=Run(tmp_path, on_progress=report))
+    found = solve(run=Run(tmp_path, on_progress=report))
+    assert seen[2] == 20  # the state of step 10 was the last on disk
     assert found.steps == solution.steps
-    for k, w in solution.weights.items():
-        np.testing.assert_array_equal(found.weights[k], w)
-    with pytest.raises(ModelFileError, match="another configuration"):
-        solve(lambda *_: None, fingerprint="b")
+    jax.tree.map(np.testing.assert_array_equal, found.weights, solution.weights)
 
 
 def test_densities_turn_with_the_molecule(case, model, rng, random_rotation):
@@ -144,15 +137,6 @@ def test_densities_turn_with_the_molecule(case, model, rng, random_rotation):
         turned = e3nn.IrrepsArray(irreps, jnp.asarray(here["coefficients"]))
         turned = turned.transform_by_matrix(jnp.asarray(rotation_to_e3nn(rotation))).array
         np.testing.assert_allclose(there["coefficients"], turned, atol=1e-10)
-        np.testing.assert_allclose(there["dipole"], rotation @ here["dipole"], atol=1e-10)
-    order = [0, 2, 1]
-    swapped = opml.Structure([8, 1, 1], np.asarray(s.positions)[order])
-    blocks = np.split(here["coefficients"], layout.offsets[1:-1])
-    np.testing.assert_allclose(
-        model.predict(swapped)["coefficients"],
-        np.concatenate([blocks[i] for i in order]),
-        atol=1e-10,
-    )
 
 
 def test_predictions_are_the_solution_with_all_electrons(case, solution, model):
@@ -175,35 +159,11 @@ def test_predictions_are_the_solution_with_all_electrons(case, solution, model):
     )
 
 
-@pytest.mark.slow
-def test_derivatives_of_densities(case, model):
-    s, weights = case.structures[1], np.random.default_rng(3).normal(size=len(case.coefficients[1]))
-
-    @jax.jit
-    def scalar(positions):
-        return weights @ model.density_fn()(s.replace(positions=positions))["coefficients"]
-
-    opml.testing.assert_grad_matches_fd(scalar, jnp.asarray(s.positions))
-
-
-def test_files_hold_the_whole_model(case, model, tmp_path):
-    path = tmp_path / "m.safetensors"
-    opml.save_model(path, dataclasses.replace(model, card={"n": 1}))
-    again = opml.load_model(path)
-    assert isinstance(again, Op2DensityModel)
-    assert again.definition == model.definition
-    assert again.definition.config == CONFIG.functions
-    s = case.structures[2]
-    np.testing.assert_array_equal(
-        again.predict(s)["coefficients"], model.predict(s)["coefficients"]
-    )
-
-
 def test_polynomial_kernel_is_the_product_of_unit_vectors(case):
     """Its definition, element by element."""
     config = dataclasses.replace(CONFIG, kernel="polynomial", zeta=3)
     definition = dataclasses.replace(case.definition, config=config)
-    found = environments(definition, case.structures[:3])[8].features
+    found = labels.environments(definition, case.structures[:3])[8].features
     components = closed_form.principal_components(definition, found)
     x = reduced(components, found, "polynomial")
     k = np.asarray(kernel(config, 2, x, x))
@@ -232,30 +192,52 @@ def test_irreps_that_vanish_say_nothing(case):
 
 
 def test_refusals(case):
-    problem = case.problem
     with pytest.raises(ConvergenceError, match=r"Raise model\.fit\.penalty"):
-        solver.conjugate_gradients(problem, tolerance=1e-14, cycles=10)
-    short = [c[:-1] for c in case.coefficients]
-    with pytest.raises(DataError, match=r"coefficients of structure 0.*60 numbers|numbers"):
-        labels.label(case.definition, case.structures, short, Run())
+        closed_form.conjugate_gradients(case.problem, tolerance=1e-14, cycles=10)
+    with pytest.raises(DataError, match=r"coefficients of structure 0.*numbers"):
+        labels.label(case.definition, case.structures, [c[:-1] for c in case.coefficients], Run())
     nan = [np.where(np.arange(len(c)) == 3, np.nan, c) for c in case.coefficients]
     with pytest.raises(DataError, match="NaN"):
         labels.label(case.definition, case.structures, nan, Run())
-    atoms = dataclasses.replace(
-        case.definition, config=dataclasses.replace(CONFIG, baseline="atoms")
-    )
-    labelled = labels.label(atoms, case.structures, case.coefficients, Run())
+    config = dataclasses.replace(CONFIG, baseline="atoms")
     with pytest.raises(DataError, match="free atoms"):
-        closed_form.problem_of(atoms, FIT, labelled)
+        closed_form.problem_of(Op2Density(config, READ, AUX), FIT, case.labelled)
     flat = Op2Density(CONFIG, opml.load_basis("sto-3g", [1, 8]), AUX)
     with pytest.raises(OpmlError, match="irreps up to 2"):
         flat.features(case.structures[0])
-    for wrong in ({"length": 0.0}, {"kernel": "linear"}, {"metric": "x"}, {"references": 0}):
-        with pytest.raises(ConfigError):
-            dataclasses.replace(CONFIG, **wrong)
-    for wrong in ({"penalty": 0.0}, {"tolerance": 0.0}, {"cycles": 0}):
-        with pytest.raises(ConfigError, match=r"model\.fit"):
-            Op2DensityFit(**wrong)
+
+
+NETWORK = Op2DensityNetworkConfig()
+ALONE = Op2DensityNetworkConfig(alone=True)
+WIDTHS = Op2DensityNetworkConfig(widths=0.4)
+FEW_POINTS = Op2DensityNetworkConfig(fit=Op2DensityNetworkFit(points=50))
+UNCERTAIN = Op2DensityConfig(uncertainty=True, network=NETWORK)
+
+
+@pytest.mark.parametrize(
+    ("config", "wrong", "message"),
+    [
+        (CONFIG, {"length": 0.0}, "length"),
+        (CONFIG, {"kernel": "linear"}, "kernel"),
+        (CONFIG, {"metric": "x"}, "metric"),
+        (CONFIG, {"references": 0}, "references"),
+        *((FIT, {name: 0}, rf"model\.fit\.{name}") for name in ("penalty", "tolerance", "cycles")),
+        (NETWORK, {"gates": 0}, "gates"),
+        *(
+            (NETWORK, {"widths": wrong}, r"model\.network\.widths.*from 0.*to 1")
+            for wrong in (-0.1, 1.5, float("nan"))
+        ),
+        (Op2DensityNetworkFit(), {"points": 0}, r"model\.network\.fit\.points"),
+        (UNCERTAIN, {"network": ALONE}, "alone"),
+        (UNCERTAIN, {"network": WIDTHS}, r"model\.uncertainty.*fixed basis"),
+        # settings without a part
+        (Op2DensityConfig(fit=FIT), {"network": ALONE}, "left out"),
+        (Op2DensityConfig(fit=FIT), {"network": FEW_POINTS}, "left out"),
+    ],
+)
+def test_settings_that_are_refused(config, wrong, message):
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(config, **wrong).check()
 
 
 def test_what_a_model_of_densities_has(case, model):
@@ -266,18 +248,5 @@ def test_what_a_model_of_densities_has(case, model):
     with pytest.raises(OpmlError, match="standard deviation") as refused:
         model.doubt(model.predict(case.structures[:2]))
     assert refused.value.code == Code.CAPABILITY
-
-
-def test_a_reloaded_model_does_not_compile_again(case, model, tmp_path):
-    opml.save_model(tmp_path / "m.safetensors", model)
-    model.predict(case.structures[0])
-    compiled = trained._apply._cache_size()
-    for config in (CONFIG, dataclasses.replace(CONFIG, fit=FIT)):  # functions alone count
-        assert Op2Density(config, READ, AUX) == case.definition
-    again = opml.load_model(tmp_path / "m.safetensors")
-    assert again.definition is not model.definition
-    assert hash(again.definition) == hash(model.definition)
-    again.predict(case.structures[0])
-    assert trained._apply._cache_size() == compiled
-    other = dataclasses.replace(CONFIG, length=2.0)
-    assert Op2Density(other, READ, AUX) != case.definition
+    with pytest.raises(OpmlError, match=r"model\.uncertainty=true"):
+        model.predict(case.structures[0], uncertainty=True)

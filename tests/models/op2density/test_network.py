@@ -1,25 +1,26 @@
-"""Networks on densities of water, and variances: symmetries, starts, files, a dense formula."""
+"""Networks on densities of water, and variances: starts, losses, a dense formula."""
 
 import dataclasses
 
-import e3nn_jax as e3nn
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.linalg
 
 import opml_jax as opml
 from opml_jax import density
 from opml_jax.basis import Basis, Shell, layout_of
-from opml_jax.conventions import rotation_to_e3nn
-from opml_jax.errors import ConfigError, OpmlError
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
-from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, closed_form, solver
-from opml_jax.models.op2density.environments import environments
+from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, closed_form
 from opml_jax.models.op2density.fit_network import train_network
-from opml_jax.models.op2density.labels import Labelled, label_dataset, metric_matrices, residuals
-from opml_jax.models.op2density.losses import losses, maps_of
+from opml_jax.models.op2density.labels import (
+    Labelled,
+    environments,
+    label_dataset,
+    metric_matrices,
+    residuals,
+)
+from opml_jax.models.op2density.objective import losses, maps_of
 from opml_jax.models.op2density.variance import calibrated, variance_parameters
 
 SHELLS = {1: [(0, 2.0), (0, 0.4), (1, 0.7)], 8: [(0, 8.0), (0, 0.4), (1, 1.0), (2, 0.9)]}
@@ -30,14 +31,8 @@ AUX, READ = (
     for name, sets in (("to-d", SHELLS), ("s-p", {z: [(0, 0.5), (1, 0.5)] for z in (1, 8)}))
 )
 NETWORK = Op2DensityNetworkConfig(components=4, hidden=(8,), gates=4)
-CONFIG = Op2DensityConfig(
-    powers=(1,),
-    components=6,
-    references=40,
-    baseline="average",
-    uncertainty=True,
-    network=NETWORK,
-)
+KERNELS = {"powers": (1,), "components": 6, "references": 40, "baseline": "average"}
+CONFIG = Op2DensityConfig(**KERNELS, uncertainty=True, network=NETWORK)
 FIT = Op2DensityFit(penalty=1e-4, tolerance=1e-10)
 DESCENT = Op2DensityNetworkFit(epochs=30, batch_size=4, learning_rate=1e-2)
 N = 6
@@ -48,9 +43,9 @@ class Case:
     definition: Op2Density
     structures: list
     sets: dict[str, Labelled]
-    problem: solver.Problem
+    problem: closed_form.Problem
     bases: dict
-    solution: solver.Solution
+    solution: closed_form.Solution
     params: dict
 
 
@@ -66,23 +61,16 @@ def case() -> Case:
 
 
 @pytest.fixture(scope="module")
-def fits(case):
-    """Networks on the mean and on the kernels."""
-    found = {}
-    for name in ("alone", "kernels"):
-        network = dataclasses.replace(NETWORK, alone=name == "alone")
-        config = dataclasses.replace(CONFIG, network=network, uncertainty=name != "alone")
-        definition = dataclasses.replace(case.definition, config=config)
-        start = case.params
-        if name == "alone":
-            start = closed_form.subtract_baselines(definition, case.sets["train"])[0]
-        fit = train_network(definition, DESCENT, start, case.sets, Run())
-        found[name] = definition, start, fit
-    return found
+def alone(case):
+    """A network on the mean: definition, what it starts from, fit."""
+    network = dataclasses.replace(NETWORK, alone=True)
+    definition = Op2Density(Op2DensityConfig(**KERNELS, network=network), READ, AUX)
+    start = closed_form.subtract_baselines(definition, case.sets["train"])[0]
+    return definition, start, train_network(definition, DESCENT, start, case.sets, Run())
 
 
-def test_networks_fall_below_what_they_start_from(case, fits):
-    definition, start, fit = fits["alone"]
+def test_networks_fall_below_what_they_start_from(case, alone):
+    definition, start, fit = alone
     assert fit.history[0]["loss"] < 1.1
     assert fit.history[-1]["loss"] < 0.5 * fit.history[0]["loss"]
     losses = []
@@ -90,10 +78,10 @@ def test_networks_fall_below_what_they_start_from(case, fits):
         error = residuals(definition, params, case.sets["validation"])
         losses.append(np.einsum("sp,spq,sq->", error, case.sets["validation"].metric, error))
     # what was reported is what the parameters give, through the function that predicts
-    assert losses[1] / losses[0] == pytest.approx(min(fit.chosen.values()), rel=1e-6)
+    assert losses[1] / losses[0] == pytest.approx(min(fit.facts.values()), rel=1e-6)
     assert losses[1] < 0.5 * losses[0]
-    on_kernels = fits["kernels"][2]
-    assert ("network" in on_kernels.params["8"]) == (min(on_kernels.chosen.values()) < 1)
+    on_kernels = train_network(case.definition, DESCENT, case.params, case.sets, Run())
+    assert ("network" in on_kernels.params["8"]) == (min(on_kernels.facts.values()) < 1)
 
 
 def test_maps_give_dipoles_and_integrals(case):
@@ -111,13 +99,12 @@ def test_maps_give_dipoles_and_integrals(case):
     assert percent == pytest.approx(density.density_error_percent(e, s, AUX, level=1), rel=1e-2)
 
 
-def test_weights_are_of_losses_in_units_of_the_start(case, fits):
+def test_weights_are_of_losses_in_units_of_the_start(case, alone):
     """What is reported is what the parameters give, through the function that predicts."""
-    definition, start, _ = fits["alone"]
+    definition, start, _ = alone
     weight = {"metric": 1.0, "dipole": 3.0, "points": 2.0}
-    settings = dataclasses.replace(
-        DESCENT, epochs=10, dipole_weight=3.0, real_space_weight=2.0, points=50
-    )
+    shares = {"dipole_weight": 3.0, "real_space_weight": 2.0}
+    settings = dataclasses.replace(DESCENT, epochs=10, points=50, **shares)
     fit = train_network(definition, settings, start, case.sets, Run())
     assert fit.history[-1]["loss"] < fit.history[0]["loss"] < 1.1
     validation = case.sets["validation"]
@@ -126,70 +113,7 @@ def test_weights_are_of_losses_in_units_of_the_start(case, fits):
         losses(residuals(definition, p, validation), batch) for p in (start, fit.params)
     )
     expected = sum(w * found[k] / units[k] for k, w in weight.items()) / 6.0
-    assert min(fit.chosen.values()) == pytest.approx(float(expected), rel=1e-6)
-
-
-def test_an_untrained_network_is_what_it_starts_from(case, fits):
-    """To rounding: the sums are compiled apart."""
-    definition, start, fit = fits["alone"]
-    silent = {
-        z: {**own, "network": {**own["network"], "readout": _zeros(own["network"]["readout"])}}
-        for z, own in fit.params.items()
-    }
-    s = case.structures[0]
-    here, there = (Op2DensityModel(definition, p).predict(s) for p in (start, silent))
-    np.testing.assert_allclose(here["coefficients"], there["coefficients"], atol=1e-14)
-
-
-def _zeros(tree):
-    return jax.tree.map(np.zeros_like, tree)
-
-
-def test_networks_turn_with_the_molecule(case, fits, rng, random_rotation):
-    definition, _, fit = fits["alone"]
-    model, s = Op2DensityModel(definition, fit.params), case.structures[1]
-    layout = layout_of(s, AUX)
-    irreps = e3nn.Irreps([ir for a in range(s.n_atoms) for ir in layout.irreps(a)])
-    here = model.predict(s)["coefficients"]
-    for improper in (False, True):
-        rotation = random_rotation(rng, improper=improper)
-        there = model.predict(s.replace(positions=np.asarray(s.positions) @ rotation.T))
-        turned = e3nn.IrrepsArray(irreps, jnp.asarray(here))
-        turned = turned.transform_by_matrix(jnp.asarray(rotation_to_e3nn(rotation))).array
-        np.testing.assert_allclose(there["coefficients"], turned, atol=1e-10)
-
-
-def test_files_hold_networks_and_variances(case, fits, tmp_path):
-    definition, _, fit = fits["alone"]
-    for name, model, options in (
-        ("network", Op2DensityModel(definition, fit.params), {}),
-        ("variance", Op2DensityModel(case.definition, case.params), {"uncertainty": True}),
-    ):
-        path = tmp_path / f"{name}.safetensors"
-        opml.save_model(path, model)
-        again = opml.load_model(path)
-        assert again.definition.config == model.definition.config
-        here, there = (m.predict(case.structures[:2], **options) for m in (model, again))
-        for k in here:
-            np.testing.assert_array_equal(here[k], there[k], err_msg=k)
-
-
-def test_a_killed_network_goes_on_to_the_same_weights(case, fits, tmp_path):
-    definition, start, fit = fits["alone"]
-
-    def kill(stage, epoch, total, note):
-        if epoch == 2:
-            raise KeyboardInterrupt
-
-    def train(run):
-        return train_network(definition, DESCENT, start, case.sets, run)
-
-    with pytest.raises(KeyboardInterrupt):
-        train(Run(tmp_path, fingerprint="x", on_progress=kill))
-    assert Run(tmp_path).path("network.npz").exists()
-    again = train(Run(tmp_path, fingerprint="x"))
-    assert again.history == fit.history
-    jax.tree.map(np.testing.assert_array_equal, again.params, fit.params)
+    assert min(fit.facts.values()) == pytest.approx(float(expected), rel=1e-6)
 
 
 def reference_variances(case, structures) -> list[np.ndarray]:
@@ -211,9 +135,7 @@ def reference_variances(case, structures) -> list[np.ndarray]:
                 for n in range(at.shape[1]):
                     k[np.ix_(at[i, n], at[j, n])] = block
     known = N * naux
-    inverse = np.zeros((known, known))
-    for i, m in enumerate(case.sets["train"].metric):
-        inverse[i * naux : (i + 1) * naux, i * naux : (i + 1) * naux] = np.linalg.inv(m)
+    inverse = scipy.linalg.block_diag(*np.linalg.inv(case.sets["train"].metric))
     total = k[:known, :known] + N * FIT.penalty * inverse
     y = np.asarray(case.problem.target).ravel()
     amplitude = y @ np.linalg.solve(total, y) / known  # largest likelihood of the prior's scale
@@ -260,28 +182,6 @@ def test_calibrated_variances_are_the_errors_of_validation(case):
     error = residuals(case.definition, params, case.sets["validation"])
     squares = np.einsum("sp,spq,sq->s", error, case.sets["validation"].metric, error)
     assert np.mean(found["density_uncertainty"] ** 2) == pytest.approx(squares.mean(), rel=1e-8)
-    before = Op2DensityModel(case.definition, case.params).predict(
-        case.structures[N], uncertainty=True
-    )
-    assert found["density_uncertainty"][0] == pytest.approx(
-        factor * before["density_uncertainty"], rel=1e-8
-    )
-
-
-def test_refusals(case, fits):
-    definition, _, fit = fits["alone"]
-    with pytest.raises(OpmlError, match=r"model\.uncertainty=true"):
-        Op2DensityModel(definition, fit.params).predict(case.structures[0], uncertainty=True)
-    alone = dataclasses.replace(NETWORK, alone=True)
-    with pytest.raises(ConfigError, match="alone"):
-        dataclasses.replace(CONFIG, network=alone)
-    with pytest.raises(ConfigError, match="gates"):
-        dataclasses.replace(NETWORK, gates=0)
-    with pytest.raises(ConfigError, match=r"model\.network\.fit\.points"):
-        Op2DensityNetworkFit(points=0)
-    plain = dataclasses.replace(CONFIG, uncertainty=False, fit=FIT)
-    plain.check()
-    few_points = dataclasses.replace(NETWORK, fit=Op2DensityNetworkFit(points=50))
-    for network in (alone, few_points):  # settings without a part
-        with pytest.raises(ConfigError, match="left out"):
-            dataclasses.replace(plain, network=network).check()
+    model = Op2DensityModel(case.definition, case.params)
+    before = model.predict(case.structures[N], uncertainty=True)["density_uncertainty"]
+    assert found["density_uncertainty"][0] == pytest.approx(factor * before, rel=1e-8)

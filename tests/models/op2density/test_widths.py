@@ -1,8 +1,7 @@
-"""Widths learned from true densities of water: starts, symmetries, errors, files, energies."""
+"""Widths learned from true densities of water: starts, symmetries, errors, killed descents."""
 
 import dataclasses
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,16 +10,13 @@ import pytest
 import opml_jax as opml
 from opml_jax import density, integrals
 from opml_jax.basis import Basis, Shell, layout_of
-from opml_jax.conventions import rotation_to_e3nn
-from opml_jax.errors import ConfigError, ModelFileError, OpmlError
+from opml_jax.errors import OpmlError
 from opml_jax.learn.run import Run
-from opml_jax.learn.schema import to_mapping
 from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
-from opml_jax.models.op2density import FAMILY, Op2DensityFit, Op2DensityNetworkFit
+from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit
 from opml_jax.models.op2density.closed_form import problem_of, solve_problem
-from opml_jax.models.op2density.fit_widths import train_widths, true_densities
+from opml_jax.models.op2density.fit_network import train_widths, true_densities
 from opml_jax.models.op2density.functions import atoms_of, channels
-from opml_jax.models.op2density.kernels import reduced
 from opml_jax.models.op2density.labels import (
     check_densities,
     density_matrix,
@@ -30,8 +26,11 @@ from opml_jax.models.op2density.labels import (
     residuals,
 )
 from opml_jax.models.op2density.metrics import density_errors
-from opml_jax.models.op2density.network import gates_of, inputs
-from opml_jax.models.op2density.objective import columns_of
+from opml_jax.models.op2density.objective import (
+    columns_and_inputs,
+    initial_weights,
+    with_networks,
+)
 from opml_jax.testing import assert_grad_matches_fd
 
 SHELLS = {
@@ -67,18 +66,15 @@ def case() -> Case:
     data = opml.read_dataset(opml.bundled("water", ".h5"))
     data = data.subset(np.random.default_rng(0).permutation(len(data))[: 3 * N])
     definition = Op2Density(CONFIG, READ, AUX)
-    parts = [data.subset(range(k * N, (k + 1) * N)) for k in range(3)]
-    labelled = [label_dataset(definition, p, Run()) for p in parts[:2]]
-    sets = {
-        name: (own, true_densities(definition, p, DESCENT.points, seed, Run()))
-        for seed, (name, own, p) in enumerate(
-            zip(("train", "validation"), labelled, parts, strict=False)
-        )
-    }
-    problem = problem_of(definition, FIT, labelled[0], free_atoms(definition, parts[0]))
+    train, validation, test = (data.subset(range(k * N, (k + 1) * N)) for k in range(3))
+    sets = {}
+    for seed, (name, part) in enumerate({"train": train, "validation": validation}.items()):
+        true = true_densities(definition, part, DESCENT.points, seed, Run())
+        sets[name] = label_dataset(definition, part, Run()), true
+    problem = problem_of(definition, FIT, sets["train"][0], free_atoms(definition, train))
     kernels, _ = solve_problem(definition, FIT, *problem, Run())
     fit = train_widths(definition, DESCENT, kernels, sets, Run())
-    return Case(definition, parts[2], sets, kernels, fit)
+    return Case(definition, test, sets, kernels, fit)
 
 
 @pytest.fixture(scope="module")
@@ -86,53 +82,45 @@ def model(case) -> Op2DensityModel:
     return Op2DensityModel(case.definition, case.fit.params)
 
 
-def errors(case, params, level=2) -> np.ndarray:
-    """Percent of electrons misplaced, against the density matrices of the test set."""
+def errors(case, params=None, level=2) -> np.ndarray:
+    """Percent of electrons misplaced, against the density matrices; of fits, without a model."""
     basis, found = check_densities(case.definition, case.test), []
     for i, s in enumerate(case.test.structures):
-        own = Op2DensityModel(case.definition, params).predict(s)
         points, weights = density.grid(s, level)
         dm = density_matrix(case.test, i, basis)
         exact = density.matrix_on_points(dm, s, basis, points)
-        rho = density.on_points(own["coefficients"], s, AUX, points, own["widths"])
+        if params is None:
+            own = {"coefficients": density.fit(dm, s, basis, AUX)}
+        else:
+            own = Op2DensityModel(case.definition, params).predict(s)
+        rho = density.on_points(own["coefficients"], s, AUX, points, own.get("widths"))
         found.append(100 * (weights @ np.abs(rho - exact)) / s.n_electrons)
     return np.array(found)
 
 
 def untrained(case, params):
     """A network whose readouts are zero, on every element."""
-    out, train = {}, case.sets["train"][0]
-    for z, own in train.environments.items():
-        x = reduced(params[str(z)]["components"], own.features, CONFIG.kernel)
-        columns = columns_of(NETWORK.components, jax.tree.map(np.asarray, x))
-        first = inputs({"columns": columns}, x)["0"][:1, 0]
-        learned = gates_of(NETWORK).init(jax.random.key(0), {"s": first})["params"]
-        counts = {str(l): p.shape[1] for l, p in own.places.items()}
-        gates = 1 + NETWORK.gates
-        sizes = {l: gates * (len(c["scale"]) + (l == "0")) for l, c in columns.items()}
-        network = {"columns": columns, "learned": learned}
-        network["readout"] = {l: np.zeros((sizes[l], n)) for l, n in counts.items()}
-        network["widths"] = {l: np.zeros((sizes["0"], n)) for l, n in counts.items()}
-        out[str(z)] = {**params[str(z)], "network": network}
-    return out
+    sets = {name: labelled for name, (labelled, _) in case.sets.items()}
+    columns, x = columns_and_inputs(case.definition, params, sets)
+    coefficients = {
+        str(z): {str(l): np.eye(p.shape[1]) for l, p in atoms.places.items()}
+        for z, atoms in sets["train"].environments.items()
+    }
+    weights = initial_weights(NETWORK, params, x["train"], coefficients, seed=0)
+    for own in weights.values():
+        n = len(own["readout"]["0"])
+        own["widths"] = {l: np.zeros((n, r.shape[1])) for l, r in own["readout"].items()}
+        assert not any(r.any() for r in own["readout"].values())
+    return with_networks(params, columns, weights)
 
 
 def test_true_densities_fall_below_what_a_fixed_basis_can(case, model):
     """On molecules that were in neither set: below kernels, and below the fits themselves."""
     kernels, trained = errors(case, case.kernels), errors(case, case.fit.params)
-    basis, fits = check_densities(case.definition, case.test), []
-    for i, s in enumerate(case.test.structures):
-        points, weights = density.grid(s, 2)
-        dm = density_matrix(case.test, i, basis)
-        c = density.fit(dm, s, basis, AUX)
-        rho = density.on_points(c, s, AUX, points)
-        exact = density.matrix_on_points(dm, s, basis, points)
-        fits.append(100 * (weights @ np.abs(rho - exact)) / s.n_electrons)
-    assert trained.mean() < 0.8 * min(kernels.mean(), np.mean(fits))
-    assert case.fit.chosen["widths"] < 0.8
-    widths = model.predict(case.test.structures[0])["widths"]
-    assert np.abs(np.log(widths)).max() < NETWORK.widths
-    assert np.abs(np.log(widths)).max() > 0.1
+    assert trained.mean() < 0.8 * min(kernels.mean(), errors(case).mean())
+    assert case.fit.facts["validation"] < 0.8
+    factors = np.abs(np.log(model.predict(case.test.structures[0])["widths"]))
+    assert 0.1 < factors.max() < NETWORK.widths
 
 
 def uncounted(definition, params, s):
@@ -159,15 +147,15 @@ def test_what_was_reported_is_what_is_predicted(case):
         total = 0.0
         for i, s in enumerate(labelled.structures):
             c, w = uncounted(case.definition, params, s)
-            rho = density.on_points(c, s, AUX, true.points[i], w)
-            total += true.weights[i] @ np.abs(rho - true.values[i])
+            rho = density.on_points(c, s, AUX, true["points"][i], w)
+            total += true["weights"][i] @ np.abs(rho - true["values"][i])
             q = density.charges(s, AUX)
             answer = np.linalg.solve(labelled.metric[i], q)  # what one electron is corrected by
-            rho = density.on_points(answer / (q @ answer), s, AUX, true.points[i])
+            rho = density.on_points(answer / (q @ answer), s, AUX, true["points"][i])
             excess = density.electron_number(c, s, AUX, w) - s.n_electrons
-            total += abs(excess) * (true.weights[i] @ np.abs(rho))
+            total += abs(excess) * (true["weights"][i] @ np.abs(rho))
         found[name] = total
-    assert found["end"] / found["start"] == pytest.approx(case.fit.chosen["widths"], rel=1e-8)
+    assert found["end"] / found["start"] == pytest.approx(case.fit.facts["validation"], rel=1e-8)
 
 
 def test_dipoles_beside_the_density(case):
@@ -186,7 +174,7 @@ def test_dipoles_beside_the_density(case):
     start, without, beside = map(squares, (case.kernels, case.fit.params, fit.params))
     assert beside < 0.5 * without
     # the rest of the mean of both is the density's part
-    points = 2 * fit.chosen["widths"] - beside / start
+    points = 2 * fit.facts["validation"] - beside / start
     assert 0.5 < points < 1.0
     assert errors(case, fit.params).mean() < 0.95 * errors(case, case.kernels).mean()
 
@@ -239,28 +227,20 @@ def test_electrons_and_dipoles_are_those_of_the_functions_with_widths(case, mode
 
 
 def test_densities_turn_with_the_molecule(case, model, rng, random_rotation):
-    """Turned, reflected, and with its atoms in another order."""
-    s = case.test.structures[1]
-    layout = layout_of(s, AUX)
-    irreps = e3nn.Irreps([ir for a in range(s.n_atoms) for ir in layout.irreps(a)])
-    here = model.predict(s)
-    points = rng.normal(size=(50, 3))
+    """Turned, reflected, and with its atoms in another order: the same electrons everywhere."""
+    s, points, order = case.test.structures[1], rng.normal(size=(50, 3)), [2, 0, 1]
+    here, x = model.predict(s), np.asarray(s.positions)
     values = density.on_points(here["coefficients"], s, AUX, points, here["widths"])
+    moved = [(opml.Structure(np.array(s.numbers)[order], x[order]), points)]
     for improper in (False, True):
         q = random_rotation(rng, improper=improper)
-        turned = s.replace(positions=np.asarray(s.positions) @ q.T)
-        there = model.predict(turned)
-        c = e3nn.IrrepsArray(irreps, jnp.asarray(here["coefficients"]))
-        c = c.transform_by_matrix(jnp.asarray(rotation_to_e3nn(q))).array
-        np.testing.assert_allclose(there["coefficients"], c, rtol=0, atol=SAME)
-        np.testing.assert_allclose(there["widths"], here["widths"], rtol=0, atol=SAME)
-        moved = density.on_points(there["coefficients"], turned, AUX, points @ q.T, there["widths"])
-        np.testing.assert_allclose(moved, values, rtol=0, atol=SAME)
-    order = [2, 0, 1]
-    other = opml.Structure(np.array(s.numbers)[order], np.asarray(s.positions)[order])
-    there = model.predict(other)
-    moved = density.on_points(there["coefficients"], other, AUX, points, there["widths"])
-    np.testing.assert_allclose(moved, values, rtol=0, atol=SAME)
+        moved.append((s.replace(positions=x @ q.T), points @ q.T))
+    for other, at in moved:
+        there = model.predict(other)
+        rho = density.on_points(there["coefficients"], other, AUX, at, there["widths"])
+        np.testing.assert_allclose(rho, values, rtol=0, atol=SAME)
+        if other.numbers == s.numbers:
+            np.testing.assert_allclose(there["widths"], here["widths"], rtol=0, atol=SAME)
 
 
 def test_derivatives_in_positions(case, model):
@@ -278,24 +258,6 @@ def test_derivatives_in_positions(case, model):
     assert_grad_matches_fd(scalar, jnp.asarray(s.positions), step=3e-4)
 
 
-def test_files_hold_widths_and_old_ones_have_none(case, model, tmp_path):
-    path = tmp_path / "widths.safetensors"
-    opml.save_model(path, model)
-    again = opml.load_model(path)
-    assert again.definition == model.definition
-    here, there = (m.predict(case.test.structures[:2]) for m in (model, again))
-    for k in here:
-        np.testing.assert_array_equal(here[k], there[k], err_msg=k)
-    settings = to_mapping(CONFIG.functions)
-    del settings["network"]["widths"], settings["network"]["fit"], settings["fit"]
-    settings |= {"penalty": 1e-4, "tolerance": 1e-10, "cycles": 3000}  # as files of version 0.1
-    settings["network"] |= {"dipole_weight": 0.0, "real_space_weight": 0.0, "points": 200}
-    fixed = dataclasses.replace(CONFIG, network=dataclasses.replace(NETWORK, widths=0.0))
-    assert FAMILY.read_config(settings).functions == fixed.functions
-    old = Op2DensityModel(dataclasses.replace(case.definition, config=fixed), case.kernels)
-    assert "widths" not in old.predict(case.test.structures[0])
-
-
 def test_a_killed_descent_goes_on_to_the_same_weights(case, tmp_path):
     def kill(stage, epoch, total, note):
         if epoch == 2:
@@ -307,8 +269,6 @@ def test_a_killed_descent_goes_on_to_the_same_weights(case, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(Run(tmp_path, fingerprint="x", on_progress=kill))
     assert Run(tmp_path).path("widths.npz").exists()
-    with pytest.raises(ModelFileError):
-        train(Run(tmp_path, fingerprint="y"))
     again = train(Run(tmp_path, fingerprint="x"))
     assert again.history == case.fit.history
     jax.tree.map(np.testing.assert_array_equal, again.params, case.fit.params)
@@ -318,13 +278,13 @@ def test_widths_are_kept_only_if_validation_improves(case):
     """A step that is far too long."""
     settings = dataclasses.replace(DESCENT, epochs=2, learning_rate=30.0, ema=0.0)
     fit = train_widths(case.definition, settings, case.kernels, case.sets, Run())
-    assert fit.chosen["widths"] == 1.0
+    assert fit.facts["validation"] == 1.0
     assert fit.params is case.kernels
 
 
 def test_a_network_that_was_there_goes_on(case):
     """The start has its density: the loss of the first steps is about one."""
-    once = train_widths(case.definition, DESCENT, case.kernels, case.sets, Run()).params
+    once = jax.tree.map(np.copy, case.fit.params)
     for own in once.values():
         own["network"].pop("widths")
     settings = dataclasses.replace(DESCENT, epochs=1, learning_rate=1e-6)
@@ -381,11 +341,6 @@ def test_batches_and_fixed_functions(case, model):
     assert max(np.abs(expected[l] - c[l]).max() / np.abs(c[l]).max() for l in oxygen) > 1e-2
 
 
-def test_refusals(case, model):
-    for wrong in (-0.1, 1.5, float("nan")):
-        with pytest.raises(ConfigError, match=r"model\.network\.widths.*from 0.*to 1"):
-            dataclasses.replace(NETWORK, widths=wrong)
-    with pytest.raises(ConfigError, match=r"model\.uncertainty.*fixed basis"):
-        dataclasses.replace(CONFIG, uncertainty=True)
+def test_residuals_are_of_a_fixed_basis(case):
     with pytest.raises(OpmlError, match="widths of functions"):
         residuals(case.definition, case.fit.params, case.sets["train"][0])
