@@ -26,8 +26,8 @@ class Dataset(Sequence):
 
     Args:
       structures: molecules.
-      labels: for each field name one array per structure (shape as in :data:`opml_jax.quantities.LABELS`), or a
-        :class:`StoredLabel`.
+      labels: for each name of :data:`opml_jax.quantities.LABELS` one array per structure, of the
+        shape said there, or a :class:`StoredLabel`.
       meta: what describes the whole set: method, basis, convention, versions, ...
       layout_hashes: for sets with AO matrices, :attr:`opml_jax.basis.AOLayout.hash` of each
         structure: which functions in which order the rows are.
