@@ -24,7 +24,8 @@ from opml_jax.data import read_splits
 from opml_jax.data.store import write_hdf5
 from opml_jax.dynamics import Trajectory
 from opml_jax.errors import OpmlError
-from opml_jax.learn.states import load_state, read_history
+from opml_jax.learn.history import read_history
+from opml_jax.learn.states import load_state
 from opml_jax.training import load_config
 
 READERS = {

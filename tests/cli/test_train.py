@@ -83,6 +83,8 @@ def test_sigkill_costs_no_bit(tmp_path, capsys):
 class _Ensemble:
     """Stands for a model with an ensemble: what it predicts is known."""
 
+    definition = None  # nothing of it is in a file of energies
+
     def predict(self, structures, *, uncertainty):
         n, atoms = len(structures), max(s.n_atoms for s in structures)
         found = {"energy": np.arange(n) - 1.0, "forces": np.ones((n, atoms, 3))}

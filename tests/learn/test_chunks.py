@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from opml_jax.errors import OpmlError
 from opml_jax.learn.chunks import in_chunks
-from opml_jax.training.config import OptimConfig
+from opml_jax.learn.config import DescentConfig
 from opml_jax.learn.optimizer import room_for_batches
 
 MIB = 2**18  # float32 numbers
@@ -36,7 +36,7 @@ def do(size_mib, n):
 
 out = {"few": do(10, 16), "less": do(512, 16), "none": do(8192, 16), "one": do(8192, 1)}
 try:
-    with room_for_batches(OptimConfig(batch_size=16, accumulate=2)):
+    with room_for_batches(DescentConfig(batch_size=16, accumulate=2)):
         jnp.ones(4096 * MIB).block_until_ready()
 except OpmlError as err:
     out["training"] = str(err)
@@ -60,7 +60,7 @@ def test_less_at_once_or_what_it_takes():
         assert "a single structure asks for 8.0 GiB at once" in text
         assert text.endswith("[OPML-704]")
     assert "an epoch asks for 4.0 GiB at once" in out["training"]
-    assert "optim.batch_size 8 and optim.accumulate 4" in out["training"]
+    assert "fit.batch_size 8 and fit.accumulate 4" in out["training"]
 
 
 def test_other_errors_pass():

@@ -16,7 +16,28 @@ GOLDEN = Path(__file__).parent / "golden"
 NAMES = sorted(p.stem for p in GOLDEN.glob("*.npz"))
 REMOVED = sorted(p.stem for p in GOLDEN.glob("removed_*.safetensors"))
 
-SAME = 1e-12  # of the largest element of each array; files are of XLA's default flags
+# Relative to the largest element of each array. Files are of XLA's default flags, tests compile
+# with others, and the very code that made the files then differs by up to a quarter of these.
+SAME = 1e-12
+SUMS = 1e-10  # small differences of large sums: slopes, levels, electrons of an atom
+SPREADS = 1e-7  # norms of differences of vectors that agree to five digits and more
+LEFT = 1e-4  # what is left of self-consistency, 1e-7 of matrices of order 10
+TOLERANCES = {
+    "forces": SUMS,
+    "dipole": SUMS,
+    "polarizability": SUMS,
+    "isotropic_polarizability": SUMS,
+    "gap": SUMS,
+    "dm": SUMS,
+    "lowdin_charges": SUMS,
+    "mulliken_charges": SUMS,
+    "residual": LEFT,
+}
+
+
+def tolerance_of(key):
+    quantity = key.split("/")[-1]
+    return SPREADS if quantity.endswith("_uncertainty") else TOLERANCES.get(quantity, SAME)
 
 
 def structures_of(numbers, positions):
@@ -46,9 +67,8 @@ def test_predictions_are_those_of_earlier_code(name):
         found |= predicted(model, structures, option)
     assert found.keys() == expected.keys()
     for key, array in expected.items():
-        np.testing.assert_allclose(
-            found[key], array, rtol=0, atol=SAME * np.nanmax(np.abs(array)), err_msg=key
-        )
+        atol = tolerance_of(key) * np.nanmax(np.abs(array))
+        np.testing.assert_allclose(found[key], array, rtol=0, atol=atol, err_msg=key)
 
 
 @pytest.mark.parametrize("name", [n for n in NAMES if not n.startswith("pretrained")])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -120,7 +120,7 @@ class Density2PropFamily(Family):
 
     def restore(self, header: Mapping[str, Any], bases: Mapping[str, Basis]) -> Density2Prop:
         """The definition in a model file, around that of the density."""
-        density = Op2Density(DENSITIES.read_config(header["density_config"]), **bases)
+        density = cast(Op2Density, DENSITIES.restore({"config": header["density_config"]}, bases))
         return Density2Prop(self.read_config(header["config"]), bases["basis"], density)
 
 

@@ -98,7 +98,7 @@ def _derivatives(components: np.ndarray, dx: np.ndarray, cache: Cache) -> np.nda
 
 
 def residual_scales(a: Arrays) -> dict[str, np.ndarray]:
-    """Root mean squares of what is left, the natural scale of the networks' outputs."""
+    """Root mean squares of the residuals, the natural scale of the networks' outputs."""
     real = a["one_hot"].sum(axis=-1)
     out = {"energy": np.sqrt(np.mean(a["energy"] ** 2))}
     if "forces" in a:
@@ -280,9 +280,7 @@ def train_residual(
     params = {
         **closed_form,
         "residual": jax.tree.map(lambda w: np.asarray(w, np.float64), descent.weights),
-        "scale": {
-            k: np.asarray(v) for k, v in objective.scale.items() if k in ("energy", "dipole")
-        },
+        "scale": {k: np.asarray(v) for k, v in objective.scale.items() if k in OUTPUTS},
     }
     if n_members > 1:
         members = jax.vmap(objective.predict, (0, None))(descent.weights, validation)

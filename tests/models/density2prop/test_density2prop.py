@@ -134,6 +134,7 @@ def test_forces_are_differences_of_energies(predicted):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:pairs of elements are closer")  # two oxygens were never seen
 def test_molecules_far_apart_do_not_notice_each_other(model, water):
     """Were electrons counted first, the multiplier would reach from one to the other."""
     x = np.asarray(water.positions)
