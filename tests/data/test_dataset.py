@@ -42,7 +42,9 @@ def test_subset_keeps_order(pair):
 
 
 def test_refuses_what_does_not_fit(water):
-    with pytest.raises(DataError, match=r"label must be one of .*energy, .*; got 'enrgy'.*'energy'"):
+    with pytest.raises(
+        DataError, match=r"label must be one of .*energy, .*; got 'enrgy'.*'energy'"
+    ):
         Dataset([water], {"enrgy": [1.0]})
     with pytest.raises(DataError, match="energy must be one for each of 1 structures; got 2"):
         Dataset([water], {"energy": [1.0, 2.0]})
