@@ -10,13 +10,8 @@ from ...data import Dataset
 from ...data.moments import centred_quadrupoles
 from ...quantities import QUANTITIES, metric
 
-COMPARED = (
-    "energy",
-    "forces",
-    "dipole",
-    "quadrupole",
-    "polarizability",
-    "isotropic_polarizability",
+COMPARED = tuple(
+    name for name, q in QUANTITIES.items() if q.label and q.heading and set(q.axes) <= {"atom", 3}
 )
 """Quantities whose errors are means over their numbers; matrices and densities have their own."""
 

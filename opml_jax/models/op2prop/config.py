@@ -11,14 +11,16 @@ from ...learn.config import DescentConfig, positive
 from ...units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 from ..base import ModelConfig
 
-TARGETS = (
-    "energy",
-    "forces",
-    "dipole",
-    "quadrupole",
-    "polarizability",
-    "isotropic_polarizability",
-)
+PROPERTIES = {
+    "dipole": (1,),
+    "quadrupole": (2,),
+    "isotropic_polarizability": (0,),
+    "polarizability": (0, 2),
+}
+"""Properties beside the energy that may be learned, and the L of the irreps that they are made of:
+0 of a number, 1 of a vector, 2 of a symmetric matrix without a trace, 0 and 2 of one with it."""
+
+TARGETS = ("energy", "forces", *PROPERTIES)
 """Labels that may be learned."""
 
 

@@ -9,26 +9,29 @@ import numpy as np
 from ...conventions import cartesian_to_e3nn, matrix_to_e3nn
 from ...learn.ridge import Ridge, composition_offsets, ridge_leave_one_out
 from ..base import Params
+from .config import PROPERTIES
 from .descriptors import Cache
+from .readout import head_of
 
-TENSORS = {"dipole": 1, "quadrupole": 2, "polarizability": 2}
+TENSORS = {name: max(ls) for name, ls in PROPERTIES.items() if max(ls)}
 """Targets that read irreps, and the L of these."""
 
 
 def head_labels(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Irreps of the labels, by head (:data:`~opml_jax.models.op2prop.readout.HEADS`)."""
-    out = {}
-    if "dipole" in labels:
-        out["dipole"] = cartesian_to_e3nn(labels["dipole"])
-    if "quadrupole" in labels:
-        out["quadrupole"] = matrix_to_e3nn(labels["quadrupole"])
-    if "isotropic_polarizability" in labels:
-        out["isotropic_polarizability"] = labels["isotropic_polarizability"]
-    if "polarizability" in labels:
-        tensor = labels["polarizability"]
-        out["isotropic_polarizability"] = np.trace(tensor, axis1=-2, axis2=-1) / 3
-        out["anisotropic_polarizability"] = matrix_to_e3nn(tensor)
-    return out
+    return {
+        head_of(name, l): _irreps(labels[name], l, ls)
+        for name, ls in PROPERTIES.items()
+        for l in ls
+        if name in labels
+    }
+
+
+def _irreps(values: np.ndarray, l: int, ls: tuple[int, ...]) -> np.ndarray:
+    """The irreps L of numbers, vectors or matrices that are made of those of ``ls``."""
+    if l:
+        return cartesian_to_e3nn(values) if l == 1 else matrix_to_e3nn(values)
+    return values if ls == (0,) else np.trace(values, axis1=-2, axis2=-1) / 3
 
 
 def used_columns(cache: Cache) -> np.ndarray:

@@ -14,6 +14,8 @@ from ...numerics import Array
 from ...structures import Structure
 from ..base import EnergyModel, Params
 from .atomwise import AtomwiseDefinition
+from .config import PROPERTIES
+from .readout import head_of
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -36,8 +38,8 @@ class Op2PropModel(EnergyModel):
 
     def has(self, name: str) -> bool:
         """Whether the model predicts a quantity."""
-        head = "anisotropic_polarizability" if name == "polarizability" else name
-        return super().has(name) or head in self.params
+        heads = [head_of(name, l) for l in PROPERTIES.get(name, ())]
+        return super().has(name) or (bool(heads) and all(head in self.params for head in heads))
 
     @property
     def instead(self) -> str:

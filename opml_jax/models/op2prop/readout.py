@@ -7,13 +7,17 @@ import jax.numpy as jnp
 from ...conventions import e3nn_to_cartesian, e3nn_to_matrix
 from ...numerics import Array, einsum
 from ..base import Params
+from .config import PROPERTIES
 
-HEADS = {
-    "dipole": 1,
-    "quadrupole": 2,
-    "isotropic_polarizability": 0,
-    "anisotropic_polarizability": 2,
-}
+
+def head_of(name: str, l: int) -> str:
+    """Name of the head that has the irreps L of a property: the property's, if it has one L."""
+    if len(PROPERTIES[name]) == 1:
+        return name
+    return f"{'an' * (l > 0)}isotropic_{name}"
+
+
+HEADS = {head_of(name, l): l for name, ls in PROPERTIES.items() for l in ls}
 """Parts of the properties beside the energy, each a set of irreps of one L and parity (-1)^L."""
 
 
@@ -106,17 +110,21 @@ def linear_heads(params: Params, x: Array, v: dict[int, Array], one_hot: Array) 
 
 def cartesian(parts: dict[str, Array]) -> dict[str, Array]:
     """Properties in x, y, z from the irreps of :data:`HEADS`."""
-    out = {}
-    if "dipole" in parts:
-        out["dipole"] = e3nn_to_cartesian(parts["dipole"])
-    if "quadrupole" in parts:
-        out["quadrupole"] = e3nn_to_matrix(parts["quadrupole"])
-    if "isotropic_polarizability" in parts:
-        out["isotropic_polarizability"] = parts["isotropic_polarizability"]
-    if "anisotropic_polarizability" in parts:
-        mean = parts["isotropic_polarizability"][..., None, None] * jnp.eye(3)
-        out["polarizability"] = mean + e3nn_to_matrix(parts["anisotropic_polarizability"])
-    return out
+    return {
+        name: _in_axes({l: parts[head_of(name, l)] for l in ls})
+        for name, ls in PROPERTIES.items()
+        if all(head_of(name, l) in parts for l in ls)
+    }
+
+
+def _in_axes(irreps: dict[int, Array]) -> Array:
+    """A number, vector or matrix from its irreps by L."""
+    if 1 in irreps:
+        return e3nn_to_cartesian(irreps[1])
+    if 2 not in irreps:
+        return irreps[0]
+    traceless = e3nn_to_matrix(irreps[2])
+    return irreps[0][..., None, None] * jnp.eye(3) + traceless if 0 in irreps else traceless
 
 
 def gated_vectors(dipole: Params, v: Array, one_hot: Array) -> Array:
