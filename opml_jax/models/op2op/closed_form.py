@@ -1,30 +1,54 @@
-"""Op2Op in closed form: one ridge for every kind of block, of a first guess, functional, stages."""
+"""Op2Op in closed form: one ridge for every kind of block, of a first guess, functional, stages.
+
+Rows are streamed molecule by molecule.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
 
 from ...data import Dataset
 from ...data.reference import atomic_densities
-from ...features.couple import IrrepKey, key_name
-from ...learn.keyed_ridge import KeyFit, best_of
+from ...errors import DataWarning
+from ...features.couple import IrrepKey, has_constant, key_name
+from ...learn.keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key
 from ...learn.run import Run
-from ...numerics import require_x64
+from ...numerics import Array, require_x64
+from ...observables import density_matrix
+from ...operators.species import SpeciesTable
+from ...structures import StructureBatch
 from ..base.definition import Params
-from .draws import up_to
+from .draws import last_columns, up_to
 from .functions import Op2Op
+from .inputs import Irreps, joined, n_electrons, operator_irreps
+from .metrics import describe
 from .selection import best_fade, converging, judged_fades, judges_of
-from .systems import (
-    Candidates,
-    Systems,
-    candidates,
-    gathered,
-    least_spreads,
-    sides_at_reference,
-    sides_of_stage,
-)
 from .variance import calibrated, drawn
+
+NEVER_SEEN = 0.01
+"""Columns are standardised by this part of the spread that they have at other elements, at least.
+
+A column that hardly varies for one element (pairs of nitrogens that were never bonded) would else
+be magnified a million times in a molecule where it does.
+"""
+
+CHUNK = 8
+"""Molecules at once."""
+
+Sides = dict[str, tuple[Irreps, Irreps]]
+"""Irreps of words and of what they are to make, of each linear map."""
+
+Systems = dict[str, dict[IrrepKey, KeyedSystem]]
+"""Least squares of every key, of ``train`` and of ``validation``."""
+
+Candidates = dict[IrrepKey, list[Candidate]]
+"""Weights of every key for every lambda."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,7 +61,7 @@ class ClosedForm:
       floors: mean absolute error of self-consistent Fock matrices on validation, Hartree, by the
         smallest lambda of the functional; infinite where they did not converge.
       fades: mean absolute errors of occupied levels and of the gap of first guesses there, added,
-        Hartree, by the scale of :func:`opml_jax.models.op2op.fading.faded`; empty if not judged.
+        Hartree, by the scale of :func:`opml_jax.models.op2op.functions.faded`; empty if not judged.
     """
 
     params: Params
@@ -140,10 +164,9 @@ def _chosen(
     definition: Op2Op, solved: Mapping[str, Candidates], floor: float, start: Params
 ) -> ClosedForm:
     """Parameters with the best lambda of every key, of the functional not below ``floor``."""
-    params: Params = {**start, "guess": {}}
-    keys: dict[str, dict[IrrepKey, KeyFit]] = {part: {} for part in solved}
-    for key, weights in solved["guess"].items():
-        params["guess"][key_name(key)], keys["guess"][key] = best_of(weights)
+    best = {key: best_of(weights) for key, weights in solved["guess"].items()}
+    keys = {"guess": {key: fit for key, (_, fit) in best.items()}}
+    params: Params = {**start, "guess": {key_name(k): weights for k, (weights, _) in best.items()}}
     if "functional" in solved:
         functional, keys["functional"] = _functional(definition, solved["functional"], floor)
         params |= functional
@@ -171,3 +194,128 @@ def split_columns(definition: Op2Op, weights: Mapping[IrrepKey, Params]) -> Para
             density.pop("constant", None)
         out["density"][name] = density
     return out
+
+
+def padded(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Arrays in one, ``(n, *shape)``, each cut or filled up with zeros to ``shape``."""
+    out = np.zeros((len(rows), *shape))
+    for whole, row in zip(out, rows, strict=True):
+        cut = tuple(slice(min(a, b)) for a, b in zip(shape, row.shape, strict=True))
+        whole[cut] = row[cut]
+    return out
+
+
+def labelled_batches(
+    definition: Op2Op, part: Dataset, size: int
+) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray, int]]:
+    """Batches, their tables and ``(size, nao, nao)`` Fock matrices, and how many are no repeats."""
+    for structures, table, index in definition.batches(part.structures, size):
+        n, nao = structures.n_structures, structures.layout.nao
+        labels = [part.labels["fock"][i] for i in index]
+        labels += [labels[-1]] * (n - len(labels))
+        yield structures, table, padded(labels, (nao, nao)), len(index)
+
+
+def real_rows(x: Array, key: Sequence[int], table: SpeciesTable, n: int) -> np.ndarray:
+    """Rows ``(n_rows, n_columns)`` of ``(n_blocks, ..., n_columns)``, of the first n molecules."""
+    blocks = (abs(key[0]), key[1], key[2])
+    inside = np.asarray(table.rows[blocks])[:, 0] < np.iinfo(np.int32).max
+    x = np.asarray(x)[inside & (np.asarray(table.molecule[blocks]) < n)]
+    return x.reshape(-1, x.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sides_of_stage(
+    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array
+) -> Sides:
+    """The ``functional`` of the last stage, at the density of the stage before."""
+    operators, x = last_columns(definition, params, structures, table)
+    residual = fock - operators["T"] - operators["U"]
+    return {"functional": (x, operator_irreps(residual[None], table))}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sides_at_reference(
+    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array
+) -> Sides:
+    """The ``guess``, and of a model with density words the ``functional``, at the reference."""
+    operators = definition.operators(structures, table)
+    known = definition.known_irreps(operators, table)
+    electrons, mask = n_electrons(structures), structures.layout.ao_mask
+    dm = density_matrix(fock, operators["S"], electrons, mask=mask)
+    wanted = fock if definition.config.target == "fock" else dm
+    residual = wanted - definition.baseline(params, structures, operators, table)
+    sides = {"guess": (known, operator_irreps(residual[None], table))}
+    if definition.config.density_words:
+        operators = definition.with_density(structures, operators, dm)
+        columns = joined(known, definition.density_irreps(operators, table))
+        residual = fock - operators["T"] - operators["U"]
+        sides["functional"] = (columns, operator_irreps(residual[None], table))
+    return sides
+
+
+def gathered(
+    definition: Op2Op,
+    params: Params,
+    sets: Mapping[str, Dataset],
+    run: Run,
+    sides_of: Callable[..., Sides],
+) -> dict[str, Systems]:
+    """Least squares of every linear map of ``sides_of``, of ``train`` and ``validation``."""
+    names, done = ("train", "validation"), 0
+    total = sum(len(sets[name]) for name in names)
+    systems: dict[str, Systems] = {}
+    lacking: set[IrrepKey] = set()
+    for name in names:
+        for structures, table, fock, n in labelled_batches(definition, sets[name], CHUNK):
+            for part, (x, y) in sides_of(definition, params, structures, table, fock).items():
+                lacking |= y.keys() - x.keys()
+                system = systems.setdefault(part, {"train": {}, "validation": {}})[name]
+                for key in x:
+                    columns = real_rows(x[key], key, table, n)
+                    if len(columns):
+                        outputs = real_rows(y[key], key, table, n)
+                        system.setdefault(key, KeyedSystem()).add(columns, outputs)
+            done += n
+            run.progress("closed form", done, total)
+    if lacking:
+        warnings.warn(
+            f"the input basis {definition.config.input_basis!r} has no irreps for {len(lacking)} "
+            f"kinds of block ({'; '.join(map(describe, sorted(lacking)[:3]))}, ...): the first "
+            "guess keeps its baseline there. Choose a basis with higher angular momenta.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return systems
+
+
+def candidates(definition: Op2Op, systems: Systems) -> Candidates:
+    """Weights of every key for every lambda; keys that vanish by symmetry have none."""
+    least = least_spreads(definition, systems["train"])
+    solved = {
+        key: solve_key(
+            system,
+            systems["validation"].get(key),
+            definition.n_outputs(key),
+            has_constant(key),
+            least[key],
+        )
+        for key, system in systems["train"].items()
+    }
+    return {key: weights for key, weights in solved.items() if weights}
+
+
+def least_spreads(
+    definition: Op2Op, train: Mapping[IrrepKey, KeyedSystem]
+) -> dict[IrrepKey, np.ndarray]:
+    """The spreads ``(n_columns,)`` of every key that columns are standardised by, at least."""
+    spreads = {
+        key: system.spreads(definition.n_outputs(key), has_constant(key))
+        for key, system in train.items()
+    }
+    # keys of other elements with the same columns
+    alike = {key: (key[0], *key[3:], len(spread)) for key, spread in spreads.items()}
+    widest: dict[tuple[int, ...], np.ndarray] = {}
+    for key, spread in spreads.items():
+        widest[alike[key]] = np.maximum(widest.get(alike[key], 0.0), spread)
+    return {key: NEVER_SEEN * widest[alike[key]] for key in spreads}

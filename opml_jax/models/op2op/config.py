@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 from typing import ClassVar
 
 from ...errors import ConfigError, at_least, one_of, refusal
@@ -42,7 +43,7 @@ DENSITY_WORDS = (
     *("W S P S", "W W P S", "S P U P S", "S P T P S", "S P W P S", "E P S", "S P E P S"),
 )
 
-_EXAMPLE = "opml config template {} prints such a configuration."
+_EXAMPLE = "opml config template effective prints such a configuration."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,14 +158,9 @@ class ObservablesFit:
     def __post_init__(self):
         where = "model.fit.observables"
         if not self.targets or not set(self.targets) <= set(OBSERVABLES):
-            raise ConfigError(
-                refusal(
-                    f"{where}.targets",
-                    got=self.targets,
-                    expected=f"some of {', '.join(OBSERVABLES)}",
-                    hint=_EXAMPLE.format("effective"),
-                )
-            )
+            expected = f"some of {', '.join(OBSERVABLES)}"
+            text = refusal(f"{where}.targets", got=self.targets, expected=expected, hint=_EXAMPLE)
+            raise ConfigError(text)
         at_least(where, self, ("components", "steps"), 1)
         numbers = [f.name for f in dataclasses.fields(self) if f.name != "targets"]
         at_least(where, self, numbers)
@@ -245,51 +241,30 @@ class Op2OpConfig(ModelConfig):
                 where = f"model.{name}" if name else "model"
                 raise ConfigError(refusal(where, got=got, expected=expected))
 
-    def _refusals(self) -> list[tuple[bool, str, str, str]]:
+    def _refusals(self) -> Iterator[tuple[bool, str, str, str]]:
         """What may be wrong: whether it is, where, what is there and what should be."""
         falling = list(self.exponents) == sorted(set(self.exponents), reverse=True)
         positive = min(self.exponents, default=1.0) > 0
-        one_shot, of_matrix = not self.density_words, self.target == "fock"
-        words, network = f"{len(self.density_words)} density words", self.network is not None
-        return [
-            (
-                not self.words or not falling or not positive,
-                "",
-                f"{len(self.words)} words, exponents {self.exponents}",
-                "at least one word, and positive exponents in descending order",
-            ),
-            (
-                self.cycles < 1 or self.history < 2 or not self.tolerance > 0,
-                "",
-                f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}",
-                "at least 1, at least 2, and positive",
-            ),
-            (
-                not of_matrix and not one_shot,
-                "density_words",
-                f"{words} and target dm",
-                "none: a density matrix is predicted in one step",
-            ),
-            (
-                self.stages < 0 or (self.stages > 0 and (network or one_shot)),
-                "stages",
-                f"{self.stages}, {words}{', and a network' * network}",
-                "0, or a positive number with density words and without a network",
-            ),
-            (
-                self.uncertainty and (network or not of_matrix),
-                "uncertainty",
-                f"target {self.target}{', and a network' * network}",
-                "target fock without a network: it is that of the linear map",
-            ),
-            (network and not of_matrix, "network", "target dm", "target fock, or no network"),
-            (
-                self.network is not None and self.network.alone and not one_shot,
-                "network.alone",
-                f"true, and {words}",
-                "false, or with density_words: []: the network stands beside the closed form",
-            ),
-        ]
+        given = f"{len(self.words)} words, exponents {self.exponents}"
+        expected = "at least one word, and positive exponents in descending order"
+        yield not self.words or not falling or not positive, "", given, expected
+        wrong = self.cycles < 1 or self.history < 2 or not self.tolerance > 0
+        given = f"cycles {self.cycles}, history {self.history}, tolerance {self.tolerance}"
+        yield wrong, "", given, "at least 1, at least 2, and positive"
+        one_shot, of_dm, network = not self.density_words, self.target == "dm", bool(self.network)
+        words, and_network = f"{len(self.density_words)} density words", ", and a network" * network
+        expected = "none: a density matrix is predicted in one step"
+        yield of_dm and not one_shot, "density_words", f"{words} and target dm", expected
+        wrong = self.stages < 0 or (self.stages > 0 and (network or one_shot))
+        expected = "0, or a positive number with density words and without a network"
+        yield wrong, "stages", f"{self.stages}, {words}{and_network}", expected
+        wrong = self.uncertainty and (network or of_dm)
+        expected = "target fock without a network: it is that of the linear map"
+        yield wrong, "uncertainty", f"target {self.target}{and_network}", expected
+        yield network and of_dm, "network", "target dm", "target fock, or no network"
+        wrong = self.network is not None and self.network.alone and not one_shot
+        expected = "false, or with density_words: []: the network stands beside the closed form"
+        yield wrong, "network.alone", f"true, and {words}", expected
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -309,30 +284,18 @@ class Op2OpConfig(ModelConfig):
         Raises:
           ConfigError: functions and fit do not go together.
         """
-        if not self.fit or not self.fit.observables:
-            if self.window != "lowest":
-                raise ConfigError(
-                    refusal(
-                        "model.window",
-                        got=f"{self.window!r}, and no observables",
-                        expected="lowest, unless model.fit.observables says what levels are",
-                        hint=_EXAMPLE.format("effective"),
-                    )
-                )
-            return
         expected = None
-        if self.network or (self.density_words and not self.stages):
-            expected = "with density_words: [] or stages, and no network"
-        elif self.target != "fock" or self.uncertainty:
-            expected = "with target: fock and uncertainty: false"
-        elif self.window != "lowest" and self.targets != ("mo_energy",):
-            expected = "with targets: [mo_energy], unless window is lowest"
+        if not self.fit or not self.fit.observables:
+            where, got = "model.window", f"{self.window!r}, and no observables"
+            if self.window != "lowest":
+                expected = "lowest, unless model.fit.observables says what levels are"
+        else:
+            where, got = "model.fit.observables", f"targets {self.targets}, of {self.functions}"
+            if self.network or (self.density_words and not self.stages):
+                expected = "with density_words: [] or stages, and no network"
+            elif self.target != "fock" or self.uncertainty:
+                expected = "with target: fock and uncertainty: false"
+            elif self.window != "lowest" and self.targets != ("mo_energy",):
+                expected = "with targets: [mo_energy], unless window is lowest"
         if expected:
-            raise ConfigError(
-                refusal(
-                    "model.fit.observables",
-                    got=f"targets {self.targets}, of {self.functions}",
-                    expected=expected,
-                    hint=_EXAMPLE.format("effective"),
-                )
-            )
+            raise ConfigError(refusal(where, got=got, expected=expected, hint=_EXAMPLE))

@@ -26,9 +26,8 @@ from ...numerics import Array, einsum
 from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch
 from ..base.definition import Params
-from .fading import faded
-from .functions import Op2Op, Operators
-from .inputs import Irreps, joined
+from .functions import Op2Op, faded
+from .inputs import Irreps, Operators, joined
 from .network import to_matrix
 
 
@@ -58,18 +57,10 @@ def last_columns(
     table: SpeciesTable,
     dm: Array | None = None,
 ) -> tuple[Operators, Irreps]:
-    """What the last linear map of a model reads.
+    """Operators, and the columns of every key that the last linear map of a model reads.
 
-    Args:
-      definition: the model's functions.
-      params: of the first guess and of all stages but the last, if there are stages.
-      structures: molecule or batch.
-      table: of its blocks.
-      dm: the density matrix whose words it reads, ``(n_structures, nao, nao)``; read of a model
-        that makes it self-consistent.
-
-    Returns:
-      The operators, and the columns of every key.
+    Of a model that makes it self-consistent the density matrix ``dm`` ``(n_structures, nao, nao)``
+    is read, of one with stages the parameters of all but the last.
     """
     operators, config = definition.operators(structures, table), definition.config
     known = definition.known_irreps(operators, table)
@@ -92,15 +83,7 @@ def drawn_changes(
     table: SpeciesTable,
     dm: Array,
 ) -> Array:
-    """Changes of the Fock matrix as large as its errors, ``(n_draws, n_structures, nao, nao)``.
-
-    Args:
-      definition: of a model trained with :attr:`~Op2OpConfig.uncertainty`.
-      params: of it.
-      structures: molecule or batch.
-      table: of its blocks.
-      dm: predicted, ``(n_structures, nao, nao)``.
-    """
+    """Changes of F as large as its errors, ``(n_draws, n_structures, nao, nao)`` at ``dm``."""
     operators, x = last_columns(definition, params, structures, table, dm)
     s, y = operators["S"], {}
     for key, columns in x.items():

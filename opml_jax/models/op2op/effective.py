@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,11 +21,11 @@ from ...numerics import Array, einsum
 from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Params
+from .closed_form import padded, real_rows
 from .config import ObservablesFit
 from .draws import last_columns, last_map
 from .functions import Op2Op
 from .network import compress
-from .systems import real_rows
 
 CHUNK = 16
 """Molecules at once."""
@@ -63,16 +63,12 @@ def projected(
     return Dataset(dataset.structures, {"fock": out}, meta, hashes)
 
 
-@dataclasses.dataclass(frozen=True)
-class Prepared:
+class Prepared(NamedTuple):
     """What weights are fitted with.
 
-    Attributes:
-      columns: by name of a key, the principal components of its columns that may move, and the
-        ``size`` that each had, the largest 1.
-      keys: by their names.
-      parts: for ``train`` and ``validation`` all batches, stacked: components ``z``, the matrices
-        of the start, what is to be reached (``wanted``), and ``real`` structures, no repeats.
+    ``columns`` are principal components, by name of a key, and the ``size`` that each had, the
+    largest 1; ``parts`` all batches of ``train`` and ``validation``, stacked: components ``z``,
+    matrices of the start, what is to be reached (``wanted``), and ``real`` structures, no repeats.
     """
 
     columns: Params
@@ -83,26 +79,15 @@ class Prepared:
 def prepare(
     definition: Op2Op, params: Params, sets: Mapping[str, Dataset], fit: ObservablesFit
 ) -> Prepared:
-    """Columns, their components, the matrices of the start, and references.
-
-    Args:
-      definition: the model's functions.
-      params: of the start.
-      sets: ``train`` and ``validation``, with ``fock`` in a larger basis.
-      fit: settings.
-    """
+    """Columns, their components, the matrices of the start, and references."""
     batches = {
         name: _batches(definition, params, part, reference_observables(part, fit.targets))
         for name, part in sets.items()
     }
     moved = last_map(definition, params)["density" if definition.config.stages else "guess"]
-    components = {
-        key: of_key
-        for key, of_key in _components(batches["train"], fit.components).items()
-        if key_name(key) in moved
-    }
-    columns = {key_name(key): of_key for key, of_key in components.items()}
-    keys = {key_name(key): key for key in components}
+    components = _components(batches["train"], fit.components)
+    keys = {key_name(key): key for key in components if key_name(key) in moved}
+    columns = {name: components[key] for name, key in keys.items()}
     parts = {name: _stacked(of_set, columns) for name, of_set in batches.items()}
     return Prepared(columns, keys, parts)
 
@@ -133,25 +118,14 @@ def _batches(
             rows = [values[i] for i in index] + [values[index[-1]]] * (n - len(index))
             if name == "mo_energy":
                 rows = [row[int(f) :] for row, f in zip(rows, first, strict=True)]
-            batch["wanted"][name] = _padded(rows, sizes.get(name, rows[0].shape))
+            batch["wanted"][name] = padded(rows, sizes.get(name, rows[0].shape))
         batch |= {"structures": structures, "table": table, "real": np.arange(n) < len(index)}
         out.append(batch)
     return out
 
 
-def _padded(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Arrays in one, each cut or filled up with zeros to ``shape``."""
-    out = np.zeros((len(rows), *shape))
-    for whole, row in zip(out, rows, strict=True):
-        cut = tuple(slice(min(a, b)) for a, b in zip(shape, row.shape, strict=True))
-        whole[cut] = row[cut]
-    return out
-
-
 def _components(batches: Sequence[Params], most: int) -> dict[IrrepKey, Params]:
-    """Principal components of every key's columns, of unit size, for :func:`compress`.
-
-    ``size`` is what each was before, the largest 1.
+    """Principal components of every key's columns, of unit size; ``size`` is what each was before.
 
     Of whole columns, centred before they are squared: added up as moments, small columns would be
     lost to rounding, and observables twice as wrong.
@@ -177,10 +151,7 @@ def _components(batches: Sequence[Params], most: int) -> dict[IrrepKey, Params]:
 
 def _stacked(batches: Sequence[Params], columns: Params) -> Params:
     """All batches side by side, columns replaced by their principal components."""
-    out = []
-    for batch in batches:
-        rest = {k: v for k, v in batch.items() if k != "x"}
-        out.append({**rest, "z": compress(columns, batch["x"])})
+    out = [{"z": compress(columns, batch.pop("x")), **batch} for batch in batches]
     return jax.tree.map(lambda *x: jnp.stack([jnp.asarray(v) for v in x]), *out)
 
 
@@ -188,14 +159,8 @@ Squares = dict[str, tuple[Array, Array]]
 """Sum of squares and number of values of every part of a loss."""
 
 
-@dataclasses.dataclass(frozen=True)
-class ObservablesLoss:
-    """Errors of observables of matrices that are moved.
-
-    Attributes:
-      definition: the model's functions.
-      fit: targets and weights.
-    """
+class ObservablesLoss(NamedTuple):
+    """Errors of observables of matrices that are moved."""
 
     definition: Op2Op
     fit: ObservablesFit
@@ -209,18 +174,12 @@ class ObservablesLoss:
         return total
 
     def squares(self, weights: Params, batches: Params) -> Squares:
-        """Squares of all molecules.
-
-        Args:
-          weights: changes of the weights of components, by name of a key.
-          batches: of :class:`Prepared`.
-        """
+        """Sums over all molecules, of changes of the weights of components by name of a key."""
 
         def add(total, batch):
             return jax.tree.map(jnp.add, total, self._of_batch(weights, batch)), None
 
-        one = jax.tree.map(lambda x: x[0], batches)
-        shapes = jax.eval_shape(self._of_batch, weights, one)
+        shapes = jax.eval_shape(self._of_batch, weights, jax.tree.map(lambda x: x[0], batches))
         return jax.lax.scan(add, jax.tree.map(lambda x: jnp.zeros(()), shapes), batches)[0]
 
     def _of_batch(self, weights: Params, batch: Params) -> Squares:

@@ -7,15 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...basis import load_basis
+from ...basis import layout_of, load_basis
 from ...data import Dataset
-from ...errors import ModelFileError, refusal
-from ..family import Evaluated, Family, Fit, Picture, Template
-from .checks import check_references
-from .config import Op2OpConfig
+from ...data.plausibility import check_finite
+from ...errors import Code, ConventionError, DataError, ModelFileError, refusal
+from ..family import Evaluated, Family, Fit, Picture
+from .config import ObservablesFit, Op2OpConfig
 from .functions import Op2Op
-from .legacy import OF_MATRIX_NETWORK, migrated
-from .model import Op2OpModel
+from .legacy import OF_MATRIX_NETWORK
+from .model import Op2OpModel, check_closed_shells
 
 if TYPE_CHECKING:
     from ...learn.run import Run
@@ -43,7 +43,11 @@ class Op2OpFamily(Family):
 
     def check(self, definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset]) -> None:
         """Refuse data without Fock matrices in the model's basis, and open shells."""
-        check_references(definition, config.fit and config.fit.observables, sets)
+        observables = config.fit and config.fit.observables
+        for name, part in sets.items():
+            _check_labels(name, part, observables)
+            if observables is None:
+                _check_basis(definition, part)
 
     def fit(
         self, definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run: Run
@@ -123,22 +127,8 @@ class Op2OpFamily(Family):
 
         return [matrix_picture(model, evaluated)] if "fock" in evaluated.dataset else []
 
-    def templates(self) -> dict[str, Template]:
-        """Configurations to start from, by name."""
-        from .templates import TEMPLATES
-
-        return TEMPLATES
-
-    def migrated(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The ``model`` section for a configuration of version 0.1, if it was of this family."""
-        return migrated(tree)
-
     def read_config(self, values: Mapping[str, Any]) -> Op2OpConfig:
-        """The configuration in a model file; networks of version 0.1 had a kind.
-
-        Raises:
-          ModelFileError: a kind that there is no more.
-        """
+        """The configuration in a model file; networks of version 0.1 had a kind."""
         values = dict(values)
         if (network := values.get("network")) is not None:
             if (kind := network.get("kind", "gated")) != "gated":
@@ -159,3 +149,40 @@ class Op2OpFamily(Family):
 
 FAMILY = Op2OpFamily()
 """The family."""
+
+
+def _check_labels(name: str, part: Dataset, observables: ObservablesFit | None) -> None:
+    """Refuse labels (or, for observables, their basis) that are not there, open shells, NaN."""
+    labels = ["fock"]
+    if observables and "polarizability" in observables.targets:
+        labels.append("polarizability")
+    has_basis = observables is None or "basis" in part.meta
+    if any(label not in part for label in labels) or not has_basis or not len(part):
+        basis = ", and the name of their basis" if observables else ""
+        raise DataError(
+            refusal(
+                name,
+                got=repr(part),
+                expected=f"structures with the label {' and '.join(labels)}{basis}",
+                hint="opml generate makes files with Fock matrices.",
+            ),
+            code=Code.LABEL,
+        )
+    check_closed_shells(name, part.structures, DataError)
+    check_finite(name, {label: part.labels[label] for label in labels})
+
+
+def _check_basis(definition: Op2Op, part: Dataset) -> None:
+    """Refuse matrices of another basis, by the layouts in the data or by their sizes."""
+    part.check_layout(definition.basis)
+    for structure, fock in zip(part.structures, part.labels["fock"], strict=True):
+        if len(fock) != (nao := layout_of(structure, definition.basis).nao):
+            raise ConventionError(
+                refusal(
+                    f"Fock matrix of {structure!r}",
+                    got=f"{len(fock)} functions",
+                    expected=f"{nao}, as {definition.basis!r} has",
+                    hint="Set model.basis to the basis of the labels.",
+                ),
+                code=Code.LAYOUT,
+            )

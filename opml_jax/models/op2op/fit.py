@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from ...data import Dataset
 from ...learn.run import Run
@@ -17,18 +16,7 @@ from .functions import Op2Op
 
 
 def fit(definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run: Run) -> Fit:
-    """Train a model of Fock or density matrices.
-
-    Args:
-      definition: the model's functions.
-      config: with ``fit`` and the network's; None stands for the defaults.
-      sets: ``train``, ``validation`` and perhaps ``calibration``.
-      run: keeps the state ``network``, and reports.
-
-    Raises:
-      OpmlError: the loss of a network became NaN.
-      ModelFileError: a damaged state, or one of another training.
-    """
+    """Train a model of Fock or density matrices; arguments as for :meth:`Family.fit`."""
     observables = config.fit and config.fit.observables
     with run.stage("closed form"):
         matrices = dict(sets)
@@ -38,15 +26,11 @@ def fit(definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run
         params = fit_closed_form(definition, matrices, run).params
     if observables:
         with run.stage("observables"):
-            fitted = fit_observables(definition, params, sets, observables, run)
-        return Fit(fitted.params, history=fitted.history)
+            return fit_observables(definition, params, sets, observables, run)
     if config.network is None:
         return Fit(params)
     settings = config.network.fit or Op2OpNetworkFit()
     with run.stage("network") as end_with:
         trained = train_network(definition, settings, params, sets, run)
-        better = "network" in trained.params
-        facts: dict[str, Any] = {"network": "kept" if better else "no better than the closed form"}
-        end_with(facts["network"])
-    facts |= {f"network_{name}": value for name, value in trained.chosen.items()}
-    return Fit(trained.params, facts, trained.history)
+        end_with(trained.facts["network"])
+    return trained

@@ -16,7 +16,6 @@ all alike; or all alike from the start, which may fit one molecule further. Vali
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -29,6 +28,7 @@ from ...data import Dataset
 from ...learn.run import Run
 from ...numerics import Array, require_x64
 from ..base.definition import Params
+from ..family import Fit
 from .closed_form import split_columns
 from .config import ObservablesFit
 from .draws import last_map, with_last_map
@@ -42,27 +42,9 @@ PATIENCE = 20
 """Steps without a better validation error after which training stops."""
 
 
-@dataclasses.dataclass(frozen=True)
-class FittedObservables:
-    """Result of :func:`fit_observables`.
-
-    Attributes:
-      params: of the model.
-      history: one row a step, one way after the other: the loss of training and validation, 1 for
-        each weight at the start.
-    """
-
-    params: Params
-    history: list[dict[str, float]]
-
-
 def fit_observables(
-    definition: Op2Op,
-    params: Params,
-    sets: Mapping[str, Dataset],
-    fit: ObservablesFit,
-    run: Run,
-) -> FittedObservables:
+    definition: Op2Op, params: Params, sets: Mapping[str, Dataset], fit: ObservablesFit, run: Run
+) -> Fit:
     """Weights whose matrices have the observables of the labels; the best on validation.
 
     Args:
@@ -75,6 +57,10 @@ def fit_observables(
       fit: targets, weights and settings.
       run: told how far it is.
 
+    Returns:
+      Parameters, and a history of a row a step, one way after the other: the loss of training and
+      validation, 1 for each weight at the start.
+
     Raises:
       PrecisionError: x64 is off.
     """
@@ -86,7 +72,7 @@ def fit_observables(
     weights, sizes = _variables(definition, prepared)
     flat, unflatten = jax.flatten_util.ravel_pytree(weights)
     loss = ObservablesLoss(definition, fit)
-    objective = _Objective.of(loss, unflatten, np.asarray(flat), prepared.parts, run)
+    objective = _Objective(loss, unflatten, np.asarray(flat), prepared.parts, run)
     best = objective.minimum(np.asarray(jax.flatten_util.ravel_pytree(sizes)[0]))
     changes = _changes(prepared.columns, unflatten(jnp.asarray(best.flat)))
     if definition.config.stages:
@@ -94,7 +80,8 @@ def fit_observables(
         moved = {k: _moved(last[k], v) for k, v in split_columns(definition, by_key).items()}
     else:
         moved = {"guess": _moved(last["guess"], changes)}
-    return FittedObservables(with_last_map(definition, start, {**last, **moved}), objective.history)
+    params = with_last_map(definition, start, {**last, **moved})
+    return Fit(params, history=objective.history)
 
 
 def _variables(definition: Op2Op, prepared: Prepared) -> tuple[Params, Params]:
@@ -117,46 +104,29 @@ class Point(NamedTuple):
     flat: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
 class _Objective:
     """The losses of both sets, of changes of all weights ``(n,)``, and the steps so far.
 
-    Attributes:
-      start: no change.
-      loss: of changes and batches, compiled.
-      loss_and_slope: likewise.
-      parts: batches of ``train`` and ``validation``.
-      fit: settings.
-      run: told how far it is.
-      history: a row a step.
+    In units of the errors of the ``start``, which is no change.
     """
 
-    start: np.ndarray
-    loss: Callable[[Array, Params], Array]
-    loss_and_slope: Callable[[Array, Params], tuple[Array, Array]]
-    parts: Mapping[str, Params]
-    fit: ObservablesFit
-    run: Run
-    history: list[dict[str, float]] = dataclasses.field(default_factory=list)
-
-    @classmethod
-    def of(
-        cls,
+    def __init__(
+        self,
         loss: ObservablesLoss,
         unflatten: Callable[[Any], Params],
         start: np.ndarray,
         parts: Mapping[str, Params],
         run: Run,
-    ) -> _Objective:
-        """In units of the errors of the start."""
+    ):
+        self.start, self.parts, self.fit, self.run = start, parts, loss.fit, run
+        self.history: list[dict[str, float]] = []
         squares = jax.jit(lambda flat, batches: loss.squares(unflatten(flat), batches))
         scales = {k: float(s / n) for k, (s, n) in squares(start, parts["train"]).items()}
 
         def total(flat: Array, batches: Params) -> Array:
             return loss.total(unflatten(flat), batches, scales)
 
-        both = jax.jit(total), jax.jit(jax.value_and_grad(total))
-        return cls(start, *both, parts, loss.fit, run)
+        self.loss, self.loss_and_slope = jax.jit(total), jax.jit(jax.value_and_grad(total))
 
     def point(self, flat: np.ndarray) -> Point:
         """Changes with their loss on validation."""

@@ -27,38 +27,38 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, ClassVar, overload
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import integrals
+from ... import integrals, lapack
 from ...basis import Basis, layout_of
 from ...errors import ConfigError, OpmlError, refusal
 from ...features.couple import IrrepKey, key_name
 from ...learn.fixed_point import fixed_point
-from ...numerics import Array, einsum
+from ...numerics import Array, einsum, is_concrete
 from ...observables import density_matrix, dipole, project
 from ...operators.species import SpeciesTable, scatter_species
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Definition, Params
 from .config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
-from .fading import faded
 from .inputs import (
+    InputTable,
     Irreps,
+    Operators,
+    batches_of,
     joined,
     known_operators,
+    molecules_of,
     n_electrons,
     n_shell_pairs,
     operator_irreps,
     spelled,
+    table_of,
 )
 from .network import network_data, network_irreps, to_matrix
-from .tables import InputTable, Tables
-
-Operators = dict[str, Any]
-"""Of :meth:`Op2Op.operators`: by letter, and those in an input basis under ``inputs``."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,23 +84,26 @@ class Op2Op(Definition):
                 refusal("input_basis", got=repr(given), expected=repr(self.config.input_basis))
             )
 
-    @property
-    def _tables(self) -> Tables:
-        return Tables(self.basis, self.input_basis)
-
     def table(self, structure: Structure | StructureBatch) -> SpeciesTable:
         """The blocks of a molecule, or of a batch whose composition is known (not traced).
 
         Raises:
           OpmlError: a traced composition.
         """
-        return self._tables.table(structure)
+        if isinstance(structure, Structure):
+            return table_of([structure], self.basis, self.input_basis)
+        if not is_concrete(structure.numbers):
+            raise OpmlError(
+                refusal("table", got=None, expected="one made outside jit, by Op2Op.table(batch)")
+            )
+        molecules = molecules_of(structure)
+        return table_of(molecules, self.basis, self.input_basis, structure.n_atoms)
 
     def batches(
         self, structures: Sequence[Structure], size: int
     ) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
-        """Batches of one shape, their tables and indices; see :meth:`Tables.batches`."""
-        return self._tables.batches(structures, size)
+        """Batches of one shape, their tables, and indices of what is no repeat at their end."""
+        return batches_of(structures, size, self.basis, self.input_basis)
 
     def operators(
         self, structure: Structure | StructureBatch, table: SpeciesTable | None = None
@@ -121,11 +124,7 @@ class Op2Op(Definition):
         return operators
 
     def known_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
-        """Irreps of :attr:`Op2OpConfig.words`.
-
-        Returns:
-          ``{key: (n_blocks, 2 L + 1, n_columns)}``.
-        """
+        """Irreps of :attr:`Op2OpConfig.words`, ``{key: (n_blocks, 2 L + 1, n_columns)}``."""
         if "inputs" not in operators:
             return operator_irreps(spelled(self.config.words, LETTERS, operators), table)
         assert isinstance(table, InputTable)  # as they are made for an input basis
@@ -157,14 +156,7 @@ class Op2Op(Definition):
         return to_matrix(y, table, like.shape[0], like.shape[-1])
 
     def learned_guess(self, params: Params, x: Irreps, table: SpeciesTable, s: Array) -> Array:
-        """What the closed form adds to the baseline, ``(n_structures, nao, nao)``.
-
-        Args:
-          params: of the model: ``guess``, and perhaps ``fade``, the scale of :func:`faded`.
-          x: irreps of :attr:`Op2OpConfig.words`.
-          table: of the blocks.
-          s: overlap.
-        """
+        """What the closed form adds to the baseline, ``(n_structures, nao, nao)`` as ``s``."""
         out = self.assemble(params["guess"], x, table, s)
         return faded(out, s, params["fade"]) if "fade" in params else out
 
@@ -177,12 +169,8 @@ class Op2Op(Definition):
     ) -> Array:
         """What the first guess starts from, ``(n_structures, nao, nao)``.
 
-        Args:
-          params: of them ``atoms`` is read, density matrices of free atoms by atomic number, if
-            the baseline is ``"superposed"``.
-          structure: molecule or batch.
-          operators: of :meth:`operators`.
-          table: of its blocks.
+        ``atoms`` of the parameters are density matrices of free atoms by atomic number, if the
+        baseline is ``"superposed"``.
         """
         s, name = operators["S"], self.config.baseline
         if name == "none":
@@ -213,7 +201,7 @@ class Op2Op(Definition):
     def _functional(
         self, params: Params, structure, operators, known, table: SpeciesTable, kinetic: Array
     ) -> Callable[[Array], Array]:
-        """The Fock matrix of the density of a Fock matrix, with these ``known`` and ``density``."""
+        """F of the density of F, ``(n_structures, nao, nao)`` each, with the maps of ``params``."""
         s = operators["S"]
         constant = self.assemble(params["known"], known, table, s)
 
@@ -284,8 +272,7 @@ class Op2Op(Definition):
     def _in_field(self, structure: Structure | StructureBatch, field: Array) -> Array:
         """What a field adds to a Fock matrix."""
         if self.config.target == "dm":
-            text = refusal("target of a model in a field", got="dm", expected="fock")
-            raise OpmlError(text)
+            raise OpmlError(refusal("target of a model in a field", got="dm", expected="fock"))
         position = integrals.position(centred(structure), self.basis)
         return einsum("x,...xij->...ij", field, position)
 
@@ -304,13 +291,7 @@ class Op2Op(Definition):
     def dipole_in_field(
         self, params: Params, structure: Structure, field: Array | None = None
     ) -> Array:
-        """Dipole of the density in a uniform electric field, ``(3,)`` e Bohr.
-
-        Args:
-          params: as for :meth:`apply`.
-          structure: closed-shell molecule.
-          field: as for :meth:`apply`. Default: none.
-        """
+        """Dipole of the density in a uniform field, ``(3,)`` e Bohr; arguments of :meth:`apply`."""
         dm = self.apply(params, structure, field=field)["dm"]
         return dipole(dm, structure, self.basis)
 
@@ -326,11 +307,7 @@ class Op2Op(Definition):
         field = jnp.zeros(3) if field is None else field
         return jax.jacfwd(lambda f: self.dipole_in_field(params, structure, f))(field)
 
-    @overload
-    def first_level(self, structure: Structure) -> int: ...
-    @overload
-    def first_level(self, structure: StructureBatch) -> jax.Array: ...
-    def first_level(self, structure: Structure | StructureBatch):
+    def first_level(self, structure: Structure | StructureBatch) -> Any:
         """The level of a larger basis that the lowest of the matrix is, ``()`` or ``(n,)``.
 
         0 unless :attr:`Op2OpConfig.window` is ``"homo"``; then as many levels are below the highest
@@ -344,11 +321,7 @@ class Op2Op(Definition):
         nao = jnp.sum(structure.layout.ao_mask, axis=-1)
         return jnp.maximum(0, electrons // 2 - 1 - (nao - 1) // 2)
 
-    @overload
-    def n_described(self, structure: Structure) -> int: ...
-    @overload
-    def n_described(self, structure: StructureBatch) -> jax.Array: ...
-    def n_described(self, structure: Structure | StructureBatch):
+    def n_described(self, structure: Structure | StructureBatch) -> Any:
         """Electrons in the levels of the matrix, ``()`` or ``(n,)``."""
         return n_electrons(structure) - 2 * self.first_level(structure)
 
@@ -361,6 +334,24 @@ class Op2Op(Definition):
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key, 0 if the basis has none."""
         return n_shell_pairs(self.basis, key)
+
+
+def faded(matrix: Array, overlap: Array, scale: Array | float) -> Array:
+    r"""A learned matrix without what it says of functions that the overlap nearly lacks.
+
+    :math:`f M f` with :math:`f = S^2 (S^2 + \epsilon^2)^{-1}`, epsilon the ``scale``, ``(..., nao,
+    nao)`` each; padding of S is zero. A matrix element of an operator is small where the overlap
+    is: an eigenvector of S with eigenvalue s has a norm of root s. Errors of a learned one are not,
+    and make levels wrong by their size over s. f keeps what belongs to eigenvalues well above
+    epsilon, and lets the rest fade into the baseline, which is an operator.
+    """
+    eye = jnp.eye(overlap.shape[-1], dtype=overlap.dtype)
+    lacking = jnp.where(jnp.diagonal(overlap, axis1=-2, axis2=-1) == 0, 1.0, 0.0)
+    padded = overlap + lacking[..., None] * eye
+    squares = padded @ padded + scale**2 * eye
+    whole = jnp.broadcast_to(eye, squares.shape)
+    f = eye - scale**2 * lapack.solve(squares, whole, positive=True)
+    return einsum("...ij,...jk,...lk->...il", f, matrix, f)
 
 
 def _mask(structure: Structure | StructureBatch) -> Array | None:

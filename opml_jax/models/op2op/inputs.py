@@ -1,19 +1,26 @@
-"""What Op2Op reads of a molecule: operators that are known, and the irreps of their words."""
+"""What Op2Op reads of a molecule: its blocks, known operators, and the irreps of their words."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import overload
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ... import integrals, lapack
-from ...basis import Basis
+from ...basis import Basis, Bucket, batch, bucket_of, layout_of
 from ...features.couple import IrrepKey, couple_species, species_channels
-from ...numerics import Array
-from ...operators.species import SpeciesTable, gather_species
+from ...numerics import Array, pytree
+from ...operators.species import (
+    SpeciesKey,
+    SpeciesTable,
+    gather_species,
+    species_capacities,
+    species_table,
+)
 from ...operators.words import spell
 from ...structures import Structure, StructureBatch
 from .config import PIECES
@@ -21,26 +28,92 @@ from .config import PIECES
 Irreps = dict[IrrepKey, Array]
 """``{key: (n_blocks, 2 L + 1, n_columns)}``."""
 
-Operators = dict[str, Array]
-"""By letter, ``(n_structures, nao, nao)`` each, a molecule being one structure."""
+Operators = dict[str, Any]
+"""By letter ``(n_structures, nao, nao)``, and those in an input basis under ``inputs``."""
+
+
+@pytree
+class InputTable(SpeciesTable):
+    """The blocks of the matrices, and those of operators in an input basis.
+
+    Attributes:
+      inputs: the blocks of the same molecules in the input basis.
+      structures: the molecules laid out in it; None for a single molecule.
+    """
+
+    inputs: SpeciesTable
+    structures: StructureBatch | None
+
+
+def table_of(
+    molecules: Sequence[Structure],
+    basis: Basis,
+    input_basis: Basis | None,
+    n_atoms: int | None = None,
+    *,
+    capacities: Mapping[SpeciesKey, int] | None = None,
+    bucket: Bucket | None = None,
+) -> SpeciesTable:
+    """The blocks of a batch of ``n_atoms`` (None: of one molecule), ``bucket`` of the inputs."""
+
+    def blocks_in(basis: Basis) -> SpeciesTable:
+        return species_table([layout_of(s, basis) for s in molecules], capacities=capacities)
+
+    blocks = blocks_in(basis)
+    if input_basis is None:
+        return blocks
+    parts = {f.name: getattr(blocks, f.name) for f in dataclasses.fields(blocks)}
+    laid_out = None
+    if n_atoms is not None:
+        laid_out = batch(molecules, input_basis, bucket=bucket, n_atoms=n_atoms)
+    return InputTable(**parts, inputs=blocks_in(input_basis), structures=laid_out)
+
+
+def batches_of(
+    structures: Sequence[Structure], size: int, basis: Basis, input_basis: Basis | None
+) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
+    """Structures in batches of one shape, so that one program serves all.
+
+    Yields:
+      the batch, filled up by repeats of its last structure, its table, and the indices of the
+      structures in it, without the repeats.
+    """
+    size = min(size, len(structures))
+    layouts = [layout_of(s, basis) for s in structures]
+    order = np.argsort([layout.nao for layout in layouts], kind="stable")
+    parts = [order[i : i + size] for i in range(0, len(structures), size)]
+    full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
+    room = species_capacities([[layouts[i] for i in p.tolist()] for p in full])
+    bucket = bucket_of(structures, basis)
+    inputs = input_basis and bucket_of(structures, input_basis)
+    for index, part in zip(full, parts, strict=True):
+        molecules = [structures[i] for i in index.tolist()]
+        padded = batch(molecules, basis, bucket=bucket)
+        bases = basis, input_basis
+        table = table_of(molecules, *bases, padded.n_atoms, capacities=room, bucket=inputs)
+        yield padded, table, part
+
+
+def molecules_of(structures: StructureBatch) -> list[Structure]:
+    """The molecules of a batch, as far as AO layouts are concerned: placed anywhere."""
+    out = []
+    both = map(np.asarray, (structures.numbers, structures.charge))
+    for padded, charge in zip(*both, strict=True):
+        numbers, charge = padded[padded > 0], int(charge)
+        anywhere = 10.0 * np.arange(3 * len(numbers)).reshape(-1, 3)
+        out.append(Structure(numbers, anywhere, charge, int(numbers.sum() - charge) % 2))
+    return out
 
 
 def known_operators(
     structure: Structure | StructureBatch, basis: Basis, exponents: Sequence[float]
 ) -> Operators:
-    """``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``.
-
-    Args:
-      structure: molecule or batch.
-      basis: of the matrices.
-      exponents: of the Gaussians that cut the potential of the nuclei into pieces.
-    """
+    """``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``."""
     s = integrals.overlap(structure, basis)
     eye = jnp.broadcast_to(jnp.eye(s.shape[-1], dtype=s.dtype), s.shape)
+    padded = s
     if isinstance(structure, StructureBatch):  # padding has no overlap, not even with itself
         padded = s + jnp.where(structure.layout.ao_mask, 0.0, 1.0)[..., None] * eye
-    else:
-        padded = s
     inverse = lapack.solve(padded, eye, positive=True)
     potentials = _potentials(structure, basis, exponents, s)
     pieces = potentials[:, :-1] - potentials[:, 1:]
@@ -79,12 +152,7 @@ def spelled(words: Sequence[str], letters: Sequence[str], operators: Operators) 
 
 
 def operator_irreps(matrices: Array, table: SpeciesTable) -> Irreps:
-    """Irreps of several operators, ``{key: (n_blocks, 2 L + 1, n_operators * n_pairs)}``.
-
-    Args:
-      matrices: ``(n_operators, n_structures, nao, nao)``.
-      table: of the molecules.
-    """
+    """Irreps ``(n_blocks, 2 L + 1, n * n_pairs)`` of ``(n, n_structures, nao, nao)`` operators."""
     coupled = couple_species(gather_species(matrices, table), table.spec)
     return {  # channels before shell pairs
         k: jnp.moveaxis(x, 0, -2).reshape(*x.shape[1:-1], -1) for k, x in coupled.items()
@@ -102,14 +170,8 @@ def n_shell_pairs(basis: Basis, key: IrrepKey) -> int:
     return len(species_channels(basis.spec, key[:3]).get(key[3:], ()))
 
 
-@overload
-def n_electrons(structure: Structure) -> int: ...
-@overload
-def n_electrons(structure: StructureBatch) -> jax.Array: ...
-@overload
-def n_electrons(structure: Structure | StructureBatch) -> int | jax.Array: ...
-def n_electrons(structure: Structure | StructureBatch):
-    """Electrons of a molecule, or ``(n_structures,)``."""
+def n_electrons(structure: Structure | StructureBatch) -> Any:
+    """Electrons of a molecule, an int, or ``(n_structures,)``."""
     if isinstance(structure, Structure):
         return structure.n_electrons
     return jnp.sum(jnp.asarray(structure.numbers), axis=-1) - jnp.asarray(structure.charge)

@@ -39,22 +39,9 @@ class Reference(NamedTuple):
 
 
 def reference(
-    fock: Array,
-    overlap: Array,
-    n_electrons,
-    mask: Array | None = None,
-    *,
-    with_orbitals: bool = True,
+    fock: Array, overlap: Array, n_electrons, mask: Array | None = None, with_orbitals: bool = True
 ) -> Reference:
-    """The reference of Fock matrices ``(..., nao, nao)``.
-
-    Args:
-      fock: Hartree.
-      overlap: the same shape.
-      n_electrons: even, one number or one for each matrix.
-      mask: ``(..., nao)`` True for functions that are not padding.
-      with_orbitals: False leaves them out (NaN): :func:`matrix_loss` needs none.
-    """
+    """The reference of Fock matrices; without orbitals (NaN) for :func:`matrix_loss` alone."""
     if mask is None:
         mask = jnp.ones(fock.shape[:-1], bool)
     if with_orbitals:

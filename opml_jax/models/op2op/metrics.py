@@ -30,16 +30,7 @@ def is_effective(predicted: Predicted, dataset: Dataset) -> bool:
 
 
 def all_errors(predicted: Predicted, dataset: Dataset) -> dict[str, float]:
-    """Errors of the quantities that both sides have, and of matrices or their observables.
-
-    Args:
-      predicted: of the data set's structures.
-      dataset: references.
-
-    Returns:
-      what :func:`opml_jax.models.base.metrics.quantity_errors` does, and of data with Fock matrices
-      what :func:`operator_errors` does, or :func:`observable_errors` if they are in a larger basis.
-    """
+    """Errors of quantities that both sides have, and of matrices or their observables."""
     out = quantity_errors(predicted, dataset)
     if "fock" not in dataset or "dm" not in predicted:
         return out
@@ -49,11 +40,7 @@ def all_errors(predicted: Predicted, dataset: Dataset) -> dict[str, float]:
 
 
 def operator_errors(predicted: Predicted, dataset: Dataset) -> dict[str, float]:
-    r"""Errors of operators, and of what follows from them.
-
-    Args:
-      predicted: of the data set's structures.
-      dataset: references, with ``fock`` in the library's AO order; closed shells.
+    r"""Errors of operators, and of what follows from them, of closed shells with ``fock``.
 
     Returns:
       ``fock_mae_uha`` (mean over all elements of all matrices, the convention of SchNOrb, PhiSNet
@@ -110,13 +97,7 @@ Levels = tuple[np.ndarray, np.ndarray, int]
 def paired_levels(
     predicted: Predicted, dataset: Dataset, reference: Sequence[np.ndarray] | None = None
 ) -> list[Levels]:
-    """Levels that the predicted matrices have, of each structure.
-
-    Args:
-      predicted: of the data set's structures.
-      dataset: references with ``fock``, in the basis of the predicted matrices or a larger one.
-      reference: all levels of the references. Default: from their Fock matrices.
-    """
+    """Levels that the predicted matrices have, of each structure; ``reference`` may be at hand."""
     if reference is None and is_effective(predicted, dataset):
         reference = reference_observables(dataset, ("mo_energy",))["mo_energy"]
     elif reference is None:
@@ -136,16 +117,12 @@ def paired_levels(
 def observable_errors(predicted: Predicted, dataset: Dataset) -> dict[str, float]:
     """Errors of the observables of matrices, against Fock matrices in a larger basis.
 
-    Args:
-      predicted: of the data set's structures.
-      dataset: references, see :func:`opml_jax.data.reference.reference_observables`.
-
     Returns:
       ``eigenvalue_occupied_mae_uha``, ``eigenvalue_virtual_mae_uha`` (of the levels the small
       matrix has), ``gap_mae_uha``, and ``lowdin_charges_mae_e`` if they are predicted.
     """
     wanted = reference_observables(dataset, ("mo_energy", "lowdin_charges"))
-    occupied, virtual, gaps, charges = ([] for _ in range(4))
+    occupied, virtual, gaps = [], [], []
     for reference, levels, pairs in paired_levels(predicted, dataset, wanted["mo_energy"]):
         error = levels - reference
         occupied.append(np.abs(error[:pairs]))
@@ -157,11 +134,9 @@ def observable_errors(predicted: Predicted, dataset: Dataset) -> dict[str, float
         out[metric("eigenvalue_virtual")] = MICRO * _mean(virtual)
         out[metric("gap")] = MICRO * float(np.mean(gaps))
     if "lowdin_charges" in predicted:
-        for padded, reference in zip(
-            predicted["lowdin_charges"], wanted["lowdin_charges"], strict=True
-        ):
-            charges.append(np.abs(padded[: len(reference)] - reference))
-        out[metric("lowdin_charges")] = _mean(charges)
+        charges = zip(predicted["lowdin_charges"], wanted["lowdin_charges"], strict=True)
+        errors = [np.abs(padded[: len(reference)] - reference) for padded, reference in charges]
+        out[metric("lowdin_charges")] = _mean(errors)
     return out
 
 
@@ -169,10 +144,8 @@ def paired_matrices(predicted: Predicted, dataset: Dataset) -> list[tuple[np.nda
     """Predicted and reference matrix of each structure: of F, or of P where no F is predicted."""
     name = "fock" if "fock" in predicted else "dm"
     out = []
-    for i, (structure, wanted) in enumerate(
-        zip(dataset.structures, dataset.labels["fock"], strict=True)
-    ):
-        n = len(wanted)
+    for i, structure in enumerate(dataset.structures):
+        n = len(wanted := dataset.labels["fock"][i])
         if name == "dm":
             wanted = density_of(wanted, predicted["overlap"][i, :n, :n], structure)
         out.append((predicted[name][i, :n, :n], wanted))
@@ -189,16 +162,7 @@ def errors_by_structure(predicted: Predicted, dataset: Dataset) -> np.ndarray:
 
 
 def errors_by_key(predicted: Predicted, dataset: Dataset, basis: Basis) -> dict[IrrepKey, float]:
-    """Share of each kind of irrep in the squared error of the matrices, largest first.
-
-    Args:
-      predicted: as for :func:`operator_errors`.
-      dataset: references.
-      basis: of the matrices.
-
-    Returns:
-      ``{key: share}``; shares sum to 1.
-    """
+    """``{key: share}`` of each kind of irrep in the squared error of matrices, largest first."""
     total: dict[IrrepKey, float] = {}
     pairs = paired_matrices(predicted, dataset)
     for structure, (matrix, wanted) in zip(dataset.structures, pairs, strict=True):

@@ -26,7 +26,6 @@ from ...structures.elements import symbol
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
-from .checks import check_closed_shells
 from .draws import drawn_changes, up_to
 from .functions import Op2Op
 
@@ -73,11 +72,7 @@ class Op2OpModel(Model):
         return "Use fock_fn, or the prediction as the start of a PySCF calculation."
 
     def check_uncertainty(self) -> None:
-        """Refuse standard deviations of a model trained without, or of a first guess.
-
-        Raises:
-          OpmlError: it is one of these.
-        """
+        """Refuse standard deviations of a model trained without, or of a first guess."""
         if not self.doubted:
             raise OpmlError(
                 refusal(
@@ -220,15 +215,7 @@ class Op2OpModel(Model):
         return out
 
     def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
-        """How far each structure is from the training set, ``(n_structures,)``.
-
-        Args:
-          predicted: of a list, with standard deviations. Their root mean square over the elements
-            of the Fock matrix, Hartree; NaN where there are none.
-
-        Raises:
-          OpmlError: a model that has none.
-        """
+        """Root mean square standard deviation of F, ``(n_structures,)`` Hartree."""
         if not self.doubted:
             return super().doubt(predicted)
         squares = (predicted["fock_uncertainty"] ** 2).sum(axis=(1, 2))
@@ -237,11 +224,7 @@ class Op2OpModel(Model):
     def _unconverged(
         self, structures: list[Structure], residual: np.ndarray, failed: np.ndarray, allowed: bool
     ) -> None:
-        """Say which densities did not become self-consistent, as an error unless that is allowed.
-
-        Raises:
-          ConvergenceError: it is not.
-        """
+        """Say which densities did not become self-consistent; an error unless allowed."""
         worst = failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))]
         others = f", and those of {len(failed) - 1} others," if len(failed) > 1 else ""
         text = (
@@ -260,29 +243,29 @@ class Op2OpModel(Model):
         """As of every model; pairs of elements never seen have a warning of their own."""
         self.check_elements(structures)
         warn_of_contacts(structures, self.card.get("closest_bohr", {}), unseen=False)
-        self._warn_of_pairs(structures)
-
-    def _unseen_pairs(self, structures: Sequence[Structure]) -> list[tuple[int, int]]:
-        """Pairs of elements that have no learned part."""
-        keys = (tuple(map(int, name.split("_"))) for name in self.params["guess"])
-        learned = {(first, second) for kind, first, second, *_ in keys if kind}
-        present = {
-            pair
-            for numbers in {s.numbers for s in structures}
-            for pair in itertools.combinations(sorted(numbers), 2)
-        }
-        return sorted(present - learned)
-
-    def _warn_of_pairs(self, structures: Sequence[Structure]) -> None:
-        """Say which pairs of elements have no learned part."""
         if unseen := self._unseen_pairs(structures):
             names = ", ".join(f"{symbol(a)}-{symbol(b)}" for a, b in unseen)
             warnings.warn(
                 f"no molecule of the training set had the pairs {names}: nothing is learned for "
                 "their blocks, which keep the kinetic and the electrostatic part only.",
                 DataWarning,
-                stacklevel=3,
+                stacklevel=2,
             )
+
+    def _unseen_pairs(self, structures: Sequence[Structure]) -> list[tuple[int, int]]:
+        """Pairs of elements that have no learned part."""
+        keys = (tuple(map(int, name.split("_"))) for name in self.params["guess"])
+        learned = {(first, second) for kind, first, second, *_ in keys if kind}
+        pairs = (itertools.combinations(sorted(n), 2) for n in {s.numbers for s in structures})
+        return sorted(set().union(*pairs) - learned)
+
+
+def check_closed_shells(
+    name: str, structures: Sequence[Structure], error: type[OpmlError] = OpmlError
+) -> None:
+    """Refuse molecules with unpaired electrons, called ``name``, by an ``error``."""
+    if odd := [s for s in structures if s.spin or s.n_electrons % 2]:
+        raise error(refusal(name, got=repr(odd[0]), expected="closed shells"), code=Code.ELECTRONS)
 
 
 def _axes(name: str) -> tuple[Axis, ...]:

@@ -46,12 +46,7 @@ def to_matrix(y: Irreps, table: SpeciesTable, n_structures: int, nao: int) -> Ar
 
 
 def compress(columns: Params, x: Irreps) -> Irreps:
-    """Leading components ``{key: (n_blocks, 2 L + 1, n_components)}`` of keys that have some.
-
-    Args:
-      columns: by :func:`key_name`, ``components`` and for scalars on an atom ``mean``.
-      x: irreps.
-    """
+    """Leading components ``{key: (n_blocks, 2 L + 1, n_components)}`` of keys in ``columns``."""
     out = {}
     for key in sorted(x):
         if (of_key := columns.get(key_name(key))) is not None:
@@ -61,17 +56,9 @@ def compress(columns: Params, x: Irreps) -> Irreps:
 
 
 def invariants(x: Irreps, table: SpeciesTable, n_structures: int, nao: int) -> dict[str, Array]:
-    """Invariants of blocks and of their atoms.
+    """Invariants of blocks and of their atoms, ``{group: (n_blocks, n_invariants)}``.
 
-    Args:
-      x: components, from :func:`compress`.
-      table: of the molecules.
-      n_structures: molecules.
-      nao: of the padded matrices.
-
-    Returns:
-      ``{group: (n_blocks, n_invariants)}`` by :func:`group_name`; unchanged when the two atoms of a
-      pair of one element are exchanged.
+    Unchanged when the two atoms of a pair of one element are exchanged.
     """
     scalars = _scalars(x)
 
@@ -122,11 +109,7 @@ def saturated(inputs: Params, s: dict[str, Array]) -> dict[str, Array]:
 
 
 class GatedFeatures(nn.Module):
-    """Components times gates; see the module.
-
-    Attributes:
-      config: sizes.
-    """
+    """Components times gates; see the module."""
 
     config: Op2OpNetworkConfig
 
@@ -149,43 +132,29 @@ class GatedFeatures(nn.Module):
         return features, gates
 
 
-def read_out(fixed: Params, readout: Params, features: Irreps, gates: Irreps) -> Irreps:
-    """What is added, ``{key: (n_blocks, 2 L + 1, n_outputs)}``."""
-    out = {}
-    for key, f in features.items():
-        name = key_name(key)
-        y = einsum("nmf,fo->nmo", f, readout[name]) * fixed["scale"][name]
-        out[key] = y * gates[key] if key in gates else y
-    return out
-
-
 def network_data(
     fixed: Params, x: Irreps, table: SpeciesTable, n_structures: int, nao: int
 ) -> Params:
-    """What a network sees of molecules: ``x`` components and ``z`` inputs of gates.
-
-    Args:
-      fixed: ``columns`` and ``inputs``, what :func:`compress` and :func:`saturated` need.
-      x: irreps of the words.
-      table: of the molecules.
-      n_structures: molecules.
-      nao: of the padded matrices.
-    """
+    """What a network sees: ``x`` components of columns, and ``z`` inputs of gates by group."""
     data: Params = {"x": compress(fixed["columns"], x)}
     data["z"] = saturated(fixed["inputs"], invariants(data["x"], table, n_structures, nao))
     return data
 
 
-def network_irreps(config: Op2OpNetworkConfig, params: Params, data: Params) -> Irreps:
-    """What a network adds to the irreps of a matrix.
-
-    Args:
-      config: sizes.
-      params: ``fixed`` (components, inputs, scales), ``learned`` (weights), ``readout``.
-      data: from :func:`network_data`.
-    """
-    fixed = params["fixed"]
-    weights = {"params": params.get("learned", {})}
-    features, gates = GatedFeatures(config).apply(weights, fixed, data)
+def gated_features(
+    config: Op2OpNetworkConfig, fixed: Params, learned: Params, data: Params
+) -> tuple[Irreps, Irreps]:
+    """Features and gates of outputs of :class:`GatedFeatures` with learned weights."""
     # Flax's types do not tell that without mutable state there is the output alone
-    return read_out(fixed, params["readout"], features, gates)  # pyright: ignore[reportArgumentType]
+    return GatedFeatures(config).apply({"params": learned}, fixed, data)  # pyright: ignore[reportReturnType]
+
+
+def network_irreps(config: Op2OpNetworkConfig, params: Params, data: Params) -> Irreps:
+    """What a network adds to the irreps of a matrix, ``{key: (n_blocks, 2 L + 1, n_outputs)}``."""
+    features, gates = gated_features(config, params["fixed"], params.get("learned", {}), data)
+    out = {}
+    for key, f in features.items():
+        name = key_name(key)
+        y = einsum("nmf,fo->nmo", f, params["readout"][name]) * params["fixed"]["scale"][name]
+        out[key] = y * gates[key] if key in gates else y
+    return out

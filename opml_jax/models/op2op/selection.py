@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from ...learn.run import Run
 from ...quantities import metric
 from ..base.definition import Params
 from .functions import Op2Op
-from .metrics import MICRO, operator_errors
+from .metrics import MICRO, operator_errors, paired_matrices
 from .model import Op2OpModel
 
 FLOORS = (1e-11, 1e-9, 1e-8, 1e-7, 1e-6, 1e-5)
@@ -68,14 +67,7 @@ def judges_of(validation: Dataset) -> Dataset:
 def judged_fades(
     definition: Op2Op, with_fade: Callable[[float], Params], judges: Dataset, run: Run
 ) -> dict[float, float]:
-    """Errors of levels, Hartree, by the scale of a fade; empty where no overlap is small.
-
-    Args:
-      definition: the model's functions.
-      with_fade: parameters with a scale.
-      judges: references.
-      run: told how far it is.
-    """
+    """Errors of levels, Hartree, by the scale of a fade; empty where no overlap is small."""
     if definition.config.target != "fock" or not _small_overlap(definition, judges):
         return {}
     fades = {}
@@ -100,44 +92,24 @@ def converging(
     *,
     fades: bool,
 ) -> tuple[float, dict[float, float]]:
-    """The least scale of a fade with which densities converge; 0 if first guesses do not fade.
+    """The least scale with which densities converge (else the largest), and errors by the floor.
 
-    Args:
-      definition: the model's functions.
-      with_choice: parameters with a scale and a smallest lambda of the functional.
-      judges: references.
-      run: told how far it is.
-      fades: whether first guesses do.
-
-    Returns:
-      the scale (the largest if no density converges), and errors by the smallest lambda.
+    The scale is 0 unless first guesses fade. Errors are those of self-consistent matrices, Hartree,
+    by the smallest lambda of the functional.
     """
     scale, floors = 0.0, {}
     for scale in FUNCTIONAL_FADES if fades else (0.0,):
-        with_floor = functools.partial(with_choice, scale)
-        tried = FADED_FLOORS if scale else FLOORS
-        floors = _judged_floors(definition, with_floor, tried, judges, run)
+        tried, floors = FADED_FLOORS if scale else FLOORS, {}
+        for i, floor in enumerate(tried):
+            run.progress("self-consistent", i, len(tried))
+            floors[floor] = mean_error(definition, with_choice(scale, floor), judges)
+            least = min(floors.values())
+            if floors[floor] > 2 * least and np.isfinite(least):
+                break  # larger ones are worse still
+        run.progress("self-consistent", len(tried), len(tried))
         if np.isfinite(min(floors.values())):
             break
     return scale, floors
-
-
-def _judged_floors(
-    definition: Op2Op,
-    with_floor: Callable[[float], Params],
-    tried: Sequence[float],
-    judges: Dataset,
-    run: Run,
-) -> dict[float, float]:
-    """Errors of self-consistent matrices, Hartree, by the smallest lambda of the functional."""
-    floors: dict[float, float] = {}
-    for i, floor in enumerate(tried):
-        run.progress("self-consistent", i, len(tried))
-        floors[floor] = mean_error(definition, with_floor(floor), judges)
-        if floors[floor] > 2 * min(floors.values()) and np.isfinite(min(floors.values())):
-            break  # larger ones are worse still
-    run.progress("self-consistent", len(tried), len(tried))
-    return floors
 
 
 def _small_overlap(definition: Op2Op, data: Dataset) -> bool:
@@ -153,11 +125,8 @@ def mean_error(definition: Op2Op, params: Params, data: Dataset) -> float:
     predicted = _predicted(definition, params, data)
     if predicted is None:
         return float("inf")
-    errors = [
-        np.abs(predicted["fock"][i, : len(f), : len(f)] - f).ravel()
-        for i, f in enumerate(data.labels["fock"])
-    ]
-    return float(np.concatenate(errors).mean())
+    pairs = paired_matrices(predicted, data)
+    return float(np.concatenate([np.abs(f - wanted).ravel() for f, wanted in pairs]).mean())
 
 
 def level_error(definition: Op2Op, params: Params, data: Dataset) -> float:

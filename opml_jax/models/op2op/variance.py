@@ -36,14 +36,7 @@ def draw(
     rng: np.random.Generator,
     n_draws: int = N_DRAWS,
 ) -> Params:
-    """Draws from the posterior of one key.
-
-    Args:
-      rows: of training.
-      chosen: the weights of the model, and their lambda.
-      judge: rows that say how large its errors are, of validation.
-      rng: random numbers.
-      n_draws: how many.
+    """Draws from the posterior of one key; ``judge`` says how large its errors are.
 
     Returns:
       ``directions`` ``(n_columns, n_draws)``, ``scales`` ``(n_outputs, n_draws)`` and, of a key
@@ -73,15 +66,7 @@ def drawn(
     least: dict[IrrepKey, np.ndarray],
     chosen: dict[IrrepKey, Candidate],
 ) -> Params:
-    """Draws of every key, as :func:`opml_jax.models.op2op.draws.drawn_changes` reads them.
-
-    Args:
-      definition: the model's functions.
-      train: least squares of the last linear map.
-      validation: likewise.
-      least: spreads that columns are standardised by, at least.
-      chosen: weights.
-    """
+    """Draws of every key, as :func:`opml_jax.models.op2op.draws.drawn_changes` reads them."""
     out, rng = {}, np.random.default_rng(0)
     for key, best in chosen.items():
         rows = spectrum(train[key], definition.n_outputs(key), has_constant(key), least[key])
@@ -91,16 +76,7 @@ def drawn(
 
 
 def calibrated(definition: Op2Op, params: Params, held_out: Dataset) -> Params:
-    """Parameters whose standard deviations exceed 68 % of the errors on molecules with labels.
-
-    Args:
-      definition: the model's functions.
-      params: with ``draws`` of :func:`drawn`.
-      held_out: with ``fock``, in the model's basis.
-
-    Returns:
-      The parameters, with scales that fit matrices, and factors ``calibration`` of observables.
-    """
+    """Parameters whose deviations exceed 68 % of errors on molecules with ``fock``, by factors."""
     params = {k: v for k, v in params.items() if k != "calibration"}
     rows = [
         {"fock": np.asarray(f), **observables_of(s, np.asarray(f), definition.basis)}
@@ -110,19 +86,17 @@ def calibrated(definition: Op2Op, params: Params, held_out: Dataset) -> Params:
         pairs = structure.n_electrons // 2
         row["gap"] = np.diff(row["mo_energy"][pairs - 1 : pairs + 1]).sum()
 
-    def factor(predicted: dict[str, np.ndarray], name: str) -> float:
-        wanted = [row[name] for row in rows]
-        return scale_of_rows(predicted[name], predicted[f"{name}_uncertainty"], wanted)
+    def factor(values: dict[str, np.ndarray], name: str) -> float:
+        return scale_of_rows(values[name], values[f"{name}_uncertainty"], [r[name] for r in rows])
 
-    of_matrices = factor(_predicted(definition, params, held_out), "fock")
+    def predicted(params: Params) -> dict[str, np.ndarray]:
+        with warnings.catch_warnings(action="ignore", category=DataWarning):
+            model = Op2OpModel(definition, params)
+            return model.predict(held_out.structures, uncertainty=True, allow_unconverged=True)
+
+    of_matrices = factor(predicted(params), "fock")
     draws = {k: {**v, "scales": of_matrices * v["scales"]} for k, v in params["draws"].items()}
     params = {**params, "draws": draws}
-    predicted = _predicted(definition, params, held_out)
-    calibration = {name: np.asarray(factor(predicted, name)) for name in OBSERVABLES}
+    scaled = predicted(params)
+    calibration = {name: np.asarray(factor(scaled, name)) for name in OBSERVABLES}
     return {**params, "calibration": calibration}
-
-
-def _predicted(definition: Op2Op, params: Params, data: Dataset) -> dict[str, np.ndarray]:
-    with warnings.catch_warnings(action="ignore", category=DataWarning):
-        model = Op2OpModel(definition, params)
-        return model.predict(data.structures, uncertainty=True, allow_unconverged=True)
