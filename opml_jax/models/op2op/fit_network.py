@@ -83,8 +83,8 @@ def train_network(
     closed, fixed, parts = _prepared(definition, closed_form, sets, fit, run.seed)
     parts = jax.tree.map(jnp.asarray, parts)
     loss = NetworkLoss(network, fit.losses, fixed)
-    units = {name: float(jax.jit(loss.mean)(None, part)) for name, part in parts.items()}
     mean = jax.jit(loss.mean)
+    units = {name: float(mean(None, part)) for name, part in parts.items()}
 
     def judge(weights: Params) -> Array:
         return mean(weights, parts["validation"]) / units["validation"]
@@ -147,10 +147,7 @@ class NetworkLoss:
 
 
 def _better_readout(
-    loss: NetworkLoss,
-    done: Descent,
-    judge: Callable[[Params], Array],
-    parts: Mapping[str, Params],
+    loss: NetworkLoss, done: Descent, judge: Callable[[Params], Array], parts: Mapping[str, Params]
 ) -> tuple[Params, dict[str, float]]:
     """The weights of the descent, or with the readout solved for its features, and both losses."""
     chosen = {"descent": float(done.best)}
@@ -314,9 +311,7 @@ def _moments(batches: Iterable[Read]) -> tuple[dict[IrrepKey, Moments], dict[Irr
 
 
 def _fixed(
-    network: Op2OpNetworkConfig,
-    of_x: Mapping[IrrepKey, Moments],
-    of_y: Mapping[IrrepKey, Moments],
+    network: Op2OpNetworkConfig, of_x: Mapping[IrrepKey, Moments], of_y: Mapping[IrrepKey, Moments]
 ) -> Params:
     """Components of the columns of every key, and the scale of what they are to make."""
     columns, scale = {}, {}

@@ -132,11 +132,6 @@ class _Objective:
         """Changes with their loss on validation."""
         return Point(float(self.loss(jnp.asarray(flat), self.parts["validation"])), flat)
 
-    def report(self, losses: Mapping[str, float]) -> None:
-        """Keep and tell the losses of a step."""
-        self.history.append({"step": len(self.history) + 1, **losses})
-        self.run.progress("observables", len(self.history), 2 * self.fit.steps)
-
     def minimum(self, sizes: np.ndarray) -> Point:
         """The better end of two ways: in proportion to ``sizes`` and then alike, or alike."""
         alike, steps = np.ones_like(sizes), self.fit.steps
@@ -149,41 +144,28 @@ class _Objective:
         """The best on validation of the way from ``start``, in variables that move by ``size``."""
         from scipy.optimize import minimize
 
-        way = _Way(self, start, size)
-        minimize(
-            way.evaluate,
-            start.flat / size,
-            jac=True,
-            method="L-BFGS-B",
-            callback=way.step,
-            options={"maxiter": steps, "maxcor": 30},
-        )
-        return way.best
+        best, since, train_loss, penalty = start, 0, 0.0, self.fit.penalty
 
+        def evaluate(x: np.ndarray) -> tuple[float, np.ndarray]:
+            nonlocal train_loss
+            loss, slope = self.loss_and_slope(jnp.asarray(size * x), self.parts["train"])
+            train_loss = float(loss)
+            return train_loss + float(penalty * x @ x), size * np.asarray(slope) + 2 * penalty * x
 
-class _Way:
-    """One descent by L-BFGS, and the best point of it."""
+        def step(x: np.ndarray) -> None:
+            nonlocal best, since
+            point = self.point(size * x)
+            best, since = (point, 0) if point.loss < best.loss else (best, since + 1)
+            losses = {"loss": train_loss, "validation_loss": point.loss}
+            self.history.append({"step": len(self.history) + 1, **losses})
+            self.run.progress("observables", len(self.history), 2 * self.fit.steps)
+            if since >= PATIENCE:
+                raise StopIteration
 
-    def __init__(self, objective: _Objective, start: Point, size: np.ndarray):
-        self.objective, self.size, self.best = objective, size, start
-        self.since, self.train_loss = 0, 0.0
-
-    def evaluate(self, x: np.ndarray) -> tuple[float, np.ndarray]:
-        """Training loss with the penalty, and its derivative."""
-        penalty, part = self.objective.fit.penalty, self.objective.parts["train"]
-        loss, slope = self.objective.loss_and_slope(jnp.asarray(self.size * x), part)
-        self.train_loss = float(loss)
-        slope = self.size * np.asarray(slope) + 2 * penalty * x
-        return float(self.train_loss + penalty * x @ x), slope
-
-    def step(self, x: np.ndarray) -> None:
-        """Judge a step by validation, and end the way if it has not improved for long."""
-        point = self.objective.point(self.size * x)
-        better = point.loss < self.best.loss
-        self.best, self.since = (point, 0) if better else (self.best, self.since + 1)
-        self.objective.report({"loss": self.train_loss, "validation_loss": point.loss})
-        if self.since >= PATIENCE:
-            raise StopIteration
+        options = {"maxiter": steps, "maxcor": 30}
+        x = start.flat / size
+        minimize(evaluate, x, jac=True, method="L-BFGS-B", callback=step, options=options)
+        return best
 
 
 def _changes(columns: Params, weights: Params) -> Params:

@@ -68,7 +68,9 @@ def judged_fades(
     definition: Op2Op, with_fade: Callable[[float], Params], judges: Dataset, run: Run
 ) -> dict[float, float]:
     """Errors of levels, Hartree, by the scale of a fade; empty where no overlap is small."""
-    if definition.config.target != "fock" or not _small_overlap(definition, judges):
+    overlaps = (molecule(s, definition.basis).intor("int1e_ovlp") for s in judges.structures)
+    small = any(np.linalg.eigvalsh(s)[0] < SMALL_OVERLAP for s in overlaps)
+    if definition.config.target != "fock" or not small:
         return {}
     fades = {}
     for i, scale in enumerate(FADES):
@@ -110,14 +112,6 @@ def converging(
         if np.isfinite(min(floors.values())):
             break
     return scale, floors
-
-
-def _small_overlap(definition: Op2Op, data: Dataset) -> bool:
-    """Whether the overlap of a structure has an eigenvalue below :data:`SMALL_OVERLAP`."""
-    return any(
-        np.linalg.eigvalsh(molecule(s, definition.basis).intor("int1e_ovlp"))[0] < SMALL_OVERLAP
-        for s in data.structures
-    )
 
 
 def mean_error(definition: Op2Op, params: Params, data: Dataset) -> float:
