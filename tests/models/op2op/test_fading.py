@@ -152,17 +152,3 @@ def test_self_consistent_matrices_fade_too(parts, monkeypatch):
     learned = np.asarray(learned)[0]
     assert np.abs(rest + f @ learned @ f - found["fock"]).max() < CONVERGED
     assert np.abs(rest + learned - found["fock"]).max() > 1e-2
-
-
-def test_files_keep_it(parts, tmp_path):
-    basis = opml.load_basis("sto-3g", [1, 8])
-    definition = Op2Op(ONE_SHOT, basis)
-    params = fit_closed_form(definition, parts, Run()).params
-    meta = {"elements": ["H", "O"]}
-    model = Op2OpModel(definition, {**params, "fade": np.float64(0.1)}, meta)
-    s = parts["validation"].structures[0]
-    opml.save_model(tmp_path / "model.safetensors", model)
-    again = opml.load_model(tmp_path / "model.safetensors")
-    assert np.array_equal(again.predict(s)["fock"], model.predict(s)["fock"])
-    plain = dataclasses.replace(model, params=params)
-    assert not np.array_equal(plain.predict(s)["fock"], model.predict(s)["fock"])

@@ -91,7 +91,8 @@ def test_training_lowers_the_loss(trained):
     losses = [row["validation_loss"] for row in trained[1].history]
     assert losses == sorted(losses, reverse=True)
     assert losses[0] < 1 or not trained[0].config.network.gates  # see the next test
-    assert min(trained[1].chosen.values()) < 0.9
+    facts = trained[1].facts
+    assert min(v for k, v in facts.items() if k in ("network_descent", "network_solved")) < 0.9
 
 
 @pytest.mark.slow
@@ -202,13 +203,6 @@ def test_distant_waters_are_each_one_water(model):
     two = model.predict(opml.Structure([8, 1, 1] * 2, both))["fock"]
     assert np.abs(two[:7, :7] - model.predict(OTHERS[1])["fock"]).max() < ROTATION
     assert np.abs(two[:7, 7:]).max() < ROTATION
-
-
-def test_files_keep_networks(model, tmp_path):
-    opml.save_model(tmp_path / "m.safetensors", model)
-    back = opml.load_model(tmp_path / "m.safetensors")
-    assert back.definition == model.definition
-    jax.tree.map(np.testing.assert_array_equal, back.params, model.params)
 
 
 def test_networks_in_configurations():

@@ -104,17 +104,6 @@ def test_derivatives_and_symmetry(one, parts):
     assert_grad_matches_fd(jax.jit(number), structure.positions, rtol=DIFFERENCES)
 
 
-@pytest.mark.slow
-def test_files_keep_stages(one, parts, tmp_path):
-    model, _ = one
-    opml.save_model(tmp_path / "m.safetensors", model)
-    again = opml.load_model(tmp_path / "m.safetensors")
-    assert again.definition == model.definition
-    structures = parts["test"].structures[:2]
-    found, wanted = (m.predict(structures) for m in (again, model))
-    assert all(np.array_equal(found[k], wanted[k]) for k in wanted)
-
-
 def test_refusals():
     for bad in (
         {"stages": -1},

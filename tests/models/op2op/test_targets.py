@@ -78,7 +78,7 @@ def test_baselines_are_what_they_say(water, basis, baseline):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("baseline", ["neutral_atoms", "superposed"])
-def test_density_matrices_of_other_geometries(water, basis, baseline, tmp_path):
+def test_density_matrices_of_other_geometries(water, basis, baseline):
     config = dataclasses.replace(ONE_SHOT, target="dm", baseline=baseline)
     definition = Op2Op(config, basis)
     sets = {"train": range(40), "validation": range(40, 50), "test": range(50, 60)}
@@ -96,9 +96,6 @@ def test_density_matrices_of_other_geometries(water, basis, baseline, tmp_path):
     assert found["dm_mae"] < 2e-3  # densities of water vary by 1e-2
     assert np.max(idempotency_error(predicted["dm"], s)) < 1e-10
     assert found["electron_number_error"] < 1e-10
-    opml.save_model(tmp_path / "m.safetensors", model)
-    again = opml.load_model(tmp_path / "m.safetensors").predict(parts["test"].structures)
-    np.testing.assert_array_equal(again["dm"], predicted["dm"])
 
 
 def test_targets_and_functions_agree():
@@ -107,9 +104,7 @@ def test_targets_and_functions_agree():
     assert TrainConfig(model=ONE_SHOT).model.targets == ("fock",)
     with pytest.raises(ConfigError, match=r"model\.window must be lowest, unless model\.fit\."):
         TrainConfig(model=dataclasses.replace(ONE_SHOT, window="homo"))
-    with pytest.raises(ConfigError, match="fock, dm"):
-        Op2OpConfig(target="energy")
-    with pytest.raises(ConfigError, match="in one step"):
-        Op2OpConfig(target="dm")
-    with pytest.raises(ConfigError, match="neutral_atoms"):
-        Op2OpConfig(baseline="neutral")
+    wrong = {"fock, dm": {"target": "energy"}, "in one step": {"target": "dm"}}
+    for match, change in (wrong | {"neutral_atoms": {"baseline": "neutral"}}).items():
+        with pytest.raises(ConfigError, match=match):
+            Op2OpConfig(**change)
