@@ -31,9 +31,9 @@ from opml_jax.models.op2prop.descriptors import (
     Labelled,
     Wanted,
     build_cache,
+    padded_labels,
     rounding_noise,
 )
-from opml_jax.models.op2prop.labels import padded_labels
 from opml_jax.models.op2prop.residual import make_inputs, predict_residual, train_residual
 from opml_jax.units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
 

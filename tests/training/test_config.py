@@ -132,11 +132,7 @@ OLD = {
     "op2density": (
         "{density: {penalty: 1.0e-9, network: {points: 40, widths: 0.2}}, optim: {ema: 0.5}, "
         "targets: [density]}",
-        {
-            "model.fit.penalty": 1e-9,
-            "model.network.fit.points": 40,
-            "model.network.fit.ema": 0.5,
-        },
+        {"model.fit.penalty": 1e-9, "model.network.fit.points": 40, "model.network.fit.ema": 0.5},
     ),
     "op2density, no points": (
         "{density: {network: {points: 300, real_space_weight: 0.0, widths: 0.0}}}",

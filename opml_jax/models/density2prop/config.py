@@ -7,8 +7,7 @@ from typing import ClassVar, Self
 
 from ...errors import ConfigError, at_least, refusal
 from ...features import Inputs
-from ..base import ModelConfig
-from ..op2prop.config import AtomwiseFit, check_powers, check_readout, has_doubts
+from ..op2prop.config import AtomwiseConfig, AtomwiseFit, check_powers
 
 _EXAMPLE = "opml config template density-energy prints such a configuration."
 
@@ -20,13 +19,9 @@ class Density2PropFit(AtomwiseFit):
     def __post_init__(self):
         super().__post_init__()
         if "dipole" in self.targets:
+            got, expected = self.targets, "without dipole: it is that of the density"
             raise ConfigError(
-                refusal(
-                    "model.fit.targets",
-                    got=self.targets,
-                    expected="without dipole: it is that of the density",
-                    hint=_EXAMPLE,
-                )
+                refusal("model.fit.targets", got=got, expected=expected, hint=_EXAMPLE)
             )
 
 
@@ -56,7 +51,7 @@ class Density2PropInputs:
 
 
 @dataclasses.dataclass(frozen=True)
-class Density2PropConfig(ModelConfig):
+class Density2PropConfig(AtomwiseConfig):
     """A model of energies as functions of a predicted electron density, whose dipole is theirs.
 
     Attributes:
@@ -89,27 +84,12 @@ class Density2PropConfig(ModelConfig):
 
     def __post_init__(self):
         at_least("model", self, ("channels",), 1)
-        check_readout(self)
+        self.check_readout()
 
     @property
     def functions(self) -> Self:
         """The configuration of the functions alone, which do not know where the density was."""
         return dataclasses.replace(super().functions, density="")
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Labels that are learned."""
-        return self.training.targets
-
-    @property
-    def training(self) -> Density2PropFit:
-        """How the model is trained: as ``fit`` says, or by default."""
-        return self.fit or Density2PropFit()
-
-    @property
-    def doubts(self) -> bool:
-        """Whether the trained model has standard deviations."""
-        return has_doubts(self)
 
     def check(self) -> None:
         """Refuse a training without a density.
@@ -118,11 +98,7 @@ class Density2PropConfig(ModelConfig):
           ConfigError: there is none.
         """
         if not self.density:
+            expected = "a run directory or model file of an Op2Density model"
             raise ConfigError(
-                refusal(
-                    "model.density",
-                    got="none",
-                    expected="a run directory or model file of an Op2Density model",
-                    hint=_EXAMPLE,
-                )
+                refusal("model.density", got="none", expected=expected, hint=_EXAMPLE)
             )

@@ -3,26 +3,71 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import os
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, cast
+from pathlib import Path
+from typing import Any, cast
 
+import jax
 import numpy as np
 
 from ...basis import Basis
 from ...data import Dataset
+from ...errors import Code, ConfigError, refusal
+from ...learn.run import Run
 from ...learn.schema import from_mapping, to_mapping
-from ..base import Params
-from ..family import Evaluated, Family, Fit, Picture, Template
+from ...structures.elements import symbol
+from ..base import Model
+from ..family import Evaluated, Family, Fit, Picture, family_of
+from ..files import load_model
 from ..op2density import FAMILY as DENSITIES
-from ..op2density import Op2Density
+from ..op2density import Op2Density, Op2DensityModel
 from ..op2prop.family import summary
 from . import legacy
 from .config import Density2PropConfig
 from .functions import Density2Prop
 from .model import Density2PropModel
 
-if TYPE_CHECKING:
-    from ...learn.run import Run
+Sets = Mapping[str, Dataset]
+
+
+def read_density(path: str | os.PathLike, elements: Sequence[int]) -> Op2DensityModel:
+    """A model of densities for these elements, without what only its uncertainty needs.
+
+    The last one is kept in memory: defining, checking and fitting read a file once.
+
+    Raises:
+      ConfigError: another kind of model, or one of other elements.
+      ModelFileError: no readable model.
+    """
+    file = Path(path, "model.safetensors") if Path(path).is_dir() else Path(path)
+    written = (file.stat().st_mtime_ns, file.stat().st_size) if file.is_file() else None
+    model = _load(os.fspath(path), written)
+    if family_of(model) is not DENSITIES:
+        got, expected = f"{path}, {model!r}", "an Op2Density model"
+        hint = "opml config template density prints a configuration of one."
+        raise ConfigError(refusal("model.density", got=got, expected=expected, hint=hint))
+    if set(model.elements) != set(elements):
+        got, wanted = (" ".join(map(symbol, sorted(x))) for x in (model.elements, elements))
+        expected = f"one of the elements of the training set, {wanted}"
+        raise ConfigError(
+            refusal("model.density", got=f"{path}, a model of {got}", expected=expected),
+            code=Code.UNSEEN_ELEMENT,
+        )
+    definition = cast(Op2Density, model.definition)
+    config = dataclasses.replace(definition.config, uncertainty=False)
+    params = {
+        z: {k: v for k, v in of_element.items() if k != "variance"}
+        for z, of_element in model.params.items()
+    }
+    return Op2DensityModel(dataclasses.replace(definition, config=config), params, model.card)
+
+
+@functools.lru_cache(maxsize=1)
+def _load(path: str, written: tuple[int, int] | None) -> Model:
+    """The model of a path, whose file was ``written`` so."""
+    return load_model(path)
 
 
 class Density2PropFamily(Family):
@@ -37,53 +82,30 @@ class Density2PropFamily(Family):
     refits = True
 
     def define(self, config: Density2PropConfig, elements: Sequence[int]) -> Density2Prop:
-        """The pure functions of a configuration, on the model of densities that it names.
-
-        Raises:
-          ConfigError: another kind of model, or one of other elements.
-          ModelFileError: no readable model.
-        """
-        from .density import read_density
-
+        """The pure functions of a configuration, on the model of densities that it names."""
         density = read_density(config.density, elements).definition
         return Density2Prop(config, density.basis, density)
 
-    def check(
-        self, definition: Density2Prop, config: Density2PropConfig, sets: Mapping[str, Dataset]
-    ) -> None:
+    def check(self, definition: Density2Prop, config: Density2PropConfig, sets: Sets) -> None:
         """Refuse labels that are not there, or cannot be learned; see :meth:`Family.check`."""
-        from ..op2prop.labels import check_labels
+        from ..op2prop.descriptors import check_labels
 
         check_labels(sets, config.targets)
 
     def fit(
-        self,
-        definition: Density2Prop,
-        config: Density2PropConfig,
-        sets: Mapping[str, Dataset],
-        run: Run,
+        self, definition: Density2Prop, config: Density2PropConfig, sets: Sets, run: Run
     ) -> Fit:
         """Train as Op2Prop does, on the descriptors of the density; see :meth:`Family.fit`."""
         from ..op2prop.fit import fit_atomwise
-        from .density import read_density
 
         model = read_density(config.density, definition.elements)
         structures = sets["train"].structures
-
-        def draw() -> Params:
-            return definition.draw(run.seed, structures, model.params)
-
+        draw = functools.partial(definition.draw, run.seed, structures, model.params)
         fit = fit_atomwise(definition, config.training, sets, run, draw)
         return dataclasses.replace(fit, facts={**fit.facts, "density": model.card})
 
-    def fingerprint_arrays(
-        self, definition: Density2Prop, config: Density2PropConfig
-    ) -> list[np.ndarray]:
+    def fingerprint_arrays(self, definition: Any, config: Any) -> list[np.ndarray]:
         """Parameters of the model of densities."""
-        import jax
-
-        from .density import read_density
-
         return jax.tree.leaves(read_density(config.density, definition.elements).params)
 
     def summary(self, model: Density2PropModel) -> str:
@@ -97,16 +119,6 @@ class Density2PropFamily(Family):
         from ..op2density.pictures import density_picture
 
         return [density_picture(model.density, evaluated)]
-
-    def templates(self) -> dict[str, Template]:
-        """Configurations to start from, by name."""
-        from .templates import TEMPLATES
-
-        return TEMPLATES
-
-    def migrated(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The ``model`` section for a configuration of version 0.1; see :meth:`Family.migrated`."""
-        return legacy.migrated(tree)
 
     def header(self, definition: Density2Prop) -> dict[str, Any]:
         """The configuration of the density's functions."""

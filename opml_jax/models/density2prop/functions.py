@@ -51,11 +51,7 @@ CHUNK, DRAWN = 16, 256
 
 @dataclasses.dataclass(frozen=True)
 class Coefficients:
-    """A recipe whose irreps are coefficients of a density in the functions of the basis.
-
-    Attributes:
-      spec: of the auxiliary basis.
-    """
+    """A recipe whose irreps are coefficients of a density in the functions of a basis."""
 
     spec: BasisSpec
 
@@ -72,13 +68,7 @@ class Coefficients:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Density2Prop(AtomwiseDefinition):
-    """The model's pure functions: those of :class:`Op2Prop` with other descriptors.
-
-    Args:
-      config: settings.
-      basis: of the density model's operator, and of the operators beside the density.
-      density: the functions of the density model; ``params["density"]`` are its parameters.
-    """
+    """The pure functions: those of :class:`Op2Prop` with descriptors of a model of densities."""
 
     config: Density2PropConfig
     density: Op2Density
@@ -97,19 +87,10 @@ class Density2Prop(AtomwiseDefinition):
     @functools.cached_property
     def beside(self) -> Op2Prop | None:
         """Describes atoms by operators, whose descriptors are read beside the density's."""
-        inputs = self.config.beside
-        if inputs is None:
+        if self.config.beside is None:
             return None
-        config = Op2PropConfig(
-            basis=self.basis.name,
-            operator=inputs.operator,
-            powers=inputs.powers,
-            metric=inputs.metric,
-            resolve=inputs.resolve,
-            others=inputs.others,
-            channels=self.config.channels,
-        )
-        return Op2Prop(config, self.basis)
+        read, c = vars(self.config.beside), self.config.channels
+        return Op2Prop(Op2PropConfig(basis=self.basis.name, channels=c, **read), self.basis)
 
     @functools.cached_property
     def products(self) -> Products:
@@ -128,24 +109,16 @@ class Density2Prop(AtomwiseDefinition):
         return np.concatenate([prior, self.beside.prior]) if self.beside else prior
 
     def draw(self, seed: int, structures: Sequence[Structure], params: Params) -> Params:
-        """Parameters that the descriptors need.
+        """Parameters that the descriptors need, from those of the density model.
 
-        Args:
-          seed: of the mixtures.
-          structures: training set, up to :data:`DRAWN` of which are looked at.
-          params: of the density model.
-
-        Returns:
-          ``density``, ``density_mixing`` and with operators ``mixing``.
+        Up to :data:`DRAWN` structures, of the training set, tell what is mixed.
         """
         features, elements = self._features(structures, params)
         mixing = self.products.draw_from(features, elements, self._roots(), seed)
         beside = self.beside.draw(seed) if self.beside else {}
         return {"density": params, "density_mixing": mixing, **beside}
 
-    def _features(
-        self, structures: Sequence[Structure], params: Params
-    ) -> tuple[e3nn.IrrepsArray, np.ndarray]:
+    def _features(self, structures: Sequence[Structure], params: Params):
         """Coefficients and element of every atom of some structures."""
         chosen = np.linspace(0, len(structures) - 1, min(DRAWN, len(structures))).astype(int)
         chosen = [structures[i] for i in np.unique(chosen)]
@@ -180,23 +153,18 @@ class Density2Prop(AtomwiseDefinition):
     ) -> tuple[Array, dict[int, Array]]:
         """Invariants and irreps of every atom; see :meth:`AtomwiseDefinition.descriptors`.
 
-        Args:
-          structure: molecule or batch.
-          params: :meth:`draw`'s, or a model's.
-          field: refused.
+        Of ``params`` those of :meth:`draw` are read.
 
         Raises:
-          ConfigError: a field: densities are those of molecules without.
+          ConfigError: a field: densities were learned of molecules without.
           OpmlError: parameters without a density.
         """
         if field is not None:
-            raise ConfigError(
-                refusal("field", got="one with a predicted density", expected="no field")
-            )
+            got = "one with a predicted density"
+            raise ConfigError(refusal("field", got=got, expected="no field"))
         if not params or "density" not in params:
-            raise OpmlError(
-                refusal("params", got="no density", expected="those of draw or of a model")
-            )
+            expected = "those of draw or of a model"
+            raise OpmlError(refusal("params", got="no density", expected=expected))
         on_atoms = self.density.on_atoms(params["density"], structure).fixed
         return self._described(on_atoms, structure, params)
 

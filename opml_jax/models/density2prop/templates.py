@@ -18,5 +18,5 @@ TEMPLATES = {
             hidden=(96, 96),
             fit=Density2PropFit(batch_size=10, weight_decay=1e-2, ema=0.995),
         ),
-    ),
+    )
 }

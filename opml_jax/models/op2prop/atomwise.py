@@ -13,8 +13,8 @@ from ...errors import Code, OpmlError, refusal
 from ...numerics import Array, einsum, is_concrete
 from ...structures import Structure, StructureBatch, centre_of_nuclear_charge
 from ..base import EnergyDefinition, Params
-from .network import Residual
-from .readout import (
+from .network import (
+    Residual,
     cartesian,
     closed_form_energy,
     gated_vectors,
@@ -26,11 +26,7 @@ from .readout import (
 
 
 class AtomwiseDefinition(EnergyDefinition):
-    """Pure functions of a model that reads invariants and irreps of every atom.
-
-    What these are made of is a subclass's own. Its configuration has ``hidden``, and where dipoles
-    are learned ``vectors``.
-    """
+    """Pure functions of a model that reads invariants and irreps of every atom, of any kind."""
 
     @property
     @abc.abstractmethod
@@ -127,9 +123,7 @@ class AtomwiseDefinition(EnergyDefinition):
     def last_layer(self, params: Params, structure: Structure | StructureBatch) -> Array:
         """Features ``(..., n_features)`` whose squares add up to the variance of the energy.
 
-        Squares of their derivatives are variances of its derivatives; both but for the factors
-        ``energy`` and ``forces`` of ``params["last_layer"]``
-        (:mod:`opml_jax.models.op2prop.last_layer`).
+        But for a factor, see :mod:`opml_jax.models.op2prop.last_layer`; likewise derivatives.
         """
         x, _ = self.descriptors(structure, params)
         one_hot = self.one_hot(structure)
@@ -137,10 +131,7 @@ class AtomwiseDefinition(EnergyDefinition):
         return whitened(params["last_layer"], z, one_hot)
 
     def forces_uncertainty(self, params: Params, structures: StructureBatch) -> Array | None:
-        """Standard deviations of the forces by the last layer, Hartree/Bohr, if it has them.
-
-        One coordinate after the other, so that memory is of one.
-        """
+        """Standard deviations of the forces by the last layer, Hartree/Bohr, if it has them."""
         if "forces" not in params.get("last_layer", ()):
             return None
         positions = jnp.asarray(structures.positions)
@@ -153,6 +144,7 @@ class AtomwiseDefinition(EnergyDefinition):
             along = jnp.broadcast_to(direction, positions.shape)
             return jnp.linalg.norm(jax.jvp(features, (positions,), (along,))[1], axis=-1)
 
+        # one coordinate after the other, so that memory is of one
         spread = jax.lax.map(one, jnp.eye(3 * n, dtype=positions.dtype).reshape(3 * n, n, 3))
         return params["last_layer"]["forces"] * spread.T.reshape(positions.shape)
 
@@ -177,29 +169,19 @@ class AtomwiseDefinition(EnergyDefinition):
           ConfigError: what takes no field, such as the neutral-atom potential.
         """
         if is_concrete(charge := structure.charge) and np.any(charge):
-            raise OpmlError(
-                refusal(
-                    "structure",
-                    got=f"charge {np.max(np.abs(charge))}",
-                    expected="neutral: the energy of an ion in a field depends on the origin",
-                ),
-                code=Code.ELECTRONS,
-            )
+            got = f"charge {np.max(np.abs(charge))}"
+            expected = "neutral: the energy of an ion in a field depends on the origin"
+            raise OpmlError(refusal("structure", got=got, expected=expected), code=Code.ELECTRONS)
         x, v = self.descriptors(structure, params, field=field)
         return self.readout(params, x, v, self.one_hot(structure))["energy"]
 
     def dipole_in_field(
         self, params: Params, structure: Structure | StructureBatch, field: Array | None = None
     ) -> Array:
-        """Dipole as minus the derivative of :meth:`energy_in_field` in the field.
-
-        Args:
-          params: from training or a model file.
-          structure: neutral molecule, or batch of them.
-          field: where to differentiate, see there. Default: no field.
+        """Dipole as minus the derivative of :meth:`energy_in_field` in the field, by default at 0.
 
         Returns:
-          ``(3,)`` e Bohr; a batch adds a leading axis. Errors as there.
+          ``(3,)`` e Bohr; a batch adds a leading axis. Arguments and errors as there.
         """
         field = _of_each(structure, field)
         return -jax.grad(lambda f: jnp.sum(self.energy_in_field(params, structure, f)))(field)

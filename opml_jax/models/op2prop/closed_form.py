@@ -7,32 +7,24 @@ from collections.abc import Iterator, Mapping
 
 import numpy as np
 
-from ...conventions import CARTESIAN_TO_E3NN
-from ...learn.ridge import Ridge, composition_offsets, ridge_validated
+from ...conventions import CARTESIAN_TO_E3NN, cartesian_to_e3nn, matrix_to_e3nn
+from ...learn.ridge import Ridge, composition_offsets, ridge_leave_one_out, ridge_validated
 from ..base import Params
 from .atomwise import AtomwiseDefinition
-from .config import AtomwiseFit
+from .config import PROPERTIES, AtomwiseFit
 from .descriptors import Cache, Labelled
-from .heads import (
-    energy_rows,
-    fit_irreps,
-    fit_mixing,
-    fit_scalar,
-    head_labels,
-    irreps_rows,
-    irreps_scale,
-    irreps_weights,
-    linear_weights,
-    used_columns,
-)
 from .kernel import KernelColumns, fit_references
-from .readout import HEADS
+from .network import HEADS, head_of
 from .scaling import fit_components, fit_scaler, scaled
 
 CHUNK = 64
 
 SLOPES = ("forces", "field_dipole")
 """Minus derivatives of the energy that may be learned, in the order of their rows in a cache."""
+
+
+TENSORS = {name: max(ls) for name, ls in PROPERTIES.items() if max(ls)}
+"""Targets that read irreps, and the L of these."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,74 +36,147 @@ class ClosedForm:
     heads: dict[str, Ridge]
 
 
+def head_labels(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Irreps of the labels, by head (:data:`~opml_jax.models.op2prop.network.HEADS`)."""
+    return {
+        head_of(name, l): _irreps(labels[name], l, ls)
+        for name, ls in PROPERTIES.items()
+        for l in ls
+        if name in labels
+    }
+
+
+def _irreps(values: np.ndarray, l: int, ls: tuple[int, ...]) -> np.ndarray:
+    """The irreps L of numbers, vectors or matrices that are made of those of ``ls``."""
+    if l:
+        return cartesian_to_e3nn(values) if l == 1 else matrix_to_e3nn(values)
+    return values if ls == (0,) else np.trace(values, axis1=-2, axis2=-1) / 3
+
+
+@dataclasses.dataclass(frozen=True)
+class Columns:
+    """Columns of a ridge: of each element its atoms' features, summed and times their scale.
+
+    ``scale`` is ``(n_elements, n_features)``; where it is 0 there is no column.
+    """
+
+    scale: np.ndarray
+
+    @classmethod
+    def of_invariants(cls, cache: Cache) -> Columns:
+        """Those of invariants that are not zero in a set."""
+        squares = np.einsum("nie,nik->ek", cache.one_hot, cache.x**2, optimize=True)
+        return cls((squares > 0).astype(np.float64))
+
+    @classmethod
+    def of_irreps(cls, cache: Cache, l: int) -> Columns:
+        """Those of irreps of L, scaled to a root mean square of one."""
+        square = np.einsum("nie,nicm->ec", cache.one_hot, cache.v[l] ** 2, optimize=True)
+        rms = np.sqrt(square / ((2 * l + 1) * cache.one_hot.sum(axis=(0, 1)))[:, None])
+        used = rms > 1e-9 * rms.max(axis=1, keepdims=True)
+        return cls(np.where(used, 1.0 / np.where(used, rms, 1.0), 0.0))
+
+    @property
+    def n(self) -> int:
+        """Number of columns."""
+        return np.count_nonzero(self.scale)
+
+    def rows(self, cache: Cache, features: np.ndarray) -> np.ndarray:
+        """``(n * m, n_columns)`` from features ``(n, m, n_atoms, n_features)`` of a set."""
+        sums = np.einsum("nie,nmic->nmec", cache.one_hot, features, optimize=True)
+        sums = sums.reshape(sums.shape[0] * sums.shape[1], -1)
+        return sums[:, self.scale.ravel() > 0] * self.scale[self.scale > 0]
+
+    def weights(self, solution: np.ndarray) -> np.ndarray:
+        """``(n_elements, n_features)`` weights of features as they are, from those of columns."""
+        weights = np.zeros(self.scale.shape)
+        weights[self.scale > 0] = solution
+        return weights * self.scale
+
+
+def fit_scalar(cache: Cache, labels: np.ndarray, tolerance: float = 0.0) -> tuple[Params, Ridge]:
+    """Offsets and weights of scalars ``(n,)``: a ridge on invariants, lambda by leave-one-out."""
+    counts, columns = cache.one_hot.sum(axis=1), Columns.of_invariants(cache)
+    offsets, rows = composition_offsets(counts, labels), columns.rows(cache, cache.x[:, None])
+    fit = ridge_leave_one_out(rows, labels - counts @ offsets, tolerance=tolerance)
+    return {"offsets": offsets, "weights": columns.weights(fit.weights)}, fit
+
+
+def fit_irreps(cache: Cache, labels: np.ndarray, tolerance: float = 0.0) -> tuple[Params, Ridge]:
+    """Weights of irreps for labels ``(n, 2 L + 1)``: a ridge, lambda by leave-one-out."""
+    l = labels.shape[-1] // 2
+    columns = Columns.of_irreps(cache, l)
+    rows = columns.rows(cache, np.moveaxis(cache.v[l], -1, 1))
+    fit = ridge_leave_one_out(rows, labels.reshape(-1), tolerance=tolerance)
+    return {"weights": columns.weights(fit.weights)}, fit
+
+
+def fit_mixing(cache: Cache, n_mixed: int) -> np.ndarray:
+    """``(n_elements, n_irreps, n_mixed)``: principal 1o irreps of each element, for the gates."""
+    mixing, scale = [], Columns.of_irreps(cache, 1).scale
+    for e, inverse in enumerate(scale):
+        v = cache.v[1][cache.one_hot[..., e] > 0] * inverse[:, None]
+        values, u = np.linalg.eigh(np.einsum("acm,adm->cd", v, v) / (3 * len(v)))
+        top = u[:, ::-1][:, :n_mixed] / np.sqrt(np.maximum(values[::-1][:n_mixed], 1e-12))
+        top = np.where(values[::-1][:n_mixed] > 1e-10 * values[-1], top, 0.0)
+        padded = np.zeros((len(inverse), n_mixed))
+        padded[:, : top.shape[1]] = top * inverse[:, None]
+        mixing.append(padded)
+    return np.array(mixing)
+
+
 @dataclasses.dataclass(frozen=True)
 class EnergySystem:
-    """Rows of the ridge for energies and their derivatives, each divided by its sigma.
+    """Rows of the ridge for energies and their derivatives, each divided by its ``sigma``.
 
-    Attributes:
-      sigma: By label, and of ``consistency``.
-      offsets: Energies of the elements, which are subtracted first.
-      used: Linear columns that are not zero.
-      kernel: Further columns of a kernel.
-      scale: Of the 1o irreps whose weights are solved together with the energy's, or None.
+    Columns are linear ones, those of a kernel, and those of 1o irreps, if their weights are solved
+    together with the energy's. ``offsets`` of elements are subtracted first.
     """
 
     sigma: Mapping[str, float]
     offsets: np.ndarray
-    used: np.ndarray
+    linear: Columns
     kernel: KernelColumns | None
-    scale: np.ndarray | None
+    irreps: Columns | None
 
     @property
     def cuts(self) -> list[int]:
-        """Where in a solution the weights of the kernel and those of the irreps begin."""
-        return [len(self.used), len(self.used) + (self.kernel.n if self.kernel else 0)]
-
-    @property
-    def n_irreps(self) -> int:
-        """Columns of the irreps."""
-        return 0 if self.scale is None else int(np.count_nonzero(self.scale))
+        """Where in a solution weights of kernel and irreps begin, and where all end."""
+        parts = (self.linear, self.kernel, self.irreps)
+        return list(np.cumsum([part.n if part else 0 for part in parts]))
 
     def rows(self, part: Labelled) -> tuple[np.ndarray, np.ndarray]:
         """``(n_rows, n_columns)`` and ``(n_rows,)``."""
         cache, sigma = part.cache, self.sigma
+        energies = self.linear.rows(cache, cache.x[:, None])
+        if self.kernel:
+            energies = np.hstack([energies, self.kernel.energy(cache)])
         baseline = cache.one_hot.sum(axis=1) @ self.offsets
-        a = [self._energies(cache) / sigma["energy"]]
+        a = [energies / sigma["energy"]]
         y = [(part.labels["energy"] - baseline) / sigma["energy"]]
         if slopes := [k for k in SLOPES if k in part.labels]:
             flat = {k: part.labels[k].reshape(len(part), -1) / sigma[k] for k in slopes}
             each = np.concatenate([np.full(v.shape, 1 / sigma[k]) for k, v in flat.items()], axis=1)
-            slope = self._slopes(cache)
+            slope = -self.linear.rows(cache, np.asarray(cache.dx))
+            if self.kernel:
+                slope = np.hstack([slope, self.kernel.slopes(cache)])
             a.append(slope * each.reshape(-1, 1))
             y.append(np.concatenate([*flat.values()], axis=1).ravel())
-            if self.scale is not None:
+            if self.irreps:
                 in_field = slope.reshape(len(part), -1, slope.shape[1])[:, -3:]
                 in_field = in_field[:, CARTESIAN_TO_E3NN].reshape(-1, slope.shape[1])
-                a = [np.pad(block, ((0, 0), (0, self.n_irreps))) for block in a]
-                both = np.hstack([in_field, -irreps_rows(cache, 1, self.scale)])
-                a.append(both / sigma["consistency"])
-                y.append(np.zeros(len(both)))
+                a = [np.pad(block, ((0, 0), (0, self.irreps.n))) for block in a]
+                dipoles = self.irreps.rows(cache, np.moveaxis(cache.v[1], -1, 1))
+                a.append(np.hstack([in_field, -dipoles]) / sigma["consistency"])
+                y.append(np.zeros(len(dipoles)))
         return np.concatenate(a), np.concatenate(y)
 
-    def _energies(self, cache: Cache) -> np.ndarray:
-        linear = energy_rows(cache, self.used)
-        return np.hstack([linear, self.kernel.energy(cache)]) if self.kernel else linear
-
-    def _slopes(self, cache: Cache) -> np.ndarray:
-        """``(n * n_slopes, n_columns)``: minus the derivatives of the columns of energies."""
-        rows = -np.einsum("nie,ndik->ndek", cache.one_hot, np.asarray(cache.dx), optimize=True)
-        rows = rows.reshape(rows.shape[0] * rows.shape[1], -1)
-        linear = rows[:, self.used].astype(np.float64)
-        return np.hstack([linear, self.kernel.slopes(cache)]) if self.kernel else linear
-
     def chunks(self, train: Labelled) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """:meth:`rows` of a few molecules after the other.
-
-        A few times more rows than columns at a time: QR then costs little more than it must.
-        """
+        """:meth:`rows` of a few molecules after the other."""
+        # a few times more rows than columns at a time: QR then costs little more than it must
         dx, slopes = train.cache.dx, set(SLOPES) & set(train.labels)
         rows_each = 1 + (dx.shape[1] if slopes and dx is not None else 0)
-        size = max(CHUNK, 3 * (self.cuts[-1] + self.n_irreps) // rows_each)
+        size = max(CHUNK, 3 * self.cuts[-1] // rows_each)
         for start in range(0, len(train), size):
             yield self.rows(train.subset(np.arange(start, min(start + size, len(train)))))
 
@@ -126,60 +191,27 @@ def fit_energy(
 ) -> tuple[Params, Params | None, Params | None, Ridge]:
     """Offsets by composition, then one ridge on energies and their derivatives together.
 
-    Args:
-      train: standardised training set: ``energy`` (n,) and what of its derivatives is learned:
-        ``forces``, padded (n, n_atoms, 3), and ``field_dipole`` (n, 3), minus the derivative in the
-        field.
-      validation: likewise; chooses lambda.
-      sigma: for each of them the number, in atomic units, by which labels are divided; perhaps
-        ``consistency``, by which the difference of two dipoles is: minus the derivative
-        of the energy in the field, and that of the 1o irreps, whose weights are solved together.
-      tolerance: precision of the labels in these units.
-      kernel: from :func:`fit_references`; its weights are solved together with the linear ones.
-      refit: whether validation, once it has chosen lambda, joins the training set.
+    ``train`` and ``validation``, which chooses lambda, are standardised; learned are ``energy``
+    (n,), ``forces``, padded (n, n_atoms, 3), and ``field_dipole`` (n, 3), minus the derivative in
+    the field, each divided by its ``sigma`` in atomic units. With a ``sigma`` of ``consistency``
+    the weights of the 1o irreps are solved together, and it divides the difference of the dipoles.
+    With ``refit`` validation, once it has chosen lambda, joins the training set.
 
     Returns:
       Linear parameters, those of the kernel (or None), of the dipole (or None), and the ridge.
     """
-    cache = train.cache
-    system = EnergySystem(
-        sigma,
-        composition_offsets(cache.one_hot.sum(axis=1), train.labels["energy"]),
-        used_columns(cache),
-        None if kernel is None else KernelColumns(kernel),
-        irreps_scale(cache, 1) if "consistency" in sigma else None,
-    )
+    cache, columns = train.cache, None if kernel is None else KernelColumns(kernel)
+    offsets = composition_offsets(cache.one_hot.sum(axis=1), train.labels["energy"])
+    irreps = Columns.of_irreps(cache, 1) if "consistency" in sigma else None
+    system = EnergySystem(sigma, offsets, Columns.of_invariants(cache), columns, irreps)
     held_out = system.rows(validation)
     fit = ridge_validated(system.chunks(train), held_out, tolerance=tolerance, refit=refit)
-    linear, of_kernel, of_irreps = np.split(fit.weights, system.cuts)
-    weights = {"offsets": system.offsets, "weights": linear_weights(linear, system.used, cache)}
-    if kernel is not None and system.kernel is not None:
-        kernel = {**kernel, "weights": system.kernel.weights(of_kernel)}
-    dipole = None
-    if system.scale is not None:
-        dipole = {"weights": irreps_weights(of_irreps, system.scale)}
+    linear, of_kernel, of_irreps = np.split(fit.weights, system.cuts[:2])
+    weights = {"offsets": offsets, "weights": system.linear.weights(linear)}
+    if kernel is not None and columns is not None:
+        kernel = {**kernel, "weights": columns.weights(of_kernel)}
+    dipole = None if irreps is None else {"weights": irreps.weights(of_irreps)}
     return weights, kernel, dipole, fit
-
-
-def fit_heads(
-    train: Labelled, fit: AtomwiseFit, solved: Params | None, energy: Ridge
-) -> tuple[Params, dict[str, Ridge]]:
-    """Parameters of every head, and the ridge behind each.
-
-    Args:
-      train: standardised training set.
-      fit: settings.
-      solved: the dipole, if it was solved together with the energy.
-      energy: by this ridge.
-    """
-    params, ridges = {}, {}
-    for name, labels in head_labels(train.labels).items():
-        if name == "dipole" and solved is not None:
-            params[name], ridges[name] = solved, energy
-        else:
-            solve = fit_irreps if HEADS[name] else fit_scalar
-            params[name], ridges[name] = solve(train.cache, labels, fit.precisions.get(name, 0.0))
-    return params, ridges
 
 
 def fit_closed_form(
@@ -195,8 +227,7 @@ def fit_closed_form(
       definition: the model's functions.
       fit: settings.
       sets: ``train``, and ``validation``, which chooses lambda.
-      noise: ``(n_elements, n_invariants)`` from
-        :func:`~opml_jax.models.op2prop.descriptors.rounding_noise`.
+      noise: from :func:`~opml_jax.models.op2prop.descriptors.rounding_noise`.
       drawn: parameters that descriptors were made with, which are handed on.
     """
     config = definition.config
@@ -214,7 +245,13 @@ def fit_closed_form(
         # networks and standard deviations need molecules that the closed form has not seen
         refit=not (fit.epochs or config.last_layer),
     )
-    heads, ridges = fit_heads(train, fit, dipole, energy)
+    heads, ridges = {}, {}
+    for name, labels in head_labels(train.labels).items():
+        if name == "dipole" and dipole is not None:
+            heads[name], ridges[name] = dipole, energy
+            continue
+        solve = fit_irreps if HEADS[name] else fit_scalar
+        heads[name], ridges[name] = solve(train.cache, labels, fit.precisions.get(name, 0.0))
     if "dipole" in heads:
         heads["dipole"] = {**heads["dipole"], "mixing": fit_mixing(train.cache, config.vectors)}
     params: Params = {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ...errors import ConfigError, at_least, one_of, refusal
 from ...features import Inputs
@@ -106,22 +106,13 @@ class Op2PropFit(AtomwiseFit):
         numbers = ("dipole_weight", "dipole_precision", "field_dipole_sigma", "consistency_sigma")
         at_least("model.fit", self, numbers)
         if self.consistency_sigma and not self.field_dipole_sigma:
-            raise ConfigError(
-                refusal(
-                    "model.fit.consistency_sigma",
-                    got=f"{self.consistency_sigma} without field_dipole_sigma",
-                    expected="0, or both",
-                )
-            )
+            got = f"{self.consistency_sigma} without field_dipole_sigma"
+            where = "model.fit.consistency_sigma"
+            raise ConfigError(refusal(where, got=got, expected="0, or both"))
         if self.field_dipole_sigma and "dipole" not in self.targets:
-            raise ConfigError(
-                refusal(
-                    "model.fit.targets",
-                    got=self.targets,
-                    expected="dipole among them",
-                    hint="model.fit.field_dipole_sigma fits derivatives in a field to dipoles.",
-                )
-            )
+            hint = "model.fit.field_dipole_sigma fits derivatives in a field to dipoles."
+            got, expected = self.targets, "dipole among them"
+            raise ConfigError(refusal("model.fit.targets", got=got, expected=expected, hint=hint))
 
     @property
     def sigmas(self) -> dict[str, float]:
@@ -141,8 +132,43 @@ class Op2PropFit(AtomwiseFit):
         return {"dipole": self.dipole_precision / DEBYE_PER_EBOHR}
 
 
+class AtomwiseConfig(ModelConfig):
+    """What configurations of models that read descriptors of atoms have in common."""
+
+    @property
+    def training(self) -> Any:
+        """How the model is trained: as ``fit`` says, or by default."""
+        return self.fit or type(self).fit
+
+    @property
+    def targets(self) -> tuple[str, ...]:
+        """Labels that are learned."""
+        return self.training.targets
+
+    @property
+    def doubts(self) -> bool:
+        """Whether the trained model has standard deviations; an ensemble needs networks for it."""
+        config: Any = self
+        return config.last_layer or (config.members > 1 and self.training.epochs > 0)
+
+    def check_readout(self) -> None:
+        """Refuse sizes of a readout that make none."""
+        config: Any = self
+        at_least("model", config, ("components", "members"), 1)
+        at_least("model", config, ("references",))
+        if min(config.hidden, default=1) < 1:
+            got, expected = config.hidden, "positive widths"
+            raise ConfigError(refusal("model.hidden", got=got, expected=expected))
+
+
+def check_powers(where: str, powers: tuple[int, ...]) -> None:
+    """Refuse powers of an operator that there are none."""
+    if not powers or min(powers) < 1:
+        raise ConfigError(refusal(where, got=powers, expected="positive integers"))
+
+
 @dataclasses.dataclass(frozen=True)
-class Op2PropConfig(ModelConfig):
+class Op2PropConfig(AtomwiseConfig):
     """A model of energies, and more, as functions of an operator.
 
     Attributes:
@@ -195,53 +221,4 @@ class Op2PropConfig(ModelConfig):
             expected = f"a part of powers {self.powers}"
             raise ConfigError(refusal("model.gram_powers", got=self.gram_powers, expected=expected))
         at_least("model", self, ("channels", "vectors"))
-        check_readout(self)
-
-    @property
-    def targets(self) -> tuple[str, ...]:
-        """Labels that are learned."""
-        return self.training.targets
-
-    @property
-    def training(self) -> Op2PropFit:
-        """How the model is trained: as ``fit`` says, or by default."""
-        return self.fit or Op2PropFit()
-
-    @property
-    def doubts(self) -> bool:
-        """Whether the trained model has standard deviations."""
-        return has_doubts(self)
-
-
-def check_powers(where: str, powers: tuple[int, ...]) -> None:
-    """Refuse powers of an operator that there are none.
-
-    Raises:
-      ConfigError: no powers at all, or one below 1.
-    """
-    if not powers or min(powers) < 1:
-        raise ConfigError(refusal(where, got=powers, expected="positive integers"))
-
-
-def check_readout(config) -> None:
-    """Refuse sizes of a readout that make none.
-
-    Args:
-      config: has ``components``, ``members``, ``references`` and ``hidden``.
-
-    Raises:
-      ConfigError: one of them is too small.
-    """
-    at_least("model", config, ("components", "members"), 1)
-    at_least("model", config, ("references",))
-    if min(config.hidden, default=1) < 1:
-        raise ConfigError(refusal("model.hidden", got=config.hidden, expected="positive widths"))
-
-
-def has_doubts(config) -> bool:
-    """Whether a readout has standard deviations, for which an ensemble needs networks.
-
-    Args:
-      config: has ``last_layer``, ``members`` and ``training``.
-    """
-    return config.last_layer or (config.members > 1 and config.training.epochs > 0)
+        self.check_readout()

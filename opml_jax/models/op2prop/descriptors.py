@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
@@ -19,10 +19,15 @@ import numpy as np
 from jax.sharding import Mesh
 
 from ...basis import Bucket, batch, bucket_of
+from ...data import Dataset
+from ...data.moments import centred_quadrupoles
+from ...data.plausibility import check_finite
+from ...errors import Code, DataError, refusal
 from ...learn.devices import collect, mesh_for
 from ...learn.rows import Rows, Selected
 from ...learn.run import Run, silent
 from ...learn.states import fingerprint
+from ...numerics import Array
 from ...operators import map_molecules, shard_batch
 from ...structures import Structure, StructureBatch
 from ..base import Params
@@ -40,6 +45,9 @@ CHUNK_BYTES = 2**26
 MAX_DOUBLE = 2**30
 """Bytes of derivatives kept in double precision."""
 
+OF_NEUTRAL = ("dipole", "quadrupole")
+"""Labels that depend on the origin of coordinates for ions."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Cache:
@@ -47,10 +55,9 @@ class Cache:
 
     Attributes:
       x: ``(n, n_atoms, n_invariants)``.
-      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivative in each coordinate, and in three
-        more rows in the field if asked for (then rows of coordinates may be left out), or None.
-        In single precision, and then in a temporary file, when they are many; a subset of those
-        is read when its rows are asked for.
+      dx: ``(n, 3 n_atoms, n_atoms, n_invariants)`` derivatives in coordinates, and in three more
+        rows in the field if asked for (then those of coordinates may be left out), or None. Many
+        are in single precision and in a temporary file, and read when a subset is asked for.
       v: for each L asked for, the irreps ``(n, n_atoms, n_irreps, 2 L + 1)``.
       one_hot: ``(n, n_atoms, n_elements)``.
     """
@@ -78,12 +85,7 @@ class Cache:
 
 @dataclasses.dataclass(frozen=True)
 class Labelled:
-    """A set of molecules as training reads it.
-
-    Attributes:
-      cache: Their descriptors.
-      labels: Arrays by target, structures first.
-    """
+    """A set of molecules as training reads it: descriptors, and arrays of labels by target."""
 
     cache: Cache
     labels: Mapping[str, np.ndarray]
@@ -96,15 +98,46 @@ class Labelled:
         return Labelled(self.cache.subset(index), {k: v[index] for k, v in self.labels.items()})
 
 
+def check_labels(sets: Mapping[str, Dataset], targets: Sequence[str]) -> None:
+    """Refuse sets that lack a target, moments of ions, and NaN among labels."""
+    for name, dataset in sets.items():
+        padded_labels(dataset, targets, max(s.n_atoms for s in dataset.structures))
+        where = f"the data set ({name} split)"
+        check_finite(where, {k: dataset.labels[k] for k in targets})
+
+
+def padded_labels(dataset: Dataset, targets: Sequence[str], n_atoms: int) -> dict[str, np.ndarray]:
+    """Targets as arrays with structures first, forces padded to ``n_atoms``.
+
+    Raises:
+      DataError: a target the data lacks, or moments of an ion.
+    """
+    labels = {}
+    for name in targets:
+        if name not in dataset:
+            got = f"{name!r}, which the data set lacks"
+            expected = f"labels it has: {', '.join(dataset.labels) or 'no labels'}"
+            raise DataError(
+                refusal("model.fit.targets", got=got, expected=expected), code=Code.LABEL
+            )
+        if name in OF_NEUTRAL and any(s.charge for s in dataset.structures):
+            expected = f"neutral ones: an ion's {name} depends on the origin"
+            got = f"{name!r} for charged molecules"
+            raise DataError(refusal("model.fit.targets", got=got, expected=expected))
+        if name == "forces":
+            labels[name] = np.zeros((len(dataset), n_atoms, 3))
+            for row, forces in zip(labels[name], dataset.labels[name], strict=True):
+                row[: len(forces)] = forces
+        elif name == "quadrupole":
+            labels[name] = centred_quadrupoles(dataset)
+        else:
+            labels[name] = np.array(dataset.labels[name])
+    return labels
+
+
 @dataclasses.dataclass(frozen=True)
 class Wanted:
-    """What of the descriptors of a molecule is computed.
-
-    Attributes:
-      derivatives: Whether the invariants are differentiated in all coordinates.
-      field: Whether they are differentiated in a uniform electric field.
-      irreps: L of the irreps that are kept.
-    """
+    """What is computed: derivatives in coordinates and in a uniform field, irreps of these L."""
 
     derivatives: bool = False
     field: bool = False
@@ -182,48 +215,40 @@ def _of_chunk(
     params: Params,
 ):
     """:func:`_descriptors` of molecules spread over a mesh."""
-
-    def of_device(structures):
-        return _descriptors(definition, wanted, structures, params)
-
+    of_device = functools.partial(_descriptors, definition, wanted, params)
     return of_device(structures) if mesh is None else map_molecules(of_device, mesh)(structures)
 
 
 def _descriptors(
-    definition: AtomwiseDefinition, wanted: Wanted, structures: StructureBatch, params: Params
+    definition: AtomwiseDefinition, wanted: Wanted, params: Params, structures: StructureBatch
 ):
     """Invariants, the irreps wanted, one-hot elements, and derivatives of the invariants."""
-
-    def push(at, point, directions):
-        """Descriptors at a point, and their derivatives in each direction."""
-
-        def one(direction):
-            return jax.jvp(at, (point,), (jnp.broadcast_to(direction, point.shape),))
-
-        return jax.vmap(one, out_axes=(None, 1))(directions)
-
     positions = jnp.asarray(structures.positions)
     n_structures, n = positions.shape[:2]
+
+    def moved(positions):
+        return definition.descriptors(structures.replace(positions=positions), params)
+
+    def in_field(field):
+        return definition.descriptors(structures, params, field=field)
+
     pushed = []
     if wanted.derivatives:
-        pushed.append(
-            push(
-                lambda r: definition.descriptors(structures.replace(positions=r), params),
-                positions,
-                jnp.eye(3 * n).reshape(3 * n, 1, n, 3),
-            )
-        )
+        pushed.append(_push(moved, positions, jnp.eye(3 * n).reshape(3 * n, 1, n, 3)))
     if wanted.field:
-        pushed.append(
-            push(
-                lambda f: definition.descriptors(structures, params, field=f),
-                jnp.zeros((n_structures, 3)),
-                jnp.eye(3)[:, None],
-            )
-        )
+        pushed.append(_push(in_field, jnp.zeros((n_structures, 3)), jnp.eye(3)[:, None]))
     x, v = pushed[0][0] if pushed else definition.descriptors(structures, params)
     dx = jnp.concatenate([slope for _, (slope, _) in pushed], axis=1) if pushed else None
     return x, {l: v[l] for l in wanted.irreps}, definition.one_hot(structures), dx
+
+
+def _push(descriptors: Callable, point: Array, directions: Array):
+    """Descriptors at a point, and their derivatives in each direction."""
+
+    def one(direction):
+        return jax.jvp(descriptors, (point,), (jnp.broadcast_to(direction, point.shape),))
+
+    return jax.vmap(one, out_axes=(None, 1))(directions)
 
 
 def rounding_noise(
@@ -235,21 +260,11 @@ def rounding_noise(
     *,
     run: Run | None = None,
 ) -> np.ndarray:
-    """How far rounding moves each invariant, measured by turning molecules.
+    """``(n_elements, n_invariants)`` root mean square changes of invariants if molecules turn.
 
     Invariants that vanish by symmetry (in a planar molecule, say) are nothing but rounding, and
-    standardising them would make it as loud as physics.
-
-    Args:
-      definition: the model's functions.
-      structures: the structures of ``cache``, in order.
-      cache: their descriptors.
-      wanted: what ``cache`` was built of, so that no program is compiled anew.
-      params: likewise.
-      run: keeps the descriptors of the turned molecules.
-
-    Returns:
-      ``(n_elements, n_invariants)`` root mean square change under random rotations.
+    standardising them would make it as loud as physics. Arguments are those that ``cache`` was
+    built of, so that no program is compiled anew.
     """
     rng = np.random.default_rng(0)
     chosen = np.linspace(0, len(structures) - 1, min(CHUNK, len(structures))).astype(int)

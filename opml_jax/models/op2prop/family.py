@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ...basis import load_basis
 from ...data import Dataset
+from ...learn.run import Run
 from ...learn.schema import from_mapping
 from ..base import ModelConfig
-from ..family import Evaluated, Family, Fit, Picture, Template
-from . import legacy
+from ..family import Evaluated, Family, Fit, Picture
 from .config import Op2PropConfig
 from .functions import Op2Prop
 from .model import Op2PropModel
-
-if TYPE_CHECKING:
-    from ...learn.run import Run
-
 
 OF_DENSITIES = ("density", "density_beside")
 """Settings in files of version 0.1 that belong to Density2Prop."""
@@ -41,7 +36,7 @@ class Op2PropFamily(Family):
 
     def check(self, definition: Op2Prop, config: Op2PropConfig, sets: Mapping[str, Dataset]):
         """Refuse labels that are not there, or cannot be learned; see :meth:`Family.check`."""
-        from .labels import check_labels
+        from .descriptors import check_labels
 
         check_labels(sets, config.targets)
 
@@ -53,10 +48,9 @@ class Op2PropFamily(Family):
 
         settings = config.training
         fit = fit_atomwise(definition, settings, sets, run, lambda: definition.draw(run.seed))
-        if not settings.field_dipole_sigma:
-            return fit
-        met = {"field_dipole_sigma": settings.field_dipole_sigma}
-        return dataclasses.replace(fit, facts={**fit.facts, **met})
+        if settings.field_dipole_sigma:
+            fit.facts["field_dipole_sigma"] = settings.field_dipole_sigma
+        return fit
 
     def summary(self, model: Any) -> str:
         """The operators a model reads, in words."""
@@ -67,16 +61,6 @@ class Op2PropFamily(Family):
         from .pictures import forces_picture, operator_picture
 
         return [operator_picture(model.definition, evaluated), *forces_picture(evaluated)]
-
-    def templates(self) -> dict[str, Template]:
-        """Configurations to start from, by name."""
-        from .templates import TEMPLATES
-
-        return TEMPLATES
-
-    def migrated(self, tree: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The ``model`` section for a configuration of version 0.1; see :meth:`Family.migrated`."""
-        return legacy.migrated(tree)
 
     def read_config(self, values: Mapping[str, Any]) -> ModelConfig:
         """The configuration in a model file, of version 0.1 too."""

@@ -15,39 +15,46 @@ from ...learn.run import Run
 from ..base import Params
 from ..family import Fit
 from .atomwise import AtomwiseDefinition
-from .closed_form import ClosedForm, fit_closed_form
+from .closed_form import TENSORS, ClosedForm, fit_closed_form
 from .config import AtomwiseFit
-from .descriptors import Labelled, Wanted, build_cache, rounding_noise
-from .heads import TENSORS
-from .labels import padded_labels
+from .descriptors import Labelled, Wanted, build_cache, padded_labels, rounding_noise
 from .last_layer import fit_last_layer
 from .model import silenced
 from .residual import make_inputs, train_residual
 
 PARTS = ("train", "validation")
 
+Sets = Mapping[str, Dataset]
+
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """All that the parts of a training read.
+    """All that the parts of a training read: settings, sets and rounding noise of invariants."""
 
-    Attributes:
-      sets: ``train`` and ``validation``.
-      noise: Rounding noise of the invariants, ``(n_elements, n_invariants)``.
-      drawn: Parameters that the descriptors were made with.
-    """
-
+    definition: AtomwiseDefinition
+    fit: AtomwiseFit
     sets: dict[str, Labelled]
     noise: np.ndarray
     drawn: Params
 
+    def solved(self, **sets: Labelled) -> ClosedForm:
+        """The closed form, of other sets where they are given."""
+        every = {**self.sets, **sets}
+        return fit_closed_form(self.definition, self.fit, every, self.noise, self.drawn)
+
+    def refitted(self, params: Params, index: np.ndarray) -> Params | None:
+        """Parameters with the closed form solved for part of the training set, networks silenced.
+
+        None if these structures lack an element.
+        """
+        train = self.sets["train"].subset(index)
+        if not train.cache.one_hot.any(axis=(0, 1)).all():
+            return None
+        return silenced({**params, **self.solved(train=train).params})
+
 
 def fit_atomwise(
-    definition: AtomwiseDefinition,
-    fit: AtomwiseFit,
-    sets: Mapping[str, Dataset],
-    run: Run,
-    draw: Callable[[], Params],
+    definition: AtomwiseDefinition, fit: AtomwiseFit, sets: Sets, run: Run, draw: Callable
 ) -> Fit:
     """Train a model that reads descriptors of atoms: closed form first, then networks.
 
@@ -61,7 +68,7 @@ def fit_atomwise(
     with run.stage("descriptors"):
         described = describe(definition, fit, sets, run, draw())
     with run.stage("closed form") as end_with:
-        solved = fit_closed_form(definition, fit, described.sets, described.noise, described.drawn)
+        solved = described.solved()
         params, history = of_first(solved.params), []
         end_with(f"lambda {solved.energy.lam:.0e}")
     if fit.epochs:
@@ -73,26 +80,16 @@ def fit_atomwise(
             held_out = sets["validation"]
             last_layer = fit_last_layer(definition, fit, params, described.sets, held_out)
             params = {**params, "last_layer": last_layer}
-    again = functools.partial(refitted, definition, fit, described, params)
-    return Fit(params, facts_of(definition, solved), history, again)
+    ridges = {"energy": solved.energy, **solved.heads}
+    facts: dict[str, Any] = {f"{name}_lambda": ridge.lam for name, ridge in ridges.items()}
+    facts["n_invariants"] = definition.n_invariants
+    return Fit(params, facts, history, functools.partial(described.refitted, params))
 
 
 def describe(
-    definition: AtomwiseDefinition,
-    fit: AtomwiseFit,
-    sets: Mapping[str, Dataset],
-    run: Run,
-    drawn: Params,
+    definition: AtomwiseDefinition, fit: AtomwiseFit, sets: Sets, run: Run, drawn: Params
 ) -> Described:
-    """Descriptors and labels of the training and the validation set.
-
-    Args:
-      definition: the model's functions.
-      fit: settings.
-      sets: ``train`` and ``validation``.
-      run: keeps descriptors.
-      drawn: parameters that these need.
-    """
+    """Descriptors, made with what was ``drawn``, and labels of training and validation set."""
     wanted = Wanted(
         derivatives="forces" in fit.targets,
         field="field_dipole" in fit.sigmas,
@@ -109,38 +106,4 @@ def describe(
             labels["field_dipole"] = labels["dipole"]
         out[name] = Labelled(cache.subset(range(start, stop)), labels)
         start = stop
-    return Described(out, noise, drawn)
-
-
-def facts_of(definition: AtomwiseDefinition, solved: ClosedForm) -> dict[str, Any]:
-    """What a card says: the regularisations, and the number of invariants."""
-    ridges = {"energy": solved.energy, **solved.heads}
-    facts: dict[str, Any] = {f"{name}_lambda": ridge.lam for name, ridge in ridges.items()}
-    return {**facts, "n_invariants": definition.n_invariants}
-
-
-def refitted(
-    definition: AtomwiseDefinition,
-    fit: AtomwiseFit,
-    described: Described,
-    params: Params,
-    index: np.ndarray,
-) -> Params | None:
-    """Parameters with the closed form solved for some of the training set, networks silenced.
-
-    Args:
-      definition: the model's functions.
-      fit: settings.
-      described: the sets.
-      params: of the trained model.
-      index: into the training set.
-
-    Returns:
-      None if these structures lack an element.
-    """
-    train = described.sets["train"].subset(index)
-    if not train.cache.one_hot.any(axis=(0, 1)).all():
-        return None
-    sets = {**described.sets, "train": train}
-    solved = fit_closed_form(definition, fit, sets, described.noise, described.drawn)
-    return silenced({**params, **solved.params})
+    return Described(definition, fit, out, noise, drawn)

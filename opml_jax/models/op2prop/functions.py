@@ -61,23 +61,19 @@ class Op2Prop(AtomwiseDefinition):
     @functools.cached_property
     def products(self) -> Products:
         """Makes the invariants, if the configuration has channels."""
-        if self.config.metric == "damped":  # what was made small stays small
-            return Products(self.recipe, self.config.channels, lift=0.0)
-        return Products(self.recipe, self.config.channels)
+        small = {"lift": 0.0} if self.config.metric == "damped" else {}  # stays small
+        return Products(self.recipe, self.config.channels, **small)
 
     @property
     def n_invariants(self) -> int:
         """Invariants of one atom."""
-        if self.config.channels:
-            return self.products.n_invariants
-        return n_invariants(self.recipe, self._gram)
+        c = self.config.channels
+        return self.products.n_invariants if c else n_invariants(self.recipe, self._gram)
 
     @property
     def prior(self) -> np.ndarray:
         """``(n_invariants,)`` expected sizes of weights of standardised invariants."""
-        if self.config.channels:
-            return self.products.prior
-        return np.ones(self.n_invariants)
+        return self.products.prior if self.config.channels else np.ones(self.n_invariants)
 
     def draw(self, seed: int) -> Params:
         """Parameters that the descriptors need: ``mixing`` of the products, drawn at random.
@@ -107,10 +103,7 @@ class Op2Prop(AtomwiseDefinition):
     ) -> tuple[Array, dict[int, Array]]:
         """Invariants and irreps of every atom; see :meth:`AtomwiseDefinition.descriptors`.
 
-        Args:
-          structure: molecule or batch.
-          params: of them ``mixing`` is read, if the configuration has channels (:meth:`draw`).
-          field: uniform electric field.
+        Of ``params`` ``mixing`` (:meth:`draw`) is read, if the configuration has channels.
 
         Raises:
           OpmlError: channels, and no ``mixing`` in ``params``.
@@ -120,17 +113,14 @@ class Op2Prop(AtomwiseDefinition):
             structure = centred(structure)
         operators = self.inputs(structure, self.basis, self.config.powers, field=field)
         features = self.recipe(operators)
-        chunk = {
-            (ir.l, ir.p): c for (_, ir), c in zip(features.irreps, features.chunks, strict=True)
-        }
-        irreps = {}
+        irreps, pairs = {}, zip(features.irreps, features.chunks, strict=True)
+        chunk = {(ir.l, ir.p): c for (_, ir), c in pairs}
         for l in (1, 2):  # a basis of s functions alone has none
             none = jnp.zeros((*features.shape[:-1], 0, 2 * l + 1), features.array.dtype)
             irreps[l] = chunk.get((l, (-1) ** l), none)
         if self.config.channels:
             if not params or "mixing" not in params:
-                raise OpmlError(
-                    refusal("params", got="no mixing", expected="those of draw(seed) or a model")
-                )
+                expected = "those of draw(seed) or a model"
+                raise OpmlError(refusal("params", got="no mixing", expected=expected))
             return self.products(features, params["mixing"], self.one_hot(structure)), irreps
         return invariants(features, self.recipe, self._gram), irreps

@@ -45,18 +45,11 @@ class KernelColumns:
     """Columns of the ridge for the kernel part, whitened so that one penalty fits all.
 
     A Gaussian of amplitude t^2 in coordinates x / t is x . x' to first order, the kernel of the
-    linear columns, whose penalty is then the right one for both.
-
-    Args:
-      kernel: from :func:`fit_references`.
-
-    Attributes:
-      n: Number of columns.
+    linear columns, whose penalty is then the right one for both. ``n`` is their number.
     """
 
     def __init__(self, kernel: Params):
-        self.kernel = kernel
-        self.whiten = []
+        self.kernel, self.whiten = kernel, []
         for c, references in zip(kernel["components"], kernel["references"], strict=True):
             amplitude = 1.0 / max(np.linalg.norm(c, axis=0).max(), 1e-12)
             real = references[:, 0] < 0.1 * ABSENT

@@ -23,10 +23,11 @@ import scipy.linalg
 from ...data import Dataset
 from ...learn.calibration import scale_of
 from ..base import EnergyModel, Params
+from ..base.metrics import paired
 from .atomwise import AtomwiseDefinition
 from .config import AtomwiseFit
 from .descriptors import Cache, Labelled
-from .readout import element_sums, project
+from .network import element_sums, project
 from .residual import CHUNK
 from .scaling import scaled
 
@@ -43,15 +44,7 @@ def fit_last_layer(
 ) -> Params:
     """What a model needs for standard deviations of energies and, if learned, forces.
 
-    Args:
-      definition: the model's functions.
-      fit: its sigmas weigh energies against forces.
-      params: of the trained model.
-      sets: ``train`` and ``validation``, with derivatives in coordinates if forces are learned.
-      held_out: the validation set, with energies and, if learned, forces.
-
-    Returns:
-      ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``.
+    ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``.
     """
     forces, sigma = "forces" in fit.targets, fit.sigmas
     train, gram = sets["train"].cache, np.zeros(())
@@ -59,8 +52,9 @@ def fit_last_layer(
         part = train.subset(range(start, min(start + CHUNK, len(train))))
         for name, features in feature_rows(params, part, forces).items():
             gram = gram + (features.T @ features) / sigma[name] ** 2
-    errors = _errors(definition, params, held_out, forces)
     rows = feature_rows(params, sets["validation"].cache, forces)
+    predicted = EnergyModel(definition, params).predict(held_out.structures)
+    errors = {k: np.abs(np.subtract(*paired(k, predicted, held_out))) for k in rows}
     mean = np.trace(gram) / len(gram)
     best, chosen = np.inf, {}
     for lam in LAMBDAS:
@@ -88,18 +82,6 @@ def feature_rows(params: Params, cache: Cache, forces: bool) -> dict[str, np.nda
     slopes = np.concatenate([slopes, counts], axis=-1).reshape(n, 3 * n_atoms, -1)
     real = np.repeat(s.one_hot.sum(axis=-1) > 0, 3, axis=1)
     return rows | {"forces": -slopes[real]}
-
-
-def _errors(
-    definition: AtomwiseDefinition, params: Params, held_out: Dataset, forces: bool
-) -> dict[str, np.ndarray]:
-    """Absolute errors of the model, in the order of :func:`feature_rows`."""
-    predicted = EnergyModel(definition, params).predict(held_out.structures)
-    out = {"energy": np.abs(predicted["energy"] - np.array(held_out["energy"]))}
-    if forces:
-        parts = zip(predicted["forces"], held_out["forces"], strict=True)
-        out["forces"] = np.concatenate([np.abs(a[: len(b)] - b).ravel() for a, b in parts])
-    return out
 
 
 def _unlikely(error: np.ndarray, spread: np.ndarray) -> float:

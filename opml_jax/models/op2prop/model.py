@@ -15,7 +15,7 @@ from ...structures import Structure
 from ..base import EnergyModel, Params
 from .atomwise import AtomwiseDefinition
 from .config import PROPERTIES
-from .readout import head_of
+from .network import head_of
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -27,8 +27,6 @@ class Op2PropModel(EnergyModel):
     @property
     def closed_form(self) -> Op2PropModel:
         """The model without its networks; they are silenced, so nothing compiles anew."""
-        if "scale" not in self.params:
-            return self
         return dataclasses.replace(self, params=silenced(self.params))
 
     @property
@@ -55,29 +53,21 @@ class Op2PropModel(EnergyModel):
         Raises:
           OpmlError: the model's energy was not trained in a field.
         """
-        self._require_field()
-        used = self.params if params is None else params
-        return functools.partial(self.definition.dipole_in_field, used)
+        return self._in_field(self.definition.dipole_in_field, params)
 
     def field_polarizability_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """As :meth:`field_dipole_fn`, for minus the second derivative, ``(3, 3)`` in Bohr^3."""
-        self._require_field()
-        used = self.params if params is None else params
-        return functools.partial(self.definition.polarizability_in_field, used)
+        return self._in_field(self.definition.polarizability_in_field, params)
 
-    def _require_field(self) -> None:
-        """Refuse a model whose card does not say that its energy met a field; no card is fine."""
+    def _in_field(self, function: Callable, params: Params | None) -> Callable:
+        """A function of the model's parameters, if its card says that its energy met a field."""
         earlier = self.card.get("config", {}).get("optim", {})  # cards of version 0.1
         met = [card.get("field_dipole_sigma") for card in (self.card, earlier)]
         if self.card and not any(met):
-            raise OpmlError(
-                refusal(
-                    "model",
-                    got="one whose energy never met a field",
-                    expected="one trained with model.fit.field_dipole_sigma above 0",
-                ),
-                code=Code.CAPABILITY,
-            )
+            got = "one whose energy never met a field"
+            expected = "one trained with model.fit.field_dipole_sigma above 0"
+            raise OpmlError(refusal("model", got=got, expected=expected), code=Code.CAPABILITY)
+        return functools.partial(function, self.params if params is None else params)
 
     @property
     def doubted(self) -> tuple[str, ...]:
@@ -93,14 +83,10 @@ class Op2PropModel(EnergyModel):
           OpmlError: it was.
         """
         if not self.doubted:
+            got, expected = "a model with one network or none", "an ensemble, or a last layer"
+            hint = "Train with model.members=4, or model.last_layer=true."
             raise OpmlError(
-                refusal(
-                    "uncertainty",
-                    got="a model with one network or none",
-                    expected="an ensemble, or a last layer",
-                    hint="Train with model.members=4, or model.last_layer=true.",
-                ),
-                code=Code.CAPABILITY,
+                refusal("uncertainty", got=got, expected=expected, hint=hint), code=Code.CAPABILITY
             )
 
     def recalibrated(self, scales: Mapping[str, float]) -> Op2PropModel:

@@ -15,7 +15,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 
 from ...conventions import e3nn_to_cartesian
 from ...learn.calibration import scale_of
@@ -29,8 +28,7 @@ from .atomwise import AtomwiseDefinition
 from .closed_form import SLOPES
 from .config import AtomwiseFit
 from .descriptors import Arrays, Cache, Labelled
-from .network import Residual
-from .readout import closed_form_energy, gated_vectors, linear_irreps, project
+from .network import Residual, closed_form_energy, gated_vectors, linear_irreps, project
 from .scaling import scaled
 
 CHUNK = 64
@@ -43,18 +41,13 @@ CONSISTENCY = "consistency"
 
 
 def make_inputs(params: Params, part: Labelled) -> Arrays:
-    """What the networks see of a set.
+    """What the networks see of a set, and what the closed form leaves of its labels, by name.
 
-    Returns:
-      ``z`` inputs, ``dz`` their derivatives (if those of the energy are learned), ``w`` vectors to
-      gate (if dipoles are), ``one_hot``, and under ``energy``, ``forces``, ``field_dipole``,
-      ``dipole`` what the closed form leaves of the labels; of the difference of the last two
-      under ``consistency``.
+    ``z`` inputs, ``dz`` their derivatives (if those of the energy are learned), ``w`` vectors to
+    gate (if dipoles are), ``one_hot``; ``consistency`` is left of the difference of two dipoles.
     """
-    chunks = [
-        _inputs(params, part.subset(index))
-        for index in np.array_split(np.arange(len(part)), max(1, len(part) // CHUNK))
-    ]
+    few = np.array_split(np.arange(len(part)), max(1, len(part) // CHUNK))
+    chunks = [_inputs(params, part.subset(index)) for index in few]
     return {k: np.concatenate([c[k] for c in chunks]) for k in chunks[0]}
 
 
@@ -89,7 +82,7 @@ def _inputs(params: Params, part: Labelled) -> Arrays:
 
 
 def _derivatives(components: np.ndarray, dx: np.ndarray, cache: Cache) -> np.ndarray:
-    """Derivatives of the networks' inputs, in the precision of those of the invariants."""
+    """Derivatives of the networks' inputs, in the precision of ``dx``."""
     dz = np.zeros((*dx.shape[:3], components.shape[-1]), dx.dtype)
     for e, of_element in enumerate(components):
         here = cache.one_hot[:, None, :, e, None].astype(dx.dtype)
@@ -100,12 +93,9 @@ def _derivatives(components: np.ndarray, dx: np.ndarray, cache: Cache) -> np.nda
 def residual_scales(a: Arrays) -> dict[str, np.ndarray]:
     """Root mean squares of the residuals, the natural scale of the networks' outputs."""
     real = a["one_hot"].sum(axis=-1)
-    out = {"energy": np.sqrt(np.mean(a["energy"] ** 2))}
+    out = {k: np.sqrt(np.mean(a[k] ** 2)) for k in ("energy", "dipole", "field_dipole") if k in a}
     if "forces" in a:
         out["forces"] = np.sqrt(np.sum(a["forces"] ** 2) / (3 * real.sum()))
-    for name in ("dipole", "field_dipole"):
-        if name in a:
-            out[name] = np.sqrt(np.mean(a[name] ** 2))
     return {k: np.maximum(v, 1e-12) for k, v in out.items()}
 
 
@@ -131,41 +121,31 @@ def predict_residual(network: Callable, scale: Params, batch: Arrays) -> dict[st
 
 
 def calibration(members: Arrays, wanted: Arrays) -> dict[str, np.ndarray]:
-    """What standard deviations of an ensemble are multiplied by, so that 68 % of errors are below.
+    """Factors of standard deviations of an ensemble, so that 68 % of errors are below; else 1.
 
-    Args:
-      members: predictions by name, ``(n_members, n_structures, ...)``.
-      wanted: what they should be, and ``one_hot`` of the elements.
-
-    Returns:
-      Factors of ``energy`` and, if predicted, ``forces``; 1 if all members agree.
+    Of predictions ``members`` ``(n_members, n_structures, ...)`` by name, and what they should be.
     """
     out = {}
     for name in (k for k in ("energy", "forces") if k in members):
         mean, std = (np.asarray(f(members[name], axis=0)) for f in (jnp.mean, jnp.std))
-        real = std > 0
-        if name == "forces":
-            real &= np.repeat(np.asarray(wanted["one_hot"]).sum(axis=-1), 3, axis=-1) > 0
-        error = np.abs(mean - np.asarray(wanted[name]))
-        out[name] = scale_of(error[real], std[real])
-    return {name: np.asarray(value, np.float64) for name, value in out.items()}
+        if name == "forces":  # padding says nothing
+            real = np.asarray(wanted["one_hot"]).sum(axis=-1) > 0
+            std = np.where(np.repeat(real, 3, axis=-1), std, 0)
+        scale = scale_of(np.abs(mean - np.asarray(wanted[name])), std)
+        out[name] = np.asarray(scale, np.float64)
+    return out
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Objective:
     """What the networks minimise, in units that single precision holds.
 
-    Attributes:
-      module: One network.
-      scale: What counts as one of each quantity, atomic units.
-      weight: Of the mean error of each quantity.
-      power: 2 for mean square errors, 1 for smooth absolute ones.
+    ``scale`` is what counts as one of each quantity, in atomic units.
     """
 
     module: Residual
     scale: dict[str, np.ndarray]
-    weight: dict[str, float]
-    power: int
+    fit: AtomwiseFit
 
     @classmethod
     def of(cls, module: Residual, fit: AtomwiseFit, train: Arrays) -> Objective:
@@ -173,7 +153,7 @@ class Objective:
         scale = residual_scales(train)
         if CONSISTENCY in fit.sigmas:
             scale[CONSISTENCY] = np.asarray(fit.sigmas[CONSISTENCY])
-        return cls(module, scale, fit.weights, 2 if fit.loss == "mse" else 1)
+        return cls(module, scale, fit)
 
     @functools.cached_property
     def relative(self) -> dict[str, float]:
@@ -206,8 +186,8 @@ class Objective:
         total = jnp.zeros((), jnp.float32)
         for name, value in predicted.items():
             error = jnp.abs(value - batch[name])
-            error = error**2 if self.power == 2 else jnp.sqrt(error**2 + 0.01) - 0.1
-            total = total + self.weight[name] * _mean(name, error, batch)
+            error = error**2 if self.fit.loss == "mse" else jnp.sqrt(error**2 + 0.01) - 0.1
+            total = total + self.fit.weights[name] * _mean(name, error, batch)
         return total
 
     def judge(self, weights: Params, batch: Arrays) -> tuple[Array, dict[str, Array]]:
@@ -227,10 +207,8 @@ class Objective:
 
 def _mean(name: str, values: Array, batch: Arrays) -> Array:
     """Mean over structures; of forces over those of real atoms."""
-    if name != "forces":
-        return jnp.mean(values)
     mask = jnp.repeat(batch["one_hot"].sum(axis=-1), 3, axis=-1)
-    return jnp.sum(values * mask) / jnp.sum(mask)
+    return jnp.sum(values * mask) / jnp.sum(mask) if name == "forces" else jnp.mean(values)
 
 
 def train_residual(
@@ -249,13 +227,11 @@ def train_residual(
       fit: settings.
       closed_form: its closed-form parameters.
       sets: inputs of ``train`` and ``validation`` (:func:`make_inputs`).
-      run: its seed draws initial weights and batch order, which depends on seed and epoch only, so
-        that runs repeat bit for bit on CPU.
+      run: its seed draws initial weights and batch order.
 
     Returns:
-      Parameters with ``residual`` (stacked over members) and ``scale`` added, of ensembles also
-      ``calibration`` (:func:`calibration`), and one row per epoch with training loss, validation
-      loss (means over members) and root mean square validation errors of the ensemble.
+      Parameters with ``residual`` (stacked over members), ``scale`` and of ensembles
+      :func:`calibration` added, and one row per epoch.
 
     Raises:
       OpmlError: the loss became NaN.
@@ -263,8 +239,8 @@ def train_residual(
     """
     objective = Objective.of(definition.network(dipole="dipole" in closed_form), fit, sets["train"])
     train, validation = (objective.prepared(sets[k]) for k in ("train", "validation"))
-    n, n_members = len(train["z"]), definition.config.members
-    mesh = mesh_for(min(fit.batch_size, n))
+    size, n_members = min(fit.batch_size, len(train["z"])), definition.config.members
+    mesh = mesh_for(size)
     weights = replicate(_initial(objective.module, run.seed, n_members, train), mesh)
     train, validation = (replicate(arrays, mesh) for arrays in (train, validation))
     judged = jit(objective.judge, mesh)
@@ -274,7 +250,7 @@ def train_residual(
         return np.asarray(losses), objective.columns(squares)
 
     silent = jax.tree.map(lambda w: w * 0.0, weights)  # zero networks: the closed form alone
-    task = _task(objective, judge, train, fit, n_members, mesh)
+    task = _task(objective, judge, train, size, n_members, mesh)
     start = judge(silent)[0], silent
     descent = descend(task, weights, fit, run, "network", start)
     params = {
@@ -300,16 +276,10 @@ def _initial(module: Residual, seed: int, n_members: int, arrays: Arrays) -> Par
 
 
 def _task(
-    objective: Objective,
-    judge: Callable[[Params], tuple[np.ndarray, dict[str, float]]],
-    data: Arrays,
-    fit: AtomwiseFit,
-    n_members: int,
-    mesh: Mesh | None,
+    objective: Objective, judge: Callable, data: Arrays, size: int, n_members: int, mesh: Any
 ) -> Task:
     """The descent of all members, each in batches of its own order."""
     n = len(data["z"])
-    size = min(fit.batch_size, n)
     n_batches = max(1, n // size)
 
     def order(rng: np.random.Generator) -> np.ndarray:

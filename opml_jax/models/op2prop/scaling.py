@@ -28,33 +28,20 @@ may vary a lot elsewhere, and would then be magnified millions of times.
 def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
     """Mean and inverse standard deviation of the invariants over all atoms of each element.
 
-    Constant and noisy columns get an inverse of zero and vanish from everything that follows.
-
-    Args:
-      cache: training cache.
-      noise: ``(n_elements, n_invariants)`` from
-        :func:`~opml_jax.models.op2prop.descriptors.rounding_noise`.
-
-    Raises:
-      OpmlError: an element of the basis without atoms.
+    Columns that are constant, or ``noise`` (:func:`~.descriptors.rounding_noise`), get an inverse
+    of zero and vanish from everything that follows.
     """
     means, spreads, varies = [], [], []
     for e in range(cache.one_hot.shape[-1]):
         rows = cache.x[cache.one_hot[..., e] > 0]
         if not len(rows):
-            raise OpmlError(
-                refusal(
-                    "training set",
-                    got=f"no atom of element number {e}",
-                    expected="every element of the basis",
-                )
-            )
+            got, expected = f"no atom of element number {e}", "every element of the basis"
+            raise OpmlError(refusal("training set", got=got, expected=expected))
         mean, std = rows.mean(axis=0), rows.std(axis=0)
         means.append(mean)
         spreads.append(std)
-        varies.append(
-            (std > CONSTANT * np.maximum(np.abs(mean), 1e-12)) & (std * MAX_NOISE > noise[e])
-        )
+        real = std > CONSTANT * np.maximum(np.abs(mean), 1e-12)
+        varies.append(real & (std * MAX_NOISE > noise[e]))
     std = np.maximum(spreads, FLOOR * np.max(spreads, axis=0))
     inverses = np.where(varies, 1.0 / np.where(varies, std, 1.0), 0.0)
     return {"mean": np.array(means), "inverse_std": inverses}
@@ -80,10 +67,9 @@ def principal(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def fit_components(cache: Cache, k: int) -> np.ndarray:
-    """Half-whitened principal components of each element's invariants, unit mean variance.
+    """``(n_elements, n_invariants, k)`` principal components of unit mean variance, half whitened.
 
-    ``(n_elements, n_invariants, k)``; an eigenvalue e is scaled to sqrt(e). Full whitening would
-    blow up the noise of the last components.
+    An eigenvalue e is scaled to sqrt(e): full whitening would blow up the noise of the last ones.
     """
     out = []
     for e in range(cache.one_hot.shape[-1]):

@@ -20,7 +20,7 @@ from opml_jax.learn.history import read_history
 from opml_jax.learn.run import Run
 from opml_jax.learn.states import STATES
 from opml_jax.models import Density2PropConfig, Op2Density, Op2DensityModel
-from opml_jax.models.density2prop import density as reader
+from opml_jax.models.density2prop import family as reader
 from opml_jax.models.op2density.closed_form import subtract_baselines
 from opml_jax.models.op2density.labels import free_atoms, label_dataset
 from opml_jax.testing import random_rotation

@@ -11,9 +11,8 @@ from opml_jax.conventions import e3nn_to_cartesian
 from opml_jax.data import Dataset
 from opml_jax.data.moments import centred_quadrupoles
 from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit, Op2PropModel
-from opml_jax.models.op2prop.closed_form import fit_closed_form, fit_energy
+from opml_jax.models.op2prop.closed_form import fit_closed_form, fit_energy, fit_irreps, fit_scalar
 from opml_jax.models.op2prop.descriptors import Cache, Labelled
-from opml_jax.models.op2prop.heads import fit_irreps, fit_scalar
 from opml_jax.models.op2prop.residual import make_inputs, predict_residual
 from opml_jax.training import TrainConfig, evaluate, train
 from opml_jax.training.metrics import errors
