@@ -33,18 +33,11 @@ def join(coordinator: str, n_processes: int | None = None, process: int | None =
     auto = coordinator == "auto"
     fits = auto or (n_processes and process is not None and 0 <= process < n_processes)
     if not fits or (auto and (n_processes is not None or process is not None)):
-        raise OpmlError(
-            refusal(
-                "coordinator",
-                got=f"{coordinator}, {n_processes} processes, number {process}",
-                expected="HOST:PORT, how many processes and which one (from 0), or auto alone",
-            )
-        )
+        got = f"{coordinator}, {n_processes} processes, number {process}"
+        expected = "HOST:PORT, how many processes and which one (from 0), or auto alone"
+        raise OpmlError(refusal("coordinator", got=got, expected=expected))
     try:
-        if auto:
-            jax.distributed.initialize()
-        else:
-            jax.distributed.initialize(coordinator, n_processes, process)
+        jax.distributed.initialize(None if auto else coordinator, n_processes, process)
     except (RuntimeError, ValueError) as err:
         got = f"{coordinator}, which did not answer ({err})"
         expected = "an address that all processes reach"
@@ -85,13 +78,9 @@ def mesh_for(n: int | None = None) -> Mesh | None:
     devices = jax.devices()
     if n is not None and n % len(devices):
         if jax.process_count() > 1:
-            raise ConfigError(
-                refusal(
-                    "fit.batch_size",
-                    got=f"batches of {n} structures for {len(devices)} devices",
-                    expected="a multiple of their number",
-                )
-            )
+            got = f"batches of {n} structures for {len(devices)} devices"
+            expected = "a multiple of their number"
+            raise ConfigError(refusal("fit.batch_size", got=got, expected=expected))
         devices = devices[: max(k for k in range(1, len(devices)) if n % k == 0)]
     return None if len(devices) == 1 else Mesh(np.array(devices), (AXIS,))
 

@@ -63,13 +63,7 @@ def extrapolate(residual, start: Array, cycles: int, tolerance, history: int):
     P. Pulay, Chem. Phys. Lett. 73, 393 (1980): the next matrix is the combination of earlier ones,
     each with its residual added, whose residual is smallest. ``residual`` is called at one place,
     because every call is a copy of it in the compiled program.
-
-    Args:
-      residual: of ``(n, nao, nao)``, the n matrices are independent; 0 at the root.
-      start: where to start.
-      cycles: most steps.
-      tolerance: largest element of the residual at which to stop.
-      history: how many matrices are combined.
+    Arguments are those of :func:`fixed_point`, with the residual in place of g.
 
     Returns:
       ``(n, nao, nao)``, and ``(n,)`` the largest residual before the last extrapolation.

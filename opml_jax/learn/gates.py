@@ -13,12 +13,7 @@ SATURATION = 3.0
 
 
 class Gates(nn.Module):
-    """A network of each group.
-
-    Attributes:
-      hidden: widths.
-      n_out: outputs; 0: the last hidden layer.
-    """
+    """A network of each group; with no outputs, ``n_out`` 0, its last hidden layer is put out."""
 
     hidden: tuple[int, ...]
     n_out: int

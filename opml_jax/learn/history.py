@@ -68,14 +68,7 @@ class History:
 
 
 class _Board:
-    """TensorBoard's files, by tensorboardX: what is added is in the file at once, as in others.
-
-    Args:
-      folder: to write into.
-
-    Raises:
-      OpmlError: tensorboardX is not installed.
-    """
+    """TensorBoard's files, by tensorboardX: what is added is in the file at once, as in others."""
 
     def __init__(self, folder: Path):
         try:

@@ -67,12 +67,9 @@ class KeyedSystem:
 
 @dataclasses.dataclass(frozen=True)
 class KeyFit:
-    """What was chosen for a key.
+    """What was chosen for a key: the regularisation, and what validation says of it.
 
-    Attributes:
-      lam: the regularisation.
-      rmse: of the irreps, on validation, in the unit of the matrix.
-      left: that, over the root mean square of what was to be learned.
+    ``rmse`` is of the irreps, in the unit of the matrix, ``left`` that over their size.
     """
 
     lam: float
@@ -86,16 +83,11 @@ Candidate = tuple[dict[str, np.ndarray], KeyFit]
 
 @dataclasses.dataclass(frozen=True)
 class Spectrum:
-    """Training rows of a key, their columns standardised, by singular values.
+    """Singular values ``s`` of ``n`` training rows of a key, their columns standardised.
 
-    Attributes:
-      n: rows.
-      mean: ``(n_columns + n_outputs,)`` of the columns and of the labels, zero without a constant.
-      inverse: ``(n_columns,)`` what columns are multiplied by; zero for what vanishes.
-      s: ``(rank,)`` singular values.
-      vt: ``(rank, n_columns)`` their right vectors.
-      projected: ``(rank, n_outputs)`` the labels in the left ones.
-      wanted: ``(n_outputs,)`` root mean squares of the labels.
+    ``mean`` ``(n_columns + n_outputs,)`` is that of columns and labels, ``inverse`` what columns
+    are multiplied by (zero for what vanishes), ``projected`` ``(rank, n_outputs)`` the labels in
+    the left vectors, ``wanted`` their root mean squares ``(n_outputs,)``.
     """
 
     n: int

@@ -27,7 +27,9 @@ def optimizer_of(config: DescentConfig, n_batches: int) -> optax.GradientTransfo
         optax.clip_by_global_norm(config.clip),
         optax.adamw(schedule, weight_decay=config.weight_decay),
     )
-    return accumulated(one, config)
+    if config.accumulate == 1:
+        return one
+    return optax.MultiSteps(one, config.accumulate).gradient_transformation()
 
 
 def learning_rates(config: DescentConfig, n_steps: int) -> optax.Schedule:
@@ -45,25 +47,11 @@ def learning_rates(config: DescentConfig, n_steps: int) -> optax.Schedule:
 
 
 def is_over(history: Sequence[Mapping[str, float]], config: DescentConfig) -> bool:
-    """Whether validation has not improved for ``patience`` epochs.
-
-    Args:
-      history: rows of the epochs so far, with ``best_validation_loss``.
-      config: settings.
-    """
+    """Whether ``best_validation_loss`` of the rows so far is the same for ``patience`` epochs."""
     if not 0 < config.patience < len(history):
         return False
     now, before = (history[i]["best_validation_loss"] for i in (-1, -1 - config.patience))
     return now >= before
-
-
-def accumulated(
-    one: optax.GradientTransformation, config: DescentConfig
-) -> optax.GradientTransformation:
-    """An optimiser that takes its step once ``accumulate`` batches have been."""
-    if config.accumulate == 1:
-        return one
-    return optax.MultiSteps(one, config.accumulate).gradient_transformation()
 
 
 @contextlib.contextmanager
@@ -80,12 +68,10 @@ def room_for_batches(config: DescentConfig) -> Iterator[None]:
         if wanted is None:
             raise
         size, more = config.batch_size, config.accumulate
-        hint = (
-            f"fit.batch_size {size // 2} and fit.accumulate {2 * more} take the same steps "
-            "with less at once."
-            if size > 1
-            else "Take fewer features or a machine with more."
-        )
+        hint = "Take fewer features or a machine with more."
+        if size > 1:
+            half = f"fit.batch_size {size // 2} and fit.accumulate {2 * more}"
+            hint = f"{half} take the same steps with less at once."
         raise OpmlError(
             f"an epoch asks for {wanted:.1f} GiB at once, which memory lacks: {hint}",
             code=Code.MEMORY,
@@ -93,14 +79,7 @@ def room_for_batches(config: DescentConfig) -> Iterator[None]:
 
 
 def moving_average(weights: Weights, average: Weights, decay: Array | float, state: Any) -> Weights:
-    """The exponential moving average after a batch: of steps, not of batches in between.
-
-    Args:
-      weights: after the batch.
-      average: before it.
-      decay: of the average, a step.
-      state: of the optimiser, after the batch.
-    """
+    """The exponential moving average after a batch: of steps, not of batches in between."""
     moved = optax.incremental_update(weights, average, 1.0 - decay)
     if not isinstance(state, optax.MultiStepsState):
         return moved

@@ -32,14 +32,12 @@ class Ridge:
       weights: ``(n_columns,)``.
       lam: the regularisation chosen.
       score: root mean square error that chose it (leave-one-out or validation).
-      lambdas: all candidates.
-      scores: their errors.
+      scores: errors of all candidates.
     """
 
     weights: np.ndarray
     lam: float
     score: float
-    lambdas: tuple[float, ...]
     scores: tuple[float, ...]
 
 
@@ -59,13 +57,8 @@ def _choose(weights, scores, lambdas, tolerance: float) -> Ridge:
     """
     enough = np.flatnonzero(np.asarray(scores) <= 1.01 * np.min(scores) + tolerance)
     best = int(enough[np.argmax(np.asarray(lambdas)[enough])])
-    return Ridge(
-        weights[:, best],
-        float(lambdas[best]),
-        float(scores[best]),
-        tuple(lambdas),
-        tuple(float(x) for x in scores),
-    )
+    every = tuple(float(x) for x in scores)
+    return Ridge(weights[:, best], float(lambdas[best]), every[best], every)
 
 
 def ridge_leave_one_out(
@@ -183,59 +176,47 @@ class _System:
                 return _solve_rows(a, y, lambdas)
             u, s, vt = np.linalg.svd(a, full_matrices=False)
             return _solutions(vt.T, s, u.T @ y, lambdas)
-        import scipy.linalg
-
         length = np.sqrt(np.diag(self.gram)[:-1])
         inverse = np.where(length > 0, 1.0 / np.where(length > 0, length, 1.0), 0.0)
         gram = self.gram[:-1, :-1] * inverse * inverse[:, None]
-        projected = self.gram[:-1, -1] * inverse
-        least, weights, before = len(gram) * np.finfo(float).eps, [], None
-        for lam in lambdas:
-            penalty = np.maximum(lam * inverse**2, least)
-            if before is None or np.any(penalty != before):  # not all below rounding
-                system = gram.copy()
-                system.flat[:: len(gram) + 1] += penalty
-                factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-                solution = scipy.linalg.cho_solve(factor, projected) * inverse
-            weights.append(solution)
-            before = penalty
-        return np.array(weights).T
+        least = len(gram) * np.finfo(float).eps
+        penalties = [np.maximum(lam * inverse**2, least) for lam in lambdas]
+        return _cholesky(gram, self.gram[:-1, -1] * inverse, penalties) * inverse[:, None]
 
 
 def _solve_rows(a: np.ndarray, y: np.ndarray, lambdas: Sequence[float]) -> np.ndarray:
     """``(n_columns, n_lambdas)`` weights from normal equations of the rows."""
+    gram = a @ a.T
+    least = len(gram) * np.finfo(float).eps * gram.diagonal().max()
+    return a.T @ _cholesky(gram, y, [max(lam, least) for lam in lambdas])
+
+
+def _cholesky(gram: np.ndarray, right: np.ndarray, penalties: Sequence) -> np.ndarray:
+    """``(n, n_penalties)`` solutions of gram + penalty; those below rounding are all the same."""
     import scipy.linalg
 
-    gram = a @ a.T
-    least, solutions, before = len(gram) * np.finfo(float).eps * gram.diagonal().max(), [], None
-    for lam in lambdas:
-        penalty = max(lam, least)
-        if penalty != before:
+    solutions, before = [], None
+    for penalty in penalties:
+        if before is None or np.any(penalty != before):
             system = gram.copy()
             system.flat[:: len(gram) + 1] += penalty
             factor = scipy.linalg.cho_factor(system, overwrite_a=True, check_finite=False)
-            solution = scipy.linalg.cho_solve(factor, y)
+            solution = scipy.linalg.cho_solve(factor, right)
         solutions.append(solution)
         before = penalty
-    return a.T @ np.array(solutions).T
+    return np.array(solutions).T
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:
     if a.ndim != 2 or y.shape != (len(a),) or len(a) < 2:
-        raise OpmlError(
-            refusal(
-                "rows",
-                got=f"shapes {a.shape} and {y.shape}",
-                expected="(n_rows, n_columns) and (n_rows,) with at least two rows",
-            )
-        )
+        got = f"shapes {a.shape} and {y.shape}"
+        expected = "(n_rows, n_columns) and (n_rows,) with at least two rows"
+        raise OpmlError(refusal("rows", got=got, expected=expected))
 
 
 def composition_offsets(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:
     """Energy per atom of each element: least squares, of least norm when compositions repeat.
 
-    Args:
-      counts: ``(n_structures, n_elements)`` atoms of each element.
-      energies: ``(n_structures,)``.
+    From numbers of atoms ``(n_structures, n_elements)`` and energies ``(n_structures,)``.
     """
     return np.linalg.lstsq(counts.astype(float), energies, rcond=1e-10)[0]

@@ -61,8 +61,7 @@ class Rows:
       n: rows.
       folder: keeps the arrays, each in a file. What an earlier process filled from the same
         source, but for the last :data:`SAVE_SECONDS`, is taken up, anything else in the folder is
-        deleted. Default, and where the disk
-        has not twice the room: memory.
+        deleted. Default, and where the disk has not twice the room: memory.
       source: fingerprint of what the rows are computed from.
 
     Attributes:

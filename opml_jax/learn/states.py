@@ -45,12 +45,8 @@ def fingerprint(
 def save_state(path: str | os.PathLike, state: Any, meta: Mapping[str, Any]) -> None:
     """Write the arrays of a pytree, in order, and JSON-able facts; atomically.
 
-    Of several processes, which hold the same, the first one does.
-
-    Args:
-      path: file, replaced if it exists.
-      state: any pytree of arrays, such as weights and optimizer state.
-      meta: what :func:`load_state` gives back, and ``"fingerprint"``, which it compares.
+    Of several processes, which hold the same, the first one does. The facts are what
+    :func:`load_state` gives back, and ``"fingerprint"``, which it compares.
     """
     if jax.process_index():
         return
@@ -61,12 +57,7 @@ def save_state(path: str | os.PathLike, state: Any, meta: Mapping[str, Any]) -> 
 
 
 def load_state(path: str | os.PathLike, like: Any, fingerprint: str) -> tuple[Any, dict] | None:
-    """The state and facts in a file, or None if there is none.
-
-    Args:
-      path: file from :func:`save_state`.
-      like: pytree of the same structure and shapes.
-      fingerprint: of the run that wants to go on: configuration and data.
+    """The state, of the structure and shapes of ``like``, and facts in a file; None if none is.
 
     Raises:
       ModelFileError: a damaged file, or the state of another run.

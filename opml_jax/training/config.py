@@ -76,14 +76,9 @@ class TrainConfig:
     def __post_init__(self):
         self.model.check()
         if self.data.n_calibration and not self.model.doubts:
-            raise ConfigError(
-                refusal(
-                    "data.n_calibration",
-                    got=f"{self.data.n_calibration}, and a model without standard deviations",
-                    expected="0",
-                    hint="How a model gets them: docs/howto/uncertainty.md.",
-                )
-            )
+            got = f"{self.data.n_calibration}, and a model without standard deviations"
+            hint = "How a model gets them: docs/howto/uncertainty.md."
+            raise ConfigError(refusal("data.n_calibration", got=got, expected="0", hint=hint))
 
 
 def read_mapping(tree: Any) -> TrainConfig:
@@ -136,12 +131,10 @@ def read_tree(path: str | os.PathLike) -> Any:
     import yaml
 
     if not Path(path).is_file():
+        got, expected = f"{path}, which is not a file", "a YAML file"
         hint = f"{near_path(path)} opml config template own > {path} makes one."
         raise ConfigError(
-            refusal(
-                "config", got=f"{path}, which is not a file", expected="a YAML file", hint=hint
-            ),
-            code=Code.NO_FILE,
+            refusal("config", got=got, expected=expected, hint=hint), code=Code.NO_FILE
         )
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}

@@ -33,14 +33,9 @@ def closed_form_learning_curve(
       OpmlError: a family that cannot solve its closed form once more.
     """
     if trained.fit.refit is None:
-        raise OpmlError(
-            refusal(
-                "learning curve",
-                got=f"{trained.model!r}",
-                expected="a model whose closed form can be solved for fewer structures",
-            ),
-            code=Code.CAPABILITY,
-        )
+        expected = "a model whose closed form can be solved for fewer structures"
+        got = repr(trained.model)
+        raise OpmlError(refusal("learning curve", got=got, expected=expected), code=Code.CAPABILITY)
     order = np.random.default_rng(config.seed).permutation(trained.model.card["n_train"])
     halves = [len(order) >> k for k in range(len(order).bit_length())]
     rows = []

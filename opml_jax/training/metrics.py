@@ -45,12 +45,9 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
         if expected is None or got is None:
             continue
         if _plain(got) != _plain(expected):
+            wanted = f"{expected!r}, that of the model's labels"
             raise ConventionError(
-                refusal(
-                    f"{key} of the data set",
-                    got=repr(got),
-                    expected=f"{expected!r}, that of the model's labels",
-                ),
+                refusal(f"{key} of the data set", got=repr(got), expected=wanted),
                 code=Code.LEVEL_OF_THEORY,
             )
     if trained.get("method") and "method" not in dataset.meta:

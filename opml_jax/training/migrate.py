@@ -24,9 +24,6 @@ def is_old(tree: Mapping[str, Any]) -> bool:
 def migrated(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The same configuration in today's form, as a mapping.
 
-    Args:
-      tree: in the form of version 0.1.
-
     Raises:
       ConfigError: a model that there is no more.
     """
@@ -34,11 +31,6 @@ def migrated(tree: Mapping[str, Any]) -> dict[str, Any]:
         if (model := family(name).migrated(tree)) is not None:
             rest = {k: tree[k] for k in ("data", "seed") if k in tree}
             return {**rest, "model": {"family": name, **model}}
-    raise ConfigError(
-        refusal(
-            "network",
-            got="an operator network, which was removed (the closed form is better)",
-            expected="a family that there is",
-            hint="opml config template rmd17-ethanol prints what learns energies and forces.",
-        )
-    )
+    got = "an operator network, which was removed (the closed form is better)"
+    hint = "opml config template rmd17-ethanol prints what learns energies and forces."
+    raise ConfigError(refusal("network", got=got, expected="a family that there is", hint=hint))

@@ -106,13 +106,9 @@ def check_trainable(
     check_splits(dataset, splits)
     chosen = family(config.model.family)
     if jax.process_count() > 1 and not chosen.spreads:
-        raise ConfigError(
-            refusal(
-                "processes",
-                got=f"{jax.process_count()} for {chosen.name}",
-                expected="one: only models of energies train on several",
-            )
-        )
+        got = f"{jax.process_count()} for {chosen.name}"
+        expected = "one: only models of energies train on several"
+        raise ConfigError(refusal("processes", got=got, expected=expected))
     names = [k for k in ("train", "validation", "calibration") if splits.get(k)]
     sets = {k: dataset.subset(splits[k]) for k in names}
     definition = chosen.define(config.model, sets["train"].elements)

@@ -1,6 +1,8 @@
 """What every family of models promises; each family's test inherits it with a small real model."""
 
+import contextlib
 import json
+import logging
 
 import jax
 import numpy as np
@@ -140,14 +142,12 @@ class Contract:
         def fit(on_progress):
             return train(data, SPLITS, config, folder=tmp_path, on_progress=on_progress)
 
-        for stop in (2, 5, 9, 14):
+        for stop in (2, 5, 9, 14, None):
             try:
                 again = fit(_killed_at(stop, seen))
                 break
             except KeyboardInterrupt:
                 continue
-        else:
-            again = fit(lambda *report: None)
         assert seen  # it was killed
         again = again.model
         assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
@@ -184,35 +184,28 @@ def close(actual, expected, tolerance):
 
 def _killed_at(stop, seen):
     """A reporter that kills the training at its ``stop``-th report, and notes what that was."""
-    count = 0
+    reports = []
 
     def report(*facts):
-        nonlocal count
-        count += 1
-        if count == stop:
+        reports.append(facts)
+        if len(reports) == stop:
             seen.append(facts)
             raise KeyboardInterrupt
 
     return report
 
 
-class _compilations:
+@contextlib.contextmanager
+def _compilations():
     """Names of the programs that JAX compiles meanwhile."""
+    names, handler = [], logging.Handler()
 
-    def __enter__(self):
-        import logging
-
-        self.names, self._handler = [], logging.Handler()
-        self._handler.emit = self._note
-        self._loggers = [logging.getLogger("jax._src.interpreters.pxla")]
-        for logger in self._loggers:
-            logger.addHandler(self._handler)
-        return self.names
-
-    def _note(self, record):
+    def note(record):
         if record.getMessage().startswith("Compiling"):
-            self.names.append(record.getMessage().split()[1])
+            names.append(record.getMessage().split()[1])
 
-    def __exit__(self, *error):
-        for logger in self._loggers:
-            logger.removeHandler(self._handler)
+    handler.emit = note
+    logger = logging.getLogger("jax._src.interpreters.pxla")
+    logger.addHandler(handler)
+    yield names
+    logger.removeHandler(handler)

@@ -13,12 +13,7 @@ FAR = 2.0
 
 
 def warn_of_doubt(doubt: np.ndarray, largest: float | None) -> None:
-    """Name the structures that are farther away than all that training knew.
-
-    Args:
-      doubt: one number a structure, from ``Model.doubt``; NaN says nothing.
-      largest: of the structures that scaled it; None of a model that does not know.
-    """
+    """Name structures of a ``Model.doubt`` (NaN says nothing) far beyond the ``largest`` known."""
     far = [] if largest is None else np.flatnonzero(doubt > FAR * largest)
     if not len(far):
         return

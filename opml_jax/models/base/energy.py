@@ -158,11 +158,7 @@ class EnergyModel(Model):
         return out
 
     def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Standard deviation of the energy per atom, Hartree, ``(n_structures,)``.
-
-        Args:
-          predicted: of a list, with standard deviations.
-        """
+        """Standard deviation of the energy per atom, Hartree, ``(n_structures,)``."""
         return predicted["energy_uncertainty"] / predicted["n_atoms"]
 
     @property

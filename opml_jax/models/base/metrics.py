@@ -69,7 +69,6 @@ def paired(
     if "atom" not in QUANTITIES[name].axes:
         return np.asarray(dataset[name]), predicted[name]
     references = dataset.labels[name]
-    values = (row[: len(x)] for row, x in zip(predicted[name], references, strict=True))
-    return np.concatenate([np.ravel(x) for x in references]), np.concatenate(
-        [np.ravel(x) for x in values]
-    )
+    pairs = [(x, row[: len(x)]) for x, row in zip(references, predicted[name], strict=True)]
+    known, values = (np.concatenate([*map(np.ravel, part)]) for part in zip(*pairs, strict=True))
+    return known, values

@@ -63,14 +63,9 @@ class Model(abc.ABC):
         Raises:
           OpmlError: a model that has none.
         """
-        raise OpmlError(
-            refusal(
-                "model",
-                got=f"{self!r}, which has no standard deviation of a prediction as a whole",
-                expected="an ensemble, or a model with a last layer or draws of its weights",
-            ),
-            code=Code.CAPABILITY,
-        )
+        got = f"{self!r}, which has no standard deviation of a prediction as a whole"
+        expected = "an ensemble, or a model with a last layer or draws of its weights"
+        raise OpmlError(refusal("model", got=got, expected=expected), code=Code.CAPABILITY)
 
     @property
     def quick_doubt(self) -> dict[str, Any]:
@@ -97,13 +92,9 @@ class Model(abc.ABC):
           OpmlError: it does not.
         """
         if not self.has(name):
+            got, expected = f"{self!r}, which does not predict {name}", f"one that predicts {name}"
             raise OpmlError(
-                refusal(
-                    "model",
-                    got=f"{self!r}, which does not predict {name}",
-                    expected=f"one that predicts {name}",
-                    hint=self.instead,
-                ),
+                refusal("model", got=got, expected=expected, hint=self.instead),
                 code=Code.CAPABILITY,
             )
 
@@ -144,27 +135,19 @@ class Model(abc.ABC):
           OpmlError: it was.
         """
         if not self.doubted:
+            got, expected = "a model trained without", "one trained with standard deviations"
             raise OpmlError(
-                refusal(
-                    "uncertainty",
-                    got="a model trained without",
-                    expected="one trained with standard deviations",
-                ),
-                code=Code.CAPABILITY,
+                refusal("uncertainty", got=got, expected=expected), code=Code.CAPABILITY
             )
 
     def check_elements(self, structures: Sequence[Structure]) -> None:
         """Raise :class:`OpmlError` for an element the model was not trained on."""
         unseen = sorted({z for s in structures for z in s.numbers} - set(self.elements))
         if unseen:
-            known = ", ".join(symbol(z) for z in self.elements)
+            got, known = (", ".join(map(symbol, x)) for x in (unseen, self.elements))
+            expected = f"only elements seen in training ({known})"
             raise OpmlError(
-                refusal(
-                    "structures",
-                    got=", ".join(symbol(z) for z in unseen),
-                    expected=f"only elements seen in training ({known})",
-                ),
-                code=Code.UNSEEN_ELEMENT,
+                refusal("structures", got=got, expected=expected), code=Code.UNSEEN_ELEMENT
             )
 
     def check_structures(self, structures: Sequence[Structure]) -> None:

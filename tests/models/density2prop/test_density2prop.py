@@ -43,6 +43,18 @@ model: {family: density2prop, channels: 6, density: DENSITY, beside: BESIDE,
 BESIDE = "{metric: lifted, others: [overlap], powers: [1]}"
 
 
+def _train(config, run, *options):
+    assert main(["train", str(config), "-o", str(run), *options]) == 0
+
+
+def _good_energies(run):
+    """The metrics of a run, whose energies are learned."""
+    metrics = json.loads((run / "metrics.json").read_text())["test"]
+    data = opml.read_dataset(opml.bundled("water"))
+    assert metrics["energy_mae_mev"] < 0.05 * 27211 * np.std(data["energy"])
+    return metrics
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A model ``density``, moved away once it was read, and the run directory ``energy``."""
@@ -57,7 +69,7 @@ def folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         read, load = [], reader.load_model
         patch.setattr(reader, "load_model", lambda path: read.append(path) or load(path))
-        assert main(["train", str(folder / "energy.yaml"), "-o", str(folder / "energy")]) == 0
+        _train(folder / "energy.yaml", folder / "energy")
     assert len(read) == 1
     (folder / "density").rename(folder / "moved")
     return folder
@@ -73,62 +85,44 @@ def water(folder) -> opml.Structure:
     return opml.read_dataset(opml.bundled("water")).structures[100]
 
 
-@pytest.fixture(scope="module")
-def predicted(model, water):
-    """One water; moved by small steps; turned, reflected, its atoms exchanged."""
-    x, h = np.asarray(water.positions), 1e-3
-    steps = []
+def _steps(structure):
+    """The structure, one atom moved by -2, -1, 1 and 2 steps of 1e-3 Bohr."""
     for k in (-2, -1, 1, 2):
-        y = x.copy()
-        y[1, 2] += k * h
-        steps.append(water.replace(positions=y))
-    turns = [random_rotation(3, improper=improper) for improper in (False, True)]
-    turned = [water.replace(positions=x @ q.T) for q in turns]
-    order = [2, 0, 1]
-    exchanged = opml.Structure(np.array(water.numbers)[order], x[order])
-    found = model.predict([water, *steps, *turned, exchanged])
-    return found, turns, order
+        x = np.array(structure.positions)
+        x[1, 2] += k * 1e-3
+        yield structure.replace(positions=x)
+
+
+def _slope(energies):
+    """The derivative of the energies of such steps."""
+    minus2, minus1, plus1, plus2 = energies
+    return (8 * (plus1 - minus1) - (plus2 - minus2)) / (12 * 1e-3)
 
 
 def test_runs_say_how_good_they_are(folder):
     """Energies and forces; the density is fitted in a basis that can do little."""
-    metrics = json.loads((folder / "energy" / "metrics.json").read_text())["test"]
-    data = opml.read_dataset(opml.bundled("water"))
-    assert metrics["energy_mae_mev"] < 0.05 * 27211 * np.std(data["energy"])
+    metrics = _good_energies(folder / "energy")
     assert metrics["forces_mae_mev_per_angstrom"] < 5.0
     assert (folder / "energy" / "report.html").exists()
     assert "predicted density in def2-svp" in (folder / "energy" / "report.html").read_text()
 
 
-def test_energies_are_those_of_the_turned_density(predicted):
-    found, turns, order = predicted
-    np.testing.assert_allclose(found["energy"][5:], found["energy"][0], rtol=0, atol=SAME)
-    for i, q in enumerate(turns):
-        np.testing.assert_allclose(
-            found["forces"][5 + i, :3], found["forces"][0, :3] @ q.T, rtol=0, atol=SAME
-        )
-        np.testing.assert_allclose(found["dipole"][5 + i], q @ found["dipole"][0], atol=SAME)
-    np.testing.assert_allclose(found["forces"][7, :3], found["forces"][0, order], rtol=0, atol=SAME)
-
-
-def test_densities_turn_with_the_molecule(model, water, predicted):
-    found, turns, _ = predicted
+def test_densities_turn_with_the_molecule(model, water):
     layout = layout_of(water, model.definition.aux_basis)
     irreps = e3nn.Irreps([ir for a in range(3) for ir in layout.irreps(a)])
     here = model.density.predict(water)
-    np.testing.assert_array_equal(here["dipole"], found["dipole"][0])
+    np.testing.assert_array_equal(here["dipole"], model.predict([water])["dipole"][0])
     x = np.asarray(water.positions)
-    for q in turns:
+    for q in (random_rotation(3, improper=improper) for improper in (False, True)):
         there = model.density.predict(water.replace(positions=x @ q.T))["coefficients"]
         turned = e3nn.IrrepsArray(irreps, jnp.asarray(here["coefficients"]))
         turned = turned.transform_by_matrix(jnp.asarray(rotation_to_e3nn(q))).array
         np.testing.assert_allclose(there, turned, rtol=0, atol=SAME)
 
 
-def test_forces_are_differences_of_energies(predicted):
-    found, _, _ = predicted
-    minus2, minus1, plus1, plus2 = found["energy"][1:5]
-    slope = (8 * (plus1 - minus1) - (plus2 - minus2)) / (12 * 1e-3)
+def test_forces_are_differences_of_energies(model, water):
+    found = model.predict([water, *_steps(water)])
+    slope = _slope(found["energy"][1:])
     assert abs(slope + found["forces"][0, 1, 2]) < 1e-6
     assert abs(slope) > 1e-3
 
@@ -214,9 +208,7 @@ def test_density_beside_the_operator(folder, water):
     text = ENERGY.replace("DENSITY", str(folder / "again")).replace("BESIDE", BESIDE)
     text = text.replace("epochs: 0", "epochs: 3")  # networks on the closed form too
     (folder / "beside.yaml").write_text(text)
-    assert (
-        main(["train", str(folder / "beside.yaml"), "-o", str(folder / "beside"), "--curve"]) == 0
-    )
+    _train(folder / "beside.yaml", folder / "beside", "--curve")
     model = opml.load_model(folder / "beside")
     definition = model.definition
     x, _ = definition.descriptors(water, model.params)
@@ -237,7 +229,7 @@ def test_widths_from_a_configuration_to_energies(tmp_path, water, capsys):
     text = DENSITY.replace("fit: {penalty: 1.0e-4}", f"fit: {{penalty: 1.0e-4}}, {network}")
     (tmp_path / "density.yaml").write_text(text)
     run = tmp_path / "density"
-    assert main(["train", str(tmp_path / "density.yaml"), "-o", str(run)]) == 0
+    _train(tmp_path / "density.yaml", run)
     rows = read_history(run / "history.jsonl")
     assert [r["epoch"] for r in rows] == list(range(1, 41))  # the network's, then the widths'
     assert not (run / STATES).exists()  # only a killed run needs it
@@ -258,21 +250,14 @@ def test_widths_from_a_configuration_to_energies(tmp_path, water, capsys):
     (tmp_path / "energy.yaml").write_text(
         ENERGY.replace("DENSITY", str(run)).replace("BESIDE", "null")
     )
-    assert main(["train", str(tmp_path / "energy.yaml"), "-o", str(tmp_path / "energy")]) == 0
-    metrics = json.loads((tmp_path / "energy" / "metrics.json").read_text())["test"]
-    data = opml.read_dataset(opml.bundled("water"))
-    assert metrics["energy_mae_mev"] < 0.05 * 27211 * np.std(data["energy"])
+    _train(tmp_path / "energy.yaml", tmp_path / "energy")
+    _good_energies(tmp_path / "energy")
     energies = opml.load_model(tmp_path / "energy")
-    x, h, steps = np.asarray(water.positions), 1e-3, []
-    for k in (-2, -1, 1, 2):
-        y = x.copy()
-        y[1, 2] += k * h
-        steps.append(water.replace(positions=y))
     q = random_rotation(3, improper=True)
-    found = energies.predict([water, *steps, water.replace(positions=x @ q.T)])
+    turned = water.replace(positions=np.asarray(water.positions) @ q.T)
+    found = energies.predict([water, *_steps(water), turned])
     e = found["energy"]
-    slope = (8 * (e[3] - e[2]) - (e[4] - e[1])) / (12 * h)
-    assert found["forces"][0, 1, 2] == pytest.approx(-slope, abs=1e-7)
+    assert found["forces"][0, 1, 2] == pytest.approx(-_slope(e[1:5]), abs=1e-7)
     assert e[5] == pytest.approx(e[0], abs=SAME)
     np.testing.assert_allclose(found["dipole"][5], q @ found["dipole"][0], rtol=0, atol=SAME)
     np.testing.assert_array_equal(found["dipole"][0], energies.density.predict(water)["dipole"])

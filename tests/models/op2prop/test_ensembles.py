@@ -1,10 +1,8 @@
 """Ensembles on bundled water: what their standard deviations are worth."""
 
-import jax
 import numpy as np
 import pytest
 
-import opml_jax as opml
 from opml_jax.learn.calibration import WITHIN
 from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit, Op2PropModel
 from opml_jax.models.op2prop.residual import calibration
@@ -32,58 +30,41 @@ def _config(epochs, **sizes):
 
 
 @pytest.fixture(scope="module")
-def water():
-    return opml.read_dataset(opml.bundled("water"))
-
-
-@pytest.fixture(scope="module")
-def model(water):
+def model(dataset):
     config = _config(members=4, hidden=(16,), epochs=100)
     splits = {"train": [*range(60)], "validation": [*range(60, 120)]}
     splits["calibration"] = [*range(120, 180)]
-    return train(water, splits, config).model
+    return train(dataset, splits, config).model
 
 
-def test_molecules_of_their_own_scale_it(water):
+def test_molecules_of_their_own_scale_it(dataset, within):
     config = _config(members=2, hidden=(4,), epochs=2)
     splits = {"train": [*range(20)], "validation": [*range(20, 30)]}
-    apart = water.subset(range(100, 200))
-    before = train(water, splits, config).model
-    model = train(water, {**splits, "calibration": [*range(100, 200)]}, config).model
-    found = model.predict(apart.structures, uncertainty=True)
-    for name in ("energy", "forces"):
-        error = np.abs(found[name] - np.array(apart.labels[name]))
-        share = (error < found[f"{name}_uncertainty"]).mean()
+    before = train(dataset, splits, config).model
+    model = train(dataset, {**splits, "calibration": [*range(100, 200)]}, config).model
+    for name, share in within(model, dataset.subset(range(100, 200))).items():
         assert share == pytest.approx(WITHIN, abs=1 / 100)  # one of 100 energies
         assert model.params["calibration"][name] != before.params["calibration"][name]
 
 
 @pytest.mark.slow
-def test_most_errors_are_within_one_standard_deviation(model, water):
+def test_most_errors_are_within_one_standard_deviation(model, dataset, within):
     """Scaled by the molecules that chose the epoch, 59 % of force components are."""
-    test = water.subset(range(180, 420))
-    found = model.predict(test.structures, uncertainty=True)
-    for name in ("energy", "forces"):
-        error = np.abs(found[name] - np.array(test.labels[name]))
-        within = float((error < found[f"{name}_uncertainty"]).mean())
-        assert BETWEEN[0] < within < BETWEEN[1], (name, within)
+    test = dataset.subset(range(180, 420))
+    for name, share in within(model, test).items():
+        assert BETWEEN[0] < share < BETWEEN[1], (name, share)
     plain = {k: v for k, v in model.params.items() if k != "calibration"}
-    bare = Op2PropModel(model.definition, plain, model.card).predict(
-        test.structures[:3], uncertainty=True
+    bare = Op2PropModel(model.definition, plain, model.card)
+    found, unscaled = (
+        m.predict(test.structures[:3], uncertainty=True)["energy_uncertainty"]
+        for m in (model, bare)
     )
     factor = model.params["calibration"]["energy"]
-    np.testing.assert_allclose(
-        found["energy_uncertainty"][:3], factor * bare["energy_uncertainty"], rtol=1e-9
-    )
+    np.testing.assert_allclose(found, factor * unscaled, rtol=1e-9)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the standard deviation is more than")
-def test_it_rises_with_the_distance_from_the_training_set(model, water):
-    near = water.structures[180:220]
-    sigma = []
-    for stretch in (1.0, 1.1, 1.2, 1.3):
-        far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in near]
-        found = jax.tree.map(np.median, model.predict(far, uncertainty=True))
-        sigma.append((found["energy_uncertainty"], found["forces_uncertainty"]))
+def test_it_rises_with_the_distance_from_the_training_set(model, dataset, stretched):
+    sigma = stretched(model, dataset.structures[180:220])
     assert (np.diff(sigma, axis=0) > 0).all(), sigma

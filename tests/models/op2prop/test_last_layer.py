@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-import opml_jax as opml
 from opml_jax.errors import OpmlError
 from opml_jax.learn.calibration import WITHIN
 from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit, Op2PropModel
@@ -12,11 +11,6 @@ from opml_jax.training import TrainConfig, train
 
 BETWEEN = (0.60, 0.76)  # of errors below one standard deviation; 240 energies scatter by 0.03
 FINITE = 1e-6  # relative, central differences with steps of 2e-4 Bohr
-
-
-@pytest.fixture(scope="module")
-def water():
-    return opml.read_dataset(opml.bundled("water"))
 
 
 def _config(targets=("energy", "forces"), epochs=0):
@@ -36,21 +30,21 @@ def _splits(n=20, calibration=()):
     return {**splits, "calibration": list(calibration)}
 
 
-def _train(water, n=20, calibration=(), **config):
-    return train(water, _splits(n, calibration), _config(**config))
+def _train(dataset, n=20, calibration=(), **config):
+    return train(dataset, _splits(n, calibration), _config(**config))
 
 
 @pytest.fixture(scope="module")
-def trained(water):
-    return _train(water)
+def trained(dataset):
+    return _train(dataset)
 
 
-def test_variances_are_those_of_bayesian_linear_regression(trained, water, described):
+def test_variances_are_those_of_bayesian_linear_regression(trained, dataset, described):
     """Features of the cache are the model's own, and their inverse Gram matrix the covariance."""
-    model, part = trained.model, described(trained, _config(), water, _splits()).sets["train"]
+    model, part = trained.model, described(trained, _config(), dataset, _splits()).sets["train"]
     last = model.params["last_layer"]
     rows = feature_rows(model.params, part.cache, True)
-    found = model.predict(water.structures[:20], uncertainty=True)
+    found = model.predict(dataset.structures[:20], uncertainty=True)
     for name in ("energy", "forces"):
         expected = last[name] * np.linalg.norm(rows[name] @ last["factor"], axis=1)
         np.testing.assert_allclose(found[f"{name}_uncertainty"].ravel(), expected, rtol=1e-8)
@@ -63,91 +57,66 @@ def test_variances_are_those_of_bayesian_linear_regression(trained, water, descr
     assert prior.mean() > 0
 
 
-def test_forces_are_derivatives_of_the_features(trained, water):
-    model, s = trained.model, water.structures[60]
+def test_forces_are_derivatives_of_the_features(trained, dataset):
+    model, s = trained.model, dataset.structures[60]
     last, step = model.params["last_layer"], 2e-4
     found = model.predict([s, s], uncertainty=True)["forces_uncertainty"][0]
     for atom, axis in ((0, 1), (2, 0)):
         move = np.zeros((3, 3))
         move[atom, axis] = step
-        there, back = (
-            model.definition.last_layer(
-                model.params, s.replace(positions=s.positions + sign * move)
-            )
-            for sign in (1, -1)
-        )
+        moved = [s.replace(positions=s.positions + sign * move) for sign in (1, -1)]
+        there, back = (model.definition.last_layer(model.params, m) for m in moved)
         slope = np.linalg.norm(there - back) / (2 * step)
         assert found[atom, axis] == pytest.approx(last["forces"] * slope, rel=FINITE)
 
 
-def test_it_does_not_depend_on_the_frame(trained, water):
-    s = water.structures[70]
+def test_it_does_not_depend_on_the_frame(trained, dataset):
+    s = dataset.structures[70]
     turned = s.replace(positions=np.asarray(s.positions)[:, [2, 0, 1]] + 1.0)
     one, other = trained.model.predict([s, turned], uncertainty=True)["energy_uncertainty"]
     assert one == pytest.approx(other, rel=1e-8)
 
 
-def test_of_energies_alone(water):
-    model = _train(water, targets=("energy",)).model
-    found = model.predict(water.structures[50:52], uncertainty=True)
+def test_of_energies_alone(dataset):
+    model = _train(dataset, targets=("energy",)).model
+    found = model.predict(dataset.structures[50:52], uncertainty=True)
     assert (found["energy_uncertainty"] > 0).all()
     assert "forces_uncertainty" not in found
-
-
-def test_a_file_keeps_it(trained, water, tmp_path):
-    opml.save_model(tmp_path / "model.safetensors", trained.model)
-    again = opml.load_model(tmp_path / "model.safetensors")
-    some = water.structures[50:52]
-    pair = [m.predict(some, uncertainty=True) for m in (trained.model, again)]
-    for name in ("energy_uncertainty", "forces_uncertainty"):
-        np.testing.assert_array_equal(pair[0][name], pair[1][name])
-    plain = again.predict(some)
+    plain = model.predict(dataset.structures[50:52])  # nobody asked
     assert not any(name.endswith("uncertainty") for name in plain)
 
 
-def test_a_model_without_says_so(trained, water):
+def test_a_model_without_says_so(trained, dataset):
     params = {k: v for k, v in trained.model.params.items() if k != "last_layer"}
     bare = Op2PropModel(trained.model.definition, params)
     with pytest.raises(OpmlError, match="last_layer=true"):
-        bare.predict(water.structures[0], uncertainty=True)
+        bare.predict(dataset.structures[0], uncertainty=True)
 
 
-def _within(model, part):
-    """Share of absolute errors below a standard deviation."""
-    found = model.predict(part.structures, uncertainty=True)
-    errors = {k: np.abs(found[k] - np.array(part.labels[k])) for k in ("energy", "forces")}
-    return {k: float((e < found[f"{k}_uncertainty"]).mean()) for k, e in errors.items()}
-
-
-def test_molecules_of_their_own_scale_it(trained, water):
+def test_molecules_of_their_own_scale_it(trained, dataset, within):
     """Nothing but the scale is another, and 68 % of their errors are below."""
     apart = range(100, 200)
-    model = _train(water, calibration=apart).model
-    for name, share in _within(model, water.subset(apart)).items():
+    model = _train(dataset, calibration=apart).model
+    for name, share in within(model, dataset.subset(apart)).items():
         assert share == pytest.approx(WITHIN, abs=1 / 100)  # one of 100 energies
         assert model.params["last_layer"][name] != trained.model.params["last_layer"][name]
-    same = {k: v for k, v in model.params["last_layer"].items() if k == "factor"}
-    np.testing.assert_array_equal(same["factor"], trained.model.params["last_layer"]["factor"])
+    factors = [m.params["last_layer"]["factor"] for m in (model, trained.model)]
+    np.testing.assert_array_equal(*factors)
 
 
 @pytest.mark.slow
-def test_the_scale_is_right_where_validation_chose_the_epoch(water):
+def test_the_scale_is_right_where_validation_chose_the_epoch(dataset, within):
     """Validation has chosen the epoch, so its errors are too small to be a scale."""
-    model = _train(water, n=60, epochs=100, calibration=range(120, 180)).model
-    for share in _within(model, water.subset(range(180, 420))).values():
+    model = _train(dataset, n=60, epochs=100, calibration=range(120, 180)).model
+    for share in within(model, dataset.subset(range(180, 420))).values():
         assert BETWEEN[0] < share < BETWEEN[1]
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the standard deviation is more than")
-def test_most_errors_are_within_one_and_it_rises_far_away(water):
-    model = _train(water, n=60, epochs=60).model
-    test = water.subset(range(120, 360))
-    for name, share in _within(model, test).items():
+def test_most_errors_are_within_one_and_it_rises_far_away(dataset, within, stretched):
+    model = _train(dataset, n=60, epochs=60).model
+    for name, share in within(model, dataset.subset(range(120, 360))).items():
         assert BETWEEN[0] < share < BETWEEN[1], name
-    sigma = []
-    for stretch in (1.0, 1.1, 1.2, 1.3):
-        far = [s.replace(positions=stretch * np.asarray(s.positions)) for s in test.structures[:40]]
-        own = model.predict(far, uncertainty=True)
-        sigma.append([np.median(own[f"{k}_uncertainty"]) for k in ("energy", "forces")])
+    sigma = stretched(model, dataset.structures[120:160])
     assert (np.diff(sigma, axis=0) > 0).all(), sigma
