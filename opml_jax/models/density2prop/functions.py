@@ -38,11 +38,11 @@ from ...basis import Basis, BasisSpec, batch, bucket_of, layout_of
 from ...errors import ConfigError, OpmlError, refusal
 from ...features import Products
 from ...numerics import Array
-from ...structures import Structure, StructureBatch
+from ...structures import Structure
 from ..base import Params
 from ..op2density import Op2Density
 from ..op2prop import Op2Prop, Op2PropConfig
-from ..op2prop.atomwise import AtomwiseDefinition
+from ..op2prop.atomwise import AtomwiseDefinition, Molecules
 from .config import Density2PropConfig
 
 CHUNK, DRAWN = 16, 256
@@ -145,11 +145,7 @@ class Density2Prop(AtomwiseDefinition):
         return roots
 
     def descriptors(
-        self,
-        structure: Structure | StructureBatch,
-        params: Params | None = None,
-        *,
-        field: Array | None = None,
+        self, structure: Molecules, params: Params | None = None, *, field: Array | None = None
     ) -> tuple[Array, dict[int, Array]]:
         """Invariants and irreps of every atom; see :meth:`AtomwiseDefinition.descriptors`.
 
@@ -182,7 +178,7 @@ class Density2Prop(AtomwiseDefinition):
         }
         return jnp.concatenate([x, others], axis=-1), joined
 
-    def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
+    def apply(self, params: Params, structure: Molecules) -> dict[str, Array]:
         """As :meth:`AtomwiseDefinition.apply`; of a molecule also the ``dipole`` of its density.
 
         Not of a batch: counting electrons takes a metric, which batches do not have.

@@ -24,6 +24,9 @@ from .network import (
     whitened,
 )
 
+Molecules = Structure | StructureBatch
+"""One molecule, or a batch."""
+
 
 class AtomwiseDefinition(EnergyDefinition):
     """Pure functions of a model that reads invariants and irreps of every atom, of any kind."""
@@ -40,11 +43,7 @@ class AtomwiseDefinition(EnergyDefinition):
 
     @abc.abstractmethod
     def descriptors(
-        self,
-        structure: Structure | StructureBatch,
-        params: Params | None = None,
-        *,
-        field: Array | None = None,
+        self, structure: Molecules, params: Params | None = None, *, field: Array | None = None
     ) -> tuple[Array, dict[int, Array]]:
         """Invariants and irreps of every atom, differentiable in positions and field.
 
@@ -64,7 +63,7 @@ class AtomwiseDefinition(EnergyDefinition):
           OpmlError: parameters that lack what they need.
         """
 
-    def apply(self, params: Params, structure: Structure | StructureBatch) -> dict[str, Array]:
+    def apply(self, params: Params, structure: Molecules) -> dict[str, Array]:
         """Energy, and what else the model was trained on.
 
         Args:
@@ -120,7 +119,7 @@ class AtomwiseDefinition(EnergyDefinition):
         every = jax.vmap(lambda w: module.apply({"params": w}, z, one_hot))
         return every(weights)  # pyright: ignore[reportReturnType]  # no mutable state beside it
 
-    def last_layer(self, params: Params, structure: Structure | StructureBatch) -> Array:
+    def last_layer(self, params: Params, structure: Molecules) -> Array:
         """Features ``(..., n_features)`` whose squares add up to the variance of the energy.
 
         But for a factor, see :mod:`opml_jax.models.op2prop.last_layer`; likewise derivatives.
@@ -148,9 +147,7 @@ class AtomwiseDefinition(EnergyDefinition):
         spread = jax.lax.map(one, jnp.eye(3 * n, dtype=positions.dtype).reshape(3 * n, n, 3))
         return params["last_layer"]["forces"] * spread.T.reshape(positions.shape)
 
-    def energy_in_field(
-        self, params: Params, structure: Structure | StructureBatch, field: Array
-    ) -> Array:
+    def energy_in_field(self, params: Params, structure: Molecules, field: Array) -> Array:
         """Energy in a uniform electric field: +E.r is added to the potential the model reads.
 
         What the field does to molecules is learned as far as dipoles trained it
@@ -176,7 +173,7 @@ class AtomwiseDefinition(EnergyDefinition):
         return self.readout(params, x, v, self.one_hot(structure))["energy"]
 
     def dipole_in_field(
-        self, params: Params, structure: Structure | StructureBatch, field: Array | None = None
+        self, params: Params, structure: Molecules, field: Array | None = None
     ) -> Array:
         """Dipole as minus the derivative of :meth:`energy_in_field` in the field, by default at 0.
 
@@ -187,7 +184,7 @@ class AtomwiseDefinition(EnergyDefinition):
         return -jax.grad(lambda f: jnp.sum(self.energy_in_field(params, structure, f)))(field)
 
     def polarizability_in_field(
-        self, params: Params, structure: Structure | StructureBatch, field: Array | None = None
+        self, params: Params, structure: Molecules, field: Array | None = None
     ) -> Array:
         """Polarizability as the derivative of :meth:`dipole_in_field`; arguments as there.
 
@@ -203,7 +200,7 @@ class AtomwiseDefinition(EnergyDefinition):
         return jax.vmap(slope, out_axes=-1)(jnp.eye(3, dtype=field.dtype))
 
 
-def _of_each(structure: Structure | StructureBatch, field: Array | None) -> Array:
+def _of_each(structure: Molecules, field: Array | None) -> Array:
     """A field for each molecule, zero by default."""
     like = centre_of_nuclear_charge(structure)
     return jnp.broadcast_to(jnp.asarray(0.0 if field is None else field, like.dtype), like.shape)

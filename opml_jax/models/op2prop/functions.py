@@ -30,9 +30,9 @@ from ...basis import batch
 from ...errors import OpmlError, refusal
 from ...features import AtomFeatures, Inputs, Products, invariants, n_invariants, pairs_of_atoms
 from ...numerics import Array
-from ...structures import Structure, StructureBatch, centred
+from ...structures import centred
 from ..base import Params
-from .atomwise import AtomwiseDefinition
+from .atomwise import AtomwiseDefinition, Molecules
 from .config import Op2PropConfig
 
 
@@ -95,11 +95,7 @@ class Op2Prop(AtomwiseDefinition):
         return sum(c.l == l and c.parity == (-1) ** l for c in self.recipe.channels)
 
     def descriptors(
-        self,
-        structure: Structure | StructureBatch,
-        params: Params | None = None,
-        *,
-        field: Array | None = None,
+        self, structure: Molecules, params: Params | None = None, *, field: Array | None = None
     ) -> tuple[Array, dict[int, Array]]:
         """Invariants and irreps of every atom; see :meth:`AtomwiseDefinition.descriptors`.
 
