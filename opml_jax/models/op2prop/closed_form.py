@@ -79,7 +79,7 @@ class Columns:
     @property
     def n(self) -> int:
         """Number of columns."""
-        return np.count_nonzero(self.scale)
+        return int(np.count_nonzero(self.scale))
 
     def rows(self, cache: Cache, features: np.ndarray) -> np.ndarray:
         """``(n * m, n_columns)`` from features ``(n, m, n_atoms, n_features)`` of a set."""

@@ -61,8 +61,9 @@ class Op2Prop(AtomwiseDefinition):
     @functools.cached_property
     def products(self) -> Products:
         """Makes the invariants, if the configuration has channels."""
-        small = {"lift": 0.0} if self.config.metric == "damped" else {}  # stays small
-        return Products(self.recipe, self.config.channels, **small)
+        if self.config.metric == "damped":  # what was made small stays small
+            return Products(self.recipe, self.config.channels, lift=0.0)
+        return Products(self.recipe, self.config.channels)
 
     @property
     def n_invariants(self) -> int:
