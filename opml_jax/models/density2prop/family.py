@@ -22,7 +22,7 @@ from ..base import Model
 from ..family import Evaluated, Family, Fit, Picture, family_of
 from ..files import load_model
 from ..op2density import FAMILY as DENSITIES
-from ..op2density import Op2Density, Op2DensityConfig, Op2DensityModel
+from ..op2density import Op2Density, Op2DensityModel
 from ..op2prop.family import summary
 from . import legacy
 from .config import Density2PropConfig

@@ -13,6 +13,7 @@ from ...numerics import Array, einsum
 from ..base import Params
 from .config import PROPERTIES
 
+
 def head_of(name: str, l: int) -> str:
     """Name of the head that has the irreps L of a property: the property's, if it has one L."""
     if len(PROPERTIES[name]) == 1:
