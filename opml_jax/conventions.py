@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from .errors import Code, ConventionError, one_of, refusal
+from .errors import Code, ConventionError, one_of
 
 CONVENTION = "opml-1"
 """Name stored with every matrix: real harmonics, m = -l..l, z polar, atoms > shells > m."""
@@ -226,11 +226,9 @@ def check_convention(matrix, expected, ls, *, where: str = "matrix", tol: float 
     verdict = diagnose(np.asarray(matrix), np.asarray(expected), ls, tol)
     if verdict != "agrees":
         raise ConventionError(
-            refusal(
-                where,
-                got=verdict,
-                expected="in the library's AO order (p as y, z, x; m = -l..l)",
-                hint="Use opml_jax.from_pyscf for matrices that come from PySCF.",
-            ),
+            where,
+            got=verdict,
+            expected="in the library's AO order (p as y, z, x; m = -l..l)",
+            hint="Use opml_jax.from_pyscf for matrices that come from PySCF.",
             code=Code.LAYOUT,
         )

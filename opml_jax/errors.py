@@ -71,6 +71,9 @@ class Code(enum.StrEnum):
 class OpmlError(ValueError):
     """Base of all errors this library raises on bad input.
 
+    ``OpmlError("powers", got=powers, expected="positive integers", hint="...")`` words what an
+    argument must be, what it is, and what to do; a sentence alone is taken as it is.
+
     Attributes:
       message: what is wrong and what to do; ``str`` adds the code.
       code: which refusal it is, whatever its words.
@@ -78,9 +81,19 @@ class OpmlError(ValueError):
 
     code: Code = Code.ARGUMENT
 
-    def __init__(self, message: str, *, code: Code | None = None):
-        super().__init__(message)
-        self.message = message
+    def __init__(
+        self,
+        what: str,
+        *,
+        got: object = None,
+        expected: str = "",
+        hint: str | None = "",
+        code: Code | None = None,
+    ):
+        if expected:
+            what = f"{what} must be {expected}; got {got}." + (f" {hint}" if hint else "")
+        super().__init__(what)
+        self.message = what
         if code is not None:
             self.code = code
 
@@ -152,11 +165,6 @@ class DataWarning(UserWarning):
     code: ClassVar[Code] = Code.DATA_WARNING
 
 
-def refusal(argument: str, *, got: object, expected: str, hint: str | None = "") -> str:
-    """The sentence of a refusal: ``argument must be expected; got got. hint``."""
-    return f"{argument} must be {expected}; got {got}." + (f" {hint}" if hint else "")
-
-
 def one_of(
     argument: str, value: object, known: Iterable[str], error: type[OpmlError] = ConfigError
 ) -> None:
@@ -169,7 +177,10 @@ def one_of(
     if value not in known:
         hint = nearest(str(value), known)
         raise error(
-            refusal(argument, got=repr(value), expected=f"one of {', '.join(known)}", hint=hint),
+            argument,
+            got=repr(value),
+            expected=f"one of {', '.join(known)}",
+            hint=hint,
             code=Code.UNKNOWN_NAME,
         )
 
@@ -189,7 +200,7 @@ def at_least(where: str, config: object, names: Iterable[str], least: int = 0) -
     for name in names:
         if (value := getattr(config, name)) < least:
             expected = f"at least {least}" if least else "zero or more"
-            raise ConfigError(refusal(f"{where}.{name}", got=value, expected=expected))
+            raise ConfigError(f"{where}.{name}", got=value, expected=expected)
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

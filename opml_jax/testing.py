@@ -15,7 +15,7 @@ import numpy as np
 
 from .basis import AOLayout
 from .conventions import rotation_to_e3nn
-from .errors import OpmlError, one_of, refusal
+from .errors import OpmlError, one_of
 from .numerics import Array, matmul
 from .structures import Structure
 from .units import ANGSTROM_PER_BOHR
@@ -208,7 +208,7 @@ def reference_product(
     near = np.ones((n, n), bool)
     if cutoff is not None:
         if positions is None:
-            raise OpmlError(refusal("positions", got=None, expected="given with a cutoff"))
+            raise OpmlError("positions", got=None, expected="given with a cutoff")
         x = np.asarray(positions, float)
         near = np.array([[np.linalg.norm(p - q) <= cutoff for q in x] for p in x])
 

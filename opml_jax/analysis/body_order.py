@@ -11,7 +11,7 @@ import itertools
 
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..structures import Structure
 from .degeneracy import Featuriser
 
@@ -40,7 +40,7 @@ def body_order(
     n = structure.n_atoms
     if not 0 <= centre < n or n - 1 > MAX_NEIGHBOURS:
         got = f"{n - 1} neighbours, centre {centre}"
-        raise OpmlError(refusal("structure", got=got, expected=f"at most {MAX_NEIGHBOURS}"))
+        raise OpmlError("structure", got=got, expected=f"at most {MAX_NEIGHBOURS}")
     neighbours = [a for a in range(n) if a != centre]
     positions, numbers = np.asarray(structure.positions), np.asarray(structure.numbers)
     values = {}

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..numerics import Array
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
@@ -107,7 +107,7 @@ def degeneracy(
         a, b = (np.asarray(featuriser(s), float) for s in (pair.first, pair.second))
         if a.ndim not in (1, 2) or (a.ndim == 2 and len(a) != pair.first.n_atoms):
             expected = f"(n,) or (n_atoms, n) for {pair.first.n_atoms} atoms"
-            raise OpmlError(refusal("featuriser", got=f"shape {a.shape}", expected=expected))
+            raise OpmlError("featuriser", got=f"shape {a.shape}", expected=expected)
         if a.ndim == 1:
             out[pair.name] = {"structure": _difference(a, b)}
         else:

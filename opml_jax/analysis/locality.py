@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..basis import AOLayout
-from ..errors import ConventionError, refusal
+from ..errors import ConventionError
 from ..operators import Operator
 from ..structures import Structure
 
@@ -29,7 +29,7 @@ def block_norms(
     layout = operator.layout
     if not isinstance(layout, AOLayout):
         got = "the operator of a batch"
-        raise ConventionError(refusal("operator", got=got, expected="that of one molecule"))
+        raise ConventionError("operator", got=got, expected="that of one molecule")
     starts = layout.offsets[:-1]
     squares = np.asarray(operator.to_dense(), float) ** 2
     norms = np.add.reduceat(np.add.reduceat(squares, starts, axis=0), starts, axis=1) ** 0.5

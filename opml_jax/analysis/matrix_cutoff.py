@@ -9,7 +9,7 @@ import numpy as np
 import scipy.linalg
 
 from ..basis import Basis, layout_of
-from ..errors import ConfigError, OpmlError, refusal
+from ..errors import ConfigError, OpmlError
 from ..numerics import Array
 from ..observables import (
     density_matrix,
@@ -39,11 +39,9 @@ def cutoff_weights(
     """
     if not cutoff > 0 or not 0 <= width <= cutoff:
         raise ConfigError(
-            refusal(
-                "cutoff",
-                got=f"cutoff {cutoff}, width {width}",
-                expected="a positive cutoff and a width between 0 and it",
-            )
+            "cutoff",
+            got=f"cutoff {cutoff}, width {width}",
+            expected="a positive cutoff and a width between 0 and it",
         )
     positions = np.asarray(structure.positions)
     distance = np.linalg.norm(positions[:, None] - positions, axis=-1)
@@ -96,7 +94,7 @@ def matrix_cutoff_study(
     pairs, fock = electrons // 2, np.asarray(fock)
     if structure.spin or electrons % 2 or pairs >= len(fock):
         got = f"{electrons} electrons, spin {structure.spin}, {len(fock)} functions"
-        raise OpmlError(refusal("structure", got=got, expected="a closed shell with a gap"))
+        raise OpmlError("structure", got=got, expected="a closed shell with a gap")
     s = np.asarray(overlap(structure, basis).to_dense())
     w, u = np.linalg.eigh(s)
     root, inverse = (u * w**p @ u.T for p in (0.5, -0.5))

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..errors import Code, OpmlError, StructureError, refusal
+from ..errors import Code, OpmlError, StructureError
 from ..structures import Structure
 from .primitives import Primitives, primitives
 from .shells import Basis
@@ -100,8 +100,7 @@ def bucket_of(structures: Sequence[Structure], basis: Basis) -> Bucket:
     """
     if not structures:
         raise StructureError(
-            refusal("structures", got="an empty list", expected="at least one structure"),
-            code=Code.EMPTY,
+            "structures", got="an empty list", expected="at least one structure", code=Code.EMPTY
         )
     molecules = {tuple(sorted(s.numbers)) for s in structures}
     needed = smallest_bucket(basis.spec, molecules)
@@ -130,7 +129,7 @@ def buckets(
     """
     if not structures or n < 1:
         got = f"{len(structures)} structures, n={n}"
-        raise OpmlError(refusal("structures, n", got=got, expected="at least one of each"))
+        raise OpmlError("structures, n", got=got, expected="at least one of each")
     molecules = [tuple(sorted(s.numbers)) for s in structures]
     count = Counter(molecules)
     shape = {numbers: smallest_bucket(basis.spec, [numbers]) for numbers in count}

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ..conventions import CONVENTION, pyscf_permutation
-from ..errors import Code, ConventionError, StructureError, refusal
+from ..errors import Code, ConventionError, StructureError
 from ..numerics import Array, pytree, static
 from ..structures import Structure, StructureBatch, pad_structures
 from ..structures.elements import symbol
@@ -208,11 +208,9 @@ def layout_of(structure: Structure | StructureBatch, basis: Basis) -> AOLayout |
         if structure.layout is None or structure.layout.spec != basis.spec:
             got = "no basis" if structure.layout is None else str(structure.layout.spec.name)
             raise ConventionError(
-                refusal(
-                    "structure",
-                    got=f"a batch laid out for {got}",
-                    expected=f"a batch made by opml_jax.batch with {basis!r}",
-                ),
+                "structure",
+                got=f"a batch laid out for {got}",
+                expected=f"a batch made by opml_jax.batch with {basis!r}",
                 code=Code.LAYOUT,
             )
         return structure.layout
@@ -259,12 +257,10 @@ def batch(
     given = {k: v for k, v in (("n_atoms", n_atoms), ("nao", nao)) if v is not None}
     for name, value in given.items():
         if value < getattr(needed, name):
-            raise StructureError(
-                refusal(name, got=value, expected=f"at least {getattr(needed, name)}")
-            )
+            raise StructureError(name, got=value, expected=f"at least {getattr(needed, name)}")
     bucket = dataclasses.replace(bucket, **given)
     if not bucket.covers(needed):
-        raise StructureError(refusal("bucket", got=bucket, expected=f"at least {needed}"))
+        raise StructureError("bucket", got=bucket, expected=f"at least {needed}")
     padded = pad_structures(structures, bucket.n_atoms)
     nao, width = bucket.nao, basis.spec.n_slots
     slots = np.full((*padded.numbers.shape, width), nao, np.int32)
@@ -287,11 +283,9 @@ def _permute(matrix, structure: Structure, basis: Basis, index_name: str):
     matrix = xp.asarray(matrix)
     if matrix.shape[-2:] != (layout.nao, layout.nao):
         raise ConventionError(
-            refusal(
-                "matrix",
-                got=f"shape {matrix.shape}",
-                expected=f"(..., nao, nao) with nao = {layout.nao} for {structure!r} in {basis!r}",
-            ),
+            "matrix",
+            got=f"shape {matrix.shape}",
+            expected=f"(..., nao, nao) with nao = {layout.nao} for {structure!r} in {basis!r}",
             code=Code.LAYOUT,
         )
     index = getattr(layout, index_name)

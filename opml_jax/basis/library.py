@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from ..errors import BasisError, Code, nearest, refusal
+from ..errors import BasisError, Code, nearest
 from ..structures.elements import atomic_number, symbol
 from .shells import Basis, Shell
 
@@ -65,7 +65,7 @@ def load_basis(name: str, numbers: Iterable[int | str]) -> Basis:
     elements = sorted({atomic_number(z) for z in numbers})
     if not elements:
         raise BasisError(
-            refusal("numbers", got="no elements", expected="at least one element"), code=Code.EMPTY
+            "numbers", got="no elements", expected="at least one element", code=Code.EMPTY
         )
     if name in _OWN:
         shells = [Shell(l, np.array([a]), np.ones(1)) for l, row in _OWN[name] for a in row]
@@ -84,22 +84,18 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
     correlated_pp = "ccp" in stem and "pp" in stem.partition("ccp")[2]
     if stem.startswith(_PSEUDO) or correlated_pp:
         raise BasisError(
-            refusal(
-                "basis",
-                got=f"{name!r}, which belongs to a pseudopotential",
-                expected="an all-electron basis",
-                hint=_HINT,
-            ),
+            "basis",
+            got=f"{name!r}, which belongs to a pseudopotential",
+            expected="an all-electron basis",
+            hint=_HINT,
             code=Code.CORE_POTENTIAL,
         )
     if stem not in library.ALIAS and not stem.startswith(_POPLE):
         raise BasisError(
-            refusal(
-                "basis name",
-                got=repr(name),
-                expected="known to PySCF",
-                hint=nearest(key, library.ALIAS),
-            ),
+            "basis name",
+            got=repr(name),
+            expected="known to PySCF",
+            hint=nearest(key, library.ALIAS),
             code=Code.UNKNOWN_BASIS,
         )
     try:
@@ -111,7 +107,9 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
                 raw = library.load(name, symbol(z))
     except (BasisNotFoundError, KeyError) as err:
         raise BasisError(
-            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it"),
+            "basis",
+            got=f"{name!r}, which lacks {symbol(z)}",
+            expected="one that has it",
             code=Code.BASIS_LACKS_ELEMENT,
         ) from err
     shells = []
@@ -125,7 +123,9 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
                 shells.append(Shell(int(l), table[used, 0], coefficients[used]))
     if not shells:  # pyscfad may have replaced PySCF's loader by one that never complains
         raise BasisError(
-            refusal("basis", got=f"{name!r}, which lacks {symbol(z)}", expected="one that has it"),
+            "basis",
+            got=f"{name!r}, which lacks {symbol(z)}",
+            expected="one that has it",
             code=Code.BASIS_LACKS_ELEMENT,
         )
     _refuse_ecp(library, name, z, shells)
@@ -145,12 +145,9 @@ def _refuse_ecp(library, name: str, z: int, shells: list[Shell]) -> None:
     if ecp or (steepest < _ALL_ELECTRON * z**2 and not auxiliary):
         core = f"the {ecp[0]} core electrons" if ecp else "core electrons"
         raise BasisError(
-            refusal(
-                "basis",
-                got=f"{name!r}, which replaces {core} of {symbol(z)} by an effective core "
-                "potential",
-                expected="an all-electron basis",
-                hint=_HINT,
-            ),
+            "basis",
+            got=f"{name!r}, which replaces {core} of {symbol(z)} by an effective core potential",
+            expected="an all-electron basis",
+            hint=_HINT,
             code=Code.CORE_POTENTIAL,
         )

@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import BasisError, Code, refusal
+from ..errors import BasisError, Code
 from ..numerics import Array, is_concrete, pytree, replace, static
 from ..structures.elements import symbol
 from .spec import BasisSpec
@@ -65,16 +65,16 @@ class Basis:
             own = tuple(sorted(map(_steepest_first, shells[z]), key=lambda s: s.l))
             if not own:
                 raise BasisError(
-                    refusal("basis", got=f"no shells for {symbol(z)}", expected="shells"),
+                    "basis",
+                    got=f"no shells for {symbol(z)}",
+                    expected="shells",
                     code=Code.BASIS_LACKS_ELEMENT,
                 )
             if own[-1].l > MAX_L:
                 raise BasisError(
-                    refusal(
-                        "basis",
-                        got=f"{name!r} with l={own[-1].l} on {symbol(z)}",
-                        expected=f"angular momenta up to l={MAX_L} (i)",
-                    )
+                    "basis",
+                    got=f"{name!r} with l={own[-1].l} on {symbol(z)}",
+                    expected=f"angular momenta up to l={MAX_L} (i)",
                 )
             ordered.append(own)
         ls = tuple(tuple(s.l for s in own) for own in ordered)

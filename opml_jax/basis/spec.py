@@ -8,7 +8,7 @@ import hashlib
 
 import numpy as np
 
-from ..errors import BasisError, Code, refusal
+from ..errors import BasisError, Code
 from ..structures.elements import symbol
 
 
@@ -45,12 +45,10 @@ class BasisSpec:
         if z not in self.elements:
             covered = ", ".join(symbol(e) for e in self.elements)
             raise BasisError(
-                refusal(
-                    "basis",
-                    got=f"{self.name!r} loaded for {covered}",
-                    expected=f"a basis that covers {symbol(int(z))}",
-                    hint="Pass every element to load_basis.",
-                ),
+                "basis",
+                got=f"{self.name!r} loaded for {covered}",
+                expected=f"a basis that covers {symbol(int(z))}",
+                hint="Pass every element to load_basis.",
                 code=Code.BASIS_LACKS_ELEMENT,
             )
         return self.elements.index(z)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import Code, OpmlError, refusal
+from ..errors import Code, OpmlError
 from ..numerics import Array, is_concrete
 from .layout import AOLayout
 
@@ -26,19 +26,15 @@ def check_widths(layout: AOLayout, widths: Array) -> None:
     """
     if np.shape(widths) != (layout.n_shells,):
         raise OpmlError(
-            refusal(
-                "widths",
-                got=f"shape {np.shape(widths)}",
-                expected=f"({layout.n_shells},), a factor for each shell of {layout!r}",
-            ),
+            "widths",
+            got=f"shape {np.shape(widths)}",
+            expected=f"({layout.n_shells},), a factor for each shell of {layout!r}",
             code=Code.SHAPE,
         )
     if is_concrete(widths):
         own = np.asarray(widths)
         if not (np.isfinite(own) & (own > 0)).all():
-            raise OpmlError(
-                refusal("widths", got=repr(own.min()), expected="positive factors of exponents")
-            )
+            raise OpmlError("widths", got=repr(own.min()), expected="positive factors of exponents")
 
 
 def scale_of_coefficients(l: Array | int, widths: Array) -> Array:

@@ -82,13 +82,13 @@ def _check(args: argparse.Namespace) -> int:
 
     from ..data.duplicates import duplicates
     from ..data.splits import check_splits, read_splits
-    from ..errors import OpmlError, UnitWarning, refusal
+    from ..errors import OpmlError, UnitWarning
     from ..structures.elements import symbol
     from ..units import ANGSTROM_PER_BOHR
     from .options import read_labelled
 
     if not args.tolerance > 0:
-        raise OpmlError(refusal("--tolerance", got=args.tolerance, expected="positive, Angstrom"))
+        raise OpmlError("--tolerance", got=args.tolerance, expected="positive, Angstrom")
     tolerance = args.tolerance / ANGSTROM_PER_BOHR
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

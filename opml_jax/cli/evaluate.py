@@ -74,7 +74,7 @@ def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
     from pathlib import Path
 
     from ..data import bundled, read_splits
-    from ..errors import Code, DataError, one_of, refusal
+    from ..errors import Code, DataError, one_of
     from .options import read_labelled
 
     path = args.data
@@ -87,12 +87,10 @@ def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
         name, dataset = args.split, dataset.subset(splits[args.split])
     if not dataset.labels:
         raise DataError(
-            refusal(
-                str(args.data),
-                got="structures without labels",
-                expected="a labelled data set",
-                hint="Label it with opml generate, or name its labels with --label.",
-            ),
+            str(args.data),
+            got="structures without labels",
+            expected="a labelled data set",
+            hint="Label it with opml generate, or name its labels with --label.",
             code=Code.LABEL,
         )
     return name, dataset
@@ -104,15 +102,14 @@ def _comparison(model: Model) -> Callable[[Model, Dataset], dict[str, float]]:
     Raises:
       OpmlError: it predicts none.
     """
-    from ..errors import Code, OpmlError, refusal
+    from ..errors import Code, OpmlError
 
     ways = {"dm": _compare_guesses, "coefficients": _compare_energies}
     for name, compare in ways.items():
         if model.has(name):
             return compare
     raise OpmlError(
-        refusal("--scf", got=repr(model), expected="a model that predicts densities"),
-        code=Code.CAPABILITY,
+        "--scf", got=repr(model), expected="a model that predicts densities", code=Code.CAPABILITY
     )
 
 

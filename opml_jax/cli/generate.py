@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.reference import Method
     from ..data.sampling import check_temperature
     from ..data.workers import Workers, dask_workers
-    from ..errors import OpmlError, refusal
+    from ..errors import OpmlError
     from .progress import Progress
 
     method = Method(
@@ -65,10 +65,10 @@ def run(args: argparse.Namespace) -> int:
         density_fit=args.density_fit,
     )
     if args.limit is not None and args.limit < 1:
-        raise OpmlError(refusal("--limit", got=args.limit, expected="at least 1"))
+        raise OpmlError("--limit", got=args.limit, expected="at least 1")
     if args.sample is not None:
         if args.sample < 1:
-            raise OpmlError(refusal("--sample", got=args.sample, expected="at least 1"))
+            raise OpmlError("--sample", got=args.sample, expected="at least 1")
         check_temperature(args.temperature)
     structures = _read(args)
     meta = {"source": os.path.basename(args.structures)}

@@ -68,15 +68,14 @@ def _options(model, args: argparse.Namespace) -> dict[str, bool]:
     """
     import inspect
 
-    from ..errors import Code, OpmlError, refusal
+    from ..errors import Code, OpmlError
 
     options = {"uncertainty": args.uncertainty}
     if args.allow_unconverged:
         if "allow_unconverged" not in inspect.signature(model.predict).parameters:
             expected = "a model whose densities become self-consistent"
             raise OpmlError(
-                refusal("--allow-unconverged", got=repr(model), expected=expected),
-                code=Code.CAPABILITY,
+                "--allow-unconverged", got=repr(model), expected=expected, code=Code.CAPABILITY
             )
         options["allow_unconverged"] = True
     return options

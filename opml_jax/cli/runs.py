@@ -34,7 +34,7 @@ def enable_x64() -> None:
     """
     import jax
 
-    from ..errors import Code, OpmlError, refusal
+    from ..errors import Code, OpmlError
 
     jax.config.update("jax_enable_x64", True)
     try:
@@ -43,8 +43,7 @@ def enable_x64() -> None:
         got = f"{os.environ.get('JAX_PLATFORMS', 'unset')}, which JAX cannot start"
         hint = "Unset it, or install JAX for that device."
         raise OpmlError(
-            refusal("JAX_PLATFORMS", got=got, expected="a device that is there", hint=hint),
-            code=Code.DEVICE,
+            "JAX_PLATFORMS", got=got, expected="a device that is there", hint=hint, code=Code.DEVICE
         ) from err
 
 
@@ -83,20 +82,18 @@ def load_data(config: DataConfig) -> tuple[Dataset, dict[str, list[int]]]:
 
 def _refuse_sizes(config: DataConfig, there: int) -> None:
     """Training and validation ask for more than is ``there``: say what would do."""
-    from ..errors import Code, DataError, refusal
+    from ..errors import Code, DataError
 
     validation = max(1, there // 10)
     also = config.n_calibration > 0
     raise DataError(
-        refusal(
-            "data.n_train + data.n_validation" + also * " + data.n_calibration",
-            got=f"{config.n_train} + {config.n_validation}" + also * f" + {config.n_calibration}",
-            expected=f"at most {there}, the structures of {config.path}",
-            hint=f"For example --set data.n_train={max(1, there - (2 + also) * validation)} "
-            f"--set data.n_validation={validation}"
-            + also * f" --set data.n_calibration={validation}"
-            + ".",
-        ),
+        "data.n_train + data.n_validation" + also * " + data.n_calibration",
+        got=f"{config.n_train} + {config.n_validation}" + also * f" + {config.n_calibration}",
+        expected=f"at most {there}, the structures of {config.path}",
+        hint=f"For example --set data.n_train={max(1, there - (2 + also) * validation)} "
+        f"--set data.n_validation={validation}"
+        + also * f" --set data.n_calibration={validation}"
+        + ".",
         code=Code.SPLIT,
     )
 
@@ -124,19 +121,21 @@ def stages(*, quiet: bool = False) -> Iterator[Callable[[str, int, int, str], No
 
 def check_writable(folder: Path) -> None:
     """Refuse a run directory that cannot be made, before anything is computed."""
-    from ..errors import Code, OpmlError, refusal
+    from ..errors import Code, OpmlError
 
     existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise OpmlError(
-            refusal("output", got=str(folder), expected="a directory one may write to"),
+            "output",
+            got=str(folder),
+            expected="a directory one may write to",
             code=Code.NOT_WRITABLE,
         )
 
 
 def check_same(folder: Path, config: TrainConfig) -> None:
     """Refuse a run directory of another configuration, and say what differs."""
-    from ..errors import Code, ConfigError, refusal
+    from ..errors import Code, ConfigError
     from ..training.config import flat, load_config, mapping_of
 
     path = folder / "config.yaml"
@@ -150,12 +149,10 @@ def check_same(folder: Path, config: TrainConfig) -> None:
     other = [k for k in {**old, **new} if old.get(k) != new.get(k)]
     if other:
         raise ConfigError(
-            refusal(
-                str(folder),
-                got="one with " + ", ".join(f"{k} {old.get(k)} (not {new.get(k)})" for k in other),
-                expected="a new run directory or one of this configuration",
-                hint="Choose another, or train it anew with --restart.",
-            ),
+            str(folder),
+            got="one with " + ", ".join(f"{k} {old.get(k)} (not {new.get(k)})" for k in other),
+            expected="a new run directory or one of this configuration",
+            hint="Choose another, or train it anew with --restart.",
             code=Code.OTHER_RUN,
         )
 

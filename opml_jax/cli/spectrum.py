@@ -38,13 +38,13 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.files import atomic_path, write_text
     from ..dynamics import Trajectory, infrared, peaks, vibrational_dos
-    from ..errors import OpmlError, refusal
+    from ..errors import OpmlError
     from .progress import working
     from .runs import check_writable, enable_x64
 
     enable_x64()
     if args.raman and not args.harmonic:
-        raise OpmlError(refusal("--raman", got="no --harmonic", expected="the model of the lines"))
+        raise OpmlError("--raman", got="no --harmonic", expected="the model of the lines")
     folder = Path(args.output)
     check_writable(folder)
     trajectory = Trajectory.read(args.trajectory)

@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pathlib import Path
 
-    from ..errors import ConfigError, refusal
+    from ..errors import ConfigError
     from ..learn.devices import is_first, join, leave
     from ..models.family import family
     from ..training.config import load_config
@@ -58,7 +58,7 @@ def run(args: argparse.Namespace) -> int:
     chosen = family(config.model.family)
     if args.curve and not chosen.refits:
         expected = "a family whose closed form can be solved for fewer structures"
-        raise ConfigError(refusal("--curve", got=f"model.family {chosen.name}", expected=expected))
+        raise ConfigError("--curve", got=f"model.family {chosen.name}", expected=expected)
     if not args.restart and complete(Path(args.output), args.curve):
         check_same(Path(args.output), config)
         print(f"{args.output}: complete; --restart trains it anew")
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.coordinator:
         join(args.coordinator, args.processes, args.process)
     elif args.processes is not None or args.process is not None:
-        raise ConfigError(refusal("--coordinator", got="none", expected="one, with --processes"))
+        raise ConfigError("--coordinator", got="none", expected="one, with --processes")
     trained, dataset, splits = train_run(
         config, args.output, restart=args.restart, tensorboard=args.tensorboard
     )

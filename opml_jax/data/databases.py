@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Code, DataError, DataWarning, OpmlError, refusal
+from ..errors import Code, DataError, DataWarning, OpmlError
 from ..units import LENGTH
 from .labels import Source
 from .matrices import MATRICES
@@ -68,11 +68,9 @@ def identify(path: Path) -> Layout:
         if all(columns <= tables.get(name, set()) for name, columns in needed.items()):
             return layout
     raise DataError(
-        refusal(
-            str(path),
-            got=f"tables {', '.join(sorted(tables)) or 'none'}",
-            expected="a database of QH9, PhiSNet or SchNOrb (ASE)",
-        )
+        str(path),
+        got=f"tables {', '.join(sorted(tables)) or 'none'}",
+        expected="a database of QH9, PhiSNet or SchNOrb (ASE)",
     )
 
 
@@ -103,11 +101,9 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
         raise err.within(path) from err
     except Exception as err:  # SQLite and ASE's decoder raise many kinds on a damaged file
         raise DataError(
-            refusal(
-                str(path),
-                got=f"an unreadable file ({type(err).__name__}: {err})".replace("\n", " "),
-                expected="a complete SQLite database",
-            ),
+            str(path),
+            got=f"an unreadable file ({type(err).__name__}: {err})".replace("\n", " "),
+            expected="a complete SQLite database",
             code=Code.DAMAGED,
         ) from err
 
@@ -131,9 +127,7 @@ def _array(value: Any, dtype: Any, shape: tuple[int, ...], what: str) -> np.ndar
     wanted = np.prod([n for n in shape if n >= 0], dtype=int)
     if size < 1 or (size % wanted if -1 in shape else size != wanted):
         got = f"{len(value)} bytes" if isinstance(value, bytes) else type(value).__name__
-        raise DataError(
-            refusal(what, got=got, expected=f"{dtype.name} of shape {shape}"), code=Code.DAMAGED
-        )
+        raise DataError(what, got=got, expected=f"{dtype.name} of shape {shape}", code=Code.DAMAGED)
     return np.frombuffer(value, dtype).reshape(shape)
 
 
@@ -146,9 +140,7 @@ def _square(value: Any, dtype: Any, what: str) -> np.ndarray:
 def _count(value: Any, what: str) -> int:
     """A number of atoms."""
     if not isinstance(value, int) or not 0 < value < 10**6:
-        raise DataError(
-            refusal(what, got=repr(value), expected="a number of atoms"), code=Code.DAMAGED
-        )
+        raise DataError(what, got=repr(value), expected="a number of atoms", code=Code.DAMAGED)
     return value
 
 
@@ -202,15 +194,13 @@ def _ase(connection: sqlite3.Connection) -> Iterator[Record]:
     ):
         if pbc:
             raise DataError(
-                refusal(f"row {i}", got="a periodic cell", expected="molecules"), code=Code.PERIODIC
+                f"row {i}", got="a periodic cell", expected="molecules", code=Code.PERIODIC
             )
         n = _count(n, f"natoms of row {i}")
         # text up to version 8 of ASE's format, then JSON with binary arrays
         found: Any = bytes_to_object(data) if isinstance(data, bytes) else decode(data or "{}")
         if not isinstance(found, dict):
-            raise DataError(
-                refusal(f"data of row {i}", got=found, expected="a mapping"), code=Code.DAMAGED
-            )
+            raise DataError(f"data of row {i}", got=found, expected="a mapping", code=Code.DAMAGED)
         labels = {k: _unpacked(k, v, found) for k, v in found.items() if not k.startswith("_")}
         yield (
             _array(z, np.int32, (n,), f"numbers of row {i}"),

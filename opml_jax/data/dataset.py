@@ -8,7 +8,7 @@ from typing import Any, SupportsInt, overload
 import numpy as np
 
 from ..basis import Basis, layout_of
-from ..errors import Code, ConventionError, DataError, one_of, refusal
+from ..errors import Code, ConventionError, DataError, one_of
 from ..quantities import LABELS
 from ..structures import Structure
 from .stored import StoredLabel
@@ -49,21 +49,17 @@ class Dataset(Sequence):
         self.labels: dict[str, Sequence[np.ndarray]] = {}
         if self.layout_hashes is not None and len(self.layout_hashes) != len(self):
             raise DataError(
-                refusal(
-                    "layout_hashes",
-                    got=len(self.layout_hashes),
-                    expected=f"one for each of {len(self)} structures",
-                )
+                "layout_hashes",
+                got=len(self.layout_hashes),
+                expected=f"one for each of {len(self)} structures",
             )
         for name, values in (labels or {}).items():
             one_of("label", name, LABELS, DataError)
             if len(values) != len(self.structures):
                 raise DataError(
-                    refusal(
-                        name,
-                        got=f"{len(values)} values",
-                        expected=f"one for each of {len(self.structures)} structures",
-                    ),
+                    name,
+                    got=f"{len(values)} values",
+                    expected=f"one for each of {len(self.structures)} structures",
                     code=Code.LABEL_SHAPE,
                 )
             if not isinstance(values, StoredLabel):
@@ -83,11 +79,9 @@ class Dataset(Sequence):
                 )
                 if not fits:
                     raise DataError(
-                        refusal(
-                            f"{name}[{i}]",
-                            got=f"shape {shape}",
-                            expected=f"axes {axes} for {s.n_atoms} atoms",
-                        ),
+                        f"{name}[{i}]",
+                        got=f"shape {shape}",
+                        expected=f"axes {axes} for {s.n_atoms} atoms",
                         code=Code.LABEL_SHAPE,
                     )
 
@@ -128,12 +122,10 @@ class Dataset(Sequence):
         index = [int(i) for i in indices]
         if index and not (min(index) >= 0 and max(index) < len(self)):
             raise DataError(
-                refusal(
-                    "indices",
-                    got=f"up to {max(index)}",
-                    expected=f"0 to {len(self) - 1}",
-                    hint="Does this split file belong to this data set?",
-                ),
+                "indices",
+                got=f"up to {max(index)}",
+                expected=f"0 to {len(self) - 1}",
+                hint="Does this split file belong to this data set?",
                 code=Code.SPLIT,
             )
         return Dataset(
@@ -156,9 +148,7 @@ class Dataset(Sequence):
             if name not in self.labels:
                 have = ", ".join(self.labels) or "none"
                 got = f"{name!r}, not in this data set"
-                raise DataError(
-                    refusal("label", got=got, expected=f"one of: {have}"), code=Code.LABEL
-                )
+                raise DataError("label", got=got, expected=f"one of: {have}", code=Code.LABEL)
 
     def check_layout(self, basis: Basis) -> None:
         """Raise unless the AO matrices are in ``basis`` and the library's order.
@@ -172,11 +162,9 @@ class Dataset(Sequence):
             expected = layout_of(s, basis).hash
             if stored != expected:
                 raise ConventionError(
-                    refusal(
-                        f"layout hash of structure {i}",
-                        got=stored,
-                        expected=f"{expected}, that of {s!r} in {basis!r}",
-                    ),
+                    f"layout hash of structure {i}",
+                    got=stored,
+                    expected=f"{expected}, that of {s!r} in {basis!r}",
                     code=Code.LAYOUT,
                 )
 

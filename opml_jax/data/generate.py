@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from ..basis import layout_of, load_basis
-from ..errors import Code, ConventionError, DataError, OpmlError, refusal
+from ..errors import Code, ConventionError, DataError, OpmlError
 from ..structures import Structure
 from .dataset import Dataset
 from .files import atomic_path, write_text
@@ -134,15 +134,14 @@ def generate(
     """
     if not structures:
         raise DataError(
-            refusal("structures", got="an empty list", expected="at least one structure"),
-            code=Code.EMPTY,
+            "structures", got="an empty list", expected="at least one structure", code=Code.EMPTY
         )
     load_basis(method.basis, {z for s in structures for z in s.numbers})  # refuse before the first
     output = Path(output).absolute()  # workers may run in another folder
     parts = output.with_name(output.name + PARTS)
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
-        raise DataError(refusal("structures", got="identical geometries", expected="distinct ones"))
+        raise DataError("structures", got="identical geometries", expected="distinct ones")
     old = _earlier(output, method)
     earlier = {record_id(s, method): i for i, s in enumerate(old.structures)}
     paths = [parts / f"{key}.npz" for key in ids]
@@ -240,12 +239,10 @@ def _earlier(output: Path, method: Method) -> Dataset:
     for key, value in dataclasses.asdict(method).items():
         if (got := stated[key]) != value:
             raise ConventionError(
-                refusal(
-                    f"{key} of {output}",
-                    got=repr(got),
-                    expected=repr(value),
-                    hint="Choose another output file for another level of theory.",
-                ),
+                f"{key} of {output}",
+                got=repr(got),
+                expected=repr(value),
+                hint="Choose another output file for another level of theory.",
                 code=Code.LEVEL_OF_THEORY,
             )
     return old

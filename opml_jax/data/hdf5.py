@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError, near_path, refusal
+from ..errors import Code, DataError, OpmlError, near_path
 from .files import atomic_path
 
 LIBVER = ("v110", "v110")
@@ -112,7 +112,7 @@ def one_line(path: Path, expected: str, hint: str = "") -> Iterator[None]:
         reason = (str(err) or type(err).__name__).splitlines()[0]
         got = f"an unreadable file ({reason})"
         raise DataError(
-            refusal(str(path), got=got, expected=expected, hint=hint), code=Code.DAMAGED
+            str(path), got=got, expected=expected, hint=hint, code=Code.DAMAGED
         ) from err
 
 
@@ -130,9 +130,7 @@ def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint
     """
     if not path.is_file():
         got = f"{path}, which is not a file"
-        raise DataError(
-            refusal("path", got=got, expected=expected, hint=near_path(path)), code=Code.NO_FILE
-        )
+        raise DataError("path", got=got, expected=expected, hint=near_path(path), code=Code.NO_FILE)
     with one_line(path, expected, hint):
         _check_heaps(path)
         with h5py.File(path, "r") as f:
@@ -175,7 +173,7 @@ def check_own(group: h5py.Group, name: str, path: Path) -> None:
         raise KeyError(f"it has no {name!r}")
     if not isinstance(group.get(name, getlink=True), h5py.HardLink):
         raise DataError(
-            refusal(f"{path}:{name}", got="a link", expected="data in the file"), code=Code.UNSAFE
+            f"{path}:{name}", got="a link", expected="data in the file", code=Code.UNSAFE
         )
 
 
@@ -201,21 +199,18 @@ def checked(group: h5py.Group, name: str, path: Path, *shape: int) -> h5py.Datas
     data, where = group[name], f"{path}:{name}"
     if data.is_virtual or data.external:
         raise DataError(
-            refusal(where, got="data outside the file", expected="data in the file"),
-            code=Code.UNSAFE,
+            where, got="data outside the file", expected="data in the file", code=Code.UNSAFE
         )
     if shape and data.shape != shape:
         raise DataError(
-            refusal(where, got=f"shape {data.shape}", expected=f"shape {shape}"), code=Code.DAMAGED
+            where, got=f"shape {data.shape}", expected=f"shape {shape}", code=Code.DAMAGED
         )
     if data.nbytes > MAX_RATIO * data.id.get_storage_size():
         raise DataError(
-            refusal(
-                where,
-                got=f"{data.id.get_storage_size()} bytes",
-                expected=f"the {data.nbytes} bytes it claims",
-                hint="Is the file truncated?",
-            ),
+            where,
+            got=f"{data.id.get_storage_size()} bytes",
+            expected=f"the {data.nbytes} bytes it claims",
+            hint="Is the file truncated?",
             code=Code.DAMAGED,
         )
     return data

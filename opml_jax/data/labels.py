@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping
 
-from ..errors import Code, DataError, one_of, refusal
+from ..errors import Code, DataError, one_of
 from ..units import DEBYE_PER_EBOHR, ENERGY, LENGTH
 
 _DIPOLE = {"e bohr": 1.0, "e angstrom": LENGTH["angstrom"], "debye": 1 / DEBYE_PER_EBOHR}
@@ -69,12 +69,10 @@ def chosen_sources(labels: Mapping[str, tuple[str, str]]) -> dict[str, Source]:
         one_of("labels", field, UNITS, DataError)
         if isinstance(label, str) or len(label) != 2:
             raise DataError(
-                refusal(
-                    f"labels[{field!r}]",
-                    got=repr(label),
-                    expected="a pair (name in the file, unit)",
-                    hint=f"The unit is one of {', '.join(UNITS[field])}.",
-                ),
+                f"labels[{field!r}]",
+                got=repr(label),
+                expected="a pair (name in the file, unit)",
+                hint=f"The unit is one of {', '.join(UNITS[field])}.",
                 code=Code.UNIT,
             )
         name, unit = label
@@ -96,6 +94,6 @@ def parse_labels(items: Iterable[str]) -> dict[str, tuple[str, str]] | None:
         if not (equals and colon) or field.strip() in labels:
             got = f"{item!r}{' a second time' if equals and colon else ''}"
             expected = "FIELD=NAME:UNIT, such as energy=U0:hartree"
-            raise DataError(refusal("label", got=got, expected=expected), code=Code.LABEL)
+            raise DataError("label", got=got, expected=expected, code=Code.LABEL)
         labels[field.strip()] = (name.strip(), unit.strip())
     return labels or None

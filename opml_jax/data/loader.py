@@ -8,7 +8,7 @@ import numpy as np
 
 from ..basis import Basis, batch
 from ..basis.buckets import Bucket, buckets
-from ..errors import DataError, refusal
+from ..errors import DataError
 from ..numerics import Array, pytree
 from ..quantities import LABELS
 from ..structures import StructureBatch
@@ -75,7 +75,7 @@ class Loader:
     ):
         if not len(dataset) or batch_size < 1:
             got = f"{len(dataset)} structures, batch_size={batch_size}"
-            raise DataError(refusal("loader", got=got, expected="at least one of each"))
+            raise DataError("loader", got=got, expected="at least one of each")
         self.dataset = dataset
         self.basis = basis
         self.batch_size = batch_size

@@ -15,7 +15,7 @@ import scipy.linalg
 
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import AO_ORDERS, diagnose, diagnose_fock, from_convention
-from ..errors import Code, ConventionError, DataError, refusal
+from ..errors import Code, ConventionError, DataError
 from ..structures import Structure
 from .labels import Source
 from .plausibility import check_core_levels
@@ -123,14 +123,14 @@ def own_matrices(
         except np.linalg.LinAlgError as err:
             got = f"one without eigenvalues ({err})"
             raise DataError(
-                refusal(f"fock[{i}] of {path}", got=got, expected="a Fock matrix"), code=Code.MATRIX
+                f"fock[{i}] of {path}", got=got, expected="a Fock matrix", code=Code.MATRIX
             ) from err
 
     if convention is None or verdict(convention) != "agrees":
         known = any(n in found for n in JUDGES)
         fits = [order for order in AO_ORDERS if known and verdict(order) == "agrees"]
         got = verdict("opml") if known else "matrices that do not show it"
-        raise ConventionError(_refused(path, got, convention, fits, basis_name), code=Code.LAYOUT)
+        raise _refused(path, got, convention, fits, basis_name)
     own = converted(convention, range(len(structures)))
     if "fock" in own:
         check_core_levels(str(path), few, [lowest(i, s) for i, s in zip(sample, few, strict=True)])
@@ -143,20 +143,19 @@ def _check_matrix(where: str, matrix: np.ndarray, nao: int, basis_name: str) -> 
         expected = f"shape {(nao, nao)}, as {basis_name} has for this molecule"
         hint = "Is it in another basis? Name it with basis."
         raise DataError(
-            refusal(where, got=f"shape {matrix.shape}", expected=expected, hint=hint),
-            code=Code.MATRIX,
+            where, got=f"shape {matrix.shape}", expected=expected, hint=hint, code=Code.MATRIX
         )
     if not np.isfinite(matrix).all():
-        raise DataError(refusal(where, got="NaN", expected="finite"), code=Code.MATRIX)
+        raise DataError(where, got="NaN", expected="finite", code=Code.MATRIX)
     if np.abs(matrix - matrix.T).max() > SINGLE_PRECISION * max(1.0, np.abs(matrix).max()):
         raise DataError(
-            refusal(where, got="one that is not", expected="a symmetric matrix"), code=Code.MATRIX
+            where, got="one that is not", expected="a symmetric matrix", code=Code.MATRIX
         )
 
 
 def _refused(
     path: Path, verdict: str, convention: str | None, fits: Sequence[str], basis_name: str
-) -> str:
+) -> ConventionError:
     """The order the matrices are in, named; what to pass."""
     known = {
         "agrees": "p components stored as (y, z, x)",
@@ -167,6 +166,5 @@ def _refused(
     hint = f"Are they in another basis than {basis_name}? An overlap in the file would decide."
     if fits:
         hint = f"Pass convention={' or '.join(map(repr, fits))}."
-    return refusal(
-        f"AO order of {path}", got=known.get(verdict, verdict), expected=stated, hint=hint
-    )
+    where, got = f"AO order of {path}", known.get(verdict, verdict)
+    return ConventionError(where, got=got, expected=stated, hint=hint, code=Code.LAYOUT)

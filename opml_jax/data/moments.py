@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import DataError, refusal
+from ..errors import DataError
 from ..structures import centre_of_nuclear_charge
 from .dataset import Dataset
 
@@ -52,10 +52,8 @@ def centred_quadrupoles(dataset: Dataset) -> np.ndarray:
         return shifted_quadrupole(quadrupole, dipole, origins)
     if np.abs(origins).max() > CENTRED:
         raise DataError(
-            refusal(
-                "quadrupole",
-                got="labels about the coordinate origin, without dipoles",
-                expected="dipoles beside them, or centres of nuclear charge at the origin",
-            )
+            "quadrupole",
+            got="labels about the coordinate origin, without dipoles",
+            expected="dipoles beside them, or centres of nuclear charge at the origin",
         )
     return np.asarray(dataset["quadrupole"])

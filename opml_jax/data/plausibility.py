@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import Code, DataError, UnitWarning, refusal
+from ..errors import Code, DataError, UnitWarning
 from ..structures import Structure, check_length_unit
 from ..units import ENERGY, EV_PER_ANGSTROM_PER_ATOMIC_FORCE
 
@@ -30,8 +30,7 @@ def check_finite(where: str, labels: Mapping[str, Sequence[np.ndarray]]) -> None
             hint = "Leave these structures out, or this label."
             expected = "finite labels"
             raise DataError(
-                refusal(f"{name} of {where}", got=got, expected=expected, hint=hint),
-                code=Code.NOT_FINITE,
+                f"{name} of {where}", got=got, expected=expected, hint=hint, code=Code.NOT_FINITE
             )
 
 
@@ -87,12 +86,10 @@ def check_energies(
     believed = next(u for u, f in ENERGY.items() if f == factor)
     if ratio > 2 or per_atom > 1:
         raise DataError(
-            refusal(
-                f"energies of {where}",
-                got=f"{ratio:.3g} times that, reading them as {believed}",
-                expected="at most about the energy of the free atoms",
-                hint=hint,
-            ),
+            f"energies of {where}",
+            got=f"{ratio:.3g} times that, reading them as {believed}",
+            expected="at most about the energy of the free atoms",
+            hint=hint,
             code=Code.UNIT,
         )
     # Relative energies may happen to lie there, but not all of them at one ratio
@@ -119,12 +116,10 @@ def check_core_levels(where: str, structures: Sequence[Structure], levels: Seque
     meant = [u for u, factor in ENERGY.items() if -1.0 < ratio * factor < -0.1]
     hint = f"They fit {meant[0]}: convert them." if meant else ""
     raise DataError(
-        refusal(
-            f"Fock matrices of {where}",
-            got=f"a lowest level of {ratio:.3g} Z^2",
-            expected="in Hartree, with a lowest level between 0 and -Z^2",
-            hint=hint,
-        ),
+        f"Fock matrices of {where}",
+        got=f"a lowest level of {ratio:.3g} Z^2",
+        expected="in Hartree, with a lowest level between 0 and -Z^2",
+        hint=hint,
         code=Code.UNIT,
     )
 
@@ -134,12 +129,10 @@ def check_forces(where: str, forces: Sequence[np.ndarray]) -> None:
     typical = np.median([np.abs(f).max() for f in forces]) * EV_PER_ANGSTROM_PER_ATOMIC_FORCE
     if typical > MAX_FORCE:
         raise DataError(
-            refusal(
-                f"forces of {where}",
-                got=f"{typical:.0f} eV/Angstrom at the median maximum",
-                expected=f"below {MAX_FORCE:.0f}",
-                hint="Name their unit (energy_unit and length_unit, or labels).",
-            ),
+            f"forces of {where}",
+            got=f"{typical:.0f} eV/Angstrom at the median maximum",
+            expected=f"below {MAX_FORCE:.0f}",
+            hint="Name their unit (energy_unit and length_unit, or labels).",
             code=Code.UNIT,
         )
 
@@ -178,11 +171,9 @@ def check_tensor(where: str, name: str, tensors: Sequence[np.ndarray], *, tracel
             odd = f"of trace {np.trace(t):.3g}"
         if odd:
             raise DataError(
-                refusal(
-                    f"{name}[{i}] of {where}",
-                    got=f"one {odd}",
-                    expected=f"a symmetric{' traceless' * traceless} tensor",
-                ),
+                f"{name}[{i}] of {where}",
+                got=f"one {odd}",
+                expected=f"a symmetric{' traceless' * traceless} tensor",
                 code=Code.MATRIX,
             )
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import Code, DataError, DataWarning, OpmlError, near_path, nearest, one_of, refusal
+from ..errors import Code, DataError, DataWarning, OpmlError, near_path, nearest, one_of
 from ..quantities import LABELS
 from ..structures import Structure
 from ..structures.elements import atomic_number
@@ -118,24 +118,22 @@ def read_dataset(
     """
     path = _existing(path)
     if limit is not None and limit < 1:
-        raise DataError(refusal("limit", got=limit, expected="at least 1"))
+        raise DataError("limit", got=limit, expected="at least 1")
     if path.suffix in (".h5", ".hdf5"):
         given = {"labels": labels, "basis": basis, "convention": convention}
         for name in (n for n, value in given.items() if value):
             got = f"a choice of {name} for {path.name}"
             expected = "left out: HDF5 states fields, units and basis itself"
-            raise DataError(refusal(name, got=got, expected=expected), code=Code.UNIT)
+            raise DataError(name, got=got, expected=expected, code=Code.UNIT)
         dataset = read_hdf5(path, lazy=lazy)
         return dataset if limit is None else dataset.subset(range(min(limit, len(dataset))))
     if lazy:
         got, expected = f"True for {path.name}", "left out: only HDF5 is read label by label"
         hint = "Store it as HDF5 first: opml data pack."
-        raise DataError(refusal("lazy", got=got, expected=expected, hint=hint))
+        raise DataError("lazy", got=got, expected=expected, hint=hint)
     if labels and energy_unit:
         expected = "left out: each of the labels names its unit"
-        raise DataError(
-            refusal("energy_unit", got=repr(energy_unit), expected=expected), code=Code.UNIT
-        )
+        raise DataError("energy_unit", got=repr(energy_unit), expected=expected, code=Code.UNIT)
     known, meta = _known_sources(path, energy_unit, length_unit)
     stated = {"basis": basis, "convention": convention}
     meta |= {k: v for k, v in stated.items() if v is not None}
@@ -168,19 +166,15 @@ def _existing(path: str | os.PathLike) -> Path:
     path = Path(path)
     if not path.is_file():
         raise DataError(
-            refusal(
-                "path",
-                got=f"{path}, which is not a file",
-                expected="a file",
-                hint=near_path(path),
-            ),
+            "path",
+            got=f"{path}, which is not a file",
+            expected="a file",
+            hint=near_path(path),
             code=Code.NO_FILE,
         )
     one_of(f"suffix of {path.name}", path.suffix, SUFFIXES, DataError)
     if path.stat().st_size == 0:
-        raise DataError(
-            refusal(str(path), got="an empty file", expected="structures"), code=Code.DAMAGED
-        )
+        raise DataError(str(path), got="an empty file", expected="structures", code=Code.DAMAGED)
     return path
 
 
@@ -192,9 +186,7 @@ def _known_sources(
         layout = identify(path)
         if energy_unit:
             expected = "left out: the format fixes it (or name a unit with labels)"
-            raise DataError(
-                refusal("energy_unit", got=repr(energy_unit), expected=expected), code=Code.UNIT
-            )
+            raise DataError("energy_unit", got=repr(energy_unit), expected=expected, code=Code.UNIT)
         return dict(layout.sources), {**layout.meta, "convention": layout.convention}
     npz = path.suffix == ".npz"
     energy = factor_of("energy_unit", energy_unit or ("kcal/mol" if npz else "ev"), ENERGY)
@@ -247,7 +239,7 @@ def _read(
         found.append(raw)
     if not structures:
         raise DataError(
-            refusal(f"structures of {path}", got="none", expected="at least one"), code=Code.EMPTY
+            f"structures of {path}", got="none", expected="at least one", code=Code.EMPTY
         )
     check_lengths(str(path), structures)
     names = _complete(path, sources, found)
@@ -255,7 +247,7 @@ def _read(
         values = {n: [_shaped(n, raw[n]) * sources[n].factor for raw in found] for n in names}
     except (TypeError, ValueError) as err:
         raise DataError(
-            refusal(f"labels of {path}", got=f"{err}", expected="numbers"), code=Code.LABEL_SHAPE
+            f"labels of {path}", got=f"{err}", expected="numbers", code=Code.LABEL_SHAPE
         ) from err
     about = dict(meta or {})
     matrices = {n: values.pop(n) for n in MATRICES if n in values}
@@ -290,12 +282,10 @@ def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> l
         elif source.required:
             have = label_names(path)
             raise DataError(
-                refusal(
-                    f"label {source.names[0]!r} of {path}",
-                    got=f"none in structure {lacking[0]}",
-                    expected=f"one in every structure, under one of its names: {', '.join(have)}",
-                    hint=nearest(source.names[0], have),
-                ),
+                f"label {source.names[0]!r} of {path}",
+                got=f"none in structure {lacking[0]}",
+                expected=f"one in every structure, under one of its names: {', '.join(have)}",
+                hint=nearest(source.names[0], have),
                 code=Code.LABEL,
             )
         elif len(lacking) < len(found):
@@ -337,12 +327,10 @@ def _iterate_xyz(path: Path):
         for atoms in iread(path, index=":", format="extxyz"):
             if atoms.pbc.any():
                 raise DataError(
-                    refusal(
-                        str(path),
-                        got="a periodic cell",
-                        expected="molecules",
-                        hint="Set pbc to F F F if the cell is only a box.",
-                    ),
+                    str(path),
+                    got="a periodic cell",
+                    expected="molecules",
+                    hint="Set pbc to F F F if the cell is only a box.",
                     code=Code.PERIODIC,
                 )
             # ASE moves the names it knows from info and arrays into a calculator
@@ -353,12 +341,10 @@ def _iterate_xyz(path: Path):
         raise
     except Exception as err:  # ASE raises many kinds on a malformed file
         raise DataError(
-            refusal(
-                str(path),
-                got=f"text that is not xyz ({type(err).__name__}: {err})",
-                expected="a complete xyz or extxyz file",
-                hint="A frame: number of atoms, a comment, then symbol x y z (Angstrom) of each.",
-            ),
+            str(path),
+            got=f"text that is not xyz ({type(err).__name__}: {err})",
+            expected="a complete xyz or extxyz file",
+            hint="A frame: number of atoms, a comment, then symbol x y z (Angstrom) of each.",
             code=Code.DAMAGED,
         ) from err
 
@@ -420,14 +406,12 @@ def _open_npz(path: Path, read):
     except Exception as err:  # zip, zlib and NumPy raise many kinds on a damaged file
         pickled = "pickle" in str(err).lower()
         raise DataError(
-            refusal(
-                str(path),
-                got="object arrays, which can run code when loaded"
-                if pickled
-                else f"an unreadable file ({err})",
-                expected="an npz of plain arrays",
-                hint="Store numbers, not Python objects." if pickled else "",
-            ),
+            str(path),
+            got="object arrays, which can run code when loaded"
+            if pickled
+            else f"an unreadable file ({err})",
+            expected="an npz of plain arrays",
+            hint="Store numbers, not Python objects." if pickled else "",
             code=Code.UNSAFE if pickled else Code.DAMAGED,
         ) from err
 
@@ -453,12 +437,10 @@ def _read_npz(path: Path, sources: Mapping[str, Source]):
         flat = not ragged and array.shape[:1] == (n,) and array.size == np.prod(shape)
         if array.shape != shape and not flat:  # energies may be (n, 1), tensors (n, 9)
             raise DataError(
-                refusal(
-                    f"{field} of {path}",
-                    got=f"shape {array.shape}",
-                    expected=f"shape {shape}, one for each of {n} structures",
-                    hint="Is it another quantity? Name what to read with labels.",
-                ),
+                f"{field} of {path}",
+                got=f"shape {array.shape}",
+                expected=f"shape {shape}, one for each of {n} structures",
+                hint="Is it another quantity? Name what to read with labels.",
                 code=Code.LABEL_SHAPE,
             )
     for i in range(n):
@@ -477,19 +459,15 @@ def _npz_geometries(path: Path, arrays: Mapping[str, np.ndarray]):
     numbers, positions = _first(_NPZ_NUMBERS, arrays), _first(_NPZ_POSITIONS, arrays)
     if numbers is None or positions is None:
         raise DataError(
-            refusal(
-                str(path),
-                got=f"arrays {sorted(arrays)}",
-                expected="nuclear_charges and coords (rMD17) or z and R (MD17)",
-            )
+            str(path),
+            got=f"arrays {sorted(arrays)}",
+            expected="nuclear_charges and coords (rMD17) or z and R (MD17)",
         )
     if positions.ndim != 3 or positions.shape[-1] != 3 or positions.dtype.kind not in "fiu":
         raise DataError(
-            refusal(
-                f"coordinates of {path}",
-                got=f"shape {positions.shape}, dtype {positions.dtype}",
-                expected="numbers of shape (n_structures, n_atoms, 3)",
-            ),
+            f"coordinates of {path}",
+            got=f"shape {positions.shape}, dtype {positions.dtype}",
+            expected="numbers of shape (n_structures, n_atoms, 3)",
             code=Code.SHAPE,
         )
     n, n_atoms = positions.shape[:2]
@@ -501,11 +479,9 @@ def _npz_geometries(path: Path, arrays: Mapping[str, np.ndarray]):
     whole = numbers.dtype.kind in "fiu" and np.array_equal(numbers, np.round(numbers))
     if numbers.shape not in ((n_atoms,), (n, n_atoms)) or not whole:
         raise DataError(
-            refusal(
-                f"atomic numbers of {path}",
-                got=f"shape {numbers.shape}, dtype {numbers.dtype}",
-                expected=f"whole numbers of shape ({n_atoms},) or ({n}, {n_atoms})",
-            ),
+            f"atomic numbers of {path}",
+            got=f"shape {numbers.shape}, dtype {numbers.dtype}",
+            expected=f"whole numbers of shape ({n_atoms},) or ({n}, {n_atoms})",
             code=Code.SHAPE,
         )
     return numbers, positions

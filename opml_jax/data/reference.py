@@ -15,7 +15,7 @@ import scipy.linalg
 
 from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis
 from ..conventions import CONVENTION
-from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest, refusal
+from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 from .dataset import Dataset
@@ -49,11 +49,11 @@ class Method:
         from pyscf.dft import libxc
 
         if not 0 <= self.grid_level <= 9:
-            raise OpmlError(refusal("grid_level", got=self.grid_level, expected="from 0 to 9"))
+            raise OpmlError("grid_level", got=self.grid_level, expected="from 0 to 9")
         if not self.conv_tol > 0:
-            raise OpmlError(refusal("conv_tol", got=self.conv_tol, expected="positive"))
+            raise OpmlError("conv_tol", got=self.conv_tol, expected="positive")
         if self.max_cycle < 1:
-            raise OpmlError(refusal("max_cycle", got=self.max_cycle, expected="at least 1"))
+            raise OpmlError("max_cycle", got=self.max_cycle, expected="at least 1")
         if self.method.lower() != "hf":
             try:
                 if not self.method.strip():
@@ -63,12 +63,10 @@ class Method:
             except Exception as err:  # PySCF raises KeyError, ValueError or RuntimeError
                 known = ["hf", "pbe", "pbe0", "b3lyp", "blyp", "lda,vwn", "scan", "r2scan", "tpss"]
                 raise OpmlError(
-                    refusal(
-                        "method",
-                        got=repr(self.method),
-                        expected="'hf' or a functional",
-                        hint=nearest(self.method, known),
-                    )
+                    "method",
+                    got=repr(self.method),
+                    expected="'hf' or a functional",
+                    hint=nearest(self.method, known),
                 ) from err
 
     @classmethod
@@ -88,15 +86,17 @@ class Method:
         found = {k: v for k, v in {**meta, **given}.items() if k in kinds}
         for name in ("method", "basis"):
             if name not in found:
-                text = refusal(f"{name} of the data set", got="none", expected="in its meta data")
-                raise ConventionError(text, code=Code.LEVEL_OF_THEORY)
+                where, expected = f"{name} of the data set", "in its meta data"
+                raise ConventionError(
+                    where, got="none", expected=expected, code=Code.LEVEL_OF_THEORY
+                )
         for name, value in found.items():
             kind = (float, int) if kinds[name] is float else kinds[name]
             if not isinstance(value, kind):
                 expected = f"of type {kinds[name].__name__}"
                 where = f"{name} of the data set"
                 raise ConventionError(
-                    refusal(where, got=repr(value), expected=expected), code=Code.LEVEL_OF_THEORY
+                    where, got=repr(value), expected=expected, code=Code.LEVEL_OF_THEORY
                 )
         return cls(**found)
 
@@ -285,7 +285,9 @@ def mean_field(structure: Structure, method: Method):
 
     if structure.spin:
         raise OpmlError(
-            refusal("spin", got=structure.spin, expected="0: labels are closed shell for now"),
+            "spin",
+            got=structure.spin,
+            expected="0: labels are closed shell for now",
             code=Code.ELECTRONS,
         )
     mol = molecule(structure, method.basis)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..structures import Structure
 from ..structures.elements import masses
 from ..units import HARTREE_PER_KELVIN, WAVENUMBER_PER_HARTREE
@@ -53,7 +53,7 @@ def internal_motion(structure: Structure, mass: np.ndarray) -> np.ndarray:
 def check_temperature(temperature: float) -> None:
     """Raise :class:`OpmlError` unless the temperature is positive."""
     if not temperature > 0:
-        raise OpmlError(refusal("temperature", got=temperature, expected="positive, in Kelvin"))
+        raise OpmlError("temperature", got=temperature, expected="positive, in Kelvin")
 
 
 def sample_thermal(
@@ -81,12 +81,10 @@ def sample_thermal(
     softest = frequencies.min(initial=np.inf) * WAVENUMBER_PER_HARTREE
     if softest < 50:
         raise OpmlError(
-            refusal(
-                "structure",
-                got=f"a mode at {softest:.0f} cm^-1 (negative: imaginary)",
-                expected="a minimum without soft modes",
-                hint="Relax it, or supply geometries.",
-            )
+            "structure",
+            got=f"a mode at {softest:.0f} cm^-1 (negative: imaginary)",
+            expected="a minimum without soft modes",
+            hint="Relax it, or supply geometries.",
         )
     width = (HARTREE_PER_KELVIN * temperature) ** 0.5 / frequencies
     out = []

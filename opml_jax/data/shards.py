@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..errors import Code, ConventionError, DataError, OpmlError, refusal
+from ..errors import Code, ConventionError, DataError, OpmlError
 from ..structures import Structure
 from .dataset import Dataset, concatenate
 from .generate import MANIFEST, PARTS, read_part
@@ -57,17 +57,14 @@ def verify(path: str | os.PathLike) -> Verified:
     found = {part: read_part(part) for part in sorted(path.glob("*.npz"))}
     if not found:
         raise DataError(
-            refusal(str(path), got="no finished label", expected=f"a folder ...{PARTS}"),
-            code=Code.EMPTY,
+            str(path), got="no finished label", expected=f"a folder ...{PARTS}", code=Code.EMPTY
         )
     if damaged := [part.name for part, labels in found.items() if labels is None]:
         raise DataError(
-            refusal(
-                str(path),
-                got=f"{len(damaged)} damaged files of {len(found)} ({damaged[0]}, ...)",
-                expected="labels as they were written",
-                hint="Remove them: opml generate calculates them again.",
-            ),
+            str(path),
+            got=f"{len(damaged)} damaged files of {len(found)} ({damaged[0]}, ...)",
+            expected="labels as they were written",
+            hint="Remove them: opml generate calculates them again.",
             code=Code.DAMAGED,
         )
     wanted = _wanted(path / MANIFEST, {part.stem for part in found})
@@ -83,7 +80,10 @@ def _wanted(manifest: Path, found: set[str]) -> int:
     except (OSError, ValueError, TypeError, KeyError) as err:
         hint = "Remove it: opml generate writes it again."
         raise DataError(
-            refusal(str(manifest), got=f"an unreadable file ({err})", expected="JSON", hint=hint),
+            str(manifest),
+            got=f"an unreadable file ({err})",
+            expected="JSON",
+            hint=hint,
             code=Code.DAMAGED,
         ) from err
 
@@ -129,20 +129,16 @@ def _check_alike(path: Path, data: Dataset, other_path: Path, other: Dataset) ->
     ]
     if levels[0] != levels[1]:
         raise ConventionError(
-            refusal(
-                f"level of theory of {other_path}",
-                got=str(levels[1]),
-                expected=f"{levels[0]}, as of {path}",
-            ),
+            f"level of theory of {other_path}",
+            got=str(levels[1]),
+            expected=f"{levels[0]}, as of {path}",
             code=Code.LEVEL_OF_THEORY,
         )
     if set(data.labels) != set(other.labels):
         raise DataError(
-            refusal(
-                f"labels of {other_path}",
-                got=", ".join(sorted(other.labels)) or "none",
-                expected=f"those of {path}: {', '.join(sorted(data.labels)) or 'none'}",
-                hint="opml data pack --fields keeps some.",
-            ),
+            f"labels of {other_path}",
+            got=", ".join(sorted(other.labels)) or "none",
+            expected=f"those of {path}: {', '.join(sorted(data.labels)) or 'none'}",
+            hint="opml data pack --fields keeps some.",
             code=Code.LABEL,
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import Code, DataError, refusal
+from ..errors import Code, DataError
 from ..structures.elements import symbol
 from .dataset import Dataset
 from .files import write_text
@@ -29,11 +29,9 @@ def random_split(
     sizes = (train, validation, calibration, test)
     if min(train, validation) < 1 or min(calibration, test) < 0 or sum(sizes) > n:
         raise DataError(
-            refusal(
-                "split",
-                got=f"{' + '.join(map(str, sizes))} structures",
-                expected=f"positive train and validation sizes that sum to at most {n}",
-            ),
+            "split",
+            got=f"{' + '.join(map(str, sizes))} structures",
+            expected=f"positive train and validation sizes that sum to at most {n}",
             code=Code.SPLIT,
         )
     order = np.random.default_rng(seed).permutation(n)
@@ -65,31 +63,27 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
         splits = {str(k): [_index(i) for i in v] for k, v in splits.items()}
     except (OSError, ValueError, AttributeError, TypeError, RecursionError) as err:
         raise DataError(
-            refusal(
-                str(path),
-                got=f"an unreadable file ({err})",
-                expected='a JSON object such as {"train": [0, 1], "validation": [2]}',
-            ),
+            str(path),
+            got=f"an unreadable file ({err})",
+            expected='a JSON object such as {"train": [0, 1], "validation": [2]}',
             code=Code.DAMAGED,
         ) from err
     if not {"train", "validation"} <= set(splits) <= set(SPLITS):
         raise DataError(
-            refusal(str(path), got=f"splits {sorted(splits)}", expected=str(SPLITS)),
-            code=Code.SPLIT,
+            str(path), got=f"splits {sorted(splits)}", expected=str(SPLITS), code=Code.SPLIT
         )
     if not all(splits[k] for k in ("train", "validation")):
         raise DataError(
-            refusal(str(path), got="an empty split", expected="at least one index"), code=Code.SPLIT
+            str(path), got="an empty split", expected="at least one index", code=Code.SPLIT
         )
     every = [i for v in splits.values() for i in v]
     if min(every) < 0:
         raise DataError(
-            refusal(str(path), got=f"index {min(every)}", expected="zero or more"), code=Code.SPLIT
+            str(path), got=f"index {min(every)}", expected="zero or more", code=Code.SPLIT
         )
     if len(set(every)) != len(every):
         raise DataError(
-            refusal(str(path), got="an index in two splits", expected="disjoint splits"),
-            code=Code.SPLIT,
+            str(path), got="an index in two splits", expected="disjoint splits", code=Code.SPLIT
         )
     return splits
 
@@ -104,30 +98,25 @@ def check_splits(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> None:
     highest = max((i for part in splits.values() for i in part), default=-1)
     if highest >= len(dataset):
         raise DataError(
-            refusal(
-                "splits",
-                got=f"index {highest}",
-                expected=f"indices below {len(dataset)}",
-                hint="Does this split file belong to this data set?",
-            ),
+            "splits",
+            got=f"index {highest}",
+            expected=f"indices below {len(dataset)}",
+            hint="Does this split file belong to this data set?",
             code=Code.SPLIT,
         )
     for name in ("train", "validation"):
         if not splits.get(name):
             raise DataError(
-                refusal(f"{name} split", got="an empty split", expected="structures"),
-                code=Code.SPLIT,
+                f"{name} split", got="an empty split", expected="structures", code=Code.SPLIT
             )
     elements = {k: {z for i in v for z in dataset.structures[i].numbers} for k, v in splits.items()}
     for name, found in elements.items():
         unseen = [symbol(z) for z in sorted(found - elements["train"])]
         if unseen:
             raise DataError(
-                refusal(
-                    f"{name} split",
-                    got=", ".join(unseen),
-                    expected="only elements of the training split",
-                    hint="Split again, or leave these molecules out.",
-                ),
+                f"{name} split",
+                got=", ".join(unseen),
+                expected="only elements of the training split",
+                hint="Split again, or leave these molecules out.",
                 code=Code.SPLIT,
             )

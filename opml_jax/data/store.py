@@ -19,7 +19,7 @@ import h5py
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import Code, ConventionError, DataError, OpmlError, refusal
+from ..errors import Code, ConventionError, DataError, OpmlError
 from ..quantities import LABELS
 from ..structures import Structure
 from .dataset import Dataset
@@ -149,18 +149,16 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None, lazy: bool) ->
     version = int(f.attrs.get("format_version", 0))
     if not 1 <= version <= FORMAT_VERSION:
         raise DataError(
-            refusal(
-                str(path),
-                got=f"format_version {version}",
-                expected=f"1 to {FORMAT_VERSION}",
-                hint="Written by a newer opml_jax? Upgrade.",
-            ),
+            str(path),
+            got=f"format_version {version}",
+            expected=f"1 to {FORMAT_VERSION}",
+            hint="Written by a newer opml_jax? Upgrade.",
             code=Code.FORMAT_VERSION,
         )
     convention = f.attrs["convention"]
     if convention != CONVENTION:
         raise ConventionError(
-            refusal(f"convention of {path}", got=repr(convention), expected=repr(CONVENTION))
+            f"convention of {path}", got=repr(convention), expected=repr(CONVENTION)
         )
     n_atoms = load(f, "n_atoms", path)
     n, total = len(n_atoms), int(n_atoms.sum())
@@ -184,9 +182,9 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None, lazy: bool) ->
     for name in group if fields is None else fields:
         if name not in group or name not in LABELS:
             raise DataError(
-                refusal(
-                    str(path), got=f"no label {name!r}", expected=f"one of: {', '.join(group)}"
-                ),
+                str(path),
+                got=f"no label {name!r}",
+                expected=f"one of: {', '.join(group)}",
                 code=Code.LABEL,
             )
         data, rows = _locate(f, name, n_atoms, file)
@@ -214,7 +212,7 @@ def _locate(
         if n and not (size.min() >= 0 and size.max() < 2**31):
             got, expected = f"{size.min()} to {size.max()}", "lengths"
             where = f"lengths of {name} of {path}"
-            raise DataError(refusal(where, got=got, expected=expected), code=Code.DAMAGED)
+            raise DataError(where, got=got, expected=expected, code=Code.DAMAGED)
         lengths = size * (size + 1) // 2 if field.symmetric else size
         tail = () if field.symmetric else field.fixed
         whole = (sum(lengths.tolist()), *tail)  # Python's integers do not wrap
@@ -226,7 +224,7 @@ def _locate(
     data = checked(group, name, path, *whole)
     if data.dtype.kind not in "biuf":
         got, expected = f"dtype {data.dtype}", "real numbers"
-        raise DataError(refusal(f"{name} of {path}", got=got, expected=expected), code=Code.DAMAGED)
+        raise DataError(f"{name} of {path}", got=got, expected=expected, code=Code.DAMAGED)
     return data, FileRows(file, name, shapes.T, starts, lengths, field.symmetric)
 
 

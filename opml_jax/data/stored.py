@@ -12,7 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import Code, DataError, refusal
+from ..errors import Code, DataError
 from .hdf5 import CACHE, one_line
 
 
@@ -24,9 +24,7 @@ def check_finite_value(value: np.ndarray, name: str, path: Path, i: int) -> None
     """
     if not np.isfinite(value).all():
         got, expected = f"NaN in structure {i}", "finite labels"
-        raise DataError(
-            refusal(f"{name} of {path}", got=got, expected=expected), code=Code.NOT_FINITE
-        )
+        raise DataError(f"{name} of {path}", got=got, expected=expected, code=Code.NOT_FINITE)
 
 
 def unpack(packed: np.ndarray, n: int) -> np.ndarray:
@@ -78,7 +76,10 @@ class LabelFile:
                 if self._now() != self._identity:
                     expected, hint = "as it was when it was opened", "Read it again."
                     raise DataError(
-                        refusal(str(self.path), got="another file", expected=expected, hint=hint),
+                        str(self.path),
+                        got="another file",
+                        expected=expected,
+                        hint=hint,
                         code=Code.DAMAGED,
                     )
                 file = self._file = h5py.File(self._absolute, "r", rdcc_nbytes=CACHE)

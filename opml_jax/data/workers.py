@@ -13,7 +13,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from ..errors import Code, DataError, OpmlError, refusal
+from ..errors import Code, DataError, OpmlError
 
 WATCH = 1.0
 """Seconds between looks of a worker at whether its parent is still there."""
@@ -102,8 +102,7 @@ def dask_workers(scheduler: str) -> Iterator[Executor]:
     except (OSError, ValueError) as err:
         got = f"{scheduler} ({type(err).__name__})"
         raise OpmlError(
-            refusal("--scheduler", got=got, expected="a Dask scheduler that answers"),
-            code=Code.DEVICE,
+            "--scheduler", got=got, expected="a Dask scheduler that answers", code=Code.DEVICE
         ) from err
     with client, client.get_executor(pure=False) as executor:
         yield executor

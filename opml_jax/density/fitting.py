@@ -20,7 +20,7 @@ import numpy as np
 from .. import integrals, lapack
 from ..basis import Basis, layout_of
 from ..conventions import diagnose
-from ..errors import BasisError, Code, ConventionError, OpmlError, one_of, refusal
+from ..errors import BasisError, Code, ConventionError, OpmlError, one_of
 from ..numerics import Array, einsum, is_concrete, pytree, require_x64
 from ..structures import Structure
 from ..structures.elements import symbol
@@ -153,11 +153,9 @@ def fitting(
         least, own = (max(b.spec.ls[b.spec.element_index(z)]) for b in (basis, aux_basis))
         if own < least:
             raise BasisError(
-                refusal(
-                    "aux_basis",
-                    got=f"{aux_basis.name!r} with angular momenta up to {own} on {symbol(z)}",
-                    expected=f"up to {least} or more, as the orbitals of {basis.name!r}",
-                )
+                "aux_basis",
+                got=f"{aux_basis.name!r} with angular momenta up to {own} on {symbol(z)}",
+                expected=f"up to {least} or more, as the orbitals of {basis.name!r}",
             )
     kind = "overlap" if metric == "overlap" else "coulomb"
     projections = integrals.three_center(structure, basis, aux_basis, kind, widths)
@@ -187,12 +185,10 @@ def check_positive(matrix: np.ndarray, name: str) -> None:
     least = np.linalg.eigvalsh(scaled)[0] if np.isfinite(scaled).all() else float("nan")
     if not least > 0:
         raise OpmlError(
-            refusal(
-                name,
-                got=f"least eigenvalue {least:.1e} of its correlations",
-                expected="positive definite",
-                hint="Functions repeat themselves, or atoms coincide.",
-            ),
+            name,
+            got=f"least eigenvalue {least:.1e} of its correlations",
+            expected="positive definite",
+            hint="Functions repeat themselves, or atoms coincide.",
             code=Code.SINGULAR,
         )
 
@@ -225,20 +221,16 @@ def fit(
     """
     layout = layout_of(structure, basis)
     if dm.shape != (layout.nao, layout.nao):
-        raise OpmlError(
-            refusal("dm", got=f"shape {dm.shape}", expected=f"{(layout.nao, layout.nao)}")
-        )
+        raise OpmlError("dm", got=f"shape {dm.shape}", expected=f"{(layout.nao, layout.nao)}")
     own = fitting(structure, basis, aux_basis, metric, widths)
     if is_concrete(dm):
         electrons = float(np.sum(np.asarray(dm) * np.asarray(own.overlap)))
         if abs(electrons - structure.n_electrons) > ELECTRONS:
             raise OpmlError(
-                refusal(
-                    "dm",
-                    got=f"{electrons:.4f} electrons",
-                    expected=f"the density matrix of {structure.n_electrons}",
-                    hint="Is it of another molecule or basis, or in PySCF's order?",
-                ),
+                "dm",
+                got=f"{electrons:.4f} electrons",
+                expected=f"the density matrix of {structure.n_electrons}",
+                hint="Is it of another molecule or basis, or in PySCF's order?",
                 code=Code.ELECTRON_NUMBER,
             )
     return own(jnp.asarray(dm))
@@ -258,11 +250,9 @@ def _index(coefficients, structure: Structure, aux_basis: Basis, name: str) -> n
     layout = layout_of(structure, aux_basis)
     if coefficients.shape[-1] != layout.nao:
         raise ConventionError(
-            refusal(
-                "coefficients",
-                got=f"shape {coefficients.shape}",
-                expected=f"(..., {layout.nao}) for {structure!r} in {aux_basis!r}",
-            )
+            "coefficients",
+            got=f"shape {coefficients.shape}",
+            expected=f"(..., {layout.nao}) for {structure!r} in {aux_basis!r}",
         )
     return getattr(layout, name)
 
@@ -305,12 +295,10 @@ def check_coefficients(
             off = np.abs(c - e).max() / scale
             verdict = f"a difference of {off:.1e} of the largest in every known order"
         raise ConventionError(
-            refusal(
-                where,
-                got=verdict,
-                expected=f"those of {aux_basis!r} in the library's order (p as y, z, x)",
-                hint="Use opml_jax.density.from_pyscf for coefficients in PySCF's order.",
-            ),
+            where,
+            got=verdict,
+            expected=f"those of {aux_basis!r} in the library's order (p as y, z, x)",
+            hint="Use opml_jax.density.from_pyscf for coefficients in PySCF's order.",
             code=Code.LAYOUT,
         )
 

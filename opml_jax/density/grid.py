@@ -11,7 +11,7 @@ from .. import integrals
 from ..basis import Basis, Shell, check_widths, layout_of
 from ..data.files import atomic_path
 from ..data.reference import molecule
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..numerics import Array
 from ..structures import Structure
 
@@ -35,7 +35,7 @@ def grid(structure: Structure, level: int = 3) -> tuple[np.ndarray, np.ndarray]:
     from pyscf.dft import gen_grid
 
     if level not in range(10):
-        raise OpmlError(refusal("level", got=level, expected="from 0 to 9"))
+        raise OpmlError("level", got=level, expected="from 0 to 9")
     grids = gen_grid.Grids(_bare(structure))
     grids.level, grids.verbose = level, 0
     grids.build(with_non0tab=False)
@@ -182,7 +182,7 @@ def write_cube(
 
     for name, value in (("spacing", spacing), ("margin", margin)):
         if not value > 0:
-            raise OpmlError(refusal(name, got=value, expected="positive"))
+            raise OpmlError(name, got=value, expected="positive")
     cube = Cube(_bare(structure), resolution=spacing, margin=margin)
     field = on_points(coefficients, structure, basis, cube.get_coords(), widths)
     with atomic_path(path) as temporary:

@@ -6,7 +6,7 @@ import itertools
 
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..structures.elements import atomic_number
 from ..units import ANGSTROM_PER_BOHR
 from .trajectory import Trajectory
@@ -88,7 +88,7 @@ def _atoms(trajectory: Trajectory, element: str) -> np.ndarray:
 
 def _some(found: list, what: str) -> None:
     if not found:
-        raise OpmlError(refusal("trajectory", got=f"a molecule without {what}", expected="some"))
+        raise OpmlError("trajectory", got=f"a molecule without {what}", expected="some")
 
 
 def _histogram(values: np.ndarray, bins: int, limits, weights=None):

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.sampling import normal_modes
-from ..errors import ConvergenceError, StructureError, refusal
+from ..errors import ConvergenceError, StructureError
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..structures import Structure
@@ -69,12 +69,10 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
     _, gradient, hessian, dipole = _second(apply, params, structure)
     if (largest := np.abs(gradient).max()) > 1e-3:
         raise StructureError(
-            refusal(
-                "structure",
-                got=f"a geometry with a force of {largest:.1e} Hartree/Bohr",
-                expected="a minimum",
-                hint="Relax it first.",
-            )
+            "structure",
+            got=f"a geometry with a force of {largest:.1e} Hartree/Bohr",
+            expected="a minimum",
+            hint="Relax it first.",
         )
     n = 3 * structure.n_atoms
     hessian = np.asarray(hessian).reshape(n, n)

@@ -31,7 +31,6 @@ from ..errors import (
     StructureError,
     at_least,
     one_of,
-    refusal,
 )
 from ..models import Model
 from ..numerics import Array, require_x64
@@ -116,10 +115,10 @@ class Settings:
         at_least("settings", self, ("temperature", "warmup_fs", "seed"))
         for name in ("timestep_fs", "coupling_fs"):
             if not getattr(self, name) > 0:
-                raise ConfigError(refusal(name, got=getattr(self, name), expected="positive"))
+                raise ConfigError(name, got=getattr(self, name), expected="positive")
         if self.steps % self.stride:
             expected = f"a multiple of the stride, {self.stride}"
-            raise ConfigError(refusal("steps", got=self.steps, expected=expected))
+            raise ConfigError("steps", got=self.steps, expected=expected)
 
     @property
     def scheme(self) -> str:
@@ -415,7 +414,7 @@ def _engine(
         known = tuple(jax.eval_shape(apply, params, molecule))
         if not {"energy_members", "energy_uncertainty"} & set(known):
             expected = "an ensemble or one with a last layer, for max_uncertainty_mev"
-            raise OpmlError(refusal("model", got=f"one of {', '.join(known)}", expected=expected))
+            raise OpmlError("model", got=f"one of {', '.join(known)}", expected=expected)
     degrees = 3 * molecule.n_atoms
     if not settings.rigid:
         degrees = internal_motion(molecule, masses(molecule.numbers)).shape[1]
@@ -460,11 +459,9 @@ def _check_single(apply: Properties, params: Any, start: Structure) -> None:
     most = 1e3 * EV_PER_ANGSTROM_PER_ATOMIC_FORCE * np.abs(change(start.positions)).max()
     if not most < SINGLE_MOST:
         raise PrecisionError(
-            refusal(
-                "dtype",
-                got=f"float32, which changes a force of this model by {most:.2g} meV/Angstrom",
-                expected=f"float64, or a model that it changes by less than {SINGLE_MOST:g}",
-            )
+            "dtype",
+            got=f"float32, which changes a force of this model by {most:.2g} meV/Angstrom",
+            expected=f"float64, or a model that it changes by less than {SINGLE_MOST:g}",
         )
 
 
@@ -479,7 +476,7 @@ def properties_of(
     if callable(model):
         return model, params
     if not hasattr(model, "definition"):
-        raise OpmlError(refusal("model", got=repr(model), expected="a model of energies"))
+        raise OpmlError("model", got=repr(model), expected="a model of energies")
     model.require("energy")
     model.check_elements([molecule])
     return _Apply(model.definition), model.params if params is None else params
@@ -492,19 +489,19 @@ def _replicas(start: Structure | Sequence[Structure], n: int | None) -> list[Str
     else:
         starts = list(start)
         if n is not None and n != len(starts):
-            raise OpmlError(refusal("replicas", got=n, expected=f"{len(starts)}, one a start"))
+            raise OpmlError("replicas", got=n, expected=f"{len(starts)}, one a start")
     if not starts:
-        raise OpmlError(refusal("replicas", got="none", expected="at least one"))
+        raise OpmlError("replicas", got="none", expected="at least one")
     s = starts[0]
     if any((o.numbers, o.charge, o.spin) != (s.numbers, s.charge, s.spin) for o in starts):
         raise StructureError(
-            refusal("start", got="several molecules", expected="geometries of one molecule")
+            "start", got="several molecules", expected="geometries of one molecule"
         )
     if s.charge or s.spin or s.n_atoms < 2:
         raise StructureError(
-            refusal(
-                "start", got=repr(s), expected="a neutral closed-shell molecule, as in training"
-            ),
+            "start",
+            got=repr(s),
+            expected="a neutral closed-shell molecule, as in training",
             code=Code.ELECTRONS,
         )
     return starts

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import OpmlError, one_of, refusal
+from ..errors import OpmlError, one_of
 from ..units import (
     FEMTOSECOND_PER_ATOMIC_TIME,
     HARTREE_PER_KELVIN,
@@ -78,9 +78,9 @@ def power_spectrum(
     """
     one_of("window", window, WINDOWS)
     if len(signal) < 4:
-        raise OpmlError(refusal("signal", got=f"{len(signal)} times", expected="four or more"))
+        raise OpmlError("signal", got=f"{len(signal)} times", expected="four or more")
     if not resolution > 0:
-        raise OpmlError(refusal("resolution", got=resolution, expected="positive, in cm^-1"))
+        raise OpmlError("resolution", got=resolution, expected="positive, in cm^-1")
     per_wavenumber = interval / WAVENUMBER_PER_HARTREE  # phase of one lag per cm^-1
     n_lags = int(min(len(signal) - 1, max(3, 2 * np.pi / (resolution * per_wavenumber))))
     lags = autocorrelation(signal, n_lags + 1) * WINDOWS[window](np.linspace(0, 1, n_lags + 1))

@@ -21,7 +21,7 @@ import numpy as np
 
 from ..data.files import atomic_path
 from ..data.hdf5 import LIBVER, OVERHEAD, check_room, load, read_whole
-from ..errors import Code, DataError, OpmlError, refusal
+from ..errors import Code, DataError, OpmlError
 from ..quantities import QUANTITIES, SPREAD, in_ase_units
 from ..structures import Structure
 from ..units import (
@@ -72,7 +72,7 @@ class Trajectory:
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.frames:
             known = ", ".join(self.frames)
-            raise DataError(refusal("trajectory", got=f"one of {known}", expected=f"with {name}"))
+            raise DataError("trajectory", got=f"one of {known}", expected=f"with {name}")
         return self.frames[name]
 
     @property
@@ -90,7 +90,7 @@ class Trajectory:
         """Time between frames, atomic units."""
         step = self["step"]
         if len(step) < 2:
-            raise DataError(refusal("trajectory", got="one frame", expected="two frames or more"))
+            raise DataError("trajectory", got="one frame", expected="two frames or more")
         return float(step[1] - step[0]) * self.timestep_fs / FEMTOSECOND_PER_ATOMIC_TIME
 
     @property
@@ -209,12 +209,10 @@ class Recorder:
     def _check(self, found: str) -> None:
         if found != self.fingerprint:
             raise OpmlError(
-                refusal(
-                    str(self.path),
-                    got="one of another model, start or setting",
-                    expected="new, or a trajectory to go on with",
-                    hint="Choose another file, or begin anew with --restart.",
-                ),
+                str(self.path),
+                got="one of another model, start or setting",
+                expected="new, or a trajectory to go on with",
+                hint="Choose another file, or begin anew with --restart.",
                 code=Code.OTHER_RUN,
             )
 

@@ -26,7 +26,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, Basis, BasisSpec
-from ..errors import ConventionError, OpmlError, one_of, refusal
+from ..errors import ConventionError, OpmlError, one_of
 from ..numerics import Array, einsum
 from ..operators import Operator, on_site_blocks, pair_blocks, pooled_blocks, powers
 from ..structures import Structure, StructureBatch
@@ -99,7 +99,7 @@ class _Recipe(abc.ABC):
         object.__setattr__(self, "powers", given)
         for _, ks in self.sources or (("", ()),):
             if not ks or any(int(k) != k or k < 1 for k in ks):
-                raise OpmlError(refusal("powers", got=given, expected="positive integers"))
+                raise OpmlError("powers", got=given, expected="positive integers")
 
     @property
     @abc.abstractmethod
@@ -140,15 +140,13 @@ class _Recipe(abc.ABC):
             given = {names[0]: given}
         if not isinstance(given, Mapping) or set(names) - set(given):
             got = [*given] if isinstance(given, Mapping) else "one operator"
-            raise OpmlError(refusal("operators", got=got, expected=f"operators named {names}"))
+            raise OpmlError("operators", got=got, expected=f"operators named {names}")
         for name in names:
             if given[name].layout.spec != self.spec:
                 raise ConventionError(
-                    refusal(
-                        f"operator {name}",
-                        got=f"one in {given[name].layout!r}",
-                        expected=f"one in {self.spec.name!r}, the basis of the recipe",
-                    )
+                    f"operator {name}",
+                    got=f"one in {given[name].layout!r}",
+                    expected=f"one in {self.spec.name!r}, the basis of the recipe",
                 )
             given[names[0]]._same(given[name], "features")
         return [given[name] for name in names]
@@ -271,12 +269,10 @@ class AtomFeatures(_Recipe):
         for o in given:
             if self.symmetric and not o.symmetric:
                 raise OpmlError(
-                    refusal(
-                        "operator",
-                        got=f"{o!r}, not known to be symmetric",
-                        expected="a symmetric one",
-                        hint="Use its .symmetrised(), or a recipe with symmetric=False.",
-                    )
+                    "operator",
+                    got=f"{o!r}, not known to be symmetric",
+                    expected="a symmetric one",
+                    hint="Use its .symmetrised(), or a recipe with symmetric=False.",
                 )
 
         def molecule(operators):

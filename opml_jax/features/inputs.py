@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 
 from ..basis import AOLayout, Basis, BasisSpec
-from ..errors import ConfigError, one_of, refusal
+from ..errors import ConfigError, one_of
 from ..numerics import Array
 from ..operators import Operator, build, damped, lifted, lowdin, powers
 from ..structures import Structure, StructureBatch
@@ -65,17 +65,13 @@ class Inputs:
             one_of("others", name, [k for k in OPERATORS if k != self.operator])
         if self.resolve == "charges" and self.operator not in OF_CHARGES:
             raise ConfigError(
-                refusal(
-                    "resolve", got=f"'charges' of {self.operator}", expected=" or ".join(OF_CHARGES)
-                )
+                "resolve", got=f"'charges' of {self.operator}", expected=" or ".join(OF_CHARGES)
             )
         if self.resolve == "intermediates" and self.metric == "overlap":
             raise ConfigError(
-                refusal(
-                    "resolve",
-                    got="'intermediates' in the overlap metric",
-                    expected="a metric in which an AO belongs to one atom: plain or lowdin",
-                )
+                "resolve",
+                got="'intermediates' in the overlap metric",
+                expected="a metric in which an AO belongs to one atom: plain or lowdin",
             )
 
     def sources(self, spec: BasisSpec, exponents: Sequence[int]) -> dict[str, tuple[int, ...]]:
@@ -134,7 +130,7 @@ class Inputs:
         options = {} if field is None else {"field": field}
         if options and self.operator not in OF_CHARGES:
             raise ConfigError(
-                refusal("field", got=f"with {self.operator}", expected=" or ".join(OF_CHARGES))
+                "field", got=f"with {self.operator}", expected=" or ".join(OF_CHARGES)
             )
         potential = functools.partial(OPERATORS[self.operator], structure, basis)
         found = {name: OPERATORS[name](structure, basis) for name in self.others}

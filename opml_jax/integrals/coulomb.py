@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import lapack
 from ..basis import Basis, layout_of
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..numerics import Array
 from ..structures import Structure, StructureBatch
 from .boys import boys
@@ -110,7 +110,7 @@ def fitted_coulomb(
     lead, n = positions.shape[:-2], positions.shape[-2]
     if dm.shape != (*lead, layout.nao, layout.nao):
         raise OpmlError(
-            refusal("dm", got=f"shape {dm.shape}", expected=f"{(*lead, layout.nao, layout.nao)}")
+            "dm", got=f"shape {dm.shape}", expected=f"{(*lead, layout.nao, layout.nao)}"
         )
     real = structure.mask if isinstance(structure, StructureBatch) else jnp.ones(n, bool)
     dtype, width = positions.dtype, len(_WIDTHS)

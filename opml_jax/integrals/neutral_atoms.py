@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..structures.elements import symbol
 
 Clouds = tuple[tuple[float, float], ...]
@@ -240,9 +240,7 @@ def clouds_of(elements: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
     """
     unknown = [symbol(z) for z in elements if z not in CLOUDS]
     if unknown:
-        raise OpmlError(
-            refusal("structure", got=", ".join(unknown), expected="elements from H to Kr")
-        )
+        raise OpmlError("structure", got=", ".join(unknown), expected="elements from H to Kr")
     n = max(elements) + 1
     most = max(len(CLOUDS[z]) for z in elements)
     charge, width = np.zeros((n, most)), np.ones((n, most))

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import Basis, BatchLayout, layout_of
-from ..errors import OpmlError, one_of, refusal
+from ..errors import OpmlError, one_of
 from ..numerics import Array, einsum, is_concrete
 from ..structures import Structure, StructureBatch
 from .neutral_atoms import clouds_of
@@ -143,7 +143,7 @@ def _vector(name: str, value: Any, dtype: Any, lead: tuple[int, ...] = ()) -> ja
     value = jnp.asarray(value, dtype)
     if value.shape not in ((3,), (*lead, 3)):
         expected = f"shape (3,) or {(*lead, 3)}" if lead else "shape (3,)"
-        raise OpmlError(refusal(name, got=f"shape {value.shape}", expected=expected))
+        raise OpmlError(name, got=f"shape {value.shape}", expected=expected)
     return value
 
 
@@ -199,11 +199,9 @@ def external_potential(
     fits = sigma.shape in ((), shape)
     if not fits or (is_concrete(sigma) and not (np.asarray(sigma) >= 0).all()):
         raise OpmlError(
-            refusal(
-                "widths",
-                got=np.asarray(sigma).tolist() if fits else f"shape {sigma.shape}",
-                expected=f"zero or more, a number or of shape {shape}",
-            )
+            "widths",
+            got=np.asarray(sigma).tolist() if fits else f"shape {sigma.shape}",
+            expected=f"zero or more, a number or of shape {shape}",
         )
     clouds: list[Cloud] = [(q, structure.positions, sigma)]
     if point_charges is not None:
@@ -213,11 +211,9 @@ def external_potential(
         if not (shared or own):
             per_molecule = ", each with a leading axis for its molecules" if shape[:-1] else ""
             raise OpmlError(
-                refusal(
-                    "point_charges",
-                    got=f"shapes {q.shape} and {centres.shape}",
-                    expected=f"charges (n,) and positions (n, 3){per_molecule}",
-                )
+                "point_charges",
+                got=f"shapes {q.shape} and {centres.shape}",
+                expected=f"charges (n,) and positions (n, 3){per_molecule}",
             )
         clouds.append((q, centres, 0.0))
     v = _attraction(structure, basis, layout, clouds, pairs, driver)
@@ -229,7 +225,7 @@ def _charges(structure: Structure | StructureBatch, charges: Array | None) -> ja
     q = jnp.asarray(structure.numbers if charges is None else charges, _dtype(structure))
     shape = _atoms(structure)
     if q.shape != shape:
-        raise OpmlError(refusal("charges", got=f"shape {q.shape}", expected=f"shape {shape}"))
+        raise OpmlError("charges", got=f"shape {q.shape}", expected=f"shape {shape}")
     return q
 
 
@@ -273,9 +269,7 @@ def _attraction(structure, basis, layout, clouds, pairs, driver) -> jax.Array:
     options = {}
     if pairs is not None:
         if driver != "native":
-            raise OpmlError(
-                refusal("pairs", got=f"with driver={driver!r}", expected="driver='native'")
-            )
+            raise OpmlError("pairs", got=f"with driver={driver!r}", expected="driver='native'")
         options["pairs"] = pairs
     return -_engine(driver).coulomb(structure, basis, layout, q, centres, sigma, **options)
 

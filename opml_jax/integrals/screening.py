@@ -20,7 +20,7 @@ import numpy as np
 
 from ..basis import AOLayout, Basis, layout_of
 from ..basis.primitives import Primitives
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..numerics import Array, is_concrete, pytree, replace, static
 from ..structures import Structure, StructureBatch
 from .pairs import all_pairs, classes_of, shell_pair
@@ -203,19 +203,17 @@ def screen(
       OpmlError: a tolerance that is not positive, a negative skin, or traced positions or basis.
     """
     if not tolerance > 0:
-        raise OpmlError(refusal("tolerance", got=tolerance, expected="a positive number"))
+        raise OpmlError("tolerance", got=tolerance, expected="a positive number")
     if not skin >= 0:
-        raise OpmlError(refusal("skin", got=skin, expected="zero or more"))
+        raise OpmlError("skin", got=skin, expected="zero or more")
     layout = layout_of(structure, basis)
     table: Any = basis.flat()
     if not (is_concrete(structure.positions) and isinstance(table[0], np.ndarray)):
         raise OpmlError(
-            refusal(
-                "structure",
-                got="traced positions or basis",
-                expected="numbers",
-                hint="Call screen outside jit and pass its result in.",
-            )
+            "structure",
+            got="traced positions or basis",
+            expected="numbers",
+            hint="Call screen outside jit and pass its result in.",
         )
     single = isinstance(layout, AOLayout)
     positions = np.asarray(structure.positions, np.float64)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..basis import AOLayout, Basis, check_widths, layout_of, scale_of_coefficients
-from ..errors import OpmlError, one_of, refusal
+from ..errors import OpmlError, one_of
 from ..numerics import Array, is_concrete
 from ..structures import Structure
 from .libcint import ENV_START, tables
@@ -45,12 +45,10 @@ def three_center(
     one_of("kind", kind, KINDS, OpmlError)
     if not (is_concrete(structure.positions) and (widths is None or is_concrete(widths))):
         raise OpmlError(
-            refusal(
-                "positions",
-                got="traced ones",
-                expected="numbers for integrals over three centres, which have no derivatives",
-                hint="Differentiate coulomb_metric, values or potentials instead.",
-            )
+            "positions",
+            got="traced ones",
+            expected="numbers for integrals over three centres, which have no derivatives",
+            hint="Differentiate coulomb_metric, values or potentials instead.",
         )
     layouts = [layout_of(structure, b) for b in (basis, aux_basis)]
     (atm, of_orbitals, permutation), (_, of_aux, aux_permutation) = (

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import Basis, check_widths, layout_of, scale_of_coefficients
-from ..errors import OpmlError, one_of, refusal
+from ..errors import OpmlError, one_of
 from ..numerics import Array, einsum, matmul
 from ..structures import Structure
 from .harmonics import product, stacked_harmonics
@@ -42,12 +42,10 @@ class _Functions:
     def __init__(self, structure: Structure, basis: Basis, widths: Array | None = None):
         if not isinstance(structure, Structure):
             raise OpmlError(
-                refusal(
-                    "structure",
-                    got=type(structure).__name__,
-                    expected="one Structure",
-                    hint="Use jax.vmap over positions for geometries of one molecule.",
-                )
+                "structure",
+                got=type(structure).__name__,
+                expected="one Structure",
+                hint="Use jax.vmap over positions for geometries of one molecule.",
             )
         positions = jnp.asarray(structure.positions)
         layout = layout_of(structure, basis)

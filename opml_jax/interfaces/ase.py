@@ -15,7 +15,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from ..basis.buckets import Bucket, smallest_bucket
-from ..errors import Code, OpmlError, StructureError, refusal
+from ..errors import Code, OpmlError, StructureError
 from ..models import Model, load_model
 from ..numerics import require_x64
 from ..quantities import in_ase_units
@@ -99,12 +99,10 @@ class OPMLCalculator(Calculator):
         charge, spin = _charge_and_spin(self.atoms)
         if charge or spin:
             raise StructureError(
-                refusal(
-                    "atoms",
-                    got=f"charge {charge:g}, spin {spin:g}",
-                    expected="neutral and closed shell, as in training",
-                    hint="See initial charges, initial magnetic moments and info['charge'].",
-                ),
+                "atoms",
+                got=f"charge {charge:g}, spin {spin:g}",
+                expected="neutral and closed shell, as in training",
+                hint="See initial charges, initial magnetic moments and info['charge'].",
                 code=Code.ELECTRONS,
             )
         structure = structure_from_ase(self.atoms)
@@ -130,7 +128,7 @@ def _composition(formula: str) -> tuple[int, ...]:
         return tuple(Atoms(formula).numbers.tolist())
     except (KeyError, ValueError) as err:
         raise OpmlError(
-            refusal("capacity", got=repr(formula), expected="a formula such as 'C9H20'")
+            "capacity", got=repr(formula), expected="a formula such as 'C9H20'"
         ) from err
 
 
@@ -145,12 +143,10 @@ def structure_from_ase(atoms: Atoms) -> Structure:
     """
     if atoms.pbc.any():
         raise StructureError(
-            refusal(
-                "atoms",
-                got=f"pbc {atoms.pbc.tolist()}",
-                expected="a molecule",
-                hint="Set atoms.pbc = False if the cell is only a box.",
-            ),
+            "atoms",
+            got=f"pbc {atoms.pbc.tolist()}",
+            expected="a molecule",
+            hint="Set atoms.pbc = False if the cell is only a box.",
             code=Code.PERIODIC,
         )
     charge, spin = _charge_and_spin(atoms)

@@ -23,7 +23,7 @@ from .. import density, integrals
 from ..basis import Basis, from_pyscf, layout_of, load_basis, to_pyscf
 from ..data import Dataset
 from ..data.reference import Method, mean_field, molecule
-from ..errors import Code, ConvergenceError, OpmlError, refusal
+from ..errors import Code, ConvergenceError, OpmlError
 from ..models.base import Model
 from ..structures import Structure
 from ..units import EV_PER_HARTREE
@@ -186,47 +186,39 @@ def basis_of(mf, structure: Structure) -> Basis:
       OpmlError: a basis that is given by something else than one name.
     """
     if not isinstance(mf.mol.basis, str):
-        raise OpmlError(
-            refusal("mf.mol.basis", got=type(mf.mol.basis).__name__, expected="one name")
-        )
+        raise OpmlError("mf.mol.basis", got=type(mf.mol.basis).__name__, expected="one name")
     basis = load_basis(mf.mol.basis, structure.numbers)
     theirs = np.asarray(mf.get_ovlp())
     n = layout_of(structure, basis).nao
     ours = np.asarray(integrals.overlap(structure, basis)) if theirs.shape == (n, n) else None
     if ours is None or np.abs(from_pyscf(theirs, structure, basis) - ours).max() > 1e-8:
         raise OpmlError(
-            refusal("mf", got="another overlap matrix", expected=f"that of {basis!r}, spherical")
+            "mf", got="another overlap matrix", expected=f"that of {basis!r}, spherical"
         )
     return basis
 
 
 def _check(mf, c: np.ndarray, structure: Structure, aux_basis: Basis, widths) -> None:
     if structure.spin or not hasattr(mf, "xc"):
-        raise OpmlError(
-            refusal("mf", got=type(mf).__name__, expected="closed-shell Kohn-Sham (dft.RKS)")
-        )
+        raise OpmlError("mf", got=type(mf).__name__, expected="closed-shell Kohn-Sham (dft.RKS)")
     exact = any(mf._numint.rsh_and_hybrid_coeff(mf.xc, mf.mol.spin))
     if exact or mf._numint._xc_type(mf.xc) not in ("LDA", "GGA"):
         raise OpmlError(
-            refusal(
-                "mf.xc",
-                got=repr(mf.xc),
-                expected="a functional of the density and its gradient",
-                hint="Exact exchange and kinetic energy densities need a density matrix.",
-            )
+            "mf.xc",
+            got=repr(mf.xc),
+            expected="a functional of the density and its gradient",
+            hint="Exact exchange and kinetic energy densities need a density matrix.",
         )
     naux = layout_of(structure, aux_basis).nao
     if c.shape != (naux,):
-        raise OpmlError(refusal("coefficients", got=f"shape {c.shape}", expected=f"({naux},)"))
+        raise OpmlError("coefficients", got=f"shape {c.shape}", expected=f"({naux},)")
     electrons = float(density.electron_number(c, structure, aux_basis, widths))
     if not abs(electrons - structure.n_electrons) < ELECTRONS:
         raise OpmlError(
-            refusal(
-                "coefficients",
-                got=f"{electrons:.4f} electrons",
-                expected=f"a density of {structure.n_electrons}",
-                hint="Are they in another basis or order, or of other widths?",
-            ),
+            "coefficients",
+            got=f"{electrons:.4f} electrons",
+            expected=f"a density of {structure.n_electrons}",
+            hint="Are they in another basis or order, or of other widths?",
             code=Code.ELECTRON_NUMBER,
         )
 

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.files import atomic_path
-from ..errors import OpmlError, one_of, refusal
+from ..errors import OpmlError, one_of
 from ..models import Model
 from .jax_md import energy_fn
 
@@ -60,7 +60,7 @@ def export_energy(
       PrecisionError: x64 is off.
     """
     if not platforms:
-        raise OpmlError(refusal("platforms", got="none", expected="at least one"))
+        raise OpmlError("platforms", got="none", expected="at least one")
     for name in platforms:
         one_of("platform", name, PLATFORMS, OpmlError)
     energy = energy_fn(model, numbers, length_unit=length_unit, energy_unit=energy_unit)

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import OpmlError, one_of, refusal
+from ..errors import OpmlError, one_of
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..structures import Structure
@@ -60,9 +60,7 @@ def energy_fn(
     def energy_of(positions: Array, **unused: Any) -> Array:
         x = jnp.asarray(positions, float) * bohr
         if x.shape != (n, 3):
-            raise OpmlError(
-                refusal("positions", got=f"shape {x.shape}", expected=f"of shape ({n}, 3)")
-            )
+            raise OpmlError("positions", got=f"shape {x.shape}", expected=f"of shape ({n}, 3)")
         return energy(molecule.replace(positions=x)) / hartree
 
     return energy_of

@@ -11,7 +11,7 @@ from ..basis import from_pyscf, layout_of, to_pyscf
 from ..conventions import check_convention
 from ..data import Dataset
 from ..data.reference import Method, mean_field
-from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of, refusal
+from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
 from ..structures import Structure
 
@@ -43,14 +43,14 @@ def structure_from_pyscf(mol) -> Structure:
     """
     if mol.has_ecp():
         raise OpmlError(
-            refusal("mol", got="effective core potentials", expected="an all-electron calculation"),
+            "mol",
+            got="effective core potentials",
+            expected="an all-electron calculation",
             code=Code.CORE_POTENTIAL,
         )
     numbers = [int(z) for z in mol.atom_charges()]
     if min(numbers, default=0) < 1:
-        raise OpmlError(
-            refusal("mol", got="ghost atoms", expected="nuclei only"), code=Code.ELEMENT
-        )
+        raise OpmlError("mol", got="ghost atoms", expected="nuclei only", code=Code.ELEMENT)
     return Structure(numbers, mol.atom_coords(), int(mol.charge), int(mol.spin))
 
 
@@ -194,11 +194,9 @@ def _predicted(mf, model: Model) -> np.ndarray:
     layout = layout_of(structure, basis)
     if overlap.shape != (layout.nao, layout.nao):
         raise ConventionError(
-            refusal(
-                "mf",
-                got=f"{len(overlap)} atomic orbitals",
-                expected=f"{layout.nao}, as {basis!r} has for this molecule",
-            ),
+            "mf",
+            got=f"{len(overlap)} atomic orbitals",
+            expected=f"{layout.nao}, as {basis!r} has for this molecule",
             code=Code.LAYOUT,
         )
     predicted = model.predict(structure)
@@ -208,7 +206,9 @@ def _predicted(mf, model: Model) -> np.ndarray:
     electrons = float(np.sum(dm * overlap))
     if abs(electrons - mf.mol.nelectron) > ELECTRONS:
         raise OpmlError(
-            refusal("dm", got=f"{electrons:.6f} electrons", expected=f"{mf.mol.nelectron}"),
+            "dm",
+            got=f"{electrons:.6f} electrons",
+            expected=f"{mf.mol.nelectron}",
             code=Code.ELECTRON_NUMBER,
         )
     return dm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from ..errors import ConfigError, at_least, one_of, refusal
+from ..errors import ConfigError, at_least, one_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,9 +45,9 @@ class DescentConfig:
         one_of(f"{where}.schedule", self.schedule, ("cosine", "exponential", "constant"))
         if not 0 <= self.warm_up < 1:
             expected = "a share of the steps, below 1"
-            raise ConfigError(refusal(f"{where}.warm_up", got=self.warm_up, expected=expected))
+            raise ConfigError(f"{where}.warm_up", got=self.warm_up, expected=expected)
         if not 0 <= self.ema < 1:
-            raise ConfigError(refusal(f"{where}.ema", got=self.ema, expected="between 0 and 1"))
+            raise ConfigError(f"{where}.ema", got=self.ema, expected="between 0 and 1")
 
 
 def positive(where: str, config: object, name: str) -> None:
@@ -57,4 +57,4 @@ def positive(where: str, config: object, name: str) -> None:
       ConfigError: it is not.
     """
     if not (value := getattr(config, name)) > 0:
-        raise ConfigError(refusal(f"{where}.{name}", got=value, expected="a positive number"))
+        raise ConfigError(f"{where}.{name}", got=value, expected="a positive number")

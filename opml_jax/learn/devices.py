@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..errors import Code, ConfigError, OpmlError, refusal
+from ..errors import Code, ConfigError, OpmlError
 
 AXIS = "molecules"
 
@@ -35,15 +35,13 @@ def join(coordinator: str, n_processes: int | None = None, process: int | None =
     if not fits or (auto and (n_processes is not None or process is not None)):
         got = f"{coordinator}, {n_processes} processes, number {process}"
         expected = "HOST:PORT, how many processes and which one (from 0), or auto alone"
-        raise OpmlError(refusal("coordinator", got=got, expected=expected))
+        raise OpmlError("coordinator", got=got, expected=expected)
     try:
         jax.distributed.initialize(None if auto else coordinator, n_processes, process)
     except (RuntimeError, ValueError) as err:
         got = f"{coordinator}, which did not answer ({err})"
         expected = "an address that all processes reach"
-        raise OpmlError(
-            refusal("coordinator", got=got, expected=expected), code=Code.DEVICE
-        ) from err
+        raise OpmlError("coordinator", got=got, expected=expected, code=Code.DEVICE) from err
 
 
 def leave() -> None:
@@ -80,7 +78,7 @@ def mesh_for(n: int | None = None) -> Mesh | None:
         if jax.process_count() > 1:
             got = f"batches of {n} structures for {len(devices)} devices"
             expected = "a multiple of their number"
-            raise ConfigError(refusal("fit.batch_size", got=got, expected=expected))
+            raise ConfigError("fit.batch_size", got=got, expected=expected)
         devices = devices[: max(k for k in range(1, len(devices)) if n % k == 0)]
     return None if len(devices) == 1 else Mesh(np.array(devices), (AXIS,))
 

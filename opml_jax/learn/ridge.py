@@ -14,7 +14,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 
 LAMBDAS = tuple(10.0**k for k in np.arange(-10.0, 7.5, 0.5))
 """Default candidates for the regularisation of standardised columns."""
@@ -122,7 +122,7 @@ def ridge_validated(
         _check(*part)
         system.add(*part)
     if system.empty:
-        raise OpmlError(refusal("chunks", got="no rows", expected="at least one chunk"))
+        raise OpmlError("chunks", got="no rows", expected="at least one chunk")
     weights = system.solve(lambdas)
     scores = np.sqrt(np.mean((a @ weights - y[:, None]) ** 2, axis=0))
     fit = _choose(weights, scores, lambdas, tolerance)
@@ -211,7 +211,7 @@ def _check(a: np.ndarray, y: np.ndarray) -> None:
     if a.ndim != 2 or y.shape != (len(a),) or len(a) < 2:
         got = f"shapes {a.shape} and {y.shape}"
         expected = "(n_rows, n_columns) and (n_rows,) with at least two rows"
-        raise OpmlError(refusal("rows", got=got, expected=expected))
+        raise OpmlError("rows", got=got, expected=expected)
 
 
 def composition_offsets(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:

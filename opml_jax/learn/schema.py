@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import ConfigError, one_of, refusal
+from ..errors import ConfigError, one_of
 
 
 def convert(value: Any, kind: Any, name: str) -> Any:
@@ -28,7 +28,7 @@ def convert(value: Any, kind: Any, name: str) -> Any:
         return from_mapping(kind, value, name)
     if origin is tuple:
         if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ConfigError(refusal(name, got=repr(value), expected="a list"))
+            raise ConfigError(name, got=repr(value), expected="a list")
         return tuple(
             convert(v, typing.get_args(kind)[0], f"{name}[{i}]") for i, v in enumerate(value)
         )
@@ -40,7 +40,7 @@ def convert(value: Any, kind: Any, name: str) -> Any:
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        raise ConfigError(refusal(name, got=repr(value), expected=f"of type {kind.__name__}"))
+        raise ConfigError(name, got=repr(value), expected=f"of type {kind.__name__}")
     return value
 
 
@@ -53,7 +53,7 @@ def as_mapping(value: Any, where: str) -> Mapping[str, Any]:
     if value is None:
         return {}
     if not isinstance(value, Mapping):
-        raise ConfigError(refusal(where, got=repr(value), expected="key: value pairs"))
+        raise ConfigError(where, got=repr(value), expected="key: value pairs")
     return value
 
 

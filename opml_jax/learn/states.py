@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from ..data.files import atomic_path
-from ..errors import Code, ModelFileError, refusal
+from ..errors import Code, ModelFileError
 from ..structures import Structure
 
 SAVE_EVERY = 2.0
@@ -72,13 +72,16 @@ def load_state(path: str | os.PathLike, like: Any, fingerprint: str) -> tuple[An
     except Exception as err:  # zip and NumPy raise many kinds on a damaged file
         got = f"an unreadable file ({err})"
         raise ModelFileError(
-            refusal(str(path), got=got, expected="a training state", hint=hint), code=Code.DAMAGED
+            str(path), got=got, expected="a training state", hint=hint, code=Code.DAMAGED
         ) from err
     shapes = [np.shape(x) for x in jax.tree.leaves(like)]
     if meta.get("fingerprint") != fingerprint or [x.shape for x in leaves] != shapes:
         got = "that of another configuration or data set"
         raise ModelFileError(
-            refusal(str(path), got=got, expected="the state of this training", hint=hint),
+            str(path),
+            got=got,
+            expected="the state of this training",
+            hint=hint,
             code=Code.OTHER_RUN,
         )
     return jax.tree.unflatten(jax.tree.structure(like), leaves), meta

@@ -20,7 +20,7 @@ import numpy as np
 from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
-from ..errors import Code, ConventionError, ModelFileError, OpmlError, one_of, refusal
+from ..errors import Code, ConventionError, ModelFileError, OpmlError, one_of
 from ..learn.schema import to_mapping
 from .base import Model
 from .family import families, family, family_of
@@ -114,12 +114,10 @@ def load_model(path: str | os.PathLike) -> Model:
         path = path / "model.safetensors"
     if not path.is_file():
         raise ModelFileError(
-            refusal(
-                "path",
-                got=f"{path}, which is not a file",
-                expected="a model file or a run directory with one",
-                hint="opml train CONFIG -o RUN makes one.",
-            ),
+            "path",
+            got=f"{path}, which is not a file",
+            expected="a model file or a run directory with one",
+            hint="opml train CONFIG -o RUN makes one.",
             code=Code.NO_FILE,
         )
     header, tensors = _read(path)
@@ -130,12 +128,10 @@ def load_model(path: str | os.PathLike) -> Model:
         raise err.within(path) from err
     except Exception as err:  # a part that is not there, or not what it should be
         raise ModelFileError(
-            refusal(
-                str(path),
-                got=f"contents that make no model ({type(err).__name__}: {err})",
-                expected="an undamaged file",
-                hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
-            ),
+            str(path),
+            got=f"contents that make no model ({type(err).__name__}: {err})",
+            expected="an undamaged file",
+            hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
             code=Code.DAMAGED,
         ) from err
 
@@ -155,11 +151,9 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
             raise ValueError("its checksum is another")
     except (SafetensorError, OSError, ValueError, RecursionError) as err:
         raise ModelFileError(
-            refusal(
-                str(path),
-                got=f"an unreadable file ({err})",
-                expected="a complete safetensors model of this library",
-            ),
+            str(path),
+            got=f"an unreadable file ({err})",
+            expected="a complete safetensors model of this library",
             code=Code.DAMAGED,
         ) from err
     return header, tensors
@@ -171,21 +165,15 @@ def _check_header(header: dict[str, Any], path: Path) -> None:
     known = isinstance(version, int) and 1 <= version <= FORMAT_VERSION
     if header.get("format") != "opml_jax model" or not known:
         raise ModelFileError(
-            refusal(
-                str(path),
-                got=f"format {header.get('format')!r} version {version}",
-                expected=f"an opml_jax model of version 1 to {FORMAT_VERSION}",
-                hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
-            ),
+            str(path),
+            got=f"format {header.get('format')!r} version {version}",
+            expected=f"an opml_jax model of version 1 to {FORMAT_VERSION}",
+            hint=f"It was written by opml_jax {header.get('opml_jax_version', '?')}.",
             code=Code.FORMAT_VERSION,
         )
     if header.get("convention") != CONVENTION:
         raise ConventionError(
-            refusal(
-                f"convention of {path}",
-                got=repr(header.get("convention")),
-                expected=repr(CONVENTION),
-            )
+            f"convention of {path}", got=repr(header.get("convention")), expected=repr(CONVENTION)
         )
 
 
@@ -194,12 +182,10 @@ def _model(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Model:
     name = header["family"] if header["format_version"] >= 3 else header["kind"]
     if name in REMOVED:
         raise ModelFileError(
-            refusal(
-                "kind of model",
-                got=f"{name}, {REMOVED[name]}, which was removed",
-                expected=f"one of the families {', '.join(families())}",
-                hint=f"opml_jax {header.get('opml_jax_version', '?')} reads it.",
-            ),
+            "kind of model",
+            got=f"{name}, {REMOVED[name]}, which was removed",
+            expected=f"one of the families {', '.join(families())}",
+            hint=f"opml_jax {header.get('opml_jax_version', '?')} reads it.",
             code=Code.FORMAT_VERSION,
         )
     params, shells = _sorted_tensors(tensors)
@@ -237,11 +223,9 @@ def _basis(header: dict[str, Any], name: str, shells: Shells) -> Basis:
     basis = Basis.from_shells(header[f"{name}_name"], ordered)
     if basis.spec.fingerprint != header[f"{name}_fingerprint"]:
         raise ModelFileError(
-            refusal(
-                "basis",
-                got="a basis that does not match its fingerprint",
-                expected="an undamaged file",
-            ),
+            "basis",
+            got="a basis that does not match its fingerprint",
+            expected="an undamaged file",
             code=Code.DAMAGED,
         )
     return basis

@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import Code, OpmlError, refusal
+from ..errors import Code, OpmlError
 from ..lapack import eigh
 from ..numerics import Array, einsum, is_concrete, matmul
 from ..operators import inverse_sqrt
@@ -64,11 +64,9 @@ def _orthogonal(fock: Array, overlap: Array, mask: Array | None) -> tuple[jax.Ar
     fock, overlap = jnp.asarray(fock), jnp.asarray(overlap)
     if fock.shape[-2:] != overlap.shape[-2:] or fock.shape[-1] != fock.shape[-2]:
         raise OpmlError(
-            refusal(
-                "fock",
-                got=f"shape {fock.shape} with an overlap of shape {overlap.shape}",
-                expected="(..., nao, nao), both alike",
-            ),
+            "fock",
+            got=f"shape {fock.shape} with an overlap of shape {overlap.shape}",
+            expected="(..., nao, nao), both alike",
             code=Code.MATRIX,
         )
     if mask is not None:
@@ -87,11 +85,9 @@ def _pairs(n_electrons, nao: int) -> jax.Array:
         electrons = np.asarray(n)
         if np.any(electrons % 2) or np.any(electrons < 0) or np.any(electrons > 2 * nao):
             raise OpmlError(
-                refusal(
-                    "n_electrons",
-                    got=n_electrons,
-                    expected=f"even numbers from 0 to {2 * nao}, two electrons an orbital",
-                ),
+                "n_electrons",
+                got=n_electrons,
+                expected=f"even numbers from 0 to {2 * nao}, two electrons an orbital",
                 code=Code.ELECTRONS,
             )
     return n // 2
@@ -188,12 +184,10 @@ def density_matrix(
     middle, width = _frontier(w, pairs)
     if is_concrete(width) and np.min(width) < SMALLEST_GAP:
         raise OpmlError(
-            refusal(
-                "fock",
-                got=f"a gap of {np.min(width):.1e} Hartree at {n_electrons} electrons",
-                expected=f"at least {SMALLEST_GAP:.0e}: a closed shell",
-                hint="Check the number of electrons, or give a smearing.",
-            ),
+            "fock",
+            got=f"a gap of {np.min(width):.1e} Hartree at {n_electrons} electrons",
+            expected=f"at least {SMALLEST_GAP:.0e}: a closed shell",
+            hint="Check the number of electrons, or give a smearing.",
             code=Code.GAP,
         )
     eye = jnp.eye(f.shape[-1], dtype=f.dtype)
@@ -215,10 +209,10 @@ def _smeared(
     n, nao = jnp.asarray(n_electrons, f.dtype), f.shape[-1]
     if is_concrete(n) and not np.all((np.asarray(n) >= 0) & (np.asarray(n) <= 2 * nao)):
         expected = f"from 0 to {2 * nao}, two electrons an orbital"
-        raise OpmlError(refusal("n_electrons", got=n_electrons, expected=expected))
+        raise OpmlError("n_electrons", got=n_electrons, expected=expected)
     if is_concrete(smearing) and not np.all(np.asarray(smearing) > 0):
         hint = "Leave it out for a closed shell at 0 K."
-        raise OpmlError(refusal("smearing", got=smearing, expected="positive, Hartree", hint=hint))
+        raise OpmlError("smearing", got=smearing, expected="positive, Hartree", hint=hint)
     d, entropy = occupied(f, jnp.broadcast_to(0.5 * n, f.shape[:-2]), smearing)
     return d, x, entropy
 

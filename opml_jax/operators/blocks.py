@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from ..basis import AOLayout
-from ..errors import ConventionError, refusal
+from ..errors import ConventionError
 from ..numerics import Array
 from .operator import Operator
 from .plans import is_tiled
@@ -42,7 +42,7 @@ def blocks(operator: Operator) -> dict[BlockKey, Array]:
     layout = operator.layout
     if not isinstance(layout, AOLayout):
         raise ConventionError(
-            refusal("operator", got="the operator of a batch", expected="that of one molecule")
+            "operator", got="the operator of a batch", expected="that of one molecule"
         )
     shells = _shell_starts(layout)
     m = operator.matrix

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import integrals
 from ..basis import Basis, layout_of
-from ..errors import OpmlError, refusal
+from ..errors import OpmlError
 from ..structures import Structure, StructureBatch
 from .functions import lowdin
 from .operator import Operator
@@ -80,12 +80,10 @@ def spectral_bounds(
     }
     if operator not in potentials:
         raise OpmlError(
-            refusal(
-                "operator",
-                got=repr(operator),
-                expected=f"one of {[*potentials]}",
-                hint="Other operators have no bound that holds for every molecule.",
-            )
+            "operator",
+            got=repr(operator),
+            expected=f"one of {[*potentials]}",
+            hint="Other operators have no bound that holds for every molecule.",
         )
     lowest = 0.0
     for z in basis.elements:

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..errors import Code, OpmlError, refusal
+from ..errors import Code, OpmlError
 from ..lapack import eigh
 from ..numerics import Array, is_concrete, matmul
 
@@ -106,12 +106,10 @@ def inverse_sqrt(s: Array, *, threshold: float | None = None) -> jax.Array:
     lowest = w[..., 0]
     if is_concrete(lowest) and np.min(lowest) < threshold:
         raise OpmlError(
-            refusal(
-                "overlap",
-                got=f"smallest eigenvalue {np.min(lowest):.1e}",
-                expected=f"at least {threshold:.0e}: the basis is nearly linearly dependent",
-                hint="Use a less diffuse basis, or canonical_orthogonalisation.",
-            ),
+            "overlap",
+            got=f"smallest eigenvalue {np.min(lowest):.1e}",
+            expected=f"at least {threshold:.0e}: the basis is nearly linearly dependent",
+            hint="Use a less diffuse basis, or canonical_orthogonalisation.",
             code=Code.SINGULAR,
         )
     fit = (lowest >= threshold)[..., None, None]

@@ -22,7 +22,7 @@ import numpy as np
 
 from .. import lapack
 from ..basis import AOLayout
-from ..errors import Code, OpmlError, one_of, refusal
+from ..errors import Code, OpmlError, one_of
 from ..numerics import Array, einsum, is_concrete
 from . import product
 from .eigen import inverse_sqrt
@@ -34,14 +34,14 @@ METRICS = ("plain", "overlap", "lowdin")
 
 def _positive(name: str, exponents: Sequence[int]) -> tuple[int, ...]:
     if not len(exponents) or any(int(k) != k or k < 1 for k in exponents):
-        raise OpmlError(refusal(name, got=tuple(exponents), expected="positive integers"))
+        raise OpmlError(name, got=tuple(exponents), expected="positive integers")
     return tuple(int(k) for k in exponents)
 
 
 def _metric(metric: str, overlap: Operator | None) -> None:
     one_of("metric", metric, METRICS, OpmlError)
     if metric != "plain" and overlap is None:
-        raise OpmlError(refusal("overlap", got=None, expected=f"S, for the metric {metric!r}"))
+        raise OpmlError("overlap", got=None, expected=f"S, for the metric {metric!r}")
 
 
 def powers(
@@ -107,12 +107,10 @@ def _unrestricted(what: str, *operators: Operator) -> None:
     for o in operators:
         if o.plan is not None:
             raise OpmlError(
-                refusal(
-                    what,
-                    got=f"{o!r}",
-                    expected="unrestricted operators",
-                    hint="Inverses are not sparse: restrict(None) first.",
-                )
+                what,
+                got=f"{o!r}",
+                expected="unrestricted operators",
+                hint="Inverses are not sparse: restrict(None) first.",
             )
 
 
@@ -129,12 +127,10 @@ def cholesky(operator: Operator, overlap: Operator) -> tuple[Array, Operator]:
     factor = lapack.cholesky(overlap.values)
     if is_concrete(factor) and not np.isfinite(factor).all():
         raise OpmlError(
-            refusal(
-                "overlap",
-                got="a matrix without Cholesky factor",
-                expected="a positive definite one",
-                hint="For a batch, make it with overlap(batch, basis, padding=1).",
-            ),
+            "overlap",
+            got="a matrix without Cholesky factor",
+            expected="a positive definite one",
+            hint="For a batch, make it with overlap(batch, basis, padding=1).",
             code=Code.SINGULAR,
         )
     half = jax.scipy.linalg.solve_triangular(factor, operator.values, lower=True)
@@ -243,10 +239,10 @@ def chebyshev(
       OpmlError: negative degrees, or bounds that are not ascending.
     """
     if not len(degrees) or any(int(n) != n or n < 0 for n in degrees):
-        raise OpmlError(refusal("degrees", got=tuple(degrees), expected="integers from 0 up"))
+        raise OpmlError("degrees", got=tuple(degrees), expected="integers from 0 up")
     low, high = bounds
     if not low < high:
-        raise OpmlError(refusal("bounds", got=bounds, expected="two ascending numbers"))
+        raise OpmlError("bounds", got=bounds, expected="two ascending numbers")
     one = identity(operator)
     found = {0: one, 1: (operator * 2.0 - one * (low + high)) / (high - low)}
 

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, BatchLayout
-from ..errors import ConventionError, OpmlError, one_of, refusal
+from ..errors import ConventionError, OpmlError, one_of
 from ..numerics import Array, is_concrete, pytree, static
 from ..structures import Structure, StructureBatch
 from . import product
@@ -52,11 +52,7 @@ class Operator:
         shape, nao = getattr(self.values, "shape", None), self.layout.nao
         if self.storage == "dense" and shape is not None and shape[-2:] != (nao, nao):
             raise ConventionError(
-                refusal(
-                    "matrix",
-                    got=f"shape {shape}",
-                    expected=f"(..., {nao}, {nao}) for {self.layout!r}",
-                )
+                "matrix", got=f"shape {shape}", expected=f"(..., {nao}, {nao}) for {self.layout!r}"
             )
 
     @classmethod
@@ -116,12 +112,10 @@ class Operator:
         if not isinstance(pattern, Plan):
             if structure is None:
                 raise OpmlError(
-                    refusal(
-                        "structure",
-                        got=None,
-                        expected="the molecule, when a cutoff is given",
-                        hint="V.restrict(6.0, structure), or V.restrict(plan).",
-                    )
+                    "structure",
+                    got=None,
+                    expected="the molecule, when a cutoff is given",
+                    hint="V.restrict(6.0, structure), or V.restrict(plan).",
                 )
             pattern = plan_of(structure, self.layout, pattern, **options)
         _same_layout(self.layout, pattern.layout, "restrict")
@@ -213,12 +207,10 @@ class Operator:
                 for p in (self.plan, other.plan)
             )
             raise ConventionError(
-                refusal(
-                    f"operands of {symbol}",
-                    got=got,
-                    expected="restricted by one plan",
-                    hint="Use a.restrict(b.plan).",
-                )
+                f"operands of {symbol}",
+                got=got,
+                expected="restricted by one plan",
+                hint="Use a.restrict(b.plan).",
             )
         return other.values
 
@@ -282,5 +274,5 @@ def _same_layout(a: AOLayout | BatchLayout, b: AOLayout | BatchLayout, symbol: s
             agree = np.array_equal(a.slots, b.slots) and np.array_equal(a.element, b.element)
     if not agree:
         raise ConventionError(
-            refusal(f"operands of {symbol}", got=f"{a!r} and {b!r}", expected="in one layout")
+            f"operands of {symbol}", got=f"{a!r} and {b!r}", expected="in one layout"
         )

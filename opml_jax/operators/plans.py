@@ -23,7 +23,7 @@ import jax
 import numpy as np
 
 from ..basis import AOLayout, Basis, BatchLayout, layout_of
-from ..errors import OpmlError, StructureError, refusal
+from ..errors import OpmlError, StructureError
 from ..numerics import Array, is_concrete, pytree, static
 from ..structures import Structure, StructureBatch
 
@@ -184,22 +184,20 @@ def plan_of(
 ) -> Plan:
     """As :func:`plan`, for a layout at hand."""
     if not cutoff > 0:
-        raise OpmlError(refusal("cutoff", got=cutoff, expected="a positive length in Bohr"))
+        raise OpmlError("cutoff", got=cutoff, expected="a positive length in Bohr")
     if storage not in (None, "dense", "tiled"):
-        raise OpmlError(refusal("storage", got=repr(storage), expected="'dense' or 'tiled'"))
+        raise OpmlError("storage", got=repr(storage), expected="'dense' or 'tiled'")
     if not is_concrete(structure.positions):
         raise StructureError(
-            refusal(
-                "positions",
-                got="a traced array",
-                expected="numbers: plans are made outside jit",
-                hint="Make the plan first and close over it, or pass it as an argument.",
-            )
+            "positions",
+            got="a traced array",
+            expected="numbers: plans are made outside jit",
+            hint="Make the plan first and close over it, or pass it as an argument.",
         )
     if isinstance(structure, StructureBatch):
         if storage == "tiled":
             got = f"a batch of {structure.n_structures}"
-            raise OpmlError(refusal("structure", got=got, expected="one molecule for tiles"))
+            raise OpmlError("structure", got=got, expected="one molecule for tiles")
         return _dense(layout, structure, float(cutoff))
     key = (layout, float(cutoff), storage, tile)
     return _cached(
@@ -324,7 +322,7 @@ def _pattern(
     """Group of each atom, and ``(n_rows, n_rows)`` True where a pair of groups is stored."""
     widest = max(np.diff(layout.offsets))
     if widest > tile:
-        raise OpmlError(refusal("tile", got=tile, expected=f"at least {widest}: one atom"))
+        raise OpmlError("tile", got=tile, expected=f"at least {widest}: one atom")
     group = _groups(layout, positions, tile)
     stored = np.eye(int(group.max()) + 1, dtype=bool)
     stored[group[pairs[:, 0]], group[pairs[:, 1]]] = True

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..errors import ConventionError, OpmlError, refusal
+from ..errors import ConventionError, OpmlError
 from ..numerics import Array, pytree, static
 from ..structures import StructureBatch
 from .operator import Operator
@@ -37,7 +37,7 @@ def _spread(mesh: Mesh) -> NamedSharding:
     """
     if len(mesh.axis_names) != 1:
         got = f"axes {mesh.axis_names}"
-        raise OpmlError(refusal("mesh", got=got, expected="a mesh of one axis"))
+        raise OpmlError("mesh", got=got, expected="a mesh of one axis")
     return NamedSharding(Mesh(mesh.devices, mesh.axis_names), PartitionSpec(*mesh.axis_names))
 
 
@@ -62,12 +62,10 @@ def shard_batch(batch: StructureBatch, mesh: Mesh) -> StructureBatch:
     n = batch.n_structures
     if n % mesh.size:
         raise OpmlError(
-            refusal(
-                "batch",
-                got=f"{n} molecules",
-                expected=f"a multiple of {mesh.size} devices",
-                hint="Repeat the last molecule, and drop its copies from the result.",
-            )
+            "batch",
+            got=f"{n} molecules",
+            expected=f"a multiple of {mesh.size} devices",
+            hint="Repeat the last molecule, and drop its copies from the result.",
         )
     return jax.device_put(batch, _spread(mesh))
 
@@ -132,9 +130,7 @@ class ShardedOperator:
     def _same(self, other: ShardedOperator) -> Array:
         if self.rows is not other.rows and self.values.shape != other.values.shape:
             got = f"{self.values.shape} and {other.values.shape}"
-            raise ConventionError(
-                refusal("sharded operators", got=got, expected="sharded by one plan")
-            )
+            raise ConventionError("sharded operators", got=got, expected="sharded by one plan")
         return other.values
 
 
@@ -178,12 +174,10 @@ def shard_operator(operator: Operator, mesh: Mesh | ShardedRows) -> ShardedOpera
     plan = operator.plan
     if not is_tiled(plan):
         raise OpmlError(
-            refusal(
-                "operator",
-                got=f"{operator!r}",
-                expected="tiled storage",
-                hint="V.restrict(plan(structure, basis, cutoff, storage='tiled')).",
-            )
+            "operator",
+            got=f"{operator!r}",
+            expected="tiled storage",
+            hint="V.restrict(plan(structure, basis, cutoff, storage='tiled')).",
         )
     rows = mesh if isinstance(mesh, ShardedRows) else _rows(plan, mesh)
     values = jax.device_put(operator.values[rows.own], _spread(rows.mesh))
@@ -201,9 +195,7 @@ def _rows(plan: TiledPlan, mesh: Mesh) -> ShardedRows:
     n_devices, n_rows, empty = mesh.size, len(plan.ao), plan.n_tiles - 1
     if n_rows < n_devices:
         got = f"{n_rows} rows of tiles"
-        raise OpmlError(
-            refusal("operator", got=got, expected=f"at least {n_devices}, one a device")
-        )
+        raise OpmlError("operator", got=got, expected=f"at least {n_devices}, one a device")
     first, second = (np.asarray(x) for x in plan.tiles[:].T)
     lookup = np.asarray(plan.lookup)
     real = np.flatnonzero(first < n_rows)

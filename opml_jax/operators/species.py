@@ -27,7 +27,7 @@ import numpy as np
 
 from ..basis import AOLayout, BasisSpec
 from ..basis.buckets import capacity
-from ..errors import ConventionError, OpmlError, refusal
+from ..errors import ConventionError, OpmlError
 from ..numerics import Array, pytree, static
 from .operator import Operator
 
@@ -59,7 +59,7 @@ def species_pairs(layout: AOLayout, all_pairs: bool = False) -> dict[SpeciesKey,
 def _of_molecule(layout: object) -> AOLayout:
     if not isinstance(layout, AOLayout):
         raise ConventionError(
-            refusal("operator", got="the operator of a batch", expected="that of one molecule")
+            "operator", got="the operator of a batch", expected="that of one molecule"
         )
     return layout
 
@@ -122,9 +122,7 @@ def species_table(
     room = needed if capacities is None else dict(capacities)
     for key, n in needed.items():
         if room.get(key, 0) < n:
-            raise OpmlError(
-                refusal(f"capacities[{key}]", got=room.get(key, 0), expected=f"at least {n}")
-            )
+            raise OpmlError(f"capacities[{key}]", got=room.get(key, 0), expected=f"at least {n}")
     table: tuple[dict, dict, dict] = ({}, {}, {})
     for key, n in room.items():
         shapes = [(n, spec.nao(key[1])), (n, spec.nao(key[2])), (n,)]

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
 
-from ..errors import ConfigError, nearest, refusal
+from ..errors import ConfigError, nearest
 from ..numerics import Array, matmul
 
 
@@ -32,12 +32,10 @@ def check_words(where: str, words: Sequence[str], letters: Sequence[str]) -> Non
         unknown = [x for x in word.split() if x not in letters]
         if unknown or not word.strip():
             raise ConfigError(
-                refusal(
-                    where,
-                    got=f"the word {word!r}",
-                    expected=f"products of {', '.join(letters)}, parted by spaces",
-                    hint=nearest(unknown[0], letters) if unknown else None,
-                )
+                where,
+                got=f"the word {word!r}",
+                expected=f"products of {', '.join(letters)}, parted by spaces",
+                hint=nearest(unknown[0], letters) if unknown else None,
             )
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ..errors import Code, StructureError, nearest, refusal
+from ..errors import Code, StructureError, nearest
 from ..units import ELECTRON_MASS_PER_DALTON
 
 SYMBOLS = tuple(
@@ -57,7 +57,7 @@ def atomic_number(name: str | int) -> int:
     if not 1 <= z < len(SYMBOLS):
         hint = nearest(text, SYMBOLS[1:])
         raise StructureError(
-            refusal("element", got=repr(name), expected="a symbol", hint=hint), code=Code.ELEMENT
+            "element", got=repr(name), expected="a symbol", hint=hint, code=Code.ELEMENT
         )
     return z
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ..errors import Code, StructureError, refusal
+from ..errors import Code, StructureError
 from ..numerics import Array, is_concrete, pytree, replace, static
 from . import validation
 from .elements import SYMBOLS
@@ -16,7 +16,7 @@ from .elements import SYMBOLS
 
 def _integer(name: str, value: Any) -> int:
     if int(value) != value:
-        raise StructureError(refusal(name, got=value, expected="an integer"))
+        raise StructureError(name, got=value, expected="an integer")
     return int(value)
 
 
@@ -24,7 +24,7 @@ def _numbers(value: Any) -> tuple[int, ...]:
     array = np.asarray(value).reshape(-1)
     if array.size and (array.dtype.kind not in "fiu" or (array != np.round(array)).any()):
         raise StructureError(
-            refusal("numbers", got=array.tolist(), expected="atomic numbers, each an integer")
+            "numbers", got=array.tolist(), expected="atomic numbers, each an integer"
         )
     return tuple(int(z) for z in array)
 
@@ -81,16 +81,16 @@ class Structure:
                 positions = np.asarray(self.positions)
             except ValueError as err:
                 raise StructureError(
-                    refusal(
-                        "positions",
-                        got="rows of different length",
-                        expected=f"an array of shape (n_atoms, 3) = ({len(numbers)}, 3)",
-                    ),
+                    "positions",
+                    got="rows of different length",
+                    expected=f"an array of shape (n_atoms, 3) = ({len(numbers)}, 3)",
                     code=Code.SHAPE,
                 ) from err
             if positions.dtype.kind not in "fiu":
                 raise StructureError(
-                    refusal("positions", got=f"dtype {positions.dtype}", expected="real numbers"),
+                    "positions",
+                    got=f"dtype {positions.dtype}",
+                    expected="real numbers",
                     code=Code.COORDINATE,
                 )
             validation.check_positions(numbers, positions)
@@ -197,12 +197,11 @@ def pad_structures(structures: Sequence[Structure], n_atoms: int) -> StructureBa
     """
     if not structures:
         raise StructureError(
-            refusal("structures", got="an empty list", expected="at least one structure"),
-            code=Code.EMPTY,
+            "structures", got="an empty list", expected="at least one structure", code=Code.EMPTY
         )
     largest = max(s.n_atoms for s in structures)
     if largest > n_atoms:
-        raise StructureError(refusal("n_atoms", got=n_atoms, expected=f"at least {largest}"))
+        raise StructureError("n_atoms", got=n_atoms, expected=f"at least {largest}")
     shape = (len(structures), n_atoms)
     numbers = np.zeros(shape, np.int32)
     positions = np.zeros((*shape, 3))

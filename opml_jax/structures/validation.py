@@ -6,7 +6,7 @@ import warnings
 
 import numpy as np
 
-from ..errors import Code, StructureError, UnitWarning, refusal
+from ..errors import Code, StructureError, UnitWarning
 from ..units import ANGSTROM_PER_BOHR
 from .elements import SYMBOLS
 
@@ -18,13 +18,12 @@ def check_numbers(numbers: tuple[int, ...]) -> None:
     """Atomic numbers 1..118, at least one."""
     if not numbers:
         raise StructureError(
-            refusal("numbers", got="no atoms", expected="at least one atom"), code=Code.EMPTY
+            "numbers", got="no atoms", expected="at least one atom", code=Code.EMPTY
         )
     for i, z in enumerate(numbers):
         if not 1 <= z < len(SYMBOLS):
             raise StructureError(
-                refusal(f"numbers[{i}]", got=z, expected="an atomic number from 1 to 118"),
-                code=Code.ELEMENT,
+                f"numbers[{i}]", got=z, expected="an atomic number from 1 to 118", code=Code.ELEMENT
             )
 
 
@@ -34,18 +33,18 @@ def check_positions(numbers: tuple[int, ...], positions: np.ndarray) -> None:
     if positions.shape != (n, 3):
         transposed = positions.shape == (3, n)
         raise StructureError(
-            refusal(
-                "positions",
-                got=f"shape {positions.shape}",
-                expected=f"an array of shape (n_atoms, 3) = ({n}, 3)",
-                hint="Did you pass the transpose?" if transposed else "",
-            ),
+            "positions",
+            got=f"shape {positions.shape}",
+            expected=f"an array of shape (n_atoms, 3) = ({n}, 3)",
+            hint="Did you pass the transpose?" if transposed else "",
             code=Code.SHAPE,
         )
     if not np.isfinite(positions).all():
         i = int(np.flatnonzero(~np.isfinite(positions).all(axis=1))[0])
         raise StructureError(
-            refusal("positions", got=f"{positions[i]} for atom {i}", expected="finite numbers"),
+            "positions",
+            got=f"{positions[i]} for atom {i}",
+            expected="finite numbers",
             code=Code.COORDINATE,
         )
     if n < 2:
@@ -55,12 +54,10 @@ def check_positions(numbers: tuple[int, ...], positions: np.ndarray) -> None:
     i, j = np.unravel_index(np.argmin(distances), distances.shape)
     if distances[i, j] < MIN_DISTANCE:
         raise StructureError(
-            refusal(
-                "positions",
-                got=f"atoms {i} and {j} at {distances[i, j] * ANGSTROM_PER_BOHR:.3f} Angstrom",
-                expected=f"nuclei at least {MIN_DISTANCE * ANGSTROM_PER_BOHR:.1f} Angstrom apart",
-                hint="Positions are in Bohr inside the library.",
-            ),
+            "positions",
+            got=f"atoms {i} and {j} at {distances[i, j] * ANGSTROM_PER_BOHR:.3f} Angstrom",
+            expected=f"nuclei at least {MIN_DISTANCE * ANGSTROM_PER_BOHR:.1f} Angstrom apart",
+            hint="Positions are in Bohr inside the library.",
             code=Code.CONTACT,
         )
 
@@ -70,12 +67,10 @@ def check_electrons(numbers: tuple[int, ...], charge: int, spin: int) -> None:
     n = sum(numbers) - charge
     if spin < 0 or n < spin or (n - spin) % 2:
         raise StructureError(
-            refusal(
-                "spin",
-                got=f"spin={spin} (= 2S) for {n} electrons (charge {charge})",
-                expected="a number of unpaired electrons of the same parity as the electrons",
-                hint="Set charge or spin.",
-            ),
+            "spin",
+            got=f"spin={spin} (= 2S) for {n} electrons (charge {charge})",
+            expected="a number of unpaired electrons of the same parity as the electrons",
+            hint="Set charge or spin.",
             code=Code.ELECTRONS,
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Code, ConfigError, near_path, one_of, refusal
+from ..errors import Code, ConfigError, near_path, one_of
 from ..learn.schema import as_mapping, convert, from_mapping, to_mapping, yaml_lines
 from ..models.base import ModelConfig
 from ..models.family import families, family
@@ -78,7 +78,7 @@ class TrainConfig:
         if self.data.n_calibration and not self.model.doubts:
             got = f"{self.data.n_calibration}, and a model without standard deviations"
             hint = "How a model gets them: docs/howto/uncertainty.md."
-            raise ConfigError(refusal("data.n_calibration", got=got, expected="0", hint=hint))
+            raise ConfigError("data.n_calibration", got=got, expected="0", hint=hint)
 
 
 def read_mapping(tree: Any) -> TrainConfig:
@@ -133,14 +133,14 @@ def read_tree(path: str | os.PathLike) -> Any:
     if not Path(path).is_file():
         got, expected = f"{path}, which is not a file", "a YAML file"
         hint = f"{near_path(path)} opml config template own > {path} makes one."
-        raise ConfigError(
-            refusal("config", got=got, expected=expected, hint=hint), code=Code.NO_FILE
-        )
+        raise ConfigError("config", got=got, expected=expected, hint=hint, code=Code.NO_FILE)
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
         raise ConfigError(
-            refusal(str(path), got=f"an unreadable file ({err})", expected="a YAML configuration"),
+            str(path),
+            got=f"an unreadable file ({err})",
+            expected="a YAML configuration",
             code=Code.DAMAGED,
         ) from err
 
@@ -151,7 +151,7 @@ def _override(tree: Any, item: str) -> None:
 
     key, separator, text = item.partition("=")
     if not separator:
-        raise ConfigError(refusal("--set", got=repr(item), expected="key=value"))
+        raise ConfigError("--set", got=repr(item), expected="key=value")
     node = tree
     *parents, last = key.strip().split(".")
     for parent in parents:

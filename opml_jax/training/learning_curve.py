@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ..data import Dataset
-from ..errors import Code, OpmlError, refusal
+from ..errors import Code, OpmlError
 from .config import TrainConfig
 from .metrics import evaluate
 from .run import Trained
@@ -35,7 +35,7 @@ def closed_form_learning_curve(
     if trained.fit.refit is None:
         expected = "a model whose closed form can be solved for fewer structures"
         got = repr(trained.model)
-        raise OpmlError(refusal("learning curve", got=got, expected=expected), code=Code.CAPABILITY)
+        raise OpmlError("learning curve", got=got, expected=expected, code=Code.CAPABILITY)
     order = np.random.default_rng(config.seed).permutation(trained.model.card["n_train"])
     halves = [len(order) >> k for k in range(len(order).bit_length())]
     rows = []

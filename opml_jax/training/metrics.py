@@ -10,7 +10,7 @@ import numpy as np
 
 from ..conventions import CONVENTION
 from ..data import Dataset
-from ..errors import Code, ConventionError, UnitWarning, refusal
+from ..errors import Code, ConventionError, UnitWarning
 from ..models.base import Model
 from ..models.family import family_of
 from .card import LEVEL
@@ -47,8 +47,7 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
         if _plain(got) != _plain(expected):
             wanted = f"{expected!r}, that of the model's labels"
             raise ConventionError(
-                refusal(f"{key} of the data set", got=repr(got), expected=wanted),
-                code=Code.LEVEL_OF_THEORY,
+                f"{key} of the data set", got=repr(got), expected=wanted, code=Code.LEVEL_OF_THEORY
             )
     if trained.get("method") and "method" not in dataset.meta:
         warnings.warn(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import ConfigError, refusal
+from ..errors import ConfigError
 from ..models.family import families, family
 
 GONE = ("network", "operator", "density", "effective", "optim", "losses", "targets")
@@ -33,4 +33,4 @@ def migrated(tree: Mapping[str, Any]) -> dict[str, Any]:
             return {**rest, "model": {"family": name, **model}}
     got = "an operator network, which was removed (the closed form is better)"
     hint = "opml config template rmd17-ethanol prints what learns energies and forces."
-    raise ConfigError(refusal("network", got=got, expected="a family that there is", hint=hint))
+    raise ConfigError("network", got=got, expected="a family that there is", hint=hint)

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 
 from ..data import Dataset, check_splits
-from ..errors import ConfigError, refusal
+from ..errors import ConfigError
 from ..learn.devices import is_first
 from ..learn.history import History
 from ..learn.run import Progress, Run, silent
@@ -108,7 +108,7 @@ def check_trainable(
     if jax.process_count() > 1 and not chosen.spreads:
         got = f"{jax.process_count()} for {chosen.name}"
         expected = "one: only models of energies train on several"
-        raise ConfigError(refusal("processes", got=got, expected=expected))
+        raise ConfigError("processes", got=got, expected=expected)
     names = [k for k in ("train", "validation", "calibration") if splits.get(k)]
     sets = {k: dataset.subset(splits[k]) for k in names}
     definition = chosen.define(config.model, sets["train"].elements)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import Code, OpmlError, refusal
+from ...errors import Code, OpmlError
 from ...numerics import Array, require_x64
 from ...structures import Structure
 from ...structures.contacts import warn_of_contacts
@@ -65,7 +65,7 @@ class Model(abc.ABC):
         """
         got = f"{self!r}, which has no standard deviation of a prediction as a whole"
         expected = "an ensemble, or a model with a last layer or draws of its weights"
-        raise OpmlError(refusal("model", got=got, expected=expected), code=Code.CAPABILITY)
+        raise OpmlError("model", got=got, expected=expected, code=Code.CAPABILITY)
 
     @property
     def quick_doubt(self) -> dict[str, Any]:
@@ -94,8 +94,7 @@ class Model(abc.ABC):
         if not self.has(name):
             got, expected = f"{self!r}, which does not predict {name}", f"one that predicts {name}"
             raise OpmlError(
-                refusal("model", got=got, expected=expected, hint=self.instead),
-                code=Code.CAPABILITY,
+                "model", got=got, expected=expected, hint=self.instead, code=Code.CAPABILITY
             )
 
     @property
@@ -121,7 +120,7 @@ class Model(abc.ABC):
         several = [structures] if isinstance(structures, Structure) else list(structures)
         if not several:
             raise OpmlError(
-                refusal("structures", got="an empty list", expected="at least one"), code=Code.EMPTY
+                "structures", got="an empty list", expected="at least one", code=Code.EMPTY
             )
         self.check_structures(several)
         if uncertainty:
@@ -136,9 +135,7 @@ class Model(abc.ABC):
         """
         if not self.doubted:
             got, expected = "a model trained without", "one trained with standard deviations"
-            raise OpmlError(
-                refusal("uncertainty", got=got, expected=expected), code=Code.CAPABILITY
-            )
+            raise OpmlError("uncertainty", got=got, expected=expected, code=Code.CAPABILITY)
 
     def check_elements(self, structures: Sequence[Structure]) -> None:
         """Raise :class:`OpmlError` for an element the model was not trained on."""
@@ -146,9 +143,7 @@ class Model(abc.ABC):
         if unseen:
             got, known = (", ".join(map(symbol, x)) for x in (unseen, self.elements))
             expected = f"only elements seen in training ({known})"
-            raise OpmlError(
-                refusal("structures", got=got, expected=expected), code=Code.UNSEEN_ELEMENT
-            )
+            raise OpmlError("structures", got=got, expected=expected, code=Code.UNSEEN_ELEMENT)
 
     def check_structures(self, structures: Sequence[Structure]) -> None:
         """:meth:`check_elements`, and a warning of contacts that training has not seen.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Self
 
-from ...errors import ConfigError, at_least, refusal
+from ...errors import ConfigError, at_least
 from ...features import Inputs
 from ..op2prop.config import AtomwiseConfig, AtomwiseFit, check_powers
 
@@ -20,9 +20,7 @@ class Density2PropFit(AtomwiseFit):
         super().__post_init__()
         if "dipole" in self.targets:
             got, expected = self.targets, "without dipole: it is that of the density"
-            raise ConfigError(
-                refusal("model.fit.targets", got=got, expected=expected, hint=_EXAMPLE)
-            )
+            raise ConfigError("model.fit.targets", got=got, expected=expected, hint=_EXAMPLE)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,6 +97,4 @@ class Density2PropConfig(AtomwiseConfig):
         """
         if not self.density:
             expected = "a run directory or model file of an Op2Density model"
-            raise ConfigError(
-                refusal("model.density", got="none", expected=expected, hint=_EXAMPLE)
-            )
+            raise ConfigError("model.density", got="none", expected=expected, hint=_EXAMPLE)

@@ -14,7 +14,7 @@ import numpy as np
 
 from ...basis import Basis
 from ...data import Dataset
-from ...errors import Code, ConfigError, refusal
+from ...errors import Code, ConfigError
 from ...learn.run import Run
 from ...learn.schema import from_mapping, to_mapping
 from ...structures.elements import symbol
@@ -47,12 +47,14 @@ def read_density(path: str | os.PathLike, elements: Sequence[int]) -> Op2Density
     if family_of(model) is not DENSITIES:
         got, expected = f"{path}, {model!r}", "an Op2Density model"
         hint = "opml config template density prints a configuration of one."
-        raise ConfigError(refusal("model.density", got=got, expected=expected, hint=hint))
+        raise ConfigError("model.density", got=got, expected=expected, hint=hint)
     if set(model.elements) != set(elements):
         got, wanted = (" ".join(map(symbol, sorted(x))) for x in (model.elements, elements))
         expected = f"one of the elements of the training set, {wanted}"
         raise ConfigError(
-            refusal("model.density", got=f"{path}, a model of {got}", expected=expected),
+            "model.density",
+            got=f"{path}, a model of {got}",
+            expected=expected,
             code=Code.UNSEEN_ELEMENT,
         )
     definition = cast(Op2Density, model.definition)

@@ -35,7 +35,7 @@ import numpy as np
 
 from ... import density
 from ...basis import Basis, BasisSpec, batch, bucket_of, layout_of
-from ...errors import ConfigError, OpmlError, refusal
+from ...errors import ConfigError, OpmlError
 from ...features import Products
 from ...numerics import Array
 from ...structures import Structure
@@ -157,10 +157,10 @@ class Density2Prop(AtomwiseDefinition):
         """
         if field is not None:
             got = "one with a predicted density"
-            raise ConfigError(refusal("field", got=got, expected="no field"))
+            raise ConfigError("field", got=got, expected="no field")
         if not params or "density" not in params:
             expected = "those of draw or of a model"
-            raise OpmlError(refusal("params", got="no density", expected=expected))
+            raise OpmlError("params", got="no density", expected=expected)
         on_atoms = self.density.on_atoms(params["density"], structure).fixed
         return self._described(on_atoms, structure, params)
 

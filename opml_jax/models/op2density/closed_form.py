@@ -23,7 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...errors import ConvergenceError, DataError, refusal
+from ...errors import ConvergenceError, DataError
 from ...learn.references import farthest_points
 from ...learn.run import Run
 from ...learn.states import SAVE_EVERY
@@ -246,7 +246,7 @@ def subtract_baselines(
         got = f"elements {sorted(known)}"
         expected = f"coefficients of free atoms of {sorted(labelled.environments)}"
         hint = "Or set model.baseline: average."
-        raise DataError(refusal("atoms", got=got, expected=expected, hint=hint))
+        raise DataError("atoms", got=got, expected=expected, hint=hint)
     target, starts = labelled.target.copy(), {}
     for z, of_element in labelled.environments.items():
         isotropic = of_element.flat(target.shape[1])[0]

@@ -6,7 +6,7 @@ import dataclasses
 from typing import ClassVar, NoReturn
 
 from ...density import METRICS
-from ...errors import ConfigError, at_least, one_of, refusal
+from ...errors import ConfigError, at_least, one_of
 from ...features.inputs import OPERATORS
 from ...learn.config import DescentConfig, positive
 from ..base.config import ModelConfig
@@ -19,7 +19,7 @@ LARGEST = 1.0
 
 
 def _refuse(name: str, got: object, expected: str, hint: str = "") -> NoReturn:
-    raise ConfigError(refusal(f"model.{name}", got=got, expected=expected, hint=hint))
+    raise ConfigError(f"model.{name}", got=got, expected=expected, hint=hint)
 
 
 @dataclasses.dataclass(frozen=True)

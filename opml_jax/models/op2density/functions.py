@@ -30,7 +30,7 @@ import numpy as np
 
 from ... import density
 from ...basis import AOLayout, Basis, layout_of
-from ...errors import OpmlError, refusal
+from ...errors import OpmlError
 from ...features import atom_features
 from ...numerics import Array, einsum, pytree
 from ...structures import Structure, StructureBatch
@@ -104,7 +104,7 @@ class Op2Density(Definition):
         if (top := max(natural)) < lmax:
             got = f"{self.basis.name!r}, whose blocks have irreps up to {top}"
             expected = f"up to {lmax}, as {self.aux_basis.name!r}"
-            raise OpmlError(refusal("basis", got=got, expected=expected))
+            raise OpmlError("basis", got=got, expected=expected)
         return natural
 
     def apply(self, params: Params, structure: Structure) -> dict[str, Array]:

@@ -13,7 +13,7 @@ from ... import density
 from ...basis import Basis, batch, from_pyscf, layout_of, load_basis
 from ...data import Dataset
 from ...data.reference import Method, density_of, molecule
-from ...errors import Code, DataError, OpmlError, refusal
+from ...errors import Code, DataError, OpmlError
 from ...learn.padding import padded
 from ...learn.run import Run
 from ...structures import Structure
@@ -97,15 +97,12 @@ def check_densities(definition: Op2Density, dataset: Dataset) -> Basis:
       ConventionError: the basis is not said.
     """
     if "dm" not in dataset and "fock" not in dataset:
-        got, expected = (
-            "density, of a data set without density matrices",
-            "a data set with dm or fock",
-        )
-        words = refusal("targets", got=got, expected=expected, hint="opml generate writes them.")
-        raise DataError(words, code=Code.LABEL)
+        got = "density, of a data set without density matrices"
+        expected, hint = "a data set with dm or fock", "opml generate writes them."
+        raise DataError("targets", got=got, expected=expected, hint=hint, code=Code.LABEL)
     if ions := [s for s in dataset.structures if s.charge or s.spin]:
-        words = refusal("structures", got=ions[0], expected="neutral closed-shell molecules")
-        raise DataError(words, code=Code.ELECTRONS)
+        expected = "neutral closed-shell molecules"
+        raise DataError("structures", got=ions[0], expected=expected, code=Code.ELECTRONS)
     return load_basis(Method.from_meta({"method": "hf", **dataset.meta}).basis, dataset.elements)
 
 
@@ -213,13 +210,13 @@ def _check_coefficients(
 ) -> None:
     """Refuse no structures at all, and coefficients of another basis."""
     if not structures:
-        raise DataError(refusal("structures", got="none", expected="at least one"), code=Code.EMPTY)
+        raise DataError("structures", got="none", expected="at least one", code=Code.EMPTY)
     for i, (s, c) in enumerate(zip(structures, coefficients, strict=True)):
         shape = (layout_of(s, definition.aux_basis).nao,)
         if np.shape(c) != shape or not np.isfinite(c).all():
             got = f"shape {np.shape(c)}" if np.shape(c) != shape else "NaN"
             expected = f"{shape[0]} numbers, as {definition.aux_basis!r} has for {s!r}"
-            raise DataError(refusal(f"coefficients of structure {i}", got=got, expected=expected))
+            raise DataError(f"coefficients of structure {i}", got=got, expected=expected)
 
 
 def residuals(definition: Op2Density, params: Params, labelled: Labelled) -> np.ndarray:
@@ -231,7 +228,7 @@ def residuals(definition: Op2Density, params: Params, labelled: Labelled) -> np.
     if any("widths" in p.get("network", {}) for p in params.values()):
         expected = "a fixed basis, as the coefficients that are learned have"
         hint = "opml_jax.density.without_widths gives coefficients of the basis."
-        raise OpmlError(refusal("params", got="widths of functions", expected=expected, hint=hint))
+        raise OpmlError("params", got="widths of functions", expected=expected, hint=hint)
     residual, naux = labelled.target.copy(), labelled.target.shape[1]
     of_element = jax.jit(definition.of_element)
     for z, atoms in labelled.environments.items():

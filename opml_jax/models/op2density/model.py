@@ -11,7 +11,7 @@ import numpy as np
 
 from ...basis import layout_of
 from ...data import Dataset
-from ...errors import Code, OpmlError, refusal
+from ...errors import Code, OpmlError
 from ...learn.padding import padded
 from ...numerics import Array
 from ...structures import Structure
@@ -77,8 +77,8 @@ class Op2DensityModel(Model):
         if not self.definition.config.uncertainty:
             got, hint = "a model trained without", "Train with model.uncertainty=true."
             expected = "one that holds the covariance of its weights"
-            words = refusal("uncertainty", got=got, expected=expected, hint=hint)
-            raise OpmlError(words, code=Code.CAPABILITY)
+            code = Code.CAPABILITY
+            raise OpmlError("uncertainty", got=got, expected=expected, hint=hint, code=code)
 
     def predict(  # type: ignore[override]
         self, structures: Structure | Sequence[Structure], *, uncertainty: bool = False
@@ -111,7 +111,7 @@ class Op2DensityModel(Model):
             return of_one(self.predict([structures], uncertainty=uncertainty), SIZES)
         several = self.ready(structures, uncertainty)
         if ions := [s for s in several if s.charge]:
-            raise OpmlError(refusal("structures", got=repr(ions[0]), expected="neutral molecules"))
+            raise OpmlError("structures", got=repr(ions[0]), expected="neutral molecules")
         rows = [_apply(self.definition, self.params, s) for s in several]
         out = {name: padded([row[name] for row in rows]) for name in rows[0]}
         layouts = [layout_of(s, self.definition.aux_basis) for s in several]

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterator
 from typing import ClassVar
 
-from ...errors import ConfigError, at_least, one_of, refusal
+from ...errors import ConfigError, at_least, one_of
 from ...learn.config import DescentConfig
 from ...operators.words import check_words, every_word
 from ..base.config import ModelConfig
@@ -73,7 +73,7 @@ class OperatorLosses:
         where = "model.network.fit.losses"
         at_least(where, self, [f.name for f in dataclasses.fields(self)])
         if not self.matrix and not self.need_orbitals:
-            raise ConfigError(refusal(where, got="all zero", expected="one weight above zero"))
+            raise ConfigError(where, got="all zero", expected="one weight above zero")
 
     @property
     def need_orbitals(self) -> bool:
@@ -118,7 +118,7 @@ class Op2OpNetworkConfig:
         at_least("model.network", self, ("gates",))
         if min(self.hidden, default=1) < 1:
             got = f"hidden {self.hidden}"
-            raise ConfigError(refusal("model.network", got=got, expected="positive widths"))
+            raise ConfigError("model.network", got=got, expected="positive widths")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +159,8 @@ class ObservablesFit:
         where = "model.fit.observables"
         if not self.targets or not set(self.targets) <= set(OBSERVABLES):
             expected = f"some of {', '.join(OBSERVABLES)}"
-            text = refusal(f"{where}.targets", got=self.targets, expected=expected, hint=_EXAMPLE)
-            raise ConfigError(text)
+            got, hint = self.targets, _EXAMPLE
+            raise ConfigError(f"{where}.targets", got=got, expected=expected, hint=hint)
         at_least(where, self, ("components", "steps"), 1)
         numbers = [f.name for f in dataclasses.fields(self) if f.name != "targets"]
         at_least(where, self, numbers)
@@ -239,7 +239,7 @@ class Op2OpConfig(ModelConfig):
         for wrong, name, got, expected in self._refusals():
             if wrong:
                 where = f"model.{name}" if name else "model"
-                raise ConfigError(refusal(where, got=got, expected=expected))
+                raise ConfigError(where, got=got, expected=expected)
 
     def _refusals(self) -> Iterator[tuple[bool, str, str, str]]:
         """What may be wrong: whether it is, where, what is there and what should be."""
@@ -298,4 +298,4 @@ class Op2OpConfig(ModelConfig):
             elif self.window != "lowest" and self.targets != ("mo_energy",):
                 expected = "with targets: [mo_energy], unless window is lowest"
         if expected:
-            raise ConfigError(refusal(where, got=got, expected=expected, hint=_EXAMPLE))
+            raise ConfigError(where, got=got, expected=expected, hint=_EXAMPLE)

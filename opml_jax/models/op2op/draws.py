@@ -20,7 +20,7 @@ import dataclasses
 
 import jax
 
-from ...errors import OpmlError, refusal
+from ...errors import OpmlError
 from ...features.couple import key_name
 from ...numerics import Array, einsum
 from ...operators.species import SpeciesTable
@@ -71,7 +71,7 @@ def last_columns(
         dm = before.apply(params, structures, table)["dm"]
         dm = dm[None] if isinstance(structures, Structure) else dm
     if dm is None:
-        raise OpmlError(refusal("dm", got=None, expected="the self-consistent density matrix"))
+        raise OpmlError("dm", got=None, expected="the self-consistent density matrix")
     operators = definition.with_density(structures, operators, dm)
     return operators, joined(known, definition.density_irreps(operators, table))
 

@@ -10,7 +10,7 @@ import numpy as np
 from ...basis import layout_of, load_basis
 from ...data import Dataset
 from ...data.plausibility import check_finite
-from ...errors import Code, ConventionError, DataError, ModelFileError, refusal
+from ...errors import Code, ConventionError, DataError, ModelFileError
 from ..family import Evaluated, Family, Fit, Picture
 from .config import ObservablesFit, Op2OpConfig
 from .functions import Op2Op
@@ -133,12 +133,10 @@ class Op2OpFamily(Family):
         if (network := values.get("network")) is not None:
             if (kind := network.get("kind", "gated")) != "gated":
                 raise ModelFileError(
-                    refusal(
-                        "model",
-                        got=f"an Op2Op model with a network of kind {kind!r}, which was removed",
-                        expected="one with a gated network, or none",
-                        hint="Version 0.1 of opml_jax reads it.",
-                    )
+                    "model",
+                    got=f"an Op2Op model with a network of kind {kind!r}, which was removed",
+                    expected="one with a gated network, or none",
+                    hint="Version 0.1 of opml_jax reads it.",
                 )
             sizes = {k: v for k, v in network.items() if k not in OF_MATRIX_NETWORK}
             values["network"] = {**sizes, "fit": None}
@@ -160,12 +158,10 @@ def _check_labels(name: str, part: Dataset, observables: ObservablesFit | None) 
     if any(label not in part for label in labels) or not has_basis or not len(part):
         basis = ", and the name of their basis" if observables else ""
         raise DataError(
-            refusal(
-                name,
-                got=repr(part),
-                expected=f"structures with the label {' and '.join(labels)}{basis}",
-                hint="opml generate makes files with Fock matrices.",
-            ),
+            name,
+            got=repr(part),
+            expected=f"structures with the label {' and '.join(labels)}{basis}",
+            hint="opml generate makes files with Fock matrices.",
             code=Code.LABEL,
         )
     check_closed_shells(name, part.structures, DataError)
@@ -178,11 +174,9 @@ def _check_basis(definition: Op2Op, part: Dataset) -> None:
     for structure, fock in zip(part.structures, part.labels["fock"], strict=True):
         if len(fock) != (nao := layout_of(structure, definition.basis).nao):
             raise ConventionError(
-                refusal(
-                    f"Fock matrix of {structure!r}",
-                    got=f"{len(fock)} functions",
-                    expected=f"{nao}, as {definition.basis!r} has",
-                    hint="Set model.basis to the basis of the labels.",
-                ),
+                f"Fock matrix of {structure!r}",
+                got=f"{len(fock)} functions",
+                expected=f"{nao}, as {definition.basis!r} has",
+                hint="Set model.basis to the basis of the labels.",
                 code=Code.LAYOUT,
             )

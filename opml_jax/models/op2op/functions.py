@@ -35,7 +35,7 @@ import numpy as np
 
 from ... import integrals, lapack
 from ...basis import Basis, layout_of
-from ...errors import ConfigError, OpmlError, refusal
+from ...errors import ConfigError, OpmlError
 from ...features.couple import IrrepKey, key_name
 from ...learn.fixed_point import fixed_point
 from ...numerics import Array, einsum, is_concrete
@@ -81,7 +81,7 @@ class Op2Op(Definition):
         given = self.input_basis and self.input_basis.name
         if (self.config.input_basis is None) != (given is None):
             raise ConfigError(
-                refusal("input_basis", got=repr(given), expected=repr(self.config.input_basis))
+                "input_basis", got=repr(given), expected=repr(self.config.input_basis)
             )
 
     def table(self, structure: Structure | StructureBatch) -> SpeciesTable:
@@ -94,7 +94,7 @@ class Op2Op(Definition):
             return table_of([structure], self.basis, self.input_basis)
         if not is_concrete(structure.numbers):
             raise OpmlError(
-                refusal("table", got=None, expected="one made outside jit, by Op2Op.table(batch)")
+                "table", got=None, expected="one made outside jit, by Op2Op.table(batch)"
             )
         molecules = molecules_of(structure)
         return table_of(molecules, self.basis, self.input_basis, structure.n_atoms)
@@ -272,7 +272,7 @@ class Op2Op(Definition):
     def _in_field(self, structure: Structure | StructureBatch, field: Array) -> Array:
         """What a field adds to a Fock matrix."""
         if self.config.target == "dm":
-            raise OpmlError(refusal("target of a model in a field", got="dm", expected="fock"))
+            raise OpmlError("target of a model in a field", got="dm", expected="fock")
         position = integrals.position(centred(structure), self.basis)
         return einsum("x,...xij->...ij", field, position)
 

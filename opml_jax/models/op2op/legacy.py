@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from ...errors import ConfigError, refusal
+from ...errors import ConfigError
 from ...learn.config import DescentConfig
 
 OF_MATRIX_NETWORK = ("kind", "channels", "layers")
@@ -33,11 +33,9 @@ def migrated(tree: Mapping[str, Any]) -> dict[str, Any] | None:
 def _network(network: dict[str, Any], tree: Mapping[str, Any]) -> dict[str, Any]:
     if (kind := network.get("kind", "gated")) != "gated":
         raise ConfigError(
-            refusal(
-                "operator.network.kind",
-                got=f"{kind}, which was removed (gated is better)",
-                expected="gated",
-            )
+            "operator.network.kind",
+            got=f"{kind}, which was removed (gated is better)",
+            expected="gated",
         )
     network = {k: v for k, v in network.items() if k not in OF_MATRIX_NETWORK}
     known = {f.name for f in dataclasses.fields(DescentConfig)}

@@ -15,7 +15,7 @@ import numpy as np
 
 from ... import integrals, observables
 from ...basis import layout_of
-from ...errors import Code, ConvergenceError, DataWarning, OpmlError, refusal
+from ...errors import Code, ConvergenceError, DataWarning, OpmlError
 from ...learn.chunks import in_chunks
 from ...numerics import Array
 from ...operators.species import SpeciesTable
@@ -75,12 +75,10 @@ class Op2OpModel(Model):
         """Refuse standard deviations of a model trained without, or of a first guess."""
         if not self.doubted:
             raise OpmlError(
-                refusal(
-                    "uncertainty",
-                    got="a model without one, or the first guess of a model",
-                    expected="that of the last map of a model that keeps it",
-                    hint="Train with model.uncertainty=true.",
-                ),
+                "uncertainty",
+                got="a model without one, or the first guess of a model",
+                expected="that of the last map of a model that keeps it",
+                hint="Train with model.uncertainty=true.",
                 code=Code.CAPABILITY,
             )
 
@@ -125,8 +123,7 @@ class Op2OpModel(Model):
         if name not in IN_FIELD or not self.has(name):
             expected = "dipole, or polarizability, of a model of whole Fock matrices"
             raise OpmlError(
-                refusal("property of an Op2Op model", got=name, expected=expected),
-                code=Code.CAPABILITY,
+                "property of an Op2Op model", got=name, expected=expected, code=Code.CAPABILITY
             )
         weights = self.params if params is None else params
         return functools.partial(getattr(self.definition, f"{name}_in_field"), weights)
@@ -265,7 +262,7 @@ def check_closed_shells(
 ) -> None:
     """Refuse molecules with unpaired electrons, called ``name``, by an ``error``."""
     if odd := [s for s in structures if s.spin or s.n_electrons % 2]:
-        raise error(refusal(name, got=repr(odd[0]), expected="closed shells"), code=Code.ELECTRONS)
+        raise error(name, got=repr(odd[0]), expected="closed shells", code=Code.ELECTRONS)
 
 
 def _axes(name: str) -> tuple[Axis, ...]:

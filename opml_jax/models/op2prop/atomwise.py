@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...errors import Code, OpmlError, refusal
+from ...errors import Code, OpmlError
 from ...numerics import Array, einsum, is_concrete
 from ...structures import Structure, StructureBatch, centre_of_nuclear_charge
 from ..base import EnergyDefinition, Params
@@ -168,7 +168,7 @@ class AtomwiseDefinition(EnergyDefinition):
         if is_concrete(charge := structure.charge) and np.any(charge):
             got = f"charge {np.max(np.abs(charge))}"
             expected = "neutral: the energy of an ion in a field depends on the origin"
-            raise OpmlError(refusal("structure", got=got, expected=expected), code=Code.ELECTRONS)
+            raise OpmlError("structure", got=got, expected=expected, code=Code.ELECTRONS)
         x, v = self.descriptors(structure, params, field=field)
         return self.readout(params, x, v, self.one_hot(structure))["energy"]
 

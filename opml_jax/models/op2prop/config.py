@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, ClassVar
 
-from ...errors import ConfigError, at_least, one_of, refusal
+from ...errors import ConfigError, at_least, one_of
 from ...features import Inputs
 from ...learn.config import DescentConfig, positive
 from ...units import DEBYE_PER_EBOHR, EV_PER_ANGSTROM_PER_ATOMIC_FORCE, EV_PER_HARTREE
@@ -59,7 +59,7 @@ class AtomwiseFit(DescentConfig):
         one_of("model.fit.loss", self.loss, ("mse", "mae"))
         if not set(self.targets) <= set(TARGETS) or "energy" not in self.targets:
             expected = f"energy and any of {', '.join(TARGETS[1:])}"
-            raise ConfigError(refusal("model.fit.targets", got=self.targets, expected=expected))
+            raise ConfigError("model.fit.targets", got=self.targets, expected=expected)
 
     @property
     def sigmas(self) -> dict[str, float]:
@@ -108,11 +108,11 @@ class Op2PropFit(AtomwiseFit):
         if self.consistency_sigma and not self.field_dipole_sigma:
             got = f"{self.consistency_sigma} without field_dipole_sigma"
             where = "model.fit.consistency_sigma"
-            raise ConfigError(refusal(where, got=got, expected="0, or both"))
+            raise ConfigError(where, got=got, expected="0, or both")
         if self.field_dipole_sigma and "dipole" not in self.targets:
             hint = "model.fit.field_dipole_sigma fits derivatives in a field to dipoles."
             got, expected = self.targets, "dipole among them"
-            raise ConfigError(refusal("model.fit.targets", got=got, expected=expected, hint=hint))
+            raise ConfigError("model.fit.targets", got=got, expected=expected, hint=hint)
 
     @property
     def sigmas(self) -> dict[str, float]:
@@ -158,13 +158,13 @@ class AtomwiseConfig(ModelConfig):
         at_least("model", config, ("references",))
         if min(config.hidden, default=1) < 1:
             got, expected = config.hidden, "positive widths"
-            raise ConfigError(refusal("model.hidden", got=got, expected=expected))
+            raise ConfigError("model.hidden", got=got, expected=expected)
 
 
 def check_powers(where: str, powers: tuple[int, ...]) -> None:
     """Refuse powers of an operator that there are none."""
     if not powers or min(powers) < 1:
-        raise ConfigError(refusal(where, got=powers, expected="positive integers"))
+        raise ConfigError(where, got=powers, expected="positive integers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,6 +219,6 @@ class Op2PropConfig(AtomwiseConfig):
         check_powers("model.gram_powers", self.gram_powers)
         if not self.channels and not set(self.gram_powers) <= set(self.powers):
             expected = f"a part of powers {self.powers}"
-            raise ConfigError(refusal("model.gram_powers", got=self.gram_powers, expected=expected))
+            raise ConfigError("model.gram_powers", got=self.gram_powers, expected=expected)
         at_least("model", self, ("channels", "vectors"))
         self.check_readout()

@@ -22,7 +22,7 @@ from ...basis import Bucket, batch, bucket_of
 from ...data import Dataset
 from ...data.moments import centred_quadrupoles
 from ...data.plausibility import check_finite
-from ...errors import Code, DataError, refusal
+from ...errors import Code, DataError
 from ...learn.devices import collect, mesh_for
 from ...learn.rows import Rows, Selected
 from ...learn.run import Run, silent
@@ -117,13 +117,11 @@ def padded_labels(dataset: Dataset, targets: Sequence[str], n_atoms: int) -> dic
         if name not in dataset:
             got = f"{name!r}, which the data set lacks"
             expected = f"labels it has: {', '.join(dataset.labels) or 'no labels'}"
-            raise DataError(
-                refusal("model.fit.targets", got=got, expected=expected), code=Code.LABEL
-            )
+            raise DataError("model.fit.targets", got=got, expected=expected, code=Code.LABEL)
         if name in OF_NEUTRAL and any(s.charge for s in dataset.structures):
             expected = f"neutral ones: an ion's {name} depends on the origin"
             got = f"{name!r} for charged molecules"
-            raise DataError(refusal("model.fit.targets", got=got, expected=expected))
+            raise DataError("model.fit.targets", got=got, expected=expected)
         if name == "forces":
             labels[name] = np.zeros((len(dataset), n_atoms, 3))
             for row, forces in zip(labels[name], dataset.labels[name], strict=True):

@@ -27,7 +27,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...basis import batch
-from ...errors import OpmlError, refusal
+from ...errors import OpmlError
 from ...features import AtomFeatures, Inputs, Products, invariants, n_invariants, pairs_of_atoms
 from ...numerics import Array
 from ...structures import centred
@@ -118,6 +118,6 @@ class Op2Prop(AtomwiseDefinition):
         if self.config.channels:
             if not params or "mixing" not in params:
                 expected = "those of draw(seed) or a model"
-                raise OpmlError(refusal("params", got="no mixing", expected=expected))
+                raise OpmlError("params", got="no mixing", expected=expected)
             return self.products(features, params["mixing"], self.one_hot(structure)), irreps
         return invariants(features, self.recipe, self._gram), irreps

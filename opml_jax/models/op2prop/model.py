@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import jax
 import numpy as np
 
-from ...errors import Code, OpmlError, refusal
+from ...errors import Code, OpmlError
 from ...numerics import Array
 from ...structures import Structure
 from ..base import EnergyModel, Params
@@ -66,7 +66,7 @@ class Op2PropModel(EnergyModel):
         if self.card and not any(met):
             got = "one whose energy never met a field"
             expected = "one trained with model.fit.field_dipole_sigma above 0"
-            raise OpmlError(refusal("model", got=got, expected=expected), code=Code.CAPABILITY)
+            raise OpmlError("model", got=got, expected=expected, code=Code.CAPABILITY)
         return functools.partial(function, self.params if params is None else params)
 
     @property
@@ -86,7 +86,7 @@ class Op2PropModel(EnergyModel):
             got, expected = "a model with one network or none", "an ensemble, or a last layer"
             hint = "Train with model.members=4, or model.last_layer=true."
             raise OpmlError(
-                refusal("uncertainty", got=got, expected=expected, hint=hint), code=Code.CAPABILITY
+                "uncertainty", got=got, expected=expected, hint=hint, code=Code.CAPABILITY
             )
 
     def recalibrated(self, scales: Mapping[str, float]) -> Op2PropModel:

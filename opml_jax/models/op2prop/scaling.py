@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 
-from ...errors import OpmlError, refusal
+from ...errors import OpmlError
 from ...learn.rows import Selected
 from ..base import Params
 from .descriptors import Cache
@@ -36,7 +36,7 @@ def fit_scaler(cache: Cache, noise: np.ndarray) -> Params:
         rows = cache.x[cache.one_hot[..., e] > 0]
         if not len(rows):
             got, expected = f"no atom of element number {e}", "every element of the basis"
-            raise OpmlError(refusal("training set", got=got, expected=expected))
+            raise OpmlError("training set", got=got, expected=expected)
         mean, std = rows.mean(axis=0), rows.std(axis=0)
         means.append(mean)
         spreads.append(std)
