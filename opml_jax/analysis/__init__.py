@@ -7,4 +7,3 @@ from .degeneracy import degenerate_pairs as degenerate_pairs
 from .locality import block_norms as block_norms
 from .matrix_cutoff import cutoff_weights as cutoff_weights
 from .matrix_cutoff import matrix_cutoff_study as matrix_cutoff_study
-from .plots import plot_block_norms as plot_block_norms

@@ -4,11 +4,14 @@ import contextlib
 import json
 import logging
 
+import e3nn_jax as e3nn
 import jax
 import numpy as np
 import pytest
 
 import opml_jax as opml
+from opml_jax.basis import layout_of
+from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import Code, OpmlError
 from opml_jax.interfaces.ase import OPMLCalculator
 from opml_jax.models.family import family, family_of
@@ -89,33 +92,31 @@ class Contract:
             assert value.shape == (len(structures), *lengths), name
 
     def test_rotations(self, model, structures, rng, random_rotation):
-        """Improper ones too; matrices and coefficients are judged by what follows from them."""
-        s = structures[0]
-        r = random_rotation(rng, improper=True)
-        turned = s.replace(positions=np.asarray(s.positions) @ r.T)
-        before, after = model.predict(s), model.predict(turned)
-        for name, value in before.items():
-            of_name = quantity(name)
-            if of_name is None or _turns_by_functions(of_name):
-                continue
-            for axis, length in enumerate(of_name.axes):
-                if length == 3:
-                    value = np.moveaxis(np.tensordot(r, value, (1, axis)), 0, axis)
-            close(after[name], value, self.equivariant)
+        """Of vectors, matrices and coefficients, improper ones too."""
+        for s in structures[:2]:
+            r = random_rotation(rng, improper=s is structures[1])
+            turned = s.replace(positions=np.asarray(s.positions) @ r.T)
+            turns = {axis: wigner(layout, r) for axis, layout in _layouts(model, s)} | {3: r}
+            self._transforms(model, s, turned, turns)
 
     def test_permutations(self, model, structures):
-        s = structures[0]
-        order = [2, 0, 1]
+        s, order = structures[0], [2, 0, 1]
         numbers = [s.numbers[i] for i in order]
         moved = opml.Structure(numbers, np.asarray(s.positions)[order])
-        before, after = model.predict(s), model.predict(moved)
-        for name, value in before.items():
-            of_name = quantity(name)
-            if of_name is None or any(a in SIZES and a != "atom" for a in of_name.axes):
-                continue
-            if of_name.axes[:1] == ("atom",):
-                value = value[order]
-            close(after[name], value, self.equivariant)
+        rows = {"atom": order}
+        for axis, layout in _layouts(model, s):
+            rows[axis] = np.concatenate([np.flatnonzero(layout.atom == i) for i in order])
+        self._transforms(model, s, moved, {axis: np.eye(len(i))[i] for axis, i in rows.items()})
+
+    def _transforms(self, model, before, after, maps):
+        """What is predicted of ``after`` is that of ``before`` with axes mapped by matrices."""
+        values, found = model.predict(before), model.predict(after)
+        for name, value in values.items():
+            axes = () if quantity(name) is None else quantity(name).axes
+            for axis, kind in enumerate(axes if axes != ("ao",) else ()):  # levels stay
+                if kind in maps:
+                    value = np.moveaxis(np.tensordot(maps[kind], value, (1, axis)), 0, axis)
+            close(found[name], value, self.equivariant)
 
     def test_an_empty_list(self, model):
         with pytest.raises(OpmlError) as caught:
@@ -171,9 +172,18 @@ class Contract:
         assert all(np.isfinite(v) for v in found.values())
 
 
-def _turns_by_functions(of_name) -> bool:
-    """Whether an array turns as functions do, each l in its own way: what follows from it says."""
-    return of_name.axes.count("ao") == 2 or "aux" in of_name.axes
+def wigner(layout, r) -> np.ndarray:
+    """How functions of a molecule turn with it, ``(nao, nao)``."""
+    irreps = e3nn.Irreps([ir for i in range(len(layout.atom_ls)) for ir in layout.irreps(i)])
+    return np.asarray(irreps.D_from_matrix(rotation_to_e3nn(r)))
+
+
+def _layouts(model, structure):
+    """The axes of functions, and what functions they are of this molecule."""
+    definition = model.definition
+    for axis, name in (("ao", "basis"), ("aux", "aux_basis")):
+        if hasattr(definition, name):
+            yield axis, layout_of(structure, getattr(definition, name))
 
 
 def close(actual, expected, tolerance):

@@ -3,7 +3,6 @@
 import json
 import shutil
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,10 +10,8 @@ import pytest
 
 import opml_jax as opml
 from opml_jax import density
-from opml_jax.basis import layout_of
 from opml_jax.cli import main
 from opml_jax.cli.runs import load_data
-from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, OpmlError
 from opml_jax.learn.history import read_history
 from opml_jax.learn.run import Run
@@ -105,19 +102,6 @@ def test_runs_say_how_good_they_are(folder):
     assert metrics["forces_mae_mev_per_angstrom"] < 5.0
     assert (folder / "energy" / "report.html").exists()
     assert "predicted density in def2-svp" in (folder / "energy" / "report.html").read_text()
-
-
-def test_densities_turn_with_the_molecule(model, water):
-    layout = layout_of(water, model.definition.aux_basis)
-    irreps = e3nn.Irreps([ir for a in range(3) for ir in layout.irreps(a)])
-    here = model.density.predict(water)
-    np.testing.assert_array_equal(here["dipole"], model.predict([water])["dipole"][0])
-    x = np.asarray(water.positions)
-    for q in (random_rotation(3, improper=improper) for improper in (False, True)):
-        there = model.density.predict(water.replace(positions=x @ q.T))["coefficients"]
-        turned = e3nn.IrrepsArray(irreps, jnp.asarray(here["coefficients"]))
-        turned = turned.transform_by_matrix(jnp.asarray(rotation_to_e3nn(q))).array
-        np.testing.assert_allclose(there, turned, rtol=0, atol=SAME)
 
 
 def test_forces_are_differences_of_energies(model, water):

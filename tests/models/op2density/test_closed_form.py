@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +10,7 @@ import pytest
 
 import opml_jax as opml
 from opml_jax import density
-from opml_jax.basis import Basis, Shell, layout_of
-from opml_jax.conventions import rotation_to_e3nn
+from opml_jax.basis import Basis, Shell
 from opml_jax.errors import Code, ConfigError, ConvergenceError, DataError, OpmlError
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
@@ -122,21 +120,6 @@ def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, m
     assert seen[2] == 20  # the state of step 10 was the last on disk
     assert found.steps == solution.steps
     jax.tree.map(np.testing.assert_array_equal, found.weights, solution.weights)
-
-
-def test_densities_turn_with_the_molecule(case, model, rng, random_rotation):
-    """Every angular momentum to l = 5, improper rotations too."""
-    s = case.structures[0]
-    layout = layout_of(s, AUX)
-    irreps = e3nn.Irreps([ir for a in range(s.n_atoms) for ir in layout.irreps(a)])
-    assert irreps.lmax == 5
-    here = model.predict(s)
-    for improper in (False, True):
-        rotation = random_rotation(rng, improper=improper)
-        there = model.predict(s.replace(positions=np.asarray(s.positions) @ rotation.T))
-        turned = e3nn.IrrepsArray(irreps, jnp.asarray(here["coefficients"]))
-        turned = turned.transform_by_matrix(jnp.asarray(rotation_to_e3nn(rotation))).array
-        np.testing.assert_allclose(there["coefficients"], turned, atol=1e-10)
 
 
 def test_predictions_are_the_solution_with_all_electrons(case, solution, model):

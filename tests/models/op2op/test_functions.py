@@ -3,7 +3,6 @@
 import dataclasses
 import json
 
-import e3nn_jax as e3nn
 import jax
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ import yaml
 
 import opml_jax as opml
 from opml_jax.cli import main
-from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.data.reference import Method, polarizability
 from opml_jax.data.store import write_hdf5
 from opml_jax.errors import (
@@ -31,7 +29,7 @@ from opml_jax.models.op2op.family import FAMILY
 from opml_jax.models.op2op.metrics import describe, errors_by_key
 from opml_jax.models.op2op.model import UNCONVERGED
 from opml_jax.observables import electron_number, idempotency_error, orbitals
-from opml_jax.testing import assert_grad_matches_fd, random_rotation
+from opml_jax.testing import assert_grad_matches_fd
 from opml_jax.training.metrics import errors
 
 N_TRAIN, N_VALIDATION, N_TEST = 60, 20, 20
@@ -110,28 +108,6 @@ def test_densities_belong_to_their_matrices(predicted):
     assert np.abs(predicted["gap"] - (energy[:, 5] - energy[:, 4])).max() < 1e-12
     for name in ("mulliken_charges", "lowdin_charges"):
         assert np.abs(predicted[name].sum(axis=1)).max() < 1e-10
-
-
-@pytest.mark.slow
-def test_matrices_turn_with_the_molecule(fitted, parts):
-    """F and P under 100 random rotations and reflections, and exchanged hydrogens."""
-    definition, fit = fitted
-    tight = dataclasses.replace(definition, config=dataclasses.replace(FEW, tolerance=1e-12))
-    structure = parts["test"].structures[1]
-    shells = definition.basis.spec.ls
-    ls = [l for z in structure.numbers for l in shells[definition.basis.spec.element_index(z)]]
-    apply = jax.jit(lambda r: tight.apply(fit.params, structure.replace(positions=r)))
-    plain = apply(structure.positions)
-    exchanged = np.r_[:14, 19:24, 14:19]
-    for seed in range(100):
-        turn = random_rotation(seed, improper=bool(seed % 2))
-        d = scipy.linalg.block_diag(
-            *(e3nn.Irrep(l, (-1) ** l).D_from_matrix(rotation_to_e3nn(turn)) for l in ls)
-        )
-        found = apply((structure.positions @ turn.T)[[0, 2, 1]])
-        for name in ("fock", "dm"):
-            expected = (d @ np.asarray(plain[name]) @ d.T)[np.ix_(exchanged, exchanged)]
-            assert np.abs(found[name] - expected).max() < ROTATION, name
 
 
 @pytest.mark.slow

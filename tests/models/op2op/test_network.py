@@ -3,16 +3,15 @@
 import dataclasses
 import json
 
-import e3nn_jax as e3nn
 import jax
 import numpy as np
 import pytest
-import scipy.linalg
 import yaml
+from contract import wigner
 
 import opml_jax as opml
+from opml_jax.basis import layout_of
 from opml_jax.cli import main
-from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import ConfigError, ModelFileError
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel, Op2OpNetworkConfig
@@ -160,14 +159,11 @@ def test_networks_turn_with_the_molecule_and_add_nothing_untrained(trained, adde
     plain = np.asarray(added(fit.params, structure.positions))
     assert np.abs(plain).max() > 1e-6
     assert not np.any(added(_without_readout(fit.params), structure.positions))
-    shells = definition.basis.spec.ls
-    ls = [l for z in structure.numbers for l in shells[definition.basis.spec.element_index(z)]]
+    layout = layout_of(structure, definition.basis)
     exchanged = np.r_[:5, 6, 5]
     for seed in range(6):
         turn = random_rotation(seed, improper=bool(seed % 2))
-        d = scipy.linalg.block_diag(
-            *(e3nn.Irrep(l, (-1) ** l).D_from_matrix(rotation_to_e3nn(turn)) for l in ls)
-        )
+        d = wigner(layout, turn)
         found = added(fit.params, (structure.positions @ turn.T)[[0, 2, 1]])
         expected = (d @ plain @ d.T)[np.ix_(exchanged, exchanged)]
         assert np.abs(found - expected).max() < ROTATION
@@ -228,31 +224,6 @@ def test_networks_in_files_of_earlier_versions():
     header["network"]["kind"] = "matrix"
     with pytest.raises(ModelFileError, match="network of kind 'matrix', which was removed"):
         FAMILY.read_config(header)
-
-
-@pytest.mark.slow
-def test_training_goes_on_from_its_state_bit_for_bit(closed, parts, tmp_path):
-    definition, params = closed
-    own = dataclasses.replace(FEW, network=NETWORKS["gated"])
-    definition = dataclasses.replace(definition, config=own)
-
-    class Killed(Exception):
-        pass
-
-    def kill(stage, done, total, note):
-        if stage == "epochs" and done == 3:
-            raise Killed
-
-    def go(**options):
-        return train_network(definition, FIT, params, parts, Run(**options))
-
-    with pytest.raises(Killed):
-        go(folder=tmp_path, fingerprint="a", on_progress=kill)
-    with pytest.raises(ModelFileError, match="another configuration"):
-        go(folder=tmp_path, fingerprint="b")
-    again, whole = go(folder=tmp_path, fingerprint="a"), go()
-    assert again.history == whole.history
-    jax.tree.map(np.testing.assert_array_equal, again.params, whole.params)
 
 
 @pytest.mark.slow

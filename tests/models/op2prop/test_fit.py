@@ -1,13 +1,11 @@
 """Training: cached derivatives against autodiff, parts of the fit, learning, repeatability."""
 
-import jax
 import numpy as np
 import pytest
 
 import opml_jax as opml
 from opml_jax.data import Dataset
 from opml_jax.errors import DataWarning
-from opml_jax.learn.history import read_history
 from opml_jax.models.op2prop import Op2Prop, Op2PropConfig, Op2PropFit
 from opml_jax.models.op2prop.descriptors import CHUNK, Wanted, build_cache, rounding_noise
 from opml_jax.models.op2prop.residual import make_inputs, predict_residual, residual_scales
@@ -97,38 +95,6 @@ def test_networks_never_lose_to_the_closed_form_on_validation(small, dataset, re
 
     assert loss(trained.model) <= loss(trained.model.closed_form) * (1 + 1e-9)
     assert len(trained.history) == config.model.fit.epochs
-
-
-def test_a_killed_run_goes_on(small, dataset, tmp_path, monkeypatch):
-    """Killed among descriptors, then among epochs, then let run: the weights of a run in one go."""
-    trained, config, splits = small
-    monkeypatch.setattr("opml_jax.learn.descent.SAVE_EVERY", 0.0)
-    seen = []
-
-    def until(stop):
-        def report(stage, done, total, note):
-            seen.append((stage, done, total))
-            if (stage, done) == stop:
-                raise KeyboardInterrupt
-
-        return report
-
-    for stop in (("descriptors", CHUNK), ("epochs", 5)):
-        with pytest.raises(KeyboardInterrupt):
-            train(dataset, splits, config, folder=tmp_path, on_progress=until(stop))
-    again = train(dataset, splits, config, folder=tmp_path, on_progress=until(None))
-    counted = {
-        s: [done for stage, done, total in seen if stage == s and total > 1]
-        for s in ("descriptors", "epochs")
-    }
-    # told of at every start, computed once; the epoch that was not saved is repeated
-    assert counted["descriptors"] == [0, CHUNK, CHUNK, 2 * CHUNK, 40, 40]
-    assert counted["epochs"] == [1, 2, 3, 4, 5, 5, 6, 7, 8]
-    assert again.history == trained.history == read_history(tmp_path / "history.jsonl")
-    for a, b in zip(
-        jax.tree.leaves(trained.model.params), jax.tree.leaves(again.model.params), strict=True
-    ):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_noise_columns_are_dropped(dataset):
