@@ -218,15 +218,6 @@ def _one_line(capsys, arguments, *expected):
         assert text in error
 
 
-def test_unknown_config_key_names_the_nearest(tmp_path, capsys):
-    config = tmp_path / "c.yaml"
-    config.write_text("model: {fit: {epoch: 3}}\n")
-    out = tmp_path / "run"
-    _one_line(capsys, ["train", str(config), "-o", str(out)], "Did you mean 'epochs'?")
-    _one_line(capsys, ["config", "validate", str(config)], "Did you mean 'epochs'?")
-    assert not out.exists()
-
-
 def test_output_that_cannot_be_a_directory(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     config = tmp_path / "c.yaml"
@@ -243,24 +234,6 @@ def test_other_level_of_theory_is_refused(run, tmp_path, capsys):
         dataset.meta = {**opml.read_dataset(opml.bundled("water")).meta, key: value}
         write_hdf5(tmp_path / "other.h5", dataset)
         _one_line(capsys, ["evaluate", str(run[0]), str(tmp_path / "other.h5")], key, value)
-
-
-def test_unseen_element_is_refused(run, tmp_path, capsys):
-    xyz = tmp_path / "hf.xyz"
-    xyz.write_text("2\n\nF 0 0 0\nH 0 0 0.92\n")
-    out = tmp_path / "p.h5"
-    _one_line(capsys, ["predict", str(run[0]), str(xyz), "-o", str(out)], "got F")
-    assert not out.exists()
-
-
-def test_damaged_model_and_wrong_output_name(run, tmp_path, capsys):
-    model = tmp_path / "m.safetensors"
-    model.write_bytes((run[0] / "model.safetensors").read_bytes()[:1000])
-    xyz = str(run[0] / "predictions.extxyz")
-    _one_line(capsys, ["predict", str(model), xyz, "-o", str(tmp_path / "p.h5")], "safetensors")
-    _one_line(capsys, ["predict", str(run[0]), xyz, "-o", str(tmp_path / "p.csv")], "--output")
-    _one_line(capsys, ["evaluate", str(tmp_path / "none"), "bundled:water"], "model file")
-    _one_line(capsys, ["evaluate", str(run[0]), "bundled:wather"], "'water'")
 
 
 def test_unknown_command_and_missing_argument(capsys):

@@ -11,7 +11,7 @@ import pytest
 import opml_jax as opml
 from opml_jax import density
 from opml_jax.basis import Basis, Shell
-from opml_jax.errors import Code, ConfigError, ConvergenceError, DataError, OpmlError
+from opml_jax.errors import ConfigError, ConvergenceError, DataError, OpmlError
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
 from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, closed_form, labels
@@ -221,15 +221,3 @@ UNCERTAIN = Op2DensityConfig(uncertainty=True, network=NETWORK)
 def test_settings_that_are_refused(config, wrong, message):
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(config, **wrong).check()
-
-
-def test_what_a_model_of_densities_has(case, model):
-    assert all(model.has(k) for k in ("coefficients", "density", "dipole"))
-    assert not any(model.has(k) for k in ("energy", "forces", "widths"))
-    with pytest.raises(OpmlError, match=r"interfaces\.density\.energies"):
-        model.energy_fn()
-    with pytest.raises(OpmlError, match="standard deviation") as refused:
-        model.doubt(model.predict(case.structures[:2]))
-    assert refused.value.code == Code.CAPABILITY
-    with pytest.raises(OpmlError, match=r"model\.uncertainty=true"):
-        model.predict(case.structures[0], uncertainty=True)

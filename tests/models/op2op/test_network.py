@@ -11,7 +11,6 @@ from contract import wigner
 
 import opml_jax as opml
 from opml_jax.basis import layout_of
-from opml_jax.cli import main
 from opml_jax.errors import ConfigError, ModelFileError
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel, Op2OpNetworkConfig
@@ -224,31 +223,3 @@ def test_networks_in_files_of_earlier_versions():
     header["network"]["kind"] = "matrix"
     with pytest.raises(ModelFileError, match="network of kind 'matrix', which was removed"):
         FAMILY.read_config(header)
-
-
-@pytest.mark.slow
-def test_self_consistent_bundled_water_from_a_configuration(tmp_path, capsys):
-    config = {
-        "data": {"n_train": 40, "n_validation": 10, "n_test": 10},
-        "model": {
-            "family": "op2op",
-            "words": ["S", "T", "W", "W S"],
-            "density_words": ["P", "S P S", "U", "U S"],
-            "network": {
-                "components": 6,
-                "hidden": [16],
-                "fit": {"epochs": 10, "batch_size": 10},
-            },
-        },
-    }
-    (tmp_path / "c.yaml").write_text(yaml.safe_dump(config))
-    run = tmp_path / "run"
-    assert main(["train", str(tmp_path / "c.yaml"), "-o", str(run)]) == 0
-    assert "test (guess)" in capsys.readouterr().out
-    model = opml.load_model(run)
-    card = model.card
-    assert card["network"] == "kept"
-    assert card["network_mae_network"] < card["network_mae_closed_form"]
-    assert len((run / "history.jsonl").read_text().splitlines()) == 10
-    metrics = json.loads((run / "metrics.json").read_text())
-    assert metrics["test"]["fock_mae_uha"] < 0.5 * metrics["test_guess"]["fock_mae_uha"]

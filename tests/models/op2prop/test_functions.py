@@ -188,19 +188,3 @@ def test_hessian_is_symmetric_and_has_rigid_null_space(random_model, water):
     np.testing.assert_allclose(h, h.T, atol=1e-8 * np.abs(h).max())
     shift = np.tile(np.eye(3), 3)
     assert np.abs(h @ shift.T).max() < 1e-7 * np.abs(h).max()
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"operator": "screened"}, "Did you mean 'screened_potential'"),
-        ({"powers": (0, 1)}, "model.powers must be positive"),
-        ({"powers": (1,), "gram_powers": (1, 2)}, "model.gram_powers must be a part"),
-        ({"components": 0}, "model.components must be at least 1"),
-        ({"channels": -1}, "model.channels must be zero or more"),
-        ({"hidden": (8, 0)}, "model.hidden must be positive"),
-    ],
-)
-def test_configuration_is_checked(change, message):
-    with pytest.raises(ValueError, match=message):
-        Op2PropConfig(**change)

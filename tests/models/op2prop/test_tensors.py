@@ -207,10 +207,3 @@ def test_quadrupoles_of_ions_are_refused():
     labels = {"energy": [0.0] * 3, "quadrupole": [np.zeros((3, 3))] * 3}
     with pytest.raises(ValueError, match="an ion's quadrupole depends on the origin"):
         _train(Dataset([ion] * 3, labels), "quadrupole")
-
-
-def test_field_options_are_checked():
-    with pytest.raises(ValueError, match="consistency_sigma must be 0, or both"):
-        Op2PropFit(consistency_sigma=1e-4)
-    with pytest.raises(ValueError, match="dipole among them"):
-        Op2PropFit(targets=("energy",), field_dipole_sigma=0.1)
