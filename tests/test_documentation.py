@@ -18,7 +18,9 @@ import opml_jax as opml
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = {p.relative_to(DOCS).as_posix(): p.read_text() for p in sorted(DOCS.rglob("*.md"))}
+NOTES = ("ARCHITECTURE.md", "CONTRIBUTING.md", "benchmarks/README.md")
 TEXTS = PAGES | {"README.md": (ROOT / "README.md").read_text()}
+FILES = TEXTS | {name: (ROOT / name).read_text() for name in NOTES}
 
 _spec = importlib.util.spec_from_file_location("pages", DOCS / "hooks" / "pages.py")
 site = importlib.util.module_from_spec(_spec)
@@ -30,6 +32,8 @@ _FENCE = re.compile(r"(?:^<!-- test: (\w+) -->\n)?^```(\w+)\n(.*?)^```$", re.MUL
 _LINK = re.compile(r"!?\[[^\]\n]*\]\(([^)\s]+)\)")
 _NAME = re.compile(r"\bopml(?:_jax)?((?:\.[A-Za-z_]\w*)+)")
 _INLINE = re.compile(r"`(opml(?: [a-z]+)[^`\n]*)`")
+
+_FILE = re.compile(r"`((?:\w+/)+\w+\.(?:py|md|svg|h5))`")
 
 WATER = "3\n\nO 0.000 0.000 0.119\nH 0.000 0.763 -0.477\nH 0.000 -0.763 -0.477\n"
 
@@ -225,6 +229,13 @@ def _resolves(path: list[str]) -> bool:
             except ImportError:
                 return name in getattr(found, "__dataclass_fields__", {})
     return True
+
+
+@pytest.mark.parametrize("page", FILES)
+def test_files_exist(page):
+    """A path is told from the root, or from the package."""
+    for path in _FILE.findall(FILES[page]):
+        assert any((folder / path).exists() for folder in (ROOT, ROOT / "opml_jax")), path
 
 
 def test_links_resolve():

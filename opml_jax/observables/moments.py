@@ -56,7 +56,7 @@ def polarizability(
     r"""Polarizability of independent electrons: derivative of the dipole in a field added to F.
 
     :math:`\alpha_{xy} = 4 \sum_{ia} x_{ia} y_{ia} / (\epsilon_a - \epsilon_i)`: F itself does not
-    answer the field, as it would in a self-consistent calculation. An effective operator is trained
+    answer the field, as it would in a self-consistent calculation. An effective matrix is trained
     so that this is the answer.
 
     Args:
