@@ -1,6 +1,6 @@
-"""Hamiltonian data sets in SQLite files, read as they are published; nothing is unpickled.
+"""Data sets in SQLite files, read as they are published; nothing is unpickled.
 
-Three layouts, told apart by their tables:
+Layouts are told apart by their tables, those of ASE by what rows hold:
 
 * QH9 (Yu et al., NeurIPS 2023; ``dataset_generation_examples`` and ``datasets.py`` of
   ``OpenDFT/QHBench/QH9`` in divelab/AIRS): table ``data`` with ``N``, ``Z`` (int32), ``pos`` and
@@ -13,13 +13,16 @@ Three layouts, told apart by their tables:
   of atomistic-machine-learning/SchNOrb, ``OpenDFT/QHNet/ori_dataset.py`` of divelab/AIRS): a
   database of ASE with ``hamiltonian``, ``overlap``, ``energy`` (Hartree, less the set's mean) and
   ``forces`` (Hartree/Angstrom) among the ``data`` of a row; def2-SVP, ORCA's AO order.
+* ASE's own: Angstrom, eV and e Angstrom of the columns that a calculator filled. Of SchNetPack's
+  (``_distance_unit`` and ``_property_unit_dict`` in the metadata) units are as they say.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
+import functools
+import json
 import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -29,34 +32,32 @@ from typing import Any
 import numpy as np
 
 from ..errors import Code, DataError, DataWarning, OpmlError
-from ..units import LENGTH
-from .labels import Source
+from .labels import Source, plain_unit
 from .matrices import MATRICES
+from .records import Layout, Record
 
-Record = tuple[np.ndarray, np.ndarray, dict[str, Any]]
-"""Atomic numbers, positions in the file's unit, and what else a row has, by its name there."""
+Connection = sqlite3.Connection
+
+_QH9 = {"basis": "def2-svp", "method": "b3lyp", "grid_level": 3}
+_PHISNET = {"fock": ("H",), "overlap": ("S",), "energy": ("E",), "forces": ("F",)}
+_ATOMIC = {"length": "bohr", "energy": "hartree", "forces": "hartree/bohr"}
+_ASE = {"energy": ("energy",), "forces": ("forces",)}
+_ASE_UNITS = {
+    "length": "angstrom",
+    "energy": "ev",
+    "forces": "ev/angstrom",
+    "dipole": "e angstrom",
+}
+_SCHNETPACK = {
+    "energy": ("energy", "energy_U0"),
+    "forces": ("forces",),
+    "dipole": ("dipole_moment", "dipole"),
+    "polarizability": ("polarizability",),
+}
+"""Properties that SchNetPack has a name for; their units are in the file."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """What is known of a file from how it is laid out.
-
-    Attributes:
-      rows: records of an open file.
-      length_unit: of positions.
-      convention: order of AO matrices, one of :data:`opml_jax.conventions.AO_ORDERS`.
-      sources: labels whose unit is known, AO matrices besides.
-      meta: what is known of the level of theory; ``basis`` is that of the matrices.
-    """
-
-    rows: Callable[[sqlite3.Connection], Iterator[Record]]
-    length_unit: str
-    convention: str
-    sources: Mapping[str, Source]
-    meta: Mapping[str, Any]
-
-
-def identify(path: Path) -> Layout:
+def database_layout(path: Path) -> Layout:
     """Which layout a file has.
 
     Raises:
@@ -64,29 +65,79 @@ def identify(path: Path) -> Layout:
     """
     with _connected(path) as connection:
         tables = {name: _columns(connection, name) for name in _tables(connection)}
-    for layout, needed in _LAYOUTS:
-        if all(columns <= tables.get(name, set()) for name, columns in needed.items()):
-            return layout
+
+        def has(table: str, *columns: str) -> bool:
+            return {*columns} <= tables.get(table, set())
+
+        if has("data", "N", "Z", "pos", "Ham"):
+            dynamic = has("data", "geo_id", "epot", "converged")
+            return Layout(
+                "QH9's database",
+                functools.partial(_rows, path, _qh9_dynamic if dynamic else _qh9),
+                {"energy": ("epot",)} if dynamic else {},
+                _ATOMIC if dynamic else {"length": "angstrom"},
+                fixed=True,
+                sources=MATRICES,
+                meta=_QH9,
+                convention="pyscf",
+            )
+        if has("data", "R", "E", "F", "H", "S") and has("nuclear_charges", "N", "Z"):
+            return Layout(
+                "PhiSNet's database",
+                functools.partial(_rows, path, _phisnet),
+                {k: _PHISNET[k] for k in ("energy", "forces")},
+                _ATOMIC,
+                fixed=True,
+                sources={k: Source(_PHISNET[k], 1.0) for k in ("fock", "overlap")},
+                meta={"basis": "def2-svp"},
+                convention="opml",
+            )
+        if has("systems", "natoms", "numbers", "positions", "pbc", "data"):
+            return _ase_layout(path, connection, tables)
     raise DataError(
         str(path),
         got=f"tables {', '.join(sorted(tables)) or 'none'}",
-        expected="a database of QH9, PhiSNet or SchNOrb (ASE)",
+        expected="a database of QH9, PhiSNet, SchNOrb, SchNetPack or ASE",
     )
 
 
-def read_rows(path: Path) -> Iterator[Record]:
-    """Records of a file, one by one.
+def _ase_layout(path: Path, connection: Connection, tables: Mapping[str, set[str]]) -> Layout:
+    """Which of those that write databases with ASE wrote this one."""
+    rows = functools.partial(_rows, path, functools.partial(_ase, tables["systems"]))
+    about = {}
+    if "information" in tables:
+        found = connection.execute("SELECT value FROM information WHERE name = 'metadata'")
+        about = json.loads((found.fetchone() or ("{}",))[0] or "{}")
+    if units := about.get("_property_unit_dict"):
+        length = plain_unit(about.get("_distance_unit", "angstrom"))
+        names = {
+            field: tuple(n for n in known if n in units) for field, known in _SCHNETPACK.items()
+        }
+        names = {field: found for field, found in names.items() if found}
+        units = {field: plain_unit(units[found[0]]) for field, found in names.items()}
+        return Layout("SchNetPack's database", rows, names, units | {"length": length}, fixed=True)
+    first = next(iter(_ase(tables["systems"], connection)), None)
+    if first is not None and "hamiltonian" in first.info:
+        return Layout(
+            "SchNOrb's database",
+            rows,
+            _ASE,
+            {"length": "angstrom", "energy": "hartree", "forces": "hartree/angstrom"},
+            fixed=True,
+            sources={k: Source(v.names[:2], 1.0) for k, v in MATRICES.items()},
+            meta={"basis": "def2-svp"},
+            convention="orca",
+        )
+    return Layout("ASE's database", rows, _ASE | {"dipole": ("dipole",)}, _ASE_UNITS)
 
-    Raises:
-      DataError: as :func:`identify`; also rows that are incomplete or of another kind.
-    """
-    rows = identify(path).rows
+
+def _rows(path: Path, rows: Callable[[Connection], Iterator[Record]]) -> Iterator[Record]:
     with _connected(path) as connection:
         yield from rows(connection)
 
 
 @contextlib.contextmanager
-def _connected(path: Path) -> Iterator[sqlite3.Connection]:
+def _connected(path: Path) -> Iterator[Connection]:
     """The file, opened so that reading it changes nothing and its schema runs nothing."""
     try:
         uri = f"{path.resolve().as_uri()}?mode=ro&immutable=1"
@@ -108,13 +159,13 @@ def _connected(path: Path) -> Iterator[sqlite3.Connection]:
         ) from err
 
 
-def _tables(connection: sqlite3.Connection) -> list[str]:
+def _tables(connection: Connection) -> list[str]:
     """Plain tables: a view or a virtual table would run what the file says."""
     found = connection.execute("SELECT name, sql FROM sqlite_master WHERE type = 'table'")
     return [name for name, sql in found if sql and not sql.upper().startswith("CREATE VIRTUAL")]
 
 
-def _columns(connection: sqlite3.Connection, table: str) -> set[str]:
+def _columns(connection: Connection, table: str) -> set[str]:
     """Stored columns, not generated ones."""
     found = connection.execute("SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0", [table])
     return {name for (name,) in found}
@@ -144,7 +195,7 @@ def _count(value: Any, what: str) -> int:
     return value
 
 
-def _qh9(connection: sqlite3.Connection, extra: str = "") -> Iterator[Record]:
+def _qh9(connection: Connection, extra: str = "") -> Iterator[Record]:
     found = connection.execute(f"SELECT N, Z, pos, Ham{extra} FROM data ORDER BY rowid")
     left_out = False
     for i, (n, z, r, h, *more) in enumerate(found):
@@ -158,18 +209,18 @@ def _qh9(connection: sqlite3.Connection, extra: str = "") -> Iterator[Record]:
         labels = {"Ham": _square(h, np.float64, f"Ham of row {i}")}
         if more:
             labels["epot"] = more[0]
-        yield (
+        yield Record(
             _array(z, np.int32, (n,), f"Z of row {i}"),
             _array(r, np.float64, (n, 3), f"pos of row {i}"),
             labels,
         )
 
 
-def _qh9_dynamic(connection: sqlite3.Connection) -> Iterator[Record]:
+def _qh9_dynamic(connection: Connection) -> Iterator[Record]:
     return _qh9(connection, ", epot, converged")
 
 
-def _phisnet(connection: sqlite3.Connection) -> Iterator[Record]:
+def _phisnet(connection: Connection) -> Iterator[Record]:
     first = connection.execute("SELECT N, Z FROM nuclear_charges ORDER BY rowid").fetchone()
     n, z = first or (None, None)
     numbers = _array(z, np.int32, (_count(n, "N of nuclear_charges"),), "Z of nuclear_charges")
@@ -182,30 +233,52 @@ def _phisnet(connection: sqlite3.Connection) -> Iterator[Record]:
         if s is not None:
             labels["S"] = _square(s, np.float32, f"S of row {i}")
         labels = {k: v for k, v in labels.items() if v is not None}
-        yield numbers, _array(r, np.float32, (len(numbers), 3), f"R of row {i}"), labels
+        yield Record(numbers, _array(r, np.float32, (len(numbers), 3), f"R of row {i}"), labels)
 
 
-def _ase(connection: sqlite3.Connection) -> Iterator[Record]:
+_COLUMNS = ("energy", "forces", "dipole", "initial_charges", "initial_magmoms", "masses")
+"""Of a row of ASE, beside those that every version has; a blob has a number for each atom."""
+
+
+def _ase(columns: set[str], connection: Connection) -> Iterator[Record]:
     from ase.db.core import bytes_to_object
     from ase.io.jsonio import decode
 
-    for i, (n, z, r, pbc, data) in enumerate(
-        connection.execute("SELECT natoms, numbers, positions, pbc, data FROM systems ORDER BY id")
+    more = [name for name in (*_COLUMNS, "key_value_pairs") if name in columns]
+    query = ", ".join(("natoms", "numbers", "positions", "pbc", "data", *more))
+    for i, (n, z, r, pbc, data, *values) in enumerate(
+        connection.execute(f"SELECT {query} FROM systems ORDER BY id")
     ):
         if pbc:
             raise DataError(
                 f"row {i}", got="a periodic cell", expected="molecules", code=Code.PERIODIC
             )
         n = _count(n, f"natoms of row {i}")
+        info: dict[str, Any] = {}
+        arrays: dict[str, Any] = {}
+        for name, value in zip(more, values, strict=True):
+            if value is None:
+                continue
+            if name == "key_value_pairs":
+                info |= decode(value)
+            elif name == "energy":
+                info[name] = value
+            else:
+                width = {"forces": (n, 3), "dipole": (3,)}.get(name, (n,))
+                place = info if name == "dipole" else arrays
+                place[name] = _array(value, np.float64, width, f"{name} of row {i}")
         # text up to version 8 of ASE's format, then JSON with binary arrays
         found: Any = bytes_to_object(data) if isinstance(data, bytes) else decode(data or "{}")
         if not isinstance(found, dict):
             raise DataError(f"data of row {i}", got=found, expected="a mapping", code=Code.DAMAGED)
-        labels = {k: _unpacked(k, v, found) for k, v in found.items() if not k.startswith("_")}
-        yield (
+        info |= {k: _unpacked(k, v, found) for k, v in found.items() if not k.startswith("_")}
+        masses = arrays.pop("masses", None)
+        yield Record(
             _array(z, np.int32, (n,), f"numbers of row {i}"),
             _array(r, np.float64, (n, 3), f"positions of row {i}"),
-            labels,
+            info,
+            arrays,
+            masses,
         )
 
 
@@ -215,44 +288,3 @@ def _unpacked(name: str, value: Any, found: Mapping[str, Any]) -> Any:
         return value
     shape = tuple(int(n) for n in found[f"_shape_{name}"])
     return _array(base64.b64decode(value), found[f"_dtype_{name}"], shape, name)
-
-
-_QH9 = {"basis": "def2-svp", "method": "b3lyp", "grid_level": 3}
-_ENERGY = Source(("epot",), 1.0)
-_LAYOUTS: tuple[tuple[Layout, dict[str, set[str]]], ...] = (
-    (
-        Layout(_qh9_dynamic, "bohr", "pyscf", {**MATRICES, "energy": _ENERGY}, _QH9),
-        {"data": {"geo_id", "N", "Z", "pos", "Ham", "epot", "converged"}},
-    ),
-    (Layout(_qh9, "angstrom", "pyscf", MATRICES, _QH9), {"data": {"N", "Z", "pos", "Ham"}}),
-    (
-        Layout(
-            _phisnet,
-            "bohr",
-            "opml",
-            {
-                "fock": Source(("H",), 1.0),
-                "overlap": Source(("S",), 1.0),
-                "energy": Source(("E",), 1.0),
-                "forces": Source(("F",), 1.0),
-            },
-            {"basis": "def2-svp"},
-        ),
-        {"data": {"R", "E", "F", "H", "S"}, "nuclear_charges": {"N", "Z"}},
-    ),
-    (
-        Layout(
-            _ase,
-            "angstrom",
-            "orca",
-            {
-                **{k: Source(v.names[:2], 1.0) for k, v in MATRICES.items()},
-                "energy": Source(("energy",), 1.0),
-                "forces": Source(("forces",), 1.0 / LENGTH["angstrom"]),
-            },
-            {"basis": "def2-svp"},
-        ),
-        {"systems": {"natoms", "numbers", "positions", "pbc", "data"}},
-    ),
-)
-"""Layouts, and the columns of tables that tell them; the first that fits is taken."""

@@ -1,12 +1,13 @@
 """Labels of foreign files: which name holds which field, and in which unit.
 
 A label is read when its meaning and unit are known: by the convention of the format for a few
-names, or because the user says so. Nothing else is guessed.
+names, because the file states its units, or because the user says so. Nothing else is guessed.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterable, Mapping
 
 from ..errors import Code, DataError, one_of
@@ -16,6 +17,7 @@ _DIPOLE = {"e bohr": 1.0, "e angstrom": LENGTH["angstrom"], "debye": 1 / DEBYE_P
 _VOLUME = {f"{name}^3": factor**3 for name, factor in LENGTH.items()}
 
 UNITS: dict[str, dict[str, float]] = {
+    "length": LENGTH,
     "energy": ENERGY,
     "forces": {f"{e}/{r}": ENERGY[e] / LENGTH[r] for e in ENERGY for r in LENGTH},
     "dipole": _DIPOLE,
@@ -28,8 +30,32 @@ UNITS: dict[str, dict[str, float]] = {
         "debye angstrom": LENGTH["angstrom"] / DEBYE_PER_EBOHR,
     },
     "frame": {"1": 1.0},
+    "charge": {"1": 1.0},
+    "spin": {"1": 1.0},
+    "multiplicity": {"1": 1.0},
 }
-"""For every field a foreign file may hold: factor from a named unit to atomic units."""
+"""For every field a foreign file may hold, and for positions: factor from a named unit to atomic
+units."""
+
+SPELLINGS = {
+    "hartree": ("ha", "eh", "e_h", "hartrees"),
+    "ev": ("electronvolt", "electronvolts", "electron_volt"),
+    "mev": ("millielectronvolt",),
+    "kcal": ("kcals", "kilocalorie", "kilocalories"),
+    "kj": ("kilojoule", "kilojoules"),
+    "mol": ("mole",),
+    "rydberg": ("ry", "rydbergs"),
+    "angstrom": ("a", "ang", "angs", "angstroms", "ångström", "å", "aa"),
+    "bohr": ("bohrs", "a0", "a_0", "bohr_radius"),
+    "nm": ("nanometer", "nanometre", "nanometers", "nanometres"),
+    "debye": ("d", "debyes"),
+}
+"""Words for units that files use, by the word that is meant here; upper case does not matter."""
+
+ATOMIC = ("au", "a.u.", "atomic", "atomic units", "atomic_units")
+"""What says of any quantity that it is in atomic units."""
+
+_WORDS = {word: unit for unit, words in SPELLINGS.items() for word in (unit, *words)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,25 +63,41 @@ class Source:
     """Where a field comes from.
 
     Attributes:
-      names: names in the file; the first one present is taken.
+      names: names in the file, of which one serves the whole file: the first that it has.
       factor: from the file's unit to atomic units.
       required: every structure must have it.
+      unit: the file's, in words.
     """
 
     names: tuple[str, ...]
     factor: float
     required: bool = False
+    unit: str = ""
 
 
 def factor_of(argument: str, unit: str, known: Mapping[str, float]) -> float:
-    """Factor of a named unit; upper case and ``*`` between units do not matter.
+    """Factor of a named unit, however it is spelled.
 
     Raises:
       DataError: an unknown unit; the nearest known one is named.
     """
-    text = " ".join(str(unit).lower().replace("*", " ").split())
+    text = plain_unit(unit)
+    if text in ATOMIC:
+        text = next(name for name, factor in known.items() if factor == 1.0)
     one_of(argument, text, known, DataError)
     return known[text]
+
+
+def plain_unit(unit: str) -> str:
+    """A unit in the words of :data:`UNITS`: ``"kcal mol^-1 Ang^-1"`` is ``kcal/mol/angstrom``."""
+    text = " ".join(
+        str(unit).lower().replace("**", "^").replace("*", " ").replace("·", " ").split()
+    )
+    if text in ATOMIC:
+        return text
+    text = re.sub(r"\s*/\s*", "/", re.sub(r"[ _](\S+?)\^?-1\b", r"/\1", text))
+    parts = re.split(r"([/ ^()])", text.replace("angstrom3", "angstrom^3"))
+    return "".join(_WORDS.get(part, part) for part in parts)
 
 
 def chosen_sources(labels: Mapping[str, tuple[str, str]]) -> dict[str, Source]:
@@ -66,7 +108,7 @@ def chosen_sources(labels: Mapping[str, tuple[str, str]]) -> dict[str, Source]:
     """
     sources = {}
     for field, label in labels.items():
-        one_of("labels", field, UNITS, DataError)
+        one_of("labels", field, [name for name in UNITS if name != "length"], DataError)
         if isinstance(label, str) or len(label) != 2:
             raise DataError(
                 f"labels[{field!r}]",
@@ -77,7 +119,7 @@ def chosen_sources(labels: Mapping[str, tuple[str, str]]) -> dict[str, Source]:
             )
         name, unit = label
         factor = factor_of(f"unit of labels[{field!r}]", unit, UNITS[field])
-        sources[field] = Source((name,), factor, required=True)
+        sources[field] = Source((name,), factor, required=True, unit=unit)
     return sources
 
 

@@ -1,64 +1,93 @@
-"""Readers of structure and label files. Units are known from the format or asked for."""
+"""Readers of structure and label files. Units are known from the format, the file, or the user."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 import os
-import re
 import warnings
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..conventions import CONVENTION
-from ..errors import Code, DataError, DataWarning, OpmlError, near_path, nearest, one_of
+from ..errors import (
+    Code,
+    DataError,
+    DataWarning,
+    OpmlError,
+    StructureError,
+    near_path,
+    nearest,
+    one_of,
+)
 from ..quantities import LABELS
 from ..structures import Structure
-from ..structures.elements import atomic_number
-from ..units import ENERGY, LENGTH
-from .databases import identify, read_rows
+from ..structures.elements import symbol
+from . import keys, npz
+from .databases import database_layout
 from .dataset import Dataset
-from .labels import Source, chosen_sources, factor_of
+from .foreign import foreign_layout
+from .labels import Source, chosen_sources
 from .matrices import MATRICES, own_matrices
 from .plausibility import check_labels, check_lengths
+from .records import Layout, Reading, Record, declared_by, reading_of
+from .store import is_own, read_hdf5
 from .store import label_names as hdf5_label_names
-from .store import read_hdf5
+from .xyz import read_frames
 
-_NPZ_NUMBERS = ("nuclear_charges", "z", "Z", "numbers", "atomic_numbers")
-_NPZ_POSITIONS = ("coords", "R", "positions")
-_NPZ_STATED = ("basis", "convention")
-MAX_COLUMNS = 1000
-"""Of a line of an extxyz file."""
-SUFFIXES = (".xyz", ".extxyz", ".npz", ".db", ".h5", ".hdf5")
+SUFFIXES = (".xyz", ".extxyz", ".xyz.gz", ".extxyz.gz", ".npz", ".db", ".traj", ".h5", ".hdf5")
+
+XYZ = {
+    "energy": ("REF_energy", "energy"),
+    "forces": ("REF_forces", "forces"),
+    "dipole": ("REF_dipole", "dipole"),
+}
+"""Names in extended xyz and ASE's trajectories, in ASE's units unless the file says otherwise."""
+
+ASE_UNITS = {"length": "angstrom", "energy": "ev", "forces": "ev/angstrom", "dipole": "e angstrom"}
+
+FREE_ATOM = "A free atom that others are measured from is marked with config_type=IsolatedAtom."
+
+STATE = ("charge", "spin", "multiplicity")
+"""What a user may name among labels, although it is part of the structure."""
 
 
 def read_structures(
-    path: str | os.PathLike, *, length_unit: str | None = None, charge: int = 0, spin: int = 0
+    path: str | os.PathLike,
+    *,
+    length_unit: str | None = None,
+    charge: int | None = None,
+    spin: int | None = None,
 ) -> list[Structure]:
-    """Structures from xyz, extxyz, rMD17/MD17 npz, Hamiltonian databases, or the library's HDF5.
+    """Structures of a file, whatever labels it has.
 
     Args:
-      path: the file; its suffix names the format.
-      length_unit: ``"angstrom"`` or ``"bohr"``. Default: the unit the format means (Angstrom
-        for xyz and npz; for databases see :mod:`opml_jax.data.databases`; HDF5 states its own).
-      charge: total charge, for formats that carry none.
-      spin: 2S, for formats that carry none.
+      path: the file; its suffix names the format, see :func:`read_dataset`.
+      length_unit: of positions, for files that do not state it. Default: the unit the format means
+        (Angstrom for xyz, npz and ASE's; HDF5 states its own).
+      charge: total charge, of a file that states none. Default: 0.
+      spin: 2S, of a file that states none. Default: 0.
 
     Returns:
       Structures with positions in Bohr.
 
     Raises:
       DataError: missing, empty, truncated, unsafe or of an unknown format.
-      StructureError: a geometry that cannot be meant (NaN, contact, electron count).
+      StructureError: a geometry that cannot be meant (NaN, contact, electron count), or charge and
+        spin that contradict what the file states.
 
     Warns:
       UnitWarning: bonds that look like another unit of length.
+      DataWarning: what sounds like charge, spin or mass and is left unread.
     """
     path = _existing(path)
-    if path.suffix in (".h5", ".hdf5"):
+    if _suffix(path) in (".h5", ".hdf5") and is_own(path):
         return read_hdf5(path, fields=()).structures
-    return _read(path, {}, length_unit, charge, spin, None).structures
+    layout = dataclasses.replace(_layout(path, {}), names={}, sources={})
+    return _read(path, layout, {"length": length_unit}, None, charge, spin, None, {}).structures
 
 
 def read_dataset(
@@ -67,8 +96,8 @@ def read_dataset(
     labels: Mapping[str, tuple[str, str]] | None = None,
     length_unit: str | None = None,
     energy_unit: str | None = None,
-    charge: int = 0,
-    spin: int = 0,
+    charge: int | None = None,
+    spin: int | None = None,
     basis: str | None = None,
     convention: str | None = None,
     limit: int | None = None,
@@ -76,27 +105,25 @@ def read_dataset(
 ) -> Dataset:
     """Structures with their labels, converted to atomic units.
 
-    Without ``labels`` only names whose unit the format fixes are read. extxyz: ``energy`` and
-    ``forces`` (or ``REF_energy``, ``REF_forces``) in eV and eV/Angstrom, ``dipole`` in
-    e Angstrom, ASE's units, unless ``energy_unit`` says otherwise. rMD17/MD17 npz: kcal/mol and
-    kcal/mol/Angstrom, and rMD17's ``old_indices`` as ``frame``. HDF5 states its own units.
-
-    AO matrices, in Hartree, come from npz (``fock``, ``hamiltonian``, ``Ham``, ``H`` or ``F`` of
-    shape ``(n, nao, nao)``; ``overlap`` or ``S``; ``dm``, ``density_matrix`` or ``P``) once their
-    basis is known, and from the databases of QH9, PhiSNet and SchNOrb
-    (:mod:`opml_jax.data.databases`), which fix units, basis and AO order. What is stated is held
-    against the geometry (:mod:`opml_jax.data.matrices`), and matrices are put in the library's
-    order.
+    What is read of which format, under which names and in which units, is on the page "Files" of
+    the documentation. Units that a file states are obeyed. Without ``labels`` only names whose unit
+    is known are read, and one name serves the whole file. Charge and spin are read under the names
+    of :mod:`opml_jax.data.keys`. AO matrices, in Hartree, come from npz once their basis is known
+    and from databases, which fix units, basis and AO order; they are held against the geometry
+    (:mod:`opml_jax.data.matrices`) and put in the library's order.
 
     Args:
       path: the file; its suffix names the format.
       labels: which labels to read instead, by field: name in the file and unit, for example
         ``{"energy": ("U0", "hartree"), "polarizability": ("alpha", "angstrom^3")}``. Fields and
-        units are those of :data:`opml_jax.data.labels.UNITS`.
-      length_unit: ``"angstrom"`` (default for xyz and npz) or ``"bohr"``.
-      energy_unit: ``"hartree"``, ``"ev"`` or ``"kcal/mol"``. Forces are in energy_unit/length_unit.
-      charge: total charge, for formats that carry none.
-      spin: 2S, for formats that carry none.
+        units are those of :data:`opml_jax.data.labels.UNITS`; ``charge``, ``multiplicity`` (2S + 1)
+        and ``spin`` (2S) have the unit ``1``.
+      length_unit: of positions, such as ``"angstrom"`` or ``"bohr"``, if the file does not state
+        it.
+      energy_unit: ``"hartree"``, ``"ev"``, ``"kcal/mol"`` or another, likewise. Forces are in
+        energy_unit/length_unit.
+      charge: total charge, of a file that states none. Default: 0.
+      spin: 2S, of a file that states none. Default: 0.
       basis: of AO matrices, a name of :func:`opml_jax.load_basis`. Default: what the file (an npz
         may have a string ``basis``) or its format says.
       convention: order of AO matrices: ``"opml"``, ``"pyscf"`` or ``"orca"``
@@ -105,9 +132,14 @@ def read_dataset(
       lazy: for data sets larger than memory: leave the labels in the file, which must be HDF5 and
         stay as it is, and read each when it is asked for (:class:`opml_jax.data.StoredLabel`).
 
+    Returns:
+      The data set. ``meta`` says where labels came from: ``source``, ``labels`` by field, and, of
+      frames of single atoms marked as such, ``isolated_atoms``, their energies in Hartree.
+
     Raises:
       DataError: as :func:`read_structures`; also labels asked for that a structure lacks, NaN
-        labels, and labels no molecule can have (:mod:`opml_jax.data.plausibility`).
+        labels, labels no molecule can have (:mod:`opml_jax.data.plausibility`), and units that
+        contradict what the file states.
       ConventionError: AO matrices whose order is not stated, or is another than what is stated;
         the message names the order they are in.
 
@@ -119,7 +151,7 @@ def read_dataset(
     path = _existing(path)
     if limit is not None and limit < 1:
         raise DataError("limit", got=limit, expected="at least 1")
-    if path.suffix in (".h5", ".hdf5"):
+    if _suffix(path) in (".h5", ".hdf5") and is_own(path):
         given = {"labels": labels, "basis": basis, "convention": convention}
         for name in (n for n, value in given.items() if value):
             got = f"a choice of {name} for {path.name}"
@@ -134,13 +166,12 @@ def read_dataset(
     if labels and energy_unit:
         expected = "left out: each of the labels names its unit"
         raise DataError("energy_unit", got=repr(energy_unit), expected=expected, code=Code.UNIT)
-    known, meta = _known_sources(path, energy_unit, length_unit)
-    stated = {"basis": basis, "convention": convention}
-    meta |= {k: v for k, v in stated.items() if v is not None}
-    sources = known
-    if labels:
-        sources = {k: v for k, v in known.items() if k in MATRICES} | chosen_sources(labels)
-    return _read(path, sources, length_unit, charge, spin, limit, meta)
+    chosen = chosen_sources(labels or {})
+    layout = _layout(path, {s.names[0]: field for field, s in chosen.items()})
+    stated = {"basis": basis, "convention": convention or layout.convention}
+    meta = {**layout.meta, **{k: v for k, v in stated.items() if v is not None}}
+    given = {"length": length_unit, "energy": energy_unit}
+    return _read(path, layout, given, chosen, charge, spin, limit, meta)
 
 
 def label_names(path: str | os.PathLike) -> list[str]:
@@ -150,16 +181,23 @@ def label_names(path: str | os.PathLike) -> list[str]:
       DataError: as :func:`read_structures`.
     """
     path = _existing(path)
-    if path.suffix in (".h5", ".hdf5"):
+    if _suffix(path) in (".h5", ".hdf5") and is_own(path):
         return hdf5_label_names(path)
-    if path.suffix == ".npz":
-        names = _open_npz(path, lambda f: f.files)
-        return sorted({*names} - {*_NPZ_NUMBERS, *_NPZ_POSITIONS, *_NPZ_STATED})
-    if path.suffix == ".db":
-        _, _, found = next(read_rows(path), (None, None, {}))
-        return sorted(found)
-    _, found = next(_iterate_xyz(path))
-    return sorted(k for k, v in found.items() if np.asarray(v).dtype.kind in "fiu")
+    if _suffix(path) == ".npz":
+        return npz.label_names(path)
+    record = next(_layout(path, {}).records(), None)
+    return [] if record is None else sorted(_numeric(record))
+
+
+def _numeric(record: Record) -> list[str]:
+    every = {**record.info, **record.arrays}
+    return [k for k, v in every.items() if np.asarray(v).dtype.kind in "fiu" and keys.is_label(k)]
+
+
+def _suffix(path: Path) -> str:
+    """The suffix that names the format, in lower case; ``.xyz.gz`` is one."""
+    name = path.name.lower()
+    return next((s for s in SUFFIXES if name.endswith(s)), path.suffix.lower())
 
 
 def _existing(path: str | os.PathLike) -> Path:
@@ -172,84 +210,97 @@ def _existing(path: str | os.PathLike) -> Path:
             hint=near_path(path),
             code=Code.NO_FILE,
         )
-    one_of(f"suffix of {path.name}", path.suffix, SUFFIXES, DataError)
+    one_of(f"suffix of {path.name}", _suffix(path), SUFFIXES, DataError)
     if path.stat().st_size == 0:
         raise DataError(str(path), got="an empty file", expected="structures", code=Code.DAMAGED)
     return path
 
 
-def _known_sources(
-    path: Path, energy_unit: str | None, length_unit: str | None
-) -> tuple[dict[str, Source], dict[str, str]]:
-    """What is read without being asked, names whose unit is the format's, and what it says."""
-    if path.suffix == ".db":
-        layout = identify(path)
-        if energy_unit:
-            expected = "left out: the format fixes it (or name a unit with labels)"
-            raise DataError("energy_unit", got=repr(energy_unit), expected=expected, code=Code.UNIT)
-        return dict(layout.sources), {**layout.meta, "convention": layout.convention}
-    npz = path.suffix == ".npz"
-    energy = factor_of("energy_unit", energy_unit or ("kcal/mol" if npz else "ev"), ENERGY)
-    forces = energy / factor_of("length_unit", length_unit or "angstrom", LENGTH)
-    if npz:
-        return {
-            "energy": Source(("energies", "E", "energy"), energy),
-            "forces": Source(("forces", "F"), forces),  # MD17 calls them F
-            "frame": Source(("old_indices",), 1.0),
-            **MATRICES,
-        }, _npz_statements(path)
-    return {
-        "energy": Source(("REF_energy", "energy"), energy),
-        "forces": Source(("REF_forces", "forces"), forces),
-        "dipole": Source(("REF_dipole", "dipole"), LENGTH["angstrom"]),
-    }, {}
+def _layout(path: Path, labels: Mapping[str, str]) -> Layout:
+    """What the format of a file says; ``labels`` are fields that are asked for, by name."""
+    suffix = _suffix(path)
+    if suffix == ".npz":
+        return npz.npz_layout(path, labels)
+    if suffix == ".db":
+        return database_layout(path)
+    if suffix in (".h5", ".hdf5"):
+        return foreign_layout(path)
+    if suffix == ".traj":
+        return Layout("ASE's trajectory", lambda: _trajectory(path), XYZ, ASE_UNITS)
+    return Layout("extended xyz", lambda: read_frames(path), XYZ, ASE_UNITS)
 
 
-def _length_unit(path: Path, length_unit: str | None) -> float:
-    """Factor from the unit of positions to Bohr."""
-    default = identify(path).length_unit if path.suffix == ".db" else "angstrom"
-    return factor_of("length_unit", length_unit or default, LENGTH)
+def _trajectory(path: Path) -> Iterator[Record]:
+    from ase.io.trajectory import TrajectoryReader
+
+    try:
+        with TrajectoryReader(path) as frames:
+            for atoms in frames:
+                if atoms.pbc.any():
+                    raise DataError(
+                        str(path), got="a periodic cell", expected="molecules", code=Code.PERIODIC
+                    )
+                results = atoms.calc.results if atoms.calc is not None else {}
+                arrays = dict(atoms.arrays)
+                numbers, positions = (arrays.pop(k) for k in ("numbers", "positions"))
+                masses = arrays.pop("masses", None)
+                yield Record(numbers, positions, atoms.info | results, arrays, masses)
+    except OpmlError:
+        raise
+    except Exception as err:  # ASE raises many kinds on a damaged file
+        got = f"an unreadable file ({type(err).__name__}: {err})"
+        expected = "a complete trajectory of ASE"
+        raise DataError(str(path), got=got, expected=expected, code=Code.DAMAGED) from err
 
 
 def _read(
     path: Path,
-    sources: Mapping[str, Source],
-    length_unit: str | None,
-    charge: int,
-    spin: int,
+    layout: Layout,
+    given: Mapping[str, str | None],
+    chosen: Mapping[str, Source] | None,
+    charge: int | None,
+    spin: int | None,
     limit: int | None,
-    meta: Mapping[str, str] | None = None,
+    meta: Mapping[str, str],
 ) -> Dataset:
-    """Structures and the labels of ``sources``, checked; ``meta`` says what matrices are in."""
-    read = {".npz": _read_npz, ".db": _read_database}.get(path.suffix, _read_xyz)
-    length = _length_unit(path, length_unit)
-    structures, found = [], []
-    rows = itertools.islice(read(path, sources), limit)
-    for i, (numbers, positions, own_charge, raw) in enumerate(rows):
-        try:
-            s = Structure(
-                numbers,
-                np.asarray(positions, np.float64) * length,
-                charge=charge if own_charge is None else own_charge,
-                spin=spin,
-            )
-        except OpmlError as err:
-            raise err.within(f"{path}, structure {i}") from err
-        structures.append(s)
-        found.append(raw)
+    """Structures and labels, checked; ``meta`` says what matrices are in."""
+    records = list(itertools.islice(layout.records(), limit))
+    try:
+        reading = reading_of(layout, declared_by(layout, records), given, chosen)
+    except OpmlError as err:
+        raise err.within(path) from err
+    states = {k: v.names[0] for k, v in reading.sources.items() if k in STATE}
+    reading = dataclasses.replace(
+        reading, sources={k: v for k, v in reading.sources.items() if k not in STATE}
+    )
+    isolated = [_is_isolated(r) for r in records]
+    atoms = [r for r, single in zip(records, isolated, strict=True) if single]
+    records = [r for r, single in zip(records, isolated, strict=True) if not single]
+    structures = [
+        _structure(path, i, r, reading.length, states, charge, spin) for i, r in enumerate(records)
+    ]
     if not structures:
         raise DataError(
             f"structures of {path}", got="none", expected="at least one", code=Code.EMPTY
         )
     check_lengths(str(path), structures)
-    names = _complete(path, sources, found)
+    names = _names(path, layout, reading, records)
+    unread = unread_keys(layout, records, {*names.values(), *states.values()})
+    if chosen or not layout.names:  # of a user's own choice only what is no key=value
+        words = {word for record in records for word in record.unread}
+        _say_what_is_unread(path, [name for name in unread if name in words])
+    else:
+        _say_what_is_unread(path, unread)
     try:
-        values = {n: [_shaped(n, raw[n]) * sources[n].factor for raw in found] for n in names}
+        values = {field: _values(field, name, reading, records) for field, name in names.items()}
     except (TypeError, ValueError) as err:
         raise DataError(
             f"labels of {path}", got=f"{err}", expected="numbers", code=Code.LABEL_SHAPE
         ) from err
-    about = dict(meta or {})
+    about = {**meta, "format": layout.name, "length_unit": reading.units["length"]}
+    about |= {"labels": _read_as(names, reading), "unread": unread}
+    if atoms and "energy" in names:
+        about["isolated_atoms"] = _energies_of_atoms(path, atoms, names["energy"], reading)
     matrices = {n: values.pop(n) for n in MATRICES if n in values}
     order, hashes = about.pop("convention", None), None
     if matrices and "basis" not in about:
@@ -268,34 +319,92 @@ def _read(
     except DataError as err:
         raise err.within(path) from err
     numbers = {n: v for n, v in dataset.labels.items() if n not in MATRICES}
-    check_labels(str(path), structures, numbers, {n: sources[n].factor for n in numbers})
+    factors = {n: reading.sources[n].factor for n in numbers}
+    check_labels(str(path), structures, numbers, factors)
     return dataset
 
 
-def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> list[str]:
-    """Fields that every structure has; what is left unread is said."""
-    names = []
-    for field, source in sources.items():
-        lacking = [i for i, raw in enumerate(found) if field not in raw]
-        if not lacking:
-            names.append(field)
-        elif source.required:
+def _structure(
+    path: Path,
+    i: int,
+    record: Record,
+    length: float,
+    named: Mapping[str, str],
+    charge: int | None,
+    spin: int | None,
+) -> Structure:
+    """A molecule; ``named`` are keys that the user says to be charge, spin or multiplicity."""
+    info = {k: v for k, v in record.info.items() if k not in named.values()}
+    info |= {field: record.info[name] for field, name in named.items() if name in record.info}
+    try:
+        state = keys.state_of(info, record.arrays, record.numbers)
+        return Structure(
+            record.numbers,
+            np.asarray(record.positions, np.float64) * length,
+            charge=_agreed("charge", charge, state.charge),
+            spin=_agreed("spin", spin, state.spin),
+        )
+    except OpmlError as err:
+        if len(record.numbers) == 1 and err.code == Code.ELECTRONS:
+            err = type(err)(f"{err.message} {FREE_ATOM}", code=err.code)
+        raise err.within(f"{path}, structure {i}") from err
+
+
+def _agreed(name: str, given: int | None, stated: int | None) -> int:
+    """What the file states, or the user, or 0."""
+    if given is not None and stated is not None and given != stated:
+        got = f"{given} for a structure that states {stated}"
+        raise StructureError(name, got=got, expected="left out", code=Code.ELECTRONS)
+    return next((value for value in (stated, given) if value is not None), 0)
+
+
+def _value(record: Record, name: str) -> Any:
+    """What a record has under a name; None for nothing."""
+    return record.info[name] if name in record.info else record.arrays.get(name)
+
+
+def _names(path: Path, layout: Layout, reading: Reading, records: list[Record]) -> dict[str, str]:
+    """For each field the one name under which every structure has it.
+
+    Raises:
+      DataError: a label that was asked for and is not everywhere, or names that take turns.
+    """
+    chosen = {}
+    for field, source in reading.sources.items():
+        there = {n: [_value(r, n) is not None for r in records] for n in source.names}
+        there = {n: having for n, having in there.items() if any(having)}
+        first = next(iter(there), source.names[0])
+        having = there.get(first, [False] * len(records))
+        if all(having):
+            chosen[field] = first
+            continue
+        lacking = having.index(False)
+        other = next((n for n, x in there.items() if n != first and x[lacking]), None)
+        if source.required:
             have = label_names(path)
             raise DataError(
-                f"label {source.names[0]!r} of {path}",
-                got=f"none in structure {lacking[0]}",
+                f"label {first!r} of {path}",
+                got=f"none in structure {lacking}",
                 expected=f"one in every structure, under one of its names: {', '.join(have)}",
-                hint=nearest(source.names[0], have),
+                hint=nearest(first, have),
                 code=Code.LABEL,
             )
-        elif len(lacking) < len(found):
+        if other is not None:
+            raise DataError(
+                f"{field} of {path}",
+                got=f"{first} in structure {having.index(True)}, and {other} in {lacking}",
+                expected="under one name in the whole file",
+                hint=f"Name it with labels, such as {field}={other}:{reading.units.get(field)}.",
+                code=Code.LABEL,
+            )
+        if any(having):
             warnings.warn(
-                f"{field} of {path} is not read: {len(lacking)} of {len(found)} structures lack "
-                f"it, first structure {lacking[0]}.",
+                f"{field} of {path} is not read: {having.count(False)} of {len(records)} "
+                f"structures lack it, first structure {lacking}.",
                 DataWarning,
                 stacklevel=4,
             )
-    if sources and not any(found) and (have := label_names(path)):
+    if reading.sources and not chosen and (have := label_names(path)):
         warnings.warn(
             f"no label of {path} is read: the units of {', '.join(have)} are not known. Name "
             "field, label and unit: labels={'energy': ('U0', 'hartree')} (energy=U0:hartree on the "
@@ -303,185 +412,70 @@ def _complete(path: Path, sources: Mapping[str, Source], found: list[dict]) -> l
             DataWarning,
             stacklevel=4,
         )
-    return names
+    return chosen
 
 
-def _shaped(field: str, value) -> np.ndarray:
+def unread_keys(layout: Layout, records: Iterable[Record], read: Iterable[str]) -> list[str]:
+    """Keys of a file that sound like labels, charges or units, and are not read."""
+    known = {name for names in layout.names.values() for name in names} | {*read}
+    known |= {n for source in layout.sources.values() for n in source.names}
+    unread: dict[str, None] = {}
+    for record in records:
+        unread |= dict.fromkeys(record.unread)
+        for name in (*record.info, *record.arrays):
+            if name not in known and name not in unread and keys.sounds_unread(name):
+                unread[name] = None
+    return list(unread)
+
+
+def _say_what_is_unread(path: Path, unread: list[str]) -> None:
+    if unread:
+        shown = ", ".join(unread[:8]) + (", ..." if len(unread) > 8 else "")
+        text = f"not read in {path}: {shown}. Labels are named with labels (--label)."
+        warnings.warn(text, DataWarning, stacklevel=4)
+
+
+def _read_as(names: Mapping[str, str], reading: Reading) -> dict[str, str]:
+    """Names and units of labels, in words."""
+    units = {field: reading.units.get(field, "hartree" * (field == "fock")) for field in names}
+    return {k: f"{name} ({units[k]})" if units[k] else name for k, name in names.items()}
+
+
+def _is_isolated(record: Record) -> bool:
+    """Whether a frame is a free atom, marked as one, whose energy others may be measured from."""
+    kind = str(record.info.get("config_type", "")).lower().replace("_", "").replace("-", "")
+    return len(record.numbers) == 1 and kind == keys.ISOLATED
+
+
+def _energies_of_atoms(
+    path: Path, records: list[Record], name: str, reading: Reading
+) -> dict[str, float]:
+    """Energies of marked free atoms by symbol, Hartree.
+
+    Raises:
+      DataError: two energies of one element.
+    """
+    energies: dict[str, float] = {}
+    for record in records:
+        if (value := _value(record, name)) is None:
+            continue
+        element = symbol(int(record.numbers[0]))
+        energy = float(_shaped("energy", value)) * reading.sources["energy"].factor
+        if energies.setdefault(element, energy) != energy:
+            got = f"{energies[element]} and {energy} Hartree"
+            where = f"energy of a free {element} in {path}"
+            raise DataError(where, got=got, expected="one", code=Code.LABEL)
+    return energies
+
+
+def _values(field: str, name: str, reading: Reading, records: list[Record]) -> list[np.ndarray]:
+    factor = reading.sources[field].factor
+    return [_shaped(field, _value(record, name)) * factor for record in records]
+
+
+def _shaped(field: str, value: Any) -> np.ndarray:
     """A label as float64; a tensor written as nine numbers in its shape."""
     array, axes = np.asarray(value, np.float64), LABELS[field].axes
     shape = tuple(n for n in axes if isinstance(n, int))
     fixed = len(shape) == len(axes) and array.size == np.prod(shape, dtype=int)
     return array.reshape(shape) if fixed else array
-
-
-def _first(keys, mapping):
-    return next((mapping[k] for k in keys if k in mapping), None)
-
-
-def _iterate_xyz(path: Path):
-    """ASE's ``Atoms`` one by one, each with everything that may be a label."""
-    from ase.io import iread
-
-    try:
-        _check_claims(path)
-        for atoms in iread(path, index=":", format="extxyz"):
-            if atoms.pbc.any():
-                raise DataError(
-                    str(path),
-                    got="a periodic cell",
-                    expected="molecules",
-                    hint="Set pbc to F F F if the cell is only a box.",
-                    code=Code.PERIODIC,
-                )
-            # ASE moves the names it knows from info and arrays into a calculator
-            results = atoms.calc.results if atoms.calc is not None else {}
-            labels = {**results, **atoms.info, **atoms.arrays}
-            yield atoms, {k: v for k, v in labels.items() if k not in ("numbers", "positions")}
-    except OpmlError:
-        raise
-    except Exception as err:  # ASE raises many kinds on a malformed file
-        raise DataError(
-            str(path),
-            got=f"text that is not xyz ({type(err).__name__}: {err})",
-            expected="a complete xyz or extxyz file",
-            hint="A frame: number of atoms, a comment, then symbol x y z (Angstrom) of each.",
-            code=Code.DAMAGED,
-        ) from err
-
-
-def _check_claims(path: Path) -> None:
-    """Refuse more columns or atoms than there can be: ASE would count through them."""
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        for line in file:
-            if line.strip().isdigit() and int(line) > size:
-                raise ValueError("more atoms than the file has bytes")
-            for found in re.findall(rb"Properties=\"?([^\s\"]*)", line):
-                counts = found.split(b":")[2::3]
-                if sum(int(n) for n in counts if n.isdigit()) > MAX_COLUMNS:
-                    raise ValueError(f"more than {MAX_COLUMNS} columns")
-
-
-def _read_xyz(path: Path, sources: Mapping[str, Source]):
-    for atoms, found in _iterate_xyz(path):
-        raw = {field: _first(source.names, found) for field, source in sources.items()}
-        charge = atoms.info.get("charge")
-        yield (
-            atoms.numbers,
-            atoms.positions,
-            None if charge is None else int(charge),
-            {k: v for k, v in raw.items() if v is not None},
-        )
-
-
-def _read_database(path: Path, sources: Mapping[str, Source]) -> Iterator[tuple]:
-    for numbers, positions, found in read_rows(path):
-        raw = {field: _first(source.names, found) for field, source in sources.items()}
-        yield numbers, positions, None, {k: v for k, v in raw.items() if v is not None}
-
-
-def _npz_statements(path: Path) -> dict[str, str]:
-    """What an npz says of its AO matrices."""
-    found = _npz_arrays(path, _NPZ_STATED)
-    return {k: str(v) for k, v in found.items() if v.dtype.kind == "U" and v.ndim == 0}
-
-
-def _npz_arrays(path: Path, wanted: Container[str]) -> dict[str, np.ndarray]:
-    """Arrays of these names, as far as they are there."""
-
-    def read(f):
-        found = {k: f[k] for k in f.files if k in wanted}
-        if odd := [k for k, v in found.items() if not isinstance(v, np.ndarray)]:
-            raise ValueError(f"{odd[0]} is no array")
-        return found
-
-    return _open_npz(path, read)
-
-
-def _open_npz(path: Path, read):
-    """``read(file)`` of an npz; nothing in it is ever unpickled."""
-    try:
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as f:
-            return read(f)
-    except Exception as err:  # zip, zlib and NumPy raise many kinds on a damaged file
-        pickled = "pickle" in str(err).lower()
-        raise DataError(
-            str(path),
-            got="object arrays, which can run code when loaded"
-            if pickled
-            else f"an unreadable file ({err})",
-            expected="an npz of plain arrays",
-            hint="Store numbers, not Python objects." if pickled else "",
-            code=Code.UNSAFE if pickled else Code.DAMAGED,
-        ) from err
-
-
-def _read_npz(path: Path, sources: Mapping[str, Source]):
-    wanted = {*_NPZ_NUMBERS, *_NPZ_POSITIONS, *(n for s in sources.values() for n in s.names)}
-    arrays = _npz_arrays(path, wanted)
-    numbers, positions = _npz_geometries(path, arrays)
-    n, n_atoms = positions.shape[:2]
-    found = {}
-    for field, source in sources.items():
-        # F is forces in MD17, and a Fock matrix where its shape says so
-        names = [
-            k for k in source.names if k != "F" or (field == "fock") == _is_fock(arrays.get(k))
-        ]
-        if (array := _first(names, arrays)) is not None:
-            found[field] = array
-    for field, array in found.items():
-        axes = LABELS[field].axes
-        sizes = {"atom": n_atoms, "ao": array.shape[-1] if array.ndim else 0}
-        shape = (n, *(a if isinstance(a, int) else sizes[a] for a in axes))
-        ragged = any(a in sizes for a in axes)
-        flat = not ragged and array.shape[:1] == (n,) and array.size == np.prod(shape)
-        if array.shape != shape and not flat:  # energies may be (n, 1), tensors (n, 9)
-            raise DataError(
-                f"{field} of {path}",
-                got=f"shape {array.shape}",
-                expected=f"shape {shape}, one for each of {n} structures",
-                hint="Is it another quantity? Name what to read with labels.",
-                code=Code.LABEL_SHAPE,
-            )
-    for i in range(n):
-        z = np.asarray(numbers[i] if numbers.ndim == 2 else numbers)
-        real = z != 0  # QM7-style files pad with zeros
-        raw = {k: v[i][real] if "atom" in LABELS[k].axes else v[i] for k, v in found.items()}
-        yield z[real], positions[i][real], None, raw
-
-
-def _is_fock(array: np.ndarray | None) -> bool:
-    return array is not None and array.ndim == 3 and array.shape[1] == array.shape[2] != 3
-
-
-def _npz_geometries(path: Path, arrays: Mapping[str, np.ndarray]):
-    """Atomic numbers ``(n_atoms,)`` or ``(n, n_atoms)`` and positions ``(n, n_atoms, 3)``."""
-    numbers, positions = _first(_NPZ_NUMBERS, arrays), _first(_NPZ_POSITIONS, arrays)
-    if numbers is None or positions is None:
-        raise DataError(
-            str(path),
-            got=f"arrays {sorted(arrays)}",
-            expected="nuclear_charges and coords (rMD17) or z and R (MD17)",
-        )
-    if positions.ndim != 3 or positions.shape[-1] != 3 or positions.dtype.kind not in "fiu":
-        raise DataError(
-            f"coordinates of {path}",
-            got=f"shape {positions.shape}, dtype {positions.dtype}",
-            expected="numbers of shape (n_structures, n_atoms, 3)",
-            code=Code.SHAPE,
-        )
-    n, n_atoms = positions.shape[:2]
-    if numbers.dtype.kind in "US":
-        try:
-            numbers = np.vectorize(atomic_number)(numbers.astype(str))
-        except OpmlError as err:
-            raise err.within(path) from err
-    whole = numbers.dtype.kind in "fiu" and np.array_equal(numbers, np.round(numbers))
-    if numbers.shape not in ((n_atoms,), (n, n_atoms)) or not whole:
-        raise DataError(
-            f"atomic numbers of {path}",
-            got=f"shape {numbers.shape}, dtype {numbers.dtype}",
-            expected=f"whole numbers of shape ({n_atoms},) or ({n}, {n_atoms})",
-            code=Code.SHAPE,
-        )
-    return numbers, positions

@@ -130,6 +130,11 @@ def read_hdf5(
     return _open(path, lambda f: _read(f, path, fields, lazy))
 
 
+def is_own(path: str | os.PathLike) -> bool:
+    """Whether an HDF5 file says that it is a data set of this library."""
+    return _open(Path(path), lambda f: "format_version" in f.attrs)
+
+
 def label_names(path: str | os.PathLike) -> list[str]:
     """Names of the labels a file holds.
 

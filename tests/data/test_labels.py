@@ -150,7 +150,7 @@ def test_unknown_units_are_not_guessed(qm9):
     [
         ({"energy": "U0"}, ["labels['energy']", "'U0'", "a pair", "hartree, ev, kcal/mol"]),
         ({"energy": ("U0",)}, ["labels['energy']", "a pair"]),
-        ({"energy": ("U0", "hartrees")}, ["hartrees", "one of hartree", "Did you mean 'hartree'"]),
+        ({"energy": ("U0", "hartre")}, ["hartre", "one of hartree", "Did you mean 'hartree'"]),
         ({"dipole": ("mu", "angstrom")}, ["'angstrom'", "e bohr, e angstrom, debye"]),
         ({"enrgy": ("U0", "ev")}, ["'enrgy'", "Did you mean 'energy'"]),
         ({"fock": ("U0", "hartree")}, ["'fock'", "one of energy, forces"]),

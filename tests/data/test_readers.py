@@ -168,7 +168,7 @@ def test_npz_with_symbols_and_with_padding(tmp_path):
         ("w.xyz", "\n\n", "w.xyz"),
         ("w.xyz", "\n".join(WATER.split("\n")[:4]), "xyz"),
         ("w.xyz", WATER.replace("0.757", "O.757"), "xyz"),
-        ("w.xyz", WATER.replace("O 0", "Qq 0"), "xyz"),
+        ("w.xyz", WATER.replace("O 0", "Qq 0"), "element"),
         ("w.xyz", "three\n" + WATER[2:], "xyz"),
         ("w.xyz", b"\x89PNG\r\n\x1a\n\x00\xff\xfe", "xyz"),
         ("w.npz", "PK\x03\x04 no zip", "unreadable"),
@@ -180,7 +180,7 @@ def test_npz_with_symbols_and_with_padding(tmp_path):
 def test_files_that_are_not_what_they_say(write, name, content, says):
     path = write(name, content)
     for read in (read_structures, read_dataset):
-        with pytest.raises(DataError) as caught:
+        with pytest.raises(OpmlError) as caught:
             read(path)
         assert says in str(caught.value)
         assert name in str(caught.value)
@@ -222,7 +222,7 @@ def test_unknown_units(write, unit):
     with pytest.raises(DataError, match=rf"{unit} must be one of .*; got 'parsec'"):
         read_dataset(write("w.xyz", WATER), **{unit: "parsec"})
     with pytest.raises(DataError, match="Did you mean 'angstrom'"):
-        read_structures(write("w.xyz", WATER), length_unit="angstroms")
+        read_structures(write("w.xyz", WATER), length_unit="angstrim")
 
 
 def test_coordinates_that_look_like_another_unit(write, tmp_path):

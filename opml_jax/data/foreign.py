@@ -1,0 +1,156 @@
+"""HDF5 files of others: SPICE, ANI-1, ANI-1x, told by what their groups hold.
+
+A group has the conformations of one molecule: geometries and labels with a row for each.
+
+* SPICE (Eastman et al., Sci. Data 10, 11 (2023)): ``conformations``, ``dft_total_energy``,
+  ``dft_total_gradient``, each with an attribute ``units``; the total charge is that of the SMILES.
+* ANI-1x (Smith et al., Sci. Data 7, 134 (2020)): ``coordinates``, ``wb97x_dz.energy``,
+  ``wb97x_dz.forces``: Angstrom, Hartree, Hartree/Angstrom; NaN where a label was not computed.
+* ANI-1 (Smith, Isayev, Roitberg, Sci. Data 4, 170193 (2017)): ``coordinates``, ``species``,
+  ``energies``: Angstrom, Hartree.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from ..errors import Code, DataError, OpmlError
+from ..structures.elements import atomic_number
+from .hdf5 import load, one_line, read_whole
+from .records import Layout, Record
+
+SPICE = ("atomic_numbers", "conformations", "dft_total_energy")
+ANI1X = ("atomic_numbers", "coordinates", "wb97x_dz.energy")
+ANI1 = ("coordinates", "energies", "species")
+
+_UNITS = {"length": "angstrom", "energy": "hartree", "forces": "hartree/angstrom"}
+
+
+EXPECTED = "a data set of opml_jax, SPICE or ANI"
+
+
+def foreign_layout(path: Path) -> Layout:
+    """What an HDF5 file is that is not the library's own.
+
+    Raises:
+      DataError: a file that HDF5 cannot open, or groups of another kind.
+    """
+
+    def layout(file: h5py.File) -> Layout:
+        group = next(_molecules(file), file)
+        names = set(group)
+        if names >= {*SPICE}:
+            units = {
+                "length": _unit(group, "conformations", "bohr"),
+                "energy": _unit(group, "dft_total_energy", "hartree"),
+                "forces": _unit(group, "dft_total_gradient", "hartree/bohr"),
+            }
+            labels = {"dft_total_energy": "energy", "dft_total_gradient": "forces"}
+            meta = {"method": "wb97m-d3bj", "basis": "def2-tzvppd"}
+            return _layout("SPICE", path, "conformations", labels, units, meta)
+        if names >= {*ANI1X}:
+            labels = {"wb97x_dz.energy": "energy", "wb97x_dz.forces": "forces"}
+            meta = {"method": "wb97x", "basis": "6-31g*"}
+            return _layout("ANI-1x", path, "coordinates", labels, _UNITS, meta)
+        if names >= {*ANI1}:
+            labels = {"energies": "energy", "forces": "forces"}
+            return _layout("ANI-1", path, "coordinates", labels, _UNITS, {})
+        got = f"HDF5 with {', '.join(sorted(names)[:8]) or 'nothing'} in {group.name}"
+        raise DataError(str(path), got=got, expected=EXPECTED)
+
+    return read_whole(path, layout, EXPECTED)
+
+
+def _layout(
+    name: str,
+    path: Path,
+    geometries: str,
+    labels: dict[str, str],
+    units: dict[str, str],
+    meta: dict[str, str],
+) -> Layout:
+    rows = functools.partial(_records, path, geometries, labels)
+    names = {field: (label,) for label, field in labels.items()}
+    return Layout(f"{name}'s HDF5", rows, names, units, fixed=True, meta=meta)
+
+
+def _molecules(file: h5py.Group) -> Iterator[h5py.Group]:
+    """Groups with data sets, at a depth of three at most; links are not followed."""
+
+    def walk(group: h5py.Group, depth: int) -> Iterator[h5py.Group]:
+        hard = [k for k in group if isinstance(group.get(k, getlink=True), h5py.HardLink)]
+        items = [group[k] for k in hard]
+        if any(isinstance(item, h5py.Dataset) for item in items):
+            yield group
+        elif depth:
+            for item in items:
+                if isinstance(item, h5py.Group):
+                    yield from walk(item, depth - 1)
+
+    return walk(file, 3)
+
+
+def _unit(group: h5py.Group, name: str, default: str) -> str:
+    """The unit that an array states."""
+    return _text(group[name].attrs.get("units", default) if name in group else default)
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _records(path: Path, geometries: str, labels: Mapping[str, str]) -> Iterator[Record]:
+    """Conformations of all molecules, one after the other."""
+    with one_line(path, EXPECTED), h5py.File(path, "r") as file:
+        for group in _molecules(file):
+            try:
+                yield from _conformations(group, path, geometries, labels)
+            except OpmlError as err:
+                raise err.within(f"{path}:{group.name}") from err
+
+
+def _conformations(
+    group: h5py.Group, path: Path, geometries: str, labels: Mapping[str, str]
+) -> Iterator[Record]:
+    if "atomic_numbers" in group:
+        numbers = np.asarray(load(group, "atomic_numbers", path), np.int64).ravel()
+    else:
+        symbols = load(group, "species", path).ravel()
+        numbers = np.array(
+            [atomic_number(s.decode() if isinstance(s, bytes) else s) for s in symbols]
+        )
+    positions = np.asarray(load(group, geometries, path), np.float64)
+    if positions.ndim != 3 or positions.shape[1:] != (len(numbers), 3):
+        got, expected = f"shape {positions.shape}", f"(n, {len(numbers)}, 3)"
+        raise DataError(geometries, got=got, expected=expected, code=Code.SHAPE)
+    info = {}
+    if "smiles" in group:
+        smiles = np.ravel(load(group, "smiles", path))[0]
+        info["charge"] = smiles_charge(
+            smiles.decode() if isinstance(smiles, bytes) else str(smiles)
+        )
+    values = {k: np.asarray(load(group, k, path), np.float64) for k in labels if k in group}
+    if odd := [k for k, v in values.items() if v.shape[:1] != (len(positions),)]:
+        got = f"shape {values[odd[0]].shape}"
+        expected = f"a row for each of {len(positions)} geometries"
+        raise DataError(odd[0], got=got, expected=expected, code=Code.LABEL_SHAPE)
+    if "dft_total_gradient" in values:
+        values["dft_total_gradient"] *= -1  # forces from here on
+    for i, x in enumerate(positions):
+        present = {k: v[i] for k, v in values.items() if np.isfinite(v[i]).all()}
+        yield Record(numbers, x, info | present)
+
+
+def smiles_charge(smiles: str) -> int:
+    """Total formal charge of a SMILES: that of its atoms in brackets, ``[NH3+:1]``, ``[O-2]``."""
+    total = 0
+    for atom in re.findall(r"\[([^\]]*)\]", smiles):
+        for sign, digits in re.findall(r"([+-]+)(\d*)", atom.split(":")[0]):
+            total += (1 if sign[0] == "+" else -1) * (int(digits) if digits else len(sign))
+    return total
