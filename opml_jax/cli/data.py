@@ -83,7 +83,6 @@ def _check(args: argparse.Namespace) -> int:
     from ..data.duplicates import duplicates
     from ..data.splits import check_splits, read_splits
     from ..errors import OpmlError, UnitWarning
-    from ..structures.elements import symbol
     from ..units import ANGSTROM_PER_BOHR
     from .options import read_labelled
 
@@ -96,12 +95,8 @@ def _check(args: argparse.Namespace) -> int:
     suspicious = [str(w.message) for w in caught if issubclass(w.category, UnitWarning)]
     for other in (w for w in caught if not issubclass(w.category, UnitWarning)):
         warnings.warn(other.message, stacklevel=2)
-    elements = " ".join(symbol(z) for z in dataset.elements)
-    sizes = [s.n_atoms for s in dataset.structures]
-    print(
-        f"{args.file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of "
-        f"{elements}; labels: {', '.join(dataset.labels) or 'none'}"
-    )
+    for line in _understood(args.file, dataset):
+        print(line)
     found, problems = _convention(dataset)
     problems = suspicious + problems
     if found:
@@ -130,6 +125,37 @@ def _check(args: argparse.Namespace) -> int:
         print(f"problem: {line}")
     print("no problems found" if not problems else f"{len(problems)} problem(s)")
     return 0
+
+
+def _understood(file: str, dataset) -> list[str]:
+    """What a file was read as, a line for each matter."""
+    from collections import Counter
+
+    from ..structures.elements import formula, symbol
+
+    structures, meta = dataset.structures, dataset.meta
+    sizes = [s.n_atoms for s in structures]
+    elements = " ".join(symbol(z) for z in dataset.elements)
+    lines = [
+        f"{file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of {elements}; "
+        f"labels: {', '.join(dataset.labels) or 'none'}"
+    ]
+    if "format" in meta:
+        lines.append(f"format: {meta['format']}, positions in {meta['length_unit']}")
+        for field, name in meta["labels"].items():
+            lines.append(f"{field}: {name}")
+    level = [f"{k} {meta[k]}" for k in ("method", "basis", "aux_basis") if k in meta]
+    lines.append(f"level: {', '.join(level) or 'not stated'}")
+    formulas = Counter(formula(s.numbers) for s in structures).most_common()
+    lines.append(f"compositions: {len(formulas)}, {_some(f'{name} ({n})' for name, n in formulas)}")
+    states = Counter((s.charge, s.spin) for s in structures).most_common()
+    shown = _some(f"charge {q:+d}, spin {s} ({n})" for (q, s), n in states)
+    lines.append("charge 0, spin 0 (2S) everywhere" if [*dict(states)] == [(0, 0)] else shown)
+    if atoms := meta.get("isolated_atoms"):
+        lines.append("free atoms: " + ", ".join(f"{k} {v:.6f} Ha" for k, v in atoms.items()))
+    if meta.get("unread"):
+        lines.append(f"not read: {_some(meta['unread'], 12)}")
+    return lines
 
 
 def _some(items, most: int = 5) -> str:

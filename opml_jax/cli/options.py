@@ -5,12 +5,15 @@ from __future__ import annotations
 import argparse
 
 from ..conventions import AO_ORDERS
+from ..units import ENERGY, LENGTH
 
 
 def add_reading_options(p: argparse.ArgumentParser) -> None:
     """Units of a file, and which of its labels mean what."""
-    p.add_argument("--length-unit", choices=("angstrom", "bohr"))
-    p.add_argument("--energy-unit", choices=("hartree", "ev", "kcal/mol"))
+    p.add_argument("--length-unit", choices=(*LENGTH,), help="of a file that does not state it")
+    p.add_argument("--energy-unit", choices=(*ENERGY,), help="likewise")
+    p.add_argument("--charge", type=int, help="total charge, of a file that states none")
+    p.add_argument("--spin", type=int, help="2S, of a file that states none")
     p.add_argument(
         "--label",
         action="append",
@@ -37,6 +40,8 @@ def read_labelled(path, args: argparse.Namespace, lazy: bool = False):
         labels=parse_labels(args.label),
         length_unit=args.length_unit,
         energy_unit=args.energy_unit,
+        charge=args.charge,
+        spin=args.spin,
         basis=args.basis,
         convention=args.convention,
         limit=args.limit,

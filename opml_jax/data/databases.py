@@ -27,7 +27,7 @@ import sqlite3
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -38,23 +38,66 @@ from .records import Layout, Record
 
 Connection = sqlite3.Connection
 
-_QH9 = {"basis": "def2-svp", "method": "b3lyp", "grid_level": 3}
-_PHISNET = {"fock": ("H",), "overlap": ("S",), "energy": ("E",), "forces": ("F",)}
+_B3LYP = {"basis": "def2-svp", "method": "b3lyp", "grid_level": 3}
 _ATOMIC = {"length": "bohr", "energy": "hartree", "forces": "hartree/bohr"}
-_ASE = {"energy": ("energy",), "forces": ("forces",)}
-_ASE_UNITS = {
-    "length": "angstrom",
-    "energy": "ev",
-    "forces": "ev/angstrom",
-    "dipole": "e angstrom",
-}
-_SCHNETPACK = {
-    "energy": ("energy", "energy_U0"),
-    "forces": ("forces",),
-    "dipole": ("dipole_moment", "dipole"),
-    "polarizability": ("polarizability",),
-}
-"""Properties that SchNetPack has a name for; their units are in the file."""
+
+QH9 = Layout(
+    "QH9's database (stable)",
+    "table `data` with `N`, `Z`, `pos`, `Ham`",
+    units={"length": "angstrom"},
+    fixed=True,
+    sources=MATRICES,
+    meta=_B3LYP,
+    convention="pyscf",
+)
+QH9_DYNAMIC = Layout(
+    "QH9's database (dynamic)",
+    "also `geo_id`, `epot`, `converged`",
+    {"energy": ("epot",)},
+    _ATOMIC,
+    fixed=True,
+    sources=MATRICES,
+    meta=_B3LYP,
+    convention="pyscf",
+)
+PHISNET = Layout(
+    "PhiSNet's database",
+    "tables `data` with `R`, `E`, `F`, `H`, `S` and `nuclear_charges`",
+    {"energy": ("E",), "forces": ("F",)},
+    _ATOMIC,
+    fixed=True,
+    sources={"fock": Source(("H",), 1.0), "overlap": Source(("S",), 1.0)},
+    meta={"basis": "def2-svp"},
+    convention="opml",
+)
+SCHNORB = Layout(
+    "SchNOrb's database",
+    "of ASE, with `hamiltonian` among the data of a row",
+    {"energy": ("energy",), "forces": ("forces",)},
+    {"length": "angstrom", "energy": "hartree", "forces": "hartree/angstrom"},
+    fixed=True,
+    sources={k: Source(v.names[:2], 1.0) for k, v in MATRICES.items()},
+    meta={"basis": "def2-svp"},
+    convention="orca",
+)
+SCHNETPACK = Layout(
+    "SchNetPack's database",
+    "of ASE, with `_property_unit_dict` in its metadata, whose units are obeyed",
+    {
+        "energy": ("energy", "energy_U0"),
+        "forces": ("forces",),
+        "dipole": ("dipole_moment", "dipole"),
+        "polarizability": ("polarizability",),
+    },
+    fixed=True,
+)
+ASE = Layout(
+    "ASE's database",
+    "table `systems`",
+    {"energy": ("energy",), "forces": ("forces",), "dipole": ("dipole",)},
+    {"length": "angstrom", "energy": "ev", "forces": "ev/angstrom", "dipole": "e angstrom"},
+)
+LAYOUTS = (QH9, QH9_DYNAMIC, PHISNET, SCHNORB, SCHNETPACK, ASE)
 
 
 def database_layout(path: Path) -> Layout:
@@ -69,31 +112,23 @@ def database_layout(path: Path) -> Layout:
         def has(table: str, *columns: str) -> bool:
             return {*columns} <= tables.get(table, set())
 
+        def rows(of: Callable[[Connection], Iterator[Record]]) -> Callable[[], Iterator[Record]]:
+            return functools.partial(_rows, path, of)
+
+        if has("data", "geo_id", "N", "Z", "pos", "Ham", "epot", "converged"):
+            return QH9_DYNAMIC.of(rows(_qh9_dynamic))
         if has("data", "N", "Z", "pos", "Ham"):
-            dynamic = has("data", "geo_id", "epot", "converged")
-            return Layout(
-                "QH9's database",
-                functools.partial(_rows, path, _qh9_dynamic if dynamic else _qh9),
-                {"energy": ("epot",)} if dynamic else {},
-                _ATOMIC if dynamic else {"length": "angstrom"},
-                fixed=True,
-                sources=MATRICES,
-                meta=_QH9,
-                convention="pyscf",
-            )
+            return QH9.of(rows(_qh9))
         if has("data", "R", "E", "F", "H", "S") and has("nuclear_charges", "N", "Z"):
-            return Layout(
-                "PhiSNet's database",
-                functools.partial(_rows, path, _phisnet),
-                {k: _PHISNET[k] for k in ("energy", "forces")},
-                _ATOMIC,
-                fixed=True,
-                sources={k: Source(_PHISNET[k], 1.0) for k in ("fock", "overlap")},
-                meta={"basis": "def2-svp"},
-                convention="opml",
-            )
+            return PHISNET.of(rows(_phisnet))
         if has("systems", "natoms", "numbers", "positions", "pbc", "data"):
-            return _ase_layout(path, connection, tables)
+            records = functools.partial(_ase, tables["systems"])
+            about = _metadata(connection) if "information" in tables else {}
+            if units := about.get("_property_unit_dict"):
+                return _schnetpack(rows(records), about, units)
+            first = next(iter(records(connection)), None)
+            is_schnorb = first is not None and "hamiltonian" in first.info
+            return (SCHNORB if is_schnorb else ASE).of(rows(records))
     raise DataError(
         str(path),
         got=f"tables {', '.join(sorted(tables)) or 'none'}",
@@ -101,34 +136,21 @@ def database_layout(path: Path) -> Layout:
     )
 
 
-def _ase_layout(path: Path, connection: Connection, tables: Mapping[str, set[str]]) -> Layout:
-    """Which of those that write databases with ASE wrote this one."""
-    rows = functools.partial(_rows, path, functools.partial(_ase, tables["systems"]))
-    about = {}
-    if "information" in tables:
-        found = connection.execute("SELECT value FROM information WHERE name = 'metadata'")
-        about = json.loads((found.fetchone() or ("{}",))[0] or "{}")
-    if units := about.get("_property_unit_dict"):
-        length = plain_unit(about.get("_distance_unit", "angstrom"))
-        names = {
-            field: tuple(n for n in known if n in units) for field, known in _SCHNETPACK.items()
-        }
-        names = {field: found for field, found in names.items() if found}
-        units = {field: plain_unit(units[found[0]]) for field, found in names.items()}
-        return Layout("SchNetPack's database", rows, names, units | {"length": length}, fixed=True)
-    first = next(iter(_ase(tables["systems"], connection)), None)
-    if first is not None and "hamiltonian" in first.info:
-        return Layout(
-            "SchNOrb's database",
-            rows,
-            _ASE,
-            {"length": "angstrom", "energy": "hartree", "forces": "hartree/angstrom"},
-            fixed=True,
-            sources={k: Source(v.names[:2], 1.0) for k, v in MATRICES.items()},
-            meta={"basis": "def2-svp"},
-            convention="orca",
-        )
-    return Layout("ASE's database", rows, _ASE | {"dipole": ("dipole",)}, _ASE_UNITS)
+def _metadata(connection: Connection) -> dict[str, Any]:
+    """What ASE keeps of a database as a whole."""
+    text = connection.execute("SELECT value FROM information WHERE name = 'metadata'").fetchone()
+    return json.loads((text or ("{}",))[0] or "{}")
+
+
+def _schnetpack(records, about: Mapping[str, Any], units: Mapping[str, str]) -> Layout:
+    """With the properties that a file has, in its units."""
+    there = {
+        field: tuple(n for n in names if n in units) for field, names in SCHNETPACK.names.items()
+    }
+    there = {field: names for field, names in there.items() if names}
+    stated = {field: plain_unit(units[names[0]]) for field, names in there.items()}
+    stated["length"] = plain_unit(about.get("_distance_unit", "angstrom"))
+    return SCHNETPACK.of(records, names=there, units=stated)
 
 
 def _rows(path: Path, rows: Callable[[Connection], Iterator[Record]]) -> Iterator[Record]:
@@ -260,7 +282,7 @@ def _ase(columns: set[str], connection: Connection) -> Iterator[Record]:
             if value is None:
                 continue
             if name == "key_value_pairs":
-                info |= decode(value)
+                info |= cast(dict[str, Any], decode(value))
             elif name == "energy":
                 info[name] = value
             else:

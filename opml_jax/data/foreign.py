@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -25,12 +25,31 @@ from ..structures.elements import atomic_number
 from .hdf5 import load, one_line, read_whole
 from .records import Layout, Record
 
-SPICE = ("atomic_numbers", "conformations", "dft_total_energy")
-ANI1X = ("atomic_numbers", "coordinates", "wb97x_dz.energy")
-ANI1 = ("coordinates", "energies", "species")
-
+SPICE = Layout(
+    "HDF5 of SPICE",
+    "groups with `conformations` and `dft_total_energy`, whose attributes `units` are obeyed",
+    {"energy": ("dft_total_energy",), "forces": ("dft_total_gradient",)},
+    {"length": "bohr", "energy": "hartree", "forces": "hartree/bohr"},
+    fixed=True,
+    meta={"method": "wb97m-d3bj", "basis": "def2-tzvppd"},
+)
 _UNITS = {"length": "angstrom", "energy": "hartree", "forces": "hartree/angstrom"}
-
+ANI1X = Layout(
+    "HDF5 of ANI-1x",
+    "groups with `coordinates` and `wb97x_dz.energy`",
+    {"energy": ("wb97x_dz.energy",), "forces": ("wb97x_dz.forces",)},
+    _UNITS,
+    fixed=True,
+    meta={"method": "wb97x", "basis": "6-31g*"},
+)
+ANI1 = Layout(
+    "HDF5 of ANI-1",
+    "groups with `coordinates`, `energies`, `species`",
+    {"energy": ("energies",), "forces": ("forces",)},
+    _UNITS,
+    fixed=True,
+)
+LAYOUTS = (SPICE, ANI1X, ANI1)
 
 EXPECTED = "a data set of opml_jax, SPICE or ANI"
 
@@ -45,39 +64,18 @@ def foreign_layout(path: Path) -> Layout:
     def layout(file: h5py.File) -> Layout:
         group = next(_molecules(file), file)
         names = set(group)
-        if names >= {*SPICE}:
-            units = {
-                "length": _unit(group, "conformations", "bohr"),
-                "energy": _unit(group, "dft_total_energy", "hartree"),
-                "forces": _unit(group, "dft_total_gradient", "hartree/bohr"),
-            }
-            labels = {"dft_total_energy": "energy", "dft_total_gradient": "forces"}
-            meta = {"method": "wb97m-d3bj", "basis": "def2-tzvppd"}
-            return _layout("SPICE", path, "conformations", labels, units, meta)
-        if names >= {*ANI1X}:
-            labels = {"wb97x_dz.energy": "energy", "wb97x_dz.forces": "forces"}
-            meta = {"method": "wb97x", "basis": "6-31g*"}
-            return _layout("ANI-1x", path, "coordinates", labels, _UNITS, meta)
-        if names >= {*ANI1}:
-            labels = {"energies": "energy", "forces": "forces"}
-            return _layout("ANI-1", path, "coordinates", labels, _UNITS, {})
+        if {"conformations", "dft_total_energy", "atomic_numbers"} <= names:
+            arrays = {"length": "conformations"} | {k: v[0] for k, v in SPICE.names.items()}
+            units = {k: _unit(group, name, SPICE.units[k]) for k, name in arrays.items()}
+            return SPICE.of(functools.partial(_records, path, "conformations", SPICE), units=units)
+        if {"coordinates", "wb97x_dz.energy", "atomic_numbers"} <= names:
+            return ANI1X.of(functools.partial(_records, path, "coordinates", ANI1X))
+        if {"coordinates", "energies", "species"} <= names:
+            return ANI1.of(functools.partial(_records, path, "coordinates", ANI1))
         got = f"HDF5 with {', '.join(sorted(names)[:8]) or 'nothing'} in {group.name}"
         raise DataError(str(path), got=got, expected=EXPECTED)
 
     return read_whole(path, layout, EXPECTED)
-
-
-def _layout(
-    name: str,
-    path: Path,
-    geometries: str,
-    labels: dict[str, str],
-    units: dict[str, str],
-    meta: dict[str, str],
-) -> Layout:
-    rows = functools.partial(_records, path, geometries, labels)
-    names = {field: (label,) for label, field in labels.items()}
-    return Layout(f"{name}'s HDF5", rows, names, units, fixed=True, meta=meta)
 
 
 def _molecules(file: h5py.Group) -> Iterator[h5py.Group]:
@@ -105,8 +103,9 @@ def _text(value: object) -> str:
     return value.decode() if isinstance(value, bytes) else str(value)
 
 
-def _records(path: Path, geometries: str, labels: Mapping[str, str]) -> Iterator[Record]:
+def _records(path: Path, geometries: str, layout: Layout) -> Iterator[Record]:
     """Conformations of all molecules, one after the other."""
+    labels = [name for names in layout.names.values() for name in names]
     with one_line(path, EXPECTED), h5py.File(path, "r") as file:
         for group in _molecules(file):
             try:
@@ -116,7 +115,7 @@ def _records(path: Path, geometries: str, labels: Mapping[str, str]) -> Iterator
 
 
 def _conformations(
-    group: h5py.Group, path: Path, geometries: str, labels: Mapping[str, str]
+    group: h5py.Group, path: Path, geometries: str, labels: list[str]
 ) -> Iterator[Record]:
     if "atomic_numbers" in group:
         numbers = np.asarray(load(group, "atomic_numbers", path), np.int64).ravel()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -97,7 +97,7 @@ def integer(name: str, value: Any) -> int | None:
     return int(number)
 
 
-def state_of(info: Mapping[str, Any], arrays: Mapping[str, Any], numbers: Sequence[int]) -> State:
+def state_of(info: Mapping[str, Any], arrays: Mapping[str, Any], numbers: Iterable[int]) -> State:
     """Charge and spin from all keys that state them.
 
     Args:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -21,12 +22,22 @@ NUMBERS = ("nuclear_charges", "z", "Z", "numbers", "atomic_numbers")
 POSITIONS = ("coords", "R", "positions", "coordinates")
 MATRIX_STATEMENTS = ("basis", "convention")
 
-MD17 = {"energy": ("energies", "E", "energy"), "forces": ("forces", "F")}
-"""rMD17 and MD17, kcal/mol and Angstrom; sGDML states its units in ``e_unit`` and ``r_unit``."""
+FRAMES = {"frame": ("old_indices",)}
 
-PHYSNET = {"energy": ("E",), "forces": ("F",), "dipole": ("D",)}
-"""PhysNet: eV, Angstrom, e Angstrom, and charges ``Q``; told by numbers of atoms ``N`` beside
-``Q`` or ``D``."""
+MD17 = Layout(
+    "npz of rMD17, MD17, sGDML",
+    "`.npz`; sGDML states its units in `e_unit` and `r_unit`",
+    {"energy": ("energies", "E", "energy"), "forces": ("forces", "F"), **FRAMES},
+    {"length": "angstrom", "energy": "kcal/mol", "forces": "kcal/mol/angstrom"},
+    sources=MATRICES,
+)
+PHYSNET = Layout(
+    "npz of PhysNet and SpookyNet",
+    "`.npz` with numbers of atoms `N` beside charges `Q` or dipoles `D`",
+    {"energy": ("E",), "forces": ("F",), "dipole": ("D",), **FRAMES},
+    {"length": "angstrom", "energy": "ev", "forces": "ev/angstrom", "dipole": "e angstrom"},
+    sources=MATRICES,
+)
 
 T = TypeVar("T")
 
@@ -37,23 +48,19 @@ def npz_layout(path: Path, labels: Mapping[str, str]) -> Layout:
     texts = _arrays(path, {n for n in names if states_unit(n)} | {*MATRIX_STATEMENTS})
     stated = {k: v.item() for k, v in texts.items() if v.ndim == 0 and v.dtype.kind in "US"}
     physnet = "N" in names and not {"Q", "D"}.isdisjoint(names)
-    fields = (PHYSNET if physnet else MD17) | {"frame": ("old_indices",)}
-    energy = "ev" if physnet else "kcal/mol"
-    units = {"length": "angstrom", "energy": energy, "forces": f"{energy}/angstrom", "frame": "1"}
-    matrices = MATRICES
+    layout = PHYSNET if physnet else MD17
+    fields, matrices = dict(layout.names), dict(MATRICES)
     if "F" in names:  # forces in MD17, and Fock matrices where the shape says so
         is_fock = _is_square(path, "F")
-        fields["forces"] = tuple(n for n in fields["forces"] if not (is_fock and n == "F"))
+        fields["forces"] = tuple(n for n in fields["forces"] if not is_fock or n != "F")
         fock = tuple(n for n in MATRICES["fock"].names if is_fock or n != "F")
-        matrices = MATRICES | {"fock": Source(fock, 1.0)}
+        matrices["fock"] = Source(fock, 1.0)
     every = {field: source.names for field, source in matrices.items()} | fields
     field_of = {name: field for field, names in every.items() for name in names} | {**labels}
     field_of |= {name: "charge" for name in names if states_charge_or_spin(name)}
-    return Layout(
-        "PhysNet's npz" if physnet else "npz",
+    return layout.of(
         functools.partial(_records, path, field_of, {"Q": "charge"} if physnet else {}),
-        fields,
-        units | ({"dipole": "e angstrom"} if physnet else {}),
+        names=fields,
         sources=matrices,
         meta={k: str(stated.pop(k)) for k in MATRIX_STATEMENTS if k in stated},
         stated=stated,
@@ -119,7 +126,7 @@ def _records(
         )
         if "atom" in axes:
             of_atoms.add(name)
-        flat = "atom" not in axes and array.size == np.prod(shape)  # (n, 1), tensors (n, 9)
+        flat = "atom" not in axes and array.size == math.prod(shape)  # (n, 1), tensors (n, 9)
         if array.shape != shape and not (flat and array.shape[:1] == (n,)):
             raise DataError(
                 f"{name} of {path}",

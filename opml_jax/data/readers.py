@@ -8,7 +8,7 @@ import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -26,10 +26,8 @@ from ..errors import (
 from ..quantities import LABELS
 from ..structures import Structure
 from ..structures.elements import symbol
-from . import keys, npz
-from .databases import database_layout
+from . import databases, foreign, keys, npz
 from .dataset import Dataset
-from .foreign import foreign_layout
 from .labels import Source, chosen_sources
 from .matrices import MATRICES, own_matrices
 from .plausibility import check_labels, check_lengths
@@ -40,14 +38,20 @@ from .xyz import read_frames
 
 SUFFIXES = (".xyz", ".extxyz", ".xyz.gz", ".extxyz.gz", ".npz", ".db", ".traj", ".h5", ".hdf5")
 
-XYZ = {
-    "energy": ("REF_energy", "energy"),
-    "forces": ("REF_forces", "forces"),
-    "dipole": ("REF_dipole", "dipole"),
-}
-"""Names in extended xyz and ASE's trajectories, in ASE's units unless the file says otherwise."""
+XYZ = Layout(
+    "xyz and extended xyz",
+    "`.xyz`, `.extxyz`, also with `.gz`; upper case does not matter",
+    {
+        "energy": ("REF_energy", "energy"),
+        "forces": ("REF_forces", "forces"),
+        "dipole": ("REF_dipole", "dipole"),
+    },
+    {"length": "angstrom", "energy": "ev", "forces": "ev/angstrom", "dipole": "e angstrom"},
+)
+TRAJECTORY = dataclasses.replace(XYZ, name="ASE's trajectory", told_by="`.traj`")
 
-ASE_UNITS = {"length": "angstrom", "energy": "ev", "forces": "ev/angstrom", "dipole": "e angstrom"}
+LAYOUTS = (XYZ, TRAJECTORY, npz.MD17, npz.PHYSNET, *databases.LAYOUTS, *foreign.LAYOUTS)
+"""Every format but the library's own."""
 
 FREE_ATOM = "A free atom that others are measured from is marked with config_type=IsolatedAtom."
 
@@ -222,12 +226,12 @@ def _layout(path: Path, labels: Mapping[str, str]) -> Layout:
     if suffix == ".npz":
         return npz.npz_layout(path, labels)
     if suffix == ".db":
-        return database_layout(path)
+        return databases.database_layout(path)
     if suffix in (".h5", ".hdf5"):
-        return foreign_layout(path)
+        return foreign.foreign_layout(path)
     if suffix == ".traj":
-        return Layout("ASE's trajectory", lambda: _trajectory(path), XYZ, ASE_UNITS)
-    return Layout("extended xyz", lambda: read_frames(path), XYZ, ASE_UNITS)
+        return TRAJECTORY.of(lambda: _trajectory(path))
+    return XYZ.of(lambda: read_frames(path))
 
 
 def _trajectory(path: Path) -> Iterator[Record]:
@@ -235,7 +239,7 @@ def _trajectory(path: Path) -> Iterator[Record]:
 
     try:
         with TrajectoryReader(path) as frames:
-            for atoms in frames:
+            for atoms in cast(Iterator[Any], iter(frames)):
                 if atoms.pbc.any():
                     raise DataError(
                         str(path), got="a periodic cell", expected="molecules", code=Code.PERIODIC
@@ -297,7 +301,7 @@ def _read(
         raise DataError(
             f"labels of {path}", got=f"{err}", expected="numbers", code=Code.LABEL_SHAPE
         ) from err
-    about = {**meta, "format": layout.name, "length_unit": reading.units["length"]}
+    about: dict[str, Any] = {**meta, "format": layout.name, "length_unit": reading.units["length"]}
     about |= {"labels": _read_as(names, reading), "unread": unread}
     if atoms and "energy" in names:
         about["isolated_atoms"] = _energies_of_atoms(path, atoms, names["energy"], reading)

@@ -40,7 +40,7 @@ class Layout:
 
     Attributes:
       name: of the format, in words.
-      records: molecules of the file, one by one.
+      told_by: how a file of it is known.
       names: names in the file that hold a field, by field; the first that is there is read.
       units: of these fields, where the file does not state another; ``length`` is that of
         positions.
@@ -48,18 +48,24 @@ class Layout:
       sources: labels whose unit is never another, such as AO matrices.
       meta: what the format says of the level of theory; ``basis`` is that of matrices.
       convention: order of AO matrices, one of :data:`opml_jax.conventions.AO_ORDERS`.
-      stated: keys of the file as a whole, which may state units.
+      records: of a file, its molecules, one by one.
+      stated: keys of a file as a whole, which may state units.
     """
 
     name: str
-    records: Callable[[], Iterator[Record]]
+    told_by: str
     names: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
     units: Mapping[str, str] = dataclasses.field(default_factory=dict)
     fixed: bool = False
     sources: Mapping[str, Source] = dataclasses.field(default_factory=dict)
     meta: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     convention: str | None = None
+    records: Callable[[], Iterator[Record]] = lambda: iter(())
     stated: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def of(self, records: Callable[[], Iterator[Record]], **changes: Any) -> Layout:
+        """The layout of a file with these molecules."""
+        return dataclasses.replace(self, records=records, **changes)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +122,9 @@ def reading_of(
         for name, unit in units.items()
         if name in known
     }
-    sources = {k: Source(v, factors[k]) for k, v in layout.names.items()} | dict(layout.sources)
+    sources = {k: Source(v, factors.get(k, 1.0)) for k, v in layout.names.items()} | dict(
+        layout.sources
+    )
     if chosen:
         for name, source in chosen.items():
             if name in declared and not np.isclose(factors[name], source.factor, rtol=1e-9):

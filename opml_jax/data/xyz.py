@@ -30,6 +30,7 @@ PLAIN = "species:S:1:pos:R:3"
 
 SPECIES = ("species", "element", "elements", "symbols", "symbol")
 NUMBERS = ("Z", "numbers", "atomic_numbers", "atomic_number")
+MASSES = ("masses", "mass")
 POSITIONS = ("pos", "positions", "position", "coords", "coordinates")
 
 _VALUE = r'"(?:\\.|[^"\\])*"|\'[^\']*\'|\{[^{}]*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|[^\s"\'\[\]{}]+'
@@ -112,7 +113,10 @@ def _record(info: dict[str, Any], words: str, rows: list[list[str]]) -> Record:
         elif is_suggestive(name):
             unread.append(f"{name} {value}")
     numbers, masses = _atoms(columns)
-    return Record(numbers, _first(columns, POSITIONS), info, columns, masses, tuple(unread))
+    positions = _first(columns, POSITIONS)
+    if positions is None:
+        raise ValueError("no column of positions (pos)")
+    return Record(numbers, positions, info, columns, masses, tuple(unread))
 
 
 def read_comment(comment: str) -> tuple[dict[str, Any], str]:
@@ -214,12 +218,11 @@ def _cells(name: str, kind: str, cells: list[list[str]]) -> np.ndarray:
 
 def _atoms(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | None]:
     """Atomic numbers, and masses if the file has some."""
-    species, numbers = _first(columns, SPECIES), _first(columns, NUMBERS)
-    if species is None and numbers is None:
+    symbols, numbers = _first(columns, SPECIES), _first(columns, NUMBERS)
+    elements = numbers if symbols is None else symbols
+    if elements is None:
         raise ValueError("no column of symbols (species) or atomic numbers (Z)")
-    masses = columns.pop("masses", columns.pop("mass", None))
-    read = np.array([atomic_number(str(x)) for x in (numbers if species is None else species)])
-    return read, masses
+    return np.array([atomic_number(str(x)) for x in elements]), _first(columns, MASSES)
 
 
 def _first(columns: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray | None:
