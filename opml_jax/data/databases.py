@@ -217,7 +217,7 @@ def _unpacked(name: str, value: Any, found: Mapping[str, Any]) -> Any:
     return _array(base64.b64decode(value), found[f"_dtype_{name}"], shape, name)
 
 
-_QH9 = {"basis": "def2-svp", "method": "b3lyp", "grid_level": 3}
+_QH9 = {"basis": "def2-svp", "method": "b3lyp5", "grid_level": 3}
 _ENERGY = Source(("epot",), 1.0)
 _LAYOUTS: tuple[tuple[Layout, dict[str, set[str]]], ...] = (
     (
