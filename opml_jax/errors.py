@@ -64,6 +64,7 @@ class Code(enum.StrEnum):
     SYSTEM = "OPML-800"
     DISK_FULL = "OPML-801"
     NOT_WRITABLE = "OPML-802"
+    BUSY = "OPML-803"
     UNIT_WARNING = "OPML-900"
     DATA_WARNING = "OPML-901"
 

@@ -22,8 +22,11 @@ from .units import (
 SPREAD = "_uncertainty"
 """Ending of the name of a standard deviation."""
 
-SIZES = {"atom": "n_atoms", "ao": "nao", "aux": "naux", "shell": "n_shells"}
-"""Axes that grow with the molecule, and the array of a prediction that says how long they are."""
+SIZES = {"atom": "n_atoms", "ao": "nao", "mo": "nao", "aux": "naux", "shell": "n_shells"}
+"""Axes that grow with the molecule, and the array of a prediction that says how long they are.
+
+Calculations have fewer levels (``mo``) than AOs where the basis is nearly linearly dependent, and
+data sets as many as were found; predictions have one for every AO."""
 
 Axis = str | int
 
@@ -189,8 +192,8 @@ QUANTITIES: dict[str, Quantity] = {
         ase=ANGSTROM_PER_BOHR**3,
     ),
     "frame": Quantity((), "1", "index of the geometry in the trajectory it was taken from"),
-    "mo_energy": Quantity(("ao",), "Hartree", "orbital energies", doubted=True),
-    "mo_occ": Quantity(("ao",), "1", "orbital occupations"),
+    "mo_energy": Quantity(("mo",), "Hartree", "orbital energies", doubted=True),
+    "mo_occ": Quantity(("mo",), "1", "orbital occupations"),
     "coefficients": Quantity(("aux",), "Bohr^-1.5", "density in the auxiliary basis ``aux_basis``"),
     "widths": Quantity(("shell",), "1", "factors of the exponents of the functions they are of"),
     "overlap": Quantity(("ao", "ao"), "1", "overlap matrix"),

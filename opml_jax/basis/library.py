@@ -112,6 +112,15 @@ def _element(name: str, z: int) -> tuple[Shell, ...]:
             expected="one that has it",
             code=Code.BASIS_LACKS_ELEMENT,
         ) from err
+    except (AssertionError, ValueError) as err:  # of what follows "@"
+        if "@" not in name:
+            raise
+        raise BasisError(
+            "basis name",
+            got=f"{name!r} ({err})" if str(err) else repr(name),
+            expected=f"how many functions of {symbol(z)} are kept, no more than there are, "
+            "as in cc-pvtz@3s2p1d",
+        ) from err
     shells = []
     for l, *rows in raw:
         if rows and not isinstance(rows[0], (list, tuple)):

@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     import dataclasses
 
     from ..data import read_structures
+    from ..data.files import locked
     from ..dynamics import DomainError, Settings, relax, simulate
     from ..interfaces.files import write_extxyz
     from ..models import load_model
@@ -84,7 +85,7 @@ def run(args: argparse.Namespace) -> int:
         progress.update(done, total, note=note)
 
     try:
-        with Progress("steps") as progress:
+        with locked(args.output), Progress("steps") as progress:
             trajectory = simulate(
                 model,
                 start,

@@ -17,6 +17,13 @@ def configure(p: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
+    from .runs import run_directory
+
+    with run_directory(args.out):
+        return _run(args)
+
+
+def _run(args: argparse.Namespace) -> int:
     import json
     import time
     from pathlib import Path

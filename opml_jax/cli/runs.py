@@ -166,6 +166,34 @@ def complete(folder: Path, curve: bool) -> bool:
     return there and not (folder / STATES).exists()
 
 
+@contextlib.contextmanager
+def run_directory(output: str) -> Iterator[None]:
+    """Keep other trainings out of a run directory; of several processes the first one does.
+
+    One that was made is gone again if nothing was written into it.
+
+    Raises:
+      OpmlError: another process trains into it; it cannot be made.
+    """
+    from ..data.files import locked
+    from ..learn.devices import is_first
+
+    enable_x64()
+    if not is_first():
+        yield
+        return
+    folder = Path(output)
+    check_writable(folder)
+    missing = not folder.exists()
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with locked(folder):
+            yield
+    finally:
+        if missing and not any(folder.iterdir()):
+            folder.rmdir()
+
+
 def train_run(
     config: TrainConfig, output: str, *, restart: bool = False, tensorboard: bool = False
 ) -> tuple[Trained, Dataset, dict[str, list[int]]]:

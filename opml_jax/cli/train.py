@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models.family import family
     from ..training.config import load_config
     from ..training.learning_curve import closed_form_learning_curve
-    from .runs import check_same, complete, evaluate_run, train_run
+    from .runs import check_same, complete, evaluate_run, run_directory, train_run
 
     config = load_config(args.config, args.overrides)
     chosen = family(config.model.family)
@@ -67,17 +67,18 @@ def run(args: argparse.Namespace) -> int:
         join(args.coordinator, args.processes, args.process)
     elif args.processes is not None or args.process is not None:
         raise ConfigError("--coordinator", got="none", expected="one, with --processes")
-    trained, dataset, splits = train_run(
-        config, args.output, restart=args.restart, tensorboard=args.tensorboard
-    )
-    first = is_first()
-    leave()
-    if not first:
-        return 0
-    curve = []
-    if args.curve:
-        test = dataset.subset(splits.get("test") or splits["validation"])
-        curve = closed_form_learning_curve(trained, test, config)
-    evaluate_run(args.output, trained, dataset, splits, curve=curve)
+    with run_directory(args.output):
+        trained, dataset, splits = train_run(
+            config, args.output, restart=args.restart, tensorboard=args.tensorboard
+        )
+        first = is_first()
+        leave()
+        if not first:
+            return 0
+        curve = []
+        if args.curve:
+            test = dataset.subset(splits.get("test") or splits["validation"])
+            curve = closed_form_learning_curve(trained, test, config)
+        evaluate_run(args.output, trained, dataset, splits, curve=curve)
     print(f"{args.output}: report.html, model.safetensors, card.md, metrics.json, history.jsonl")
     return 0

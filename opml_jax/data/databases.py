@@ -38,7 +38,7 @@ from .records import Layout, Record
 
 Connection = sqlite3.Connection
 
-_B3LYP = {"basis": "def2-svp", "method": "b3lyp", "grid_level": 3}
+_B3LYP = {"basis": "def2-svp", "method": "b3lyp5", "grid_level": 3}
 _ATOMIC = {"length": "bohr", "energy": "hartree", "forces": "hartree/bohr"}
 
 QH9 = Layout(

@@ -65,23 +65,25 @@ class Dataset(Sequence):
             if not isinstance(values, StoredLabel):
                 values = [np.asarray(v, np.float64) for v in values]
             self.labels[name] = values
+        self._check_shapes()
+
+    def _check_shapes(self) -> None:
+        """Refuse a label whose axes do not fit its structure, or another label of it."""
+        sizes: list[dict[str | int, int]] = [{"atom": s.n_atoms} for s in self.structures]
         for name in self.labels:
-            for i, (s, shape) in enumerate(zip(self.structures, self.shapes(name), strict=True)):
-                axes = LABELS[name].axes
-                square = not LABELS[name].symmetric or len(set(shape)) == 1
-                fits = (
-                    square
-                    and len(shape) == len(axes)
-                    and all(
-                        n == s.n_atoms if a == "atom" else a in ("ao", "aux", "shell") or n == a
-                        for n, a in zip(shape, axes, strict=True)
-                    )
-                )
-                if not fits:
+            axes = LABELS[name].axes
+            rows = zip(self.structures, sizes, self.shapes(name), strict=True)
+            for i, (s, known, shape) in enumerate(rows):
+                fits = len(shape) == len(axes)
+                for n, a in zip(shape, axes, strict=False):
+                    fits &= n == (known.setdefault(a, n) if isinstance(a, str) else a)
+                if not fits or known.get("mo", 0) > known.get("ao", np.inf):
+                    others = {a: n for a, n in known.items() if a != "atom"}
                     raise DataError(
                         f"{name}[{i}]",
                         got=f"shape {shape}",
-                        expected=f"axes {axes} for {s.n_atoms} atoms",
+                        expected=f"axes {axes} for {s.n_atoms} atoms"
+                        + (f", as other labels {others}, mo up to ao" if others else ""),
                         code=Code.LABEL_SHAPE,
                     )
 

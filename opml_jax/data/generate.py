@@ -12,8 +12,15 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor, Executor, Future, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,8 +28,9 @@ from ..basis import layout_of, load_basis
 from ..errors import Code, ConventionError, DataError, OpmlError
 from ..structures import Structure
 from .dataset import Dataset
-from .files import atomic_path, write_text
-from .reference import Method, calculate, record_id
+from .files import atomic_path, locked, write_text
+from .functionals import check_dispersion
+from .reference import Method, calculate, other_setting, record_id
 from .store import read_hdf5, write_hdf5
 from .stored import StoredLabel
 
@@ -77,7 +85,8 @@ def read_part(part: Path) -> dict[str, np.ndarray] | None:
     """Labels of one finished geometry, None of a damaged file; its checksums are looked at."""
     try:
         with open(part, "rb") as file, np.load(file, allow_pickle=False) as f:
-            return {k: f[k] for k in f.files}
+            labels = {k: f[k] for k in f.files}
+        return labels if all(np.isfinite(v).all() for v in labels.values()) else None
     except Exception:  # zip and NumPy raise many kinds on a damaged file: compute it again
         return None
 
@@ -131,13 +140,37 @@ def generate(
     Raises:
       ConventionError: ``output`` holds labels of another level of theory.
       DataError: nothing could be labelled, or two geometries are identical.
+      OpmlError: another process writes ``output``; an executor that forks this process; a method
+        whose dispersion is missing.
     """
     if not structures:
         raise DataError(
             "structures", got="an empty list", expected="at least one structure", code=Code.EMPTY
         )
     load_basis(method.basis, {z for s in structures for z in s.numbers})  # refuse before the first
-    output = Path(output).absolute()  # workers may run in another folder
+    check_dispersion(method.method)
+    context: Any = getattr(executor, "_mp_context", None)
+    if isinstance(executor, ProcessPoolExecutor) and context.get_start_method() == "fork":
+        raise OpmlError(
+            "executor",
+            got="a ProcessPoolExecutor that forks, which hangs once JAX has started threads",
+            expected="one whose processes start anew",
+            hint="Take opml_jax.data.workers.Workers(n), or mp_context=get_context('spawn').",
+        )
+    with locked(output):
+        path = Path(output).absolute()  # workers may run in another folder
+        return _generate(structures, path, method, executor, extra_meta or {}, on_progress)
+
+
+def _generate(
+    structures: Sequence[Structure],
+    output: Path,
+    method: Method,
+    executor: Executor | None,
+    extra_meta: dict,
+    on_progress: Callable[[int, int, int], None],
+) -> Outcome:
+    """:func:`generate`, of an output that nobody else writes."""
     parts = output.with_name(output.name + PARTS)
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
@@ -219,13 +252,11 @@ def generate(
     known = [structures[i] for i in kept] + [old.structures[i] for i in rest]
     basis = load_basis(method.basis, {z for s in known for z in s.numbers})
     origin = {k: old.meta[k] for k in ("source", "sampling") if k in old.meta}
-    dataset = Dataset(
-        known,
-        labels,
-        {**method.meta(), **origin, **(extra_meta or {})},
-        [layout_of(s, basis).hash for s in known],
-    )
-    write_hdf5(output, dataset)
+    meta = {**method.meta(), **origin, **extra_meta}
+    try:
+        write_hdf5(output, Dataset(known, labels, meta, [layout_of(s, basis).hash for s in known]))
+    except DataError as err:
+        raise err.within(f"labels stay in {parts}") from err
     shutil.rmtree(parts, ignore_errors=True)
     return Outcome(done, found, tuple(sorted(failed)))
 
@@ -235,14 +266,12 @@ def _earlier(output: Path, method: Method) -> Dataset:
     if not output.exists():
         return Dataset([])
     old = read_hdf5(output, lazy=True)
-    stated = dataclasses.asdict(Method.from_meta(old.meta))
-    for key, value in dataclasses.asdict(method).items():
-        if (got := stated[key]) != value:
-            raise ConventionError(
-                f"{key} of {output}",
-                got=repr(got),
-                expected=repr(value),
-                hint="Choose another output file for another level of theory.",
-                code=Code.LEVEL_OF_THEORY,
-            )
+    if key := other_setting(old.meta, method.meta()):
+        raise ConventionError(
+            f"{key} of {output}",
+            got=repr(getattr(Method.from_meta(old.meta), key)),
+            expected=repr(getattr(method, key)),
+            hint="Choose another output file for another level of theory.",
+            code=Code.LEVEL_OF_THEORY,
+        )
     return old

@@ -45,11 +45,15 @@ _HEAP = re.compile(rb"GCOL\x01\0\0\0")
 
 
 @contextlib.contextmanager
-def image(path: str | os.PathLike) -> Iterator[h5py.File]:
+def image(path: str | os.PathLike, check: Callable[[Path], None]) -> Iterator[h5py.File]:
     """A new file, made in memory and written, atomically, in one go.
 
     The HDF5 library survives no full disk: it fails again at every object that it closes, and then
     crashes.
+
+    Args:
+      path: the file.
+      check: called with the written file before it replaces what is at ``path``, unless it raises.
     """
     with h5py.File(path, "w", driver="core", backing_store=False, libver=LIBVER) as f:
         yield f
@@ -57,10 +61,13 @@ def image(path: str | os.PathLike) -> Iterator[h5py.File]:
         whole = f.id.get_file_image()
     with atomic_path(path) as temporary:
         temporary.write_bytes(whole)
+        check(temporary)
 
 
 @contextlib.contextmanager
-def on_disk(path: str | os.PathLike, needed: int) -> Iterator[h5py.File]:
+def on_disk(
+    path: str | os.PathLike, needed: int, check: Callable[[Path], None]
+) -> Iterator[h5py.File]:
     """A new file, written, atomically, as it comes: for what memory does not hold.
 
     A full disk is noticed beforehand, because HDF5 would not survive it (see :func:`image`).
@@ -68,6 +75,7 @@ def on_disk(path: str | os.PathLike, needed: int) -> Iterator[h5py.File]:
     Args:
       path: the file.
       needed: bytes of the arrays that will be in it.
+      check: as of :func:`image`.
 
     Raises:
       OSError: the disk has no room for them.
@@ -76,6 +84,7 @@ def on_disk(path: str | os.PathLike, needed: int) -> Iterator[h5py.File]:
         check_room(Path(path), int(OVERHEAD * needed) + 2**20)
         with h5py.File(temporary, "w", libver=LIBVER, rdcc_nbytes=CACHE) as f:
             yield f
+        check(temporary)
 
 
 def check_room(path: Path, needed: int) -> None:

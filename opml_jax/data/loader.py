@@ -25,7 +25,7 @@ class LabelledBatch:
     Attributes:
       structures: padded molecules; ``structures.mask`` and ``structures.layout.ao_mask`` tell
         real atoms and AOs.
-      labels: by field, ``(n_structures, ...)`` atomic units, 0 for padded atoms and AOs.
+      labels: by field, ``(n_structures, ...)`` atomic units, 0 for padded atoms, AOs and levels.
       weight: ``(n_structures,)`` 1, or 0 for a repeat that only fills the batch.
       index: ``(n_structures,)`` where in the data set each structure is.
     """
@@ -83,7 +83,7 @@ class Loader:
         self.seed = seed
         self.shuffle = shuffle
         dataset.check_labels(self.labels)
-        if any("ao" in LABELS[name].axes for name in self.labels):
+        if any({"ao", "mo"} & {*LABELS[name].axes} for name in self.labels):
             dataset.check_layout(basis)
         longest = [
             max((n for k in own for (n,) in dataset.shapes(k)), default=0)
@@ -119,7 +119,7 @@ class Loader:
     def _batch(self, bucket: Bucket, index: np.ndarray) -> LabelledBatch:
         real = np.arange(self.batch_size) < len(index)
         index = np.resize(index, self.batch_size)  # fills up by starting over
-        sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, **self.auxiliary}
+        sizes = {"atom": bucket.n_atoms, "ao": bucket.nao, "mo": bucket.nao, **self.auxiliary}
         labels = {}
         for name in self.labels:
             shape = [a if isinstance(a, int) else sizes[a] for a in LABELS[name].axes]

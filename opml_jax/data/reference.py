@@ -13,12 +13,13 @@ from typing import Any
 import numpy as np
 import scipy.linalg
 
-from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis
+from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis, to_pyscf
 from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 from .dataset import Dataset
+from .functionals import check_dispersion, functional_of, same_functional, warn_if_two
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +60,7 @@ class Method:
                 if not self.method.strip():
                     raise ValueError("no functional")
                 with contextlib.redirect_stderr(None):
-                    libxc.parse_xc(self.method)
+                    parsed = libxc.parse_xc(self.method)
             except Exception as err:  # PySCF raises KeyError, ValueError or RuntimeError
                 known = ["hf", "pbe", "pbe0", "b3lyp", "blyp", "lda,vwn", "scan", "r2scan", "tpss"]
                 raise OpmlError(
@@ -68,6 +69,13 @@ class Method:
                     expected="'hf' or a functional",
                     hint=nearest(self.method, known),
                 ) from err
+            explicit = functional_of(self.method, version("pyscf"))
+            if parsed != libxc.parse_xc(explicit):
+                raise OpmlError(
+                    "method",
+                    got=f"{self.method!r}, which B3LYP_WITH_VWN5 of pyscf_conf.py changes",
+                    expected=f"a name that means one functional, such as {explicit!r}",
+                )
 
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any], **given: Any) -> Method:
@@ -77,6 +85,9 @@ class Method:
           meta: ``Dataset.meta``. Settings of the calculation that are not in it have their
             defaults; method and basis must be there, or given.
           given: what is known otherwise, and taken instead.
+
+        A functional whose name means another one in this version of PySCF has the name that
+        :func:`functional_of` gives; where the version is not known there is a warning.
 
         Raises:
           ConventionError: no method or basis, or a value of another kind.
@@ -98,6 +109,13 @@ class Method:
                 raise ConventionError(
                     where, got=repr(value), expected=expected, code=Code.LEVEL_OF_THEORY
                 )
+        if "method" not in given:
+            then = functional_of(found["method"], meta.get("pyscf_version"))
+            warn_if_two(then)
+            if functional_of(then, version("pyscf")) != functional_of(
+                found["method"], version("pyscf")
+            ):
+                found["method"] = then  # its name means another one here
         return cls(**found)
 
     @property
@@ -118,9 +136,27 @@ class Method:
         }
 
 
+def other_setting(meta: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """Which setting of the level of theory differs in meta data of two data sets; empty: none.
+
+    How many cycles an SCF may take is no part of the level. Settings that are not stated have
+    their defaults, if method and basis are.
+
+    Raises:
+      ConventionError: as of :meth:`Method.from_meta`.
+    """
+    stated = all({"method", "basis"} <= m.keys() for m in (meta, other))
+    levels = [dataclasses.asdict(Method.from_meta(m)) if stated else m for m in (meta, other)]
+    names = (f.name for f in dataclasses.fields(Method))
+    same = {k: levels[0].get(k) == levels[1].get(k) for k in names}
+    if stated:
+        same["method"] = same_functional(meta, other)
+    return next((k for k in same if not same[k] and k != "max_cycle"), "")
+
+
 def record_id(structure: Structure, method: Method) -> str:
     """Hash of a geometry and a level of theory: the name under which a label is kept."""
-    level = dataclasses.asdict(method)
+    level = dataclasses.asdict(method) | {"max_cycle": Method.max_cycle}  # no part of the level
     if not method.density_fit:  # files from before it was an option stay valid
         del level["density_fit"]
     text = json.dumps([structure.numbers, structure.charge, structure.spin, level])
@@ -279,10 +315,11 @@ def mean_field(structure: Structure, method: Method):
     """An unconverged PySCF RHF or RKS object.
 
     Raises:
-      OpmlError: an open shell.
+      OpmlError: an open shell; a method with a dispersion that PySCF cannot add here.
     """
     from pyscf import dft, scf
 
+    check_dispersion(method.method)
     if structure.spin:
         raise OpmlError(
             "spin",
@@ -348,7 +385,8 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray | np
     Returns:
       Energy, forces (if asked for), dipole and every AO quantity of
       :data:`opml_jax.quantities.LABELS`, atomic units, the library's AO order; the dipole about
-      the coordinate origin.
+      the coordinate origin. There are fewer levels than AOs where PySCF dropped nearly linearly
+      dependent ones (eigenvalues of the overlap below 1e-6).
 
     Raises:
       ConvergenceError: the SCF did not converge.
@@ -382,6 +420,26 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray | np
         "mo_occ": mf.mo_occ,
         **{k: from_pyscf(np.asarray(v), structure, basis) for k, v in matrices.items()},
     }
+
+
+def fock_deviation(structure: Structure, fock: np.ndarray, method: Method) -> np.ndarray:
+    """What the Fock matrix of the density of a Fock matrix differs from it: 0 if it is converged.
+
+    Args:
+      structure: closed-shell molecule.
+      fock: ``(nao, nao)`` Hartree, the library's AO order, of an SCF.
+      method: level of theory; PySCF calculates.
+
+    Returns:
+      ``(nao, nao)`` Hartree, PySCF's AO order.
+
+    Raises:
+      ConventionError: a matrix in another basis.
+    """
+    mf = mean_field(structure, method)
+    matrix = to_pyscf(np.asarray(fock), structure, load_basis(method.basis, structure.numbers))
+    levels, orbitals = mf.eig(matrix, mf.get_ovlp())
+    return mf.get_fock(dm=mf.make_rdm1(orbitals, mf.get_occ(levels, orbitals))) - matrix
 
 
 def polarizability(structure: Structure, method: Method, *, step: float = 2e-3) -> np.ndarray:

@@ -13,8 +13,10 @@ import numpy as np
 from ..errors import Code, ConventionError, DataError, OpmlError
 from ..structures import Structure
 from .dataset import Dataset, concatenate
+from .files import locked
+from .functionals import functional_of
 from .generate import MANIFEST, PARTS, read_part
-from .reference import Method
+from .reference import other_setting
 from .store import read_hdf5, write_hdf5
 
 
@@ -102,13 +104,23 @@ def merge(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> tupl
     Raises:
       ConventionError: another level of theory.
       DataError: another set of labels, or a file that cannot be read.
+      OpmlError: another process writes ``output``.
     """
+    with locked(output):
+        return _merge(paths, output)
+
+
+def _merge(paths: Sequence[str | os.PathLike], output: str | os.PathLike) -> tuple[int, int]:
     parts = [read_hdf5(path, lazy=True) for path in paths]
     for path, part in zip(paths[1:], parts[1:], strict=True):
         _check_alike(Path(paths[0]), parts[0], Path(path), part)
     whole = concatenate(parts)
     sources = dict.fromkeys(str(p.meta["source"]) for p in parts if p.meta.get("source"))
     whole.meta |= {"source": ", ".join(sources)} if sources else {}
+    level = parts[0].meta
+    if "method" in level and not {"method", "pyscf_version"} <= whole.meta.keys():
+        # names and versions may differ, what they mean does not
+        whole.meta["method"] = functional_of(level["method"], level.get("pyscf_version"))
     first: dict[tuple, int] = {}
     for i, structure in enumerate(whole.structures):
         first.setdefault(_identity(structure), i)
@@ -123,15 +135,11 @@ def _identity(structure: Structure) -> tuple:
 
 
 def _check_alike(path: Path, data: Dataset, other_path: Path, other: Dataset) -> None:
-    levels = [
-        Method.from_meta(d.meta) if {"method", "basis"} <= set(d.meta) else None
-        for d in (data, other)
-    ]
-    if levels[0] != levels[1]:
+    if key := other_setting(data.meta, other.meta):
         raise ConventionError(
             f"level of theory of {other_path}",
-            got=str(levels[1]),
-            expected=f"{levels[0]}, as of {path}",
+            got=f"{key} {other.meta.get(key, 'not stated')}",
+            expected=f"that of {path}, {key} {data.meta.get(key, 'not stated')}",
             code=Code.LEVEL_OF_THEORY,
         )
     if set(data.labels) != set(other.labels):

@@ -1,10 +1,10 @@
 """The HDF5 store: ragged arrays end to end, units and convention in attributes.
 
 Layout (``format_version`` 1): per-structure datasets ``numbers`` and ``positions`` are
-concatenated over structures and cut by ``n_atoms``; labels likewise, per-AO ones cut by
-``nao``; AO matrices are packed lower triangles (row by row). Reading allocates only what the
-file really holds and follows no external link. Labels may be left in the file, and written from
-one file to another without being in memory.
+concatenated over structures and cut by ``n_atoms``; labels likewise, per-level ones cut by
+``n_mo`` (files of version 0.1: ``nao``); AO matrices are packed lower triangles (row by row) of
+``nao`` rows. Reading allocates only what the file really holds and follows no external link. Labels
+may be left in the file, and written from one file to another without being in memory.
 """
 
 from __future__ import annotations
@@ -26,10 +26,13 @@ from .dataset import Dataset
 from .hdf5 import check_own, checked, image, load, on_disk, read_whole
 from .stored import FileRows, LabelFile, StoredLabel, check_finite_value, unpack
 
-FORMAT_VERSION = 1
+FORMAT, FORMAT_VERSION = "opml_jax data set", 1
 
-SIZES = {"ao": "nao", "aux": "naux", "shell": "n_shells"}
+SIZES = {"ao": "nao", "mo": "n_mo", "aux": "naux", "shell": "n_shells"}
 """Where the lengths of ragged axes other than that of atoms are."""
+
+GROUPS = 8
+"""How many groups of a foreign file its refusal names."""
 
 BLOCK = 2**20
 """Bytes of a label that are written together."""
@@ -38,6 +41,8 @@ BLOCK = 2**20
 def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] | None = None):
     """Write a data set, atomically; labels that stay in files pass through memory in blocks.
 
+    It is read back, value by value, before it replaces what was there.
+
     Args:
       path: target file; replaced only once the new one is complete.
       dataset: structures and labels in atomic units and the library's convention.
@@ -45,11 +50,19 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
 
     Raises:
       OSError: the disk is full.
-      DataError: a label that stays in a file cannot be read.
+      DataError: a label that stays in a file cannot be read, or what was written cannot.
     """
     names = list(dataset.labels if fields is None else fields)
-    with _target(path, dataset, names) as f:
-        f.attrs["format"] = "opml_jax data set"
+
+    def read_back(written: Path) -> None:
+        try:
+            _check_written(written, dataset, names)
+        except OpmlError as err:
+            text = f"{path} is as it was: what was to replace it cannot be read ({err.message})"
+            raise DataError(text, code=Code.DAMAGED) from err
+
+    with _target(path, dataset, names, read_back) as f:
+        f.attrs["format"] = FORMAT
         f.attrs["format_version"] = FORMAT_VERSION
         f.attrs["convention"] = CONVENTION
         f.attrs["meta"] = json.dumps(dataset.meta, sort_keys=True)
@@ -70,12 +83,29 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
             _write_label(group, name, dataset.labels[name], shapes)
 
 
-def _target(path: str | os.PathLike, dataset: Dataset, names: list[str]):
+def _target(path: str | os.PathLike, dataset: Dataset, names: list[str], check):
     """Where to write: a file in memory, unless labels are not in memory either."""
     if not any(isinstance(dataset.labels[name], StoredLabel) for name in names):
-        return image(path)
+        return image(path, check)
     numbers = sum(math.prod(shape) for name in names for shape in dataset.shapes(name))
-    return on_disk(path, 8 * numbers + 64 * sum(s.n_atoms for s in dataset.structures))
+    return on_disk(path, 8 * numbers + 64 * sum(s.n_atoms for s in dataset.structures), check)
+
+
+def _check_written(path: Path, dataset: Dataset, names: list[str]) -> None:
+    """Refuse a file that does not have these labels; predictions of a set may be NaN."""
+    found = read_hdf5(path, lazy=True)
+    for name in names:
+        shapes, expected = found.shapes(name), dataset.shapes(name)
+        if shapes != expected:
+            i = next(i for i, shape in enumerate(expected) if shape != shapes[i])
+            where, got = f"{name} of structure {i}", f"shape {shapes[i]}"
+            raise DataError(where, got=got, expected=f"{expected[i]}", code=Code.LABEL_SHAPE)
+        for i in range(len(found)):
+            try:
+                found.labels[name][i]
+            except DataError as err:
+                if err.code is not Code.NOT_FINITE:
+                    raise
 
 
 def _write_label(group, name: str, values: Sequence[np.ndarray], shapes: list[tuple]) -> None:
@@ -151,6 +181,13 @@ def _open(path: Path, read):
 
 
 def _read(f: h5py.File, path: Path, fields: Iterable[str] | None, lazy: bool) -> Dataset:
+    if f.attrs.get("format") != FORMAT:
+        raise DataError(
+            str(path),
+            got=f"an HDF5 file with {', '.join(sorted(f)[:GROUPS]) or 'nothing'} in it",
+            expected="a data set of opml_jax",
+            hint="Convert it, for example to extxyz or npz.",
+        )
     version = int(f.attrs.get("format_version", 0))
     if not 1 <= version <= FORMAT_VERSION:
         raise DataError(
@@ -212,8 +249,10 @@ def _locate(
     group, path, field, n = f["labels"], file.path, LABELS[name], len(n_atoms)
     axes = field.axes
     if axes and isinstance(axes[0], str):
-        size = n_atoms if axes[0] == "atom" else load(f, SIZES[axes[0]], path, n)
-        size = size.astype(np.int64)
+        sizes = "n_atoms" if axes[0] == "atom" else SIZES[axes[0]]
+        if sizes == "n_mo" and sizes not in f:  # an earlier version: as many levels as AOs
+            sizes = "nao"
+        size = load(f, sizes, path, n).astype(np.int64)
         if n and not (size.min() >= 0 and size.max() < 2**31):
             got, expected = f"{size.min()} to {size.max()}", "lengths"
             where = f"lengths of {name} of {path}"

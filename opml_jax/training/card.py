@@ -43,7 +43,7 @@ def card_of(
         "n_train": len(sets["train"]),
         "n_validation": len(sets["validation"]),
         "data_hash": data_hash,
-        "reference": {k: dataset.meta[k] for k in LEVEL if k in dataset.meta},
+        "reference": {k: dataset.meta[k] for k in (*LEVEL, "pyscf_version") if k in dataset.meta},
         "source": dataset.meta.get("source", ""),
         **fit.facts,
         "config": mapping_of(config),

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..conventions import CONVENTION
 from ..data import Dataset
+from ..data.functionals import same_functional
 from ..errors import Code, ConventionError, UnitWarning
 from ..models.base import Model
 from ..models.family import family_of
@@ -31,7 +32,8 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset, model: Model) 
 def check_compatible(model: Model, dataset: Dataset) -> None:
     """Refuse to compare a model with labels of another level of theory or convention.
 
-    A data set that does not state its level only draws a warning.
+    A data set that does not state its level only draws a warning, and so does a functional whose
+    name can mean two (:func:`opml_jax.data.functionals.same_functional`).
 
     Raises:
       ConventionError: method, basis or convention of the labels differ.
@@ -44,7 +46,11 @@ def check_compatible(model: Model, dataset: Dataset) -> None:
         got = dataset.meta.get(key)
         if expected is None or got is None:
             continue
-        if _plain(got) != _plain(expected):
+        if key == "method":
+            same = same_functional(trained, dataset.meta)
+        else:
+            same = _plain(got) == _plain(expected)
+        if not same:
             wanted = f"{expected!r}, that of the model's labels"
             raise ConventionError(
                 f"{key} of the data set", got=repr(got), expected=wanted, code=Code.LEVEL_OF_THEORY

@@ -115,6 +115,12 @@ def test_composed_names_of_pyscf(name):
     assert ours.nao(6) == mol.nao
 
 
+@pytest.mark.parametrize("name", ["def2-tzvp@3s2p", "cc-pvtz@", "cc-pvtz@xyz", "sto-3g@1s@1s"])
+def test_truncations_that_a_basis_does_not_have(name):
+    with pytest.raises(BasisError, match="how many functions of H are kept"):
+        load_basis(name, ["H"])
+
+
 def test_elements_are_sorted_and_unique():
     basis = load_basis("sto-3g", [8, 1, "C", 1])
     assert basis.elements == (1, 6, 8)

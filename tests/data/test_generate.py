@@ -6,17 +6,21 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 
 from opml_jax.basis import from_pyscf, layout_of, load_basis
+from opml_jax.data import Loader, read_dataset
 from opml_jax.data import generate as module
-from opml_jax.data import read_dataset
 from opml_jax.data.generate import Outcome, generate
 from opml_jax.data.reference import Method, calculate, converge, mean_field, record_id, relax
+from opml_jax.data.shards import merge
+from opml_jax.data.store import write_hdf5
 from opml_jax.errors import BasisError, ConventionError, ConvergenceError, DataError, OpmlError
 from opml_jax.structures import Structure
 from opml_jax.units import ANGSTROM_PER_BOHR
@@ -349,3 +353,108 @@ def test_method_of_meta_data():
             Method.from_meta(wrong)
     with pytest.raises(OpmlError, match="functional"):
         Method.from_meta({**meta, "method": "pbbe"})
+
+
+DIFFUSE = Method("hf", "aug-cc-pvtz", forces=False)
+CLOSE = 0.35 / ANGSTROM_PER_BOHR  # the overlap of H2 has an eigenvalue of 8e-7, which PySCF drops
+
+
+def test_fewer_levels_than_functions(tmp_path):
+    """Among molecules that have all, in every file that is made of them."""
+    path, structures = tmp_path / "out.h5", [_hydrogen(1.4), _hydrogen(CLOSE), _hydrogen(1.5)]
+    assert generate(structures[:2], path, DIFFUSE) == Outcome(2, 0, ())
+    assert generate(structures, path, DIFFUSE) == Outcome(1, 2, ())
+    merge([path], tmp_path / "merged.h5")
+    write_hdf5(tmp_path / "levels.h5", read_dataset(path, lazy=True), ["mo_energy", "mo_occ"])
+    close = calculate(structures[1], DIFFUSE)
+    assert close["fock"].shape == (46, 46)
+    for name in ("out.h5", "merged.h5", "levels.h5"):
+        found = read_dataset(tmp_path / name)
+        for label in ("mo_energy", "mo_occ"):
+            assert [len(v) for v in found.labels[label]] == [46, 45, 46]
+        np.testing.assert_allclose(found.labels["mo_energy"][1], close["mo_energy"], atol=SCF)
+    whole = read_dataset(tmp_path / "merged.h5")
+    np.testing.assert_allclose(whole["fock"][1], close["fock"], atol=SCF)
+    loader = Loader(whole, load_basis("aug-cc-pvtz", [1]), batch_size=3, shuffle=False)
+    (batch,) = loader.epoch(0)
+    levels = batch.labels["mo_energy"]
+    assert levels.shape == (3, 46)
+    assert np.flatnonzero(levels[:, -1] == 0).tolist() == [1]
+
+
+def test_files_of_earlier_versions_have_as_many_levels_as_functions(labelled):
+    new = read_dataset(labelled)
+    with h5py.File(labelled, "r+") as f:
+        del f["n_mo"]
+    old = read_dataset(labelled)
+    for name, values in new.labels.items():
+        np.testing.assert_array_equal(old.labels[name], values)
+
+
+def _stop_after(n):
+    class Stopped(BaseException):
+        pass
+
+    def stop(done, total, failed):
+        if done == n:
+            raise Stopped
+
+    return Stopped, stop
+
+
+def test_what_cannot_be_read_replaces_nothing(labelled, geometries):
+    """Labels that do not fit together: parts and earlier labels stay, and the error says where."""
+    before = labelled.read_bytes()
+    stopped, stop = _stop_after(3)
+    with pytest.raises(stopped):
+        generate(geometries, labelled, HF, on_progress=stop)
+    (part,) = (parts := labelled.with_name("out.h5.parts")).glob("*.npz")
+    with np.load(part) as f:
+        labels = dict(f)
+    np.savez(part, **{**labels, "dm": labels["dm"][:1, :1]})
+    with pytest.raises(DataError, match=r"labels stay in .*out\.h5\.parts: dm\[2\]"):
+        generate(geometries, labelled, HF)
+    assert labelled.read_bytes() == before
+    assert len(list(parts.glob("*.npz"))) == 2
+    np.savez(part, **{**labels, "dm": np.nan * labels["dm"]})  # no number: calculated again
+    assert generate(geometries, labelled, HF).failed == ()
+    np.testing.assert_allclose(read_dataset(labelled).labels["dm"][2], labels["dm"], atol=SCF)
+    assert _names(labelled.parent) == ["out.h5"]
+
+
+def test_more_cycles_are_no_other_level(tmp_path, labelled, geometries):
+    more = dataclasses.replace(HF, max_cycle=200)
+    assert generate(geometries[:3], labelled, more) == Outcome(1, 2, ())
+    assert generate(geometries[:3], labelled, HF) == Outcome(0, 3, ())
+    hydrogen = _hydrogen(1.4)
+    # names of parts in version 0.1
+    assert record_id(hydrogen, more) == record_id(hydrogen, HF) == "51830d4df040d7b7517d"
+    fitted = Method("pbe", "def2-svp", density_fit=True)
+    assert record_id(hydrogen, fitted) == "9493e33f85a4c578a1bc"
+    other = tmp_path / "other.h5"
+    generate(geometries[3:], other, more)
+    assert merge([labelled, other], tmp_path / "all.h5") == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["b3lyp-d3bj", "pbe-d4", "wb97x-d"])
+def test_a_missing_dispersion_is_said_before_the_first(tmp_path, geometries, name):
+    if name != "wb97x-d":  # which PySCF has nowhere
+        pytest.importorskip("pyscf.scf.dispersion")
+        from pyscf.scf import dispersion
+
+        if dispersion.dftd3 is not None:
+            pytest.skip("pyscf-dispersion is installed")
+    with pytest.raises(OpmlError, match=f"{name}', whose dispersion would be missing"):
+        generate(geometries, tmp_path / "out.h5", Method(name, "sto-3g"))
+    assert _names(tmp_path) == []
+
+
+def test_forking_executors_are_refused(tmp_path, geometries):
+    path = tmp_path / "out.h5"
+    with (
+        ProcessPoolExecutor(1, mp_context=get_context("fork")) as executor,
+        pytest.raises(OpmlError, match=r"executor must be .*Workers.*spawn"),
+    ):
+        generate(geometries[:1], path, HF, executor=executor)
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        assert generate(geometries[:1], path, HF, executor=executor) == Outcome(1, 0, ())

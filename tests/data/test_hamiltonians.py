@@ -234,7 +234,7 @@ def _qh9(path, molecules, dynamic=False, z=np.int32, converged=lambda i: 1):
 def test_qh9(mixed, tmp_path):
     stable = opml.read_dataset(_qh9(tmp_path / "QH9Stable.db", mixed))
     _same(stable, mixed, ("fock",))
-    assert stable.meta["method"] == "b3lyp"
+    assert stable.meta["method"] == "b3lyp5"
     assert stable.meta["basis"] == "def2-svp"
     np.testing.assert_allclose(
         stable.structures[2].positions * ANGSTROM_PER_BOHR, mixed[2].atoms.positions, atol=1e-12

@@ -68,6 +68,41 @@ def test_another_level_of_theory_is_refused(pair, water, tmp_path, capsys):
     assert not (tmp_path / "out.h5").exists()
 
 
+def _renamed(file, target, **meta):
+    """The same labels with other meta data; what is None there is not stated."""
+    data = opml.read_dataset(file)
+    meta = {k: v for k, v in {**data.meta, **meta}.items() if v is not None}
+    write_hdf5(target, Dataset(data.structures, data.labels, meta, data.layout_hashes))
+    return target
+
+
+def test_functionals_are_merged_by_their_meaning(pair, tmp_path):
+    """Labels of QH9 are B3LYP with VWN5: not what PySCF calls b3lyp since 2.3."""
+    a, b, out = (tmp_path / name for name in ("x.h5", "y.h5", "out.h5"))
+    new, old = {"method": "B3LYP", "pyscf_version": "2.14.0"}, {"pyscf_version": "2.2.1"}
+    qh9 = {"method": "b3lyp5", "pyscf_version": None}
+    _renamed(pair[0], a, **new)
+    for other in (qh9, {**new, **old}):
+        _renamed(pair[1], b, **other)
+        with pytest.raises(ConventionError, match="got method"):
+            merge([a, b], out)
+    for other in ({**new, "pyscf_version": "2.9.0"}, {**qh9, "method": "b3lypg"}):
+        _renamed(pair[1], b, **other)
+        merge([a, b], out)
+        assert opml.read_dataset(out).meta["method"] == "b3lypg"  # whatever PySCF reads it
+    _renamed(pair[0], a, **qh9)
+    _renamed(pair[1], b, **{**new, **old})
+    merge([a, b], out)
+    assert opml.read_dataset(out).meta["method"] == "b3lyp5"
+
+
+def test_a_basis_is_compared_where_no_method_is_stated(pair, tmp_path):
+    a = _renamed(pair[0], tmp_path / "x.h5", method=None)
+    b = _renamed(pair[1], tmp_path / "y.h5", method=None, basis="def2-svp")
+    with pytest.raises(ConventionError, match="got basis def2-svp"):
+        merge([a, b], tmp_path / "out.h5")
+
+
 def test_other_labels_are_refused(pair, tmp_path):
     data = opml.read_dataset(pair[1])
     fewer = Dataset(data.structures, {"energy": data.labels["energy"]}, data.meta)

@@ -24,7 +24,7 @@ def dataset(molecules, rng):
     labels = {name: [] for name in LABELS}
     for s in structures:
         size = {"atom": s.n_atoms, "ao": layout_of(s, load_basis("sto-3g", s.numbers)).nao}
-        size |= {"aux": 5 * s.n_atoms, "shell": 3 * s.n_atoms}
+        size |= {"mo": size["ao"] - s.n_atoms % 2, "aux": 5 * s.n_atoms, "shell": 3 * s.n_atoms}
         for name, field in LABELS.items():
             x = rng.normal(size=[size.get(a, a) for a in field.axes])
             labels[name].append(x + x.T if field.symmetric else x)
@@ -105,7 +105,7 @@ def test_empty_and_foreign_files_are_refused(path):
         read_structures(path)
     with h5py.File(path, "w") as f:
         f["something"] = np.arange(3)
-    with pytest.raises(DataError, match="format_version 0"):
+    with pytest.raises(DataError, match=r"a data set of opml_jax; got an HDF5 .* something in it"):
         read_structures(path)
 
 
@@ -235,3 +235,20 @@ def test_writing_is_all_or_nothing(path, dataset, monkeypatch):
         write_hdf5(path, dataset)
     assert path.read_bytes() == before
     assert [p.name for p in path.parent.iterdir()] == ["set.h5"]
+
+
+def test_what_was_written_wrong_replaces_nothing(path, dataset):
+    """Labels of one molecule in two bases, changed behind the back of the data set."""
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"dm\[1\] must be axes .* as other labels"):
+        Dataset(
+            dataset.structures,
+            {"fock": dataset.labels["fock"], "dm": [dataset.labels["dm"][0]] * 3},
+        )
+    dataset.labels["dm"] = [dataset.labels["dm"][0]] * 3
+    with pytest.raises(DataError, match=r"set\.h5 is as it was: .* cannot be read"):
+        write_hdf5(path, dataset)
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == ["set.h5"]
+    with pytest.raises(DataError, match="mo up to ao"):
+        Dataset([dataset.structures[0]], {"mo_occ": [np.ones(3)], "fock": [np.eye(2)]})

@@ -36,7 +36,7 @@ def dataset(molecules, basis):
     labels = {name: [] for name in LABELS}
     for s in structures:
         size = {"atom": s.n_atoms, "ao": layout_of(s, basis).nao, "aux": 5 * s.n_atoms}
-        size["shell"] = 3 * s.n_atoms
+        size |= {"shell": 3 * s.n_atoms, "mo": size["ao"] - s.n_atoms % 2}
         for name, field in LABELS.items():
             x = rng.normal(size=[size.get(a, a) for a in field.axes])
             labels[name].append(x + x.T if field.symmetric else x)

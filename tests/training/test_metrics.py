@@ -66,3 +66,20 @@ def test_unstated_level_warns(labelled):
     bare = Dataset(labelled.structures, labelled.labels)
     with pytest.warns(opml.errors.UnitWarning, match="does not state its level"):
         check_compatible(_model(method="pbe", basis="def2-svp"), bare)
+
+
+def test_functionals_are_compared_by_their_meaning(labelled):
+    """PySCF's b3lyp has VWN5 before 2.3."""
+
+    def data(method, version=None):
+        meta = {"method": method, "basis": "def2-svp", "pyscf_version": version}
+        return Dataset(labelled.structures, labelled.labels, meta)
+
+    model = _model(method="b3lyp", basis="def2-SVP", pyscf_version="2.14.0")
+    check_compatible(model, data("b3lypg"))
+    check_compatible(model, data("B3LYP", "2.9.0"))
+    for other in (data("b3lyp5"), data("b3lyp", "2.2.1")):
+        with pytest.raises(ValueError, match="method of the data set must be"):
+            check_compatible(model, other)
+    with pytest.warns(opml.errors.UnitWarning, match="b3lyp5 or b3lypg"):
+        check_compatible(model, data("b3lyp"))
