@@ -204,7 +204,107 @@ def command_line() -> str:
     return "\n".join(lines) + "\n"
 
 
+def files() -> str:
+    """What is read of data files, from the readers' own tables."""
+    from opml_jax.data import keys, labels, readers
+
+    def names(values) -> str:
+        return ", ".join(f"`{value}`" for value in values)
+
+    lines = [
+        "# Files",
+        "",
+        "What is read of structure and data files, from the table that readers use. A file is"
+        " understood or refused with a [code](../errors.md); what sounds like a label, a charge or a"
+        " unit and is not read is named in a warning. `opml data check FILE` prints what was"
+        " understood of yours.",
+        "",
+        "## Formats",
+        "",
+        "The library's own HDF5 (of `opml generate`, `opml data pack`, `opml predict`) states"
+        " everything itself. Of the others:",
+        "",
+        "| format | told by | fields and their names | units | AO order, level |",
+        "|---|---|---|---|---|",
+    ]
+    for layout in readers.LAYOUTS:
+        sources = {field: source.names for field, source in layout.sources.items()}
+        fields = "; ".join(f"{k}: {names(v)}" for k, v in ({**layout.names} | sources).items())
+        units = ", ".join(f"{k} {v}" for k, v in layout.units.items()) or "as the file says"
+        about = ", ".join(map(str, filter(None, (layout.convention, *layout.meta.values()))))
+        cells = (layout.name, layout.told_by, fields, units, about)
+        lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
+    lines += [
+        "",
+        "- Of several names the first that a file has serves the whole file; names that take turns"
+        " are refused (OPML-405). Other labels are named with `labels=` or `--label`.",
+        "- AO matrices are in Hartree. Those of npz files need `basis` and `convention`, as texts in"
+        " the file or as options.",
+        "- Fields that only some structures have are left unread, with a warning.",
+        "- Frames with the comment `config_type=IsolatedAtom` and one atom are set aside:"
+        " `meta['isolated_atoms']`.",
+        '- Periodic cells are refused (OPML-107); `pbc="F F F"` makes a cell a box. Other suffixes'
+        " are refused by name (OPML-501).",
+        "",
+        "## Frames of xyz files",
+        "",
+        "A frame is a number of atoms, a comment, and a line for each atom. Blank lines between"
+        " frames and carriage returns mean nothing; other text outside of a frame is refused with"
+        " its line (OPML-402). Of a comment `key=value` is read, also with spaces around `=`, quoted,"
+        " and with exponents of Fortran. A word is a word: `energy -76.4` is named in a warning, and"
+        " only `charge -1` and `multiplicity 3` are read without a `=`. Symbols may be isotopes"
+        " (`D`, `T`, `13C`); a column `masses` is read.",
+        "",
+        "## Charge and spin",
+        "",
+        "| says | keys |",
+        "|---|---|",
+        f"| total charge | {names(keys.CHARGE)} |",
+        f"| 2S + 1 | {names(keys.MULTIPLICITY)} |",
+        f"| 2S, the number of unpaired electrons | {names(keys.SPIN)} |",
+        f"| total charge, as a sum over atoms | {names(keys.ATOM_CHARGES)} |",
+        f"| 2S, as a sum over atoms | {names(keys.ATOM_MOMENTS)} |",
+        "",
+        "Upper case does not matter. Keys that contradict each other, what is no integer, and a 2S"
+        " that the number of electrons excludes are refused (OPML-106). Where a program writes 2S + 1"
+        " under `spin`, say so: `--label multiplicity=spin:1`. `--charge` and `--spin` are for files"
+        " that state none, and refused where the file states another.",
+        "",
+        "## Units",
+        "",
+        "| unit of | keys by which a file states it |",
+        "|---|---|",
+        *(f"| {k or 'what it is a unit of'} | {names(v)} |" for k, v in keys.UNITS.items()),
+        "",
+        f"`units` may also name a system: {names(keys.SYSTEMS)}, or {names(labels.ATOMIC[:2])}."
+        " A unit that the file states is obeyed; another one from the user is refused (OPML-406)."
+        " Forces without a unit of their own are in the unit of energy over that of length.",
+        "",
+        "| field | units |",
+        "|---|---|",
+        *(f"| {field} | {names(units)} |" for field, units in labels.UNITS.items()),
+        "",
+        "Spellings: "
+        + "; ".join(f"`{unit}`: {names(words)}" for unit, words in labels.SPELLINGS.items())
+        + ". Powers as in `kcal mol^-1 Ang^-1` are read.",
+        "",
+        "## What is not read",
+        "",
+        f"{names(keys.WEIGHTS)}: weights of frames; {names(keys.IGNORED)}: results that are no labels"
+        " of molecules.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
 @functools.cache
 def generated() -> dict[str, str]:
     """Every page that is not a file of its own, by its place in the site."""
-    return documents() | notebooks() | api() | {"command_line.md": command_line()}
+    return (
+        documents()
+        | notebooks()
+        | api()
+        | {
+            "command_line.md": command_line(),
+            "howto/files.md": files(),
+        }
+    )
