@@ -55,6 +55,7 @@ LARGE = tuple(n.to_bytes(k, "little") for k in (4, 8) for n in (2**31 - 1, 2 ** 
 
 def samples(folder: Path) -> dict[str, tuple[Path, object]]:
     """A whole file of every kind by name, and the function that reads it."""
+    import ase.io
     import h5py
     import jax
 
@@ -65,6 +66,7 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
     from opml_jax.data.store import write_hdf5
     from opml_jax.dynamics import Trajectory, trajectory
     from opml_jax.features.couple import key_name
+    from opml_jax.interfaces.ase import structure_to_ase
     from opml_jax.learn.states import load_state, save_state
     from opml_jax.models.op2op import Op2Op, Op2OpConfig, Op2OpModel
     from opml_jax.training import load_config
@@ -96,6 +98,12 @@ def samples(folder: Path) -> dict[str, tuple[Path, object]]:
         forces=np.ones((3, 3, 3)),
     )
     write_hdf5(add("a.h5", opml.read_dataset), water)
+    frames = [structure_to_ase(s) for s in water.structures]
+    ase.io.write(add("a.traj", opml.read_dataset), frames)
+    ase.io.write(add("ase.db", opml.read_dataset), frames)
+    with h5py.File(add("spice.hdf5", opml.read_dataset), "w") as f:
+        f["water/atomic_numbers"], f["water/conformations"] = numbers, positions
+        f["water/dft_total_energy"] = np.full(3, -76.4)
     with sqlite3.connect(add("QH9Stable.db", opml.read_dataset)) as c:
         c.execute(
             "CREATE TABLE data (id INTEGER PRIMARY KEY, N INTEGER, Z BLOB, pos BLOB, Ham BLOB)"

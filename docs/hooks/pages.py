@@ -215,8 +215,8 @@ def files() -> str:
         "# Files",
         "",
         "What is read of structure and data files, from the table that readers use. A file is"
-        " understood or refused with a [code](../errors.md); what sounds like a label, a charge or a"
-        " unit and is not read is named in a warning. `opml data check FILE` prints what was"
+        " understood or refused with a [code](../errors.md); what sounds like a label, a charge or"
+        " a unit and is not read is named in a warning. `opml data check FILE` prints what was"
         " understood of yours.",
         "",
         "## Formats",
@@ -236,10 +236,10 @@ def files() -> str:
         lines.append("| " + " | ".join(cell.replace("|", r"\|") for cell in cells) + " |")
     lines += [
         "",
-        "- Of several names the first that a file has serves the whole file; names that take turns"
-        " are refused (OPML-405). Other labels are named with `labels=` or `--label`.",
-        "- AO matrices are in Hartree. Those of npz files need `basis` and `convention`, as texts in"
-        " the file or as options.",
+        "- Of several names the first that a file has serves the whole file; names that take"
+        " turns are refused (OPML-405). Other labels are named with `labels=` or `--label`.",
+        "- AO matrices are in Hartree. Those of npz files need `basis` and `convention`, as texts"
+        " in the file or as options.",
         "- Fields that only some structures have are left unread, with a warning.",
         "- Frames with the comment `config_type=IsolatedAtom` and one atom are set aside:"
         " `meta['isolated_atoms']`.",
@@ -250,10 +250,10 @@ def files() -> str:
         "",
         "A frame is a number of atoms, a comment, and a line for each atom. Blank lines between"
         " frames and carriage returns mean nothing; other text outside of a frame is refused with"
-        " its line (OPML-402). Of a comment `key=value` is read, also with spaces around `=`, quoted,"
-        " and with exponents of Fortran. A word is a word: `energy -76.4` is named in a warning, and"
-        " only `charge -1` and `multiplicity 3` are read without a `=`. Symbols may be isotopes"
-        " (`D`, `T`, `13C`); a column `masses` is read.",
+        " its line (OPML-402). Of a comment `key=value` is read, also with spaces around `=`,"
+        " quoted, and with exponents of Fortran. A word is a word: `energy -76.4` is named in a"
+        " warning, and only `charge -1` and `multiplicity 3` are read without a `=`. Symbols may"
+        " be isotopes (`D`, `T`, `13C`); a column `masses` is read.",
         "",
         "## Charge and spin",
         "",
@@ -265,10 +265,10 @@ def files() -> str:
         f"| total charge, as a sum over atoms | {names(keys.ATOM_CHARGES)} |",
         f"| 2S, as a sum over atoms | {names(keys.ATOM_MOMENTS)} |",
         "",
-        "Upper case does not matter. Keys that contradict each other, what is no integer, and a 2S"
-        " that the number of electrons excludes are refused (OPML-106). Where a program writes 2S + 1"
-        " under `spin`, say so: `--label multiplicity=spin:1`. `--charge` and `--spin` are for files"
-        " that state none, and refused where the file states another.",
+        "Upper case does not matter. Keys that contradict each other, what is no integer, and a"
+        " 2S that the number of electrons excludes are refused (OPML-106). Where a program writes"
+        " 2S + 1 under `spin`, say so: `--label multiplicity=spin:1`. `--charge` and `--spin` are"
+        " for files that state none, and refused where the file states another.",
         "",
         "## Units",
         "",
@@ -290,8 +290,8 @@ def files() -> str:
         "",
         "## What is not read",
         "",
-        f"{names(keys.WEIGHTS)}: weights of frames; {names(keys.IGNORED)}: results that are no labels"
-        " of molecules.",
+        f"{names(keys.WEIGHTS)}: weights of frames; {names(keys.IGNORED)}: results that are no"
+        " labels of molecules.",
     ]
     return "\n".join(lines) + "\n"
 
