@@ -146,6 +146,8 @@ class Trajectory:
             atoms = Atoms(self.numbers, positions, masses=masses)
             atoms.set_velocities(self["velocities"][i, replica] * speed)
             atoms.info["time_fs"] = float(time)
+            if self.charge:
+                atoms.info["charge"] = self.charge
             atoms.calc = SinglePointCalculator(atoms, **{k: v[i] for k, v in results.items()})
             frames.append(atoms)
         with atomic_path(path) as temporary:
