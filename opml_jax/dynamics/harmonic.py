@@ -67,9 +67,8 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
     require_x64("a float64 model")
     apply, params = properties_of(model, params, [structure])
     # no derivative depends on masses: isotopologues share the program
-    _, gradient, hessian, dipole = _second(
-        apply, params, in_float64(structure).replace(masses=None)
-    )
+    structure = in_float64(structure)
+    _, gradient, hessian, dipole = _second(apply, params, structure.replace(masses=None))
     if (largest := np.abs(gradient).max()) > 1e-3:
         raise StructureError(
             "structure",

@@ -14,6 +14,7 @@ import pytest
 import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.cli.runs import train_run
+from opml_jax.data.store import write_hdf5
 from opml_jax.learn.calibration import WITHIN
 from opml_jax.learn.history import read_history
 from opml_jax.models import load_model
@@ -148,7 +149,7 @@ def test_a_finished_run_and_what_it_was_not_trained_on(tmp_path, capsys):
     path, run, file = tmp_path / "c.yaml", tmp_path / "run", tmp_path / "water.h5"
     path.write_text(CONFIG)
     water = opml.read_dataset(opml.bundled("water"), limit=40)
-    opml.write_hdf5(file, water)
+    write_hdf5(file, water)
     settings = (f"data.path={file}", "model.fit.epochs=0", "model.members=1")
     command = ["train", str(path), "-o", str(run)]
     command += [x for setting in settings for x in ("--set", setting)]
@@ -161,9 +162,9 @@ def test_a_finished_run_and_what_it_was_not_trained_on(tmp_path, capsys):
     assert "complete" in capsys.readouterr().out
 
     shifted = {**water.labels, "energy": np.asarray(water["energy"]) + 1e-3}
-    opml.write_hdf5(file, opml.Dataset(water.structures, shifted, water.meta))
+    write_hdf5(file, opml.Dataset(water.structures, shifted, water.meta))
     _refused(capsys, command, str(file), "OPML-601", "--restart")
-    opml.write_hdf5(file, water)
+    write_hdf5(file, water)
     assert main(command) == 0
 
     xyz = tmp_path / "w.xyz"

@@ -90,9 +90,9 @@ class Model(abc.ABC):
     def checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """A pure function of molecules as models hand them out.
 
-        Whatever the positions are in, it computes in float64, also under ``jit`` and ``grad``: in
-        float32 a closed form is off by tenths of an eV. A molecule (not a batch, whose composition
-        is data) of elements, charge or spin that training did not have is refused.
+        Whatever the positions are in, it computes in float64, also under ``jit`` and ``grad``:
+        weights that cancel each other magnify the rounding of float32. A molecule of elements,
+        charge or spin that training did not have is refused (not in a batch, where these are data).
 
         Args:
           function: of a structure or a batch first, and whatever else.
