@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> int:
             structure.numbers,
             length_unit=args.length_unit,
             energy_unit=args.energy_unit,
+            charge=structure.charge,
+            spin=structure.spin,
             platforms=args.platforms,
         )
     write_program(args.output, program)

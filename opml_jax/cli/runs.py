@@ -157,6 +157,24 @@ def check_same(folder: Path, config: TrainConfig) -> None:
         )
 
 
+def check_same_data(folder: Path, config: TrainConfig) -> None:
+    """Refuse a finished run whose data file holds other structures, labels or splits by now."""
+    from ..errors import Code, ConfigError
+    from ..models import load_model
+    from ..training.run import data_hash
+
+    now = data_hash(*load_data(config.data), config)
+    then = load_model(folder).card.get("data_hash", now)
+    if then != now:
+        raise ConfigError(
+            str(folder),
+            got=f"one of other data: {config.data.path} has the hash {now}, and had {then}",
+            expected="a new run directory or one of these data",
+            hint="Choose another, or train it anew with --restart.",
+            code=Code.OTHER_RUN,
+        )
+
+
 def complete(folder: Path, curve: bool) -> bool:
     """Whether a run directory holds all that :func:`evaluate_run` leaves, and nothing to go on."""
     from ..learn.states import STATES

@@ -52,7 +52,15 @@ def run(args: argparse.Namespace) -> int:
     from ..models.family import family
     from ..training.config import load_config
     from ..training.learning_curve import closed_form_learning_curve
-    from .runs import check_same, complete, evaluate_run, run_directory, train_run
+    from .runs import (
+        check_same,
+        check_same_data,
+        complete,
+        enable_x64,
+        evaluate_run,
+        run_directory,
+        train_run,
+    )
 
     config = load_config(args.config, args.overrides)
     chosen = family(config.model.family)
@@ -60,7 +68,9 @@ def run(args: argparse.Namespace) -> int:
         expected = "a family whose closed form can be solved for fewer structures"
         raise ConfigError("--curve", got=f"model.family {chosen.name}", expected=expected)
     if not args.restart and complete(Path(args.output), args.curve):
+        enable_x64()
         check_same(Path(args.output), config)
+        check_same_data(Path(args.output), config)
         print(f"{args.output}: complete; --restart trains it anew")
         return 0
     if args.coordinator:

@@ -6,8 +6,14 @@ import numpy as np
 
 from ..errors import OpmlError
 from ..structures import Structure
-from ..structures.elements import masses
 from ..units import HARTREE_PER_KELVIN, WAVENUMBER_PER_HARTREE
+
+LINEAR = 0.01
+"""Bohr: a molecule whose atoms are all so close to one line is linear.
+
+Minima of linear molecules are bent a little: a gradient of 1e-5 Hartree/Bohr, at which relaxing
+stops, leaves 1e-4 to 1e-3 Bohr of a bend, whose force constants are 0.01 to 0.1 Hartree/Bohr^2. A
+bond of 2 Bohr that is bent by one degree is beyond it, and minima that are bent are so by more."""
 
 
 def normal_modes(structure: Structure, hessian: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -24,7 +30,7 @@ def normal_modes(structure: Structure, hessian: np.ndarray) -> tuple[np.ndarray,
       ``(frequencies, modes)``: ``(n_modes,)`` in Hartree (hbar = 1; negative if imaginary) and
       ``(n_modes, n_atoms, 3)`` in Bohr per unit of mass-weighted coordinate (sqrt(m_e) Bohr).
     """
-    mass = masses(structure.numbers)
+    mass = structure.atomic_masses
     root = np.repeat(mass**0.5, 3)
     vibrations = internal_motion(structure, mass)
     weighted = vibrations.T @ (hessian / root[:, None] / root[None]) @ vibrations
@@ -41,13 +47,24 @@ def internal_motion(structure: Structure, mass: np.ndarray) -> np.ndarray:
       mass: ``(n_atoms,)`` of its atoms.
 
     Returns:
-      ``(3 n_atoms, n_modes)``, orthonormal; 3 n - 6 of them, 3 n - 5 of a linear molecule.
+      ``(3 n_atoms, n_modes)``, orthonormal; 3 n - 6 of them, 3 n - 5 of a linear molecule (see
+      :data:`LINEAR`).
     """
     x = np.asarray(structure.positions) - mass @ structure.positions / mass.sum()
     rigid = [np.repeat(mass**0.5, 3) * np.tile(e, len(mass)) for e in np.eye(3)]
     rigid += [(mass[:, None] ** 0.5 * np.cross(e, x)).ravel() for e in np.eye(3)]
-    u, s, _ = np.linalg.svd(np.array(rigid).T, full_matrices=True)
-    return u[:, int((s > 1e-6 * s[0]).sum()) :]
+    u = np.linalg.svd(np.array(rigid).T, full_matrices=True)[0]
+    # singular values fall: what there is least of, if anything, is turning about the axis
+    rotations = 0 if len(mass) == 1 else 2 if is_linear(structure) else 3
+    return u[:, 3 + rotations :]
+
+
+def is_linear(structure: Structure) -> bool:
+    """Whether all atoms are within :data:`LINEAR` of one line, whatever their masses."""
+    x = np.asarray(structure.positions, np.float64)
+    x = x - x.mean(axis=0)
+    axis = np.linalg.svd(x)[2][0]
+    return bool(np.linalg.norm(x - np.outer(x @ axis, axis), axis=1).max() < LINEAR)
 
 
 def check_temperature(temperature: float) -> None:
@@ -94,5 +111,6 @@ def sample_thermal(
             "k,kax->ax", rng.normal(size=len(width)) * width, modes
         )
         turned = moved @ Rotation.random(rng=rng).as_matrix().T
-        out.append(Structure(structure.numbers, turned, structure.charge, structure.spin))
+        s = structure
+        out.append(Structure(s.numbers, turned, s.charge, s.spin, s.masses))
     return out

@@ -8,14 +8,13 @@ import numpy as np
 
 from ..errors import Code, OpmlError
 from ..structures import Structure
+from ..structures.contacts import bonds
 from ..units import ANGSTROM_PER_BOHR, EV_PER_HARTREE
 
 STRETCH = 2.0
 """Bonds longer than this times their length at the start are broken."""
 CLOSEST = 0.5 / ANGSTROM_PER_BOHR
 """Closest two nuclei may come, Bohr; no bond is shorter than 0.74 Angstrom (H2)."""
-BONDED = 1.25
-"""Atoms closer than this times the sum of their covalent radii are bonded."""
 
 
 class DomainError(OpmlError):
@@ -30,17 +29,6 @@ class DomainError(OpmlError):
     def __init__(self, message: str, structure: Structure):
         super().__init__(message)
         self.structure = structure
-
-
-def bonds(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of bonded atoms ``(n_bonds, 2)`` and their lengths ``(n_bonds,)`` in Bohr."""
-    from ase.data import covalent_radii
-
-    radii = covalent_radii[list(structure.numbers)] / ANGSTROM_PER_BOHR
-    first, second = np.triu_indices(structure.n_atoms, 1)
-    lengths = _distances(np.asarray(structure.positions), first, second)
-    bonded = lengths < BONDED * (radii[first] + radii[second])
-    return np.stack([first, second], axis=-1)[bonded], lengths[bonded]
 
 
 def check_domain(

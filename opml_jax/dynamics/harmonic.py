@@ -15,7 +15,7 @@ from ..data.sampling import normal_modes
 from ..errors import ConvergenceError, StructureError
 from ..models import Model
 from ..numerics import Array, require_x64
-from ..structures import Structure
+from ..structures import Structure, in_float64
 from ..units import ANGSTROM_PER_BOHR, ELECTRON_MASS_PER_DALTON, WAVENUMBER_PER_HARTREE
 from .simulation import Properties, properties_of
 from .spectra import INTENSITY
@@ -52,7 +52,7 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
 
     Args:
       model: as in :func:`opml_jax.dynamics.simulate`.
-      structure: a minimum of the model, see :func:`relax`.
+      structure: a minimum of the model, see :func:`relax`; its masses are those that vibrate.
       params: of ``model``. Default: the model's own.
 
     Returns:
@@ -61,12 +61,14 @@ def harmonic(model: Model | Properties, structure: Structure, *, params: Any = N
 
     Raises:
       StructureError: forces above 1e-3 Hartree/Bohr: no minimum.
-      OpmlError: a model without energies, or an element the model has not seen.
+      OpmlError: a model without energies, or an element, charge or spin the model has not seen.
       PrecisionError: x64 is off.
     """
     require_x64("a float64 model")
-    apply, params = properties_of(model, params, structure)
-    _, gradient, hessian, dipole = _second(apply, params, structure)
+    apply, params = properties_of(model, params, [structure])
+    # no derivative depends on masses: isotopologues share the program
+    structure = in_float64(structure)
+    _, gradient, hessian, dipole = _second(apply, params, structure.replace(masses=None))
     if (largest := np.abs(gradient).max()) > 1e-3:
         raise StructureError(
             "structure",
@@ -155,17 +157,18 @@ def relax(
 
     Raises:
       ConvergenceError: the minimiser stopped above ten times ``gtol``.
-      OpmlError: a model without energies, or an element the model has not seen.
+      OpmlError: a model without energies, or an element, charge or spin the model has not seen.
       PrecisionError: x64 is off.
     """
     from scipy.optimize import minimize
 
     require_x64("a float64 model")
-    apply, params = properties_of(model, params, structure)
+    apply, params = properties_of(model, params, [structure])
+    molecule = structure.replace(masses=None)  # as in harmonic, whose program this is
 
     @functools.lru_cache(maxsize=2)  # scipy asks for energy, gradient and Hessian in three calls
     def derivatives(x: bytes):
-        moved = structure.replace(positions=jnp.asarray(np.frombuffer(x).reshape(-1, 3)))
+        moved = molecule.replace(positions=jnp.asarray(np.frombuffer(x).reshape(-1, 3)))
         energy, gradient, hessian, _ = _second(apply, params, moved)
         size = gradient.size
         return float(energy), np.ravel(gradient), np.reshape(hessian, (size, size))
@@ -180,7 +183,8 @@ def relax(
     )
     if not (slope := np.linalg.norm(minimum.jac)) < 10 * gtol:
         raise ConvergenceError(f"the geometry did not relax: gradient {slope:.1e} Hartree/Bohr")
-    return Structure(structure.numbers, minimum.x.reshape(-1, 3), structure.charge, structure.spin)
+    s = structure
+    return Structure(s.numbers, minimum.x.reshape(-1, 3), s.charge, s.spin, s.masses)
 
 
 @functools.partial(jax.jit, static_argnums=0)

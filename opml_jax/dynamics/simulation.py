@@ -24,7 +24,6 @@ from jax.sharding import Mesh
 
 from ..data.sampling import internal_motion
 from ..errors import (
-    Code,
     ConfigError,
     OpmlError,
     PrecisionError,
@@ -35,8 +34,7 @@ from ..errors import (
 from ..models import Model
 from ..numerics import Array, require_x64
 from ..operators import map_molecules
-from ..structures import Structure
-from ..structures.elements import masses
+from ..structures import Structure, in_float64
 from ..units import (
     EV_PER_ANGSTROM_PER_ATOMIC_FORCE,
     FEMTOSECOND_PER_ATOMIC_TIME,
@@ -156,7 +154,8 @@ def simulate(
     Args:
       model: a trained model of energies, or a pure function ``properties(params, structure)`` that
         gives ``energy`` ``()``, and maybe ``dipole`` ``(3,)`` and ``energy_members``.
-      start: geometry, or one for each replica; neutral and closed shell.
+      start: geometry, or one for each replica, of a charge and spin that the model was trained
+        for; its masses are those that move.
       settings: what to simulate.
       replicas: how many, of one starting geometry.
       params: of ``model``. Default: the model's own.
@@ -171,17 +170,19 @@ def simulate(
 
     Raises:
       DomainError: the trajectory left what the model can know.
-      OpmlError: a model without energies; an element the model has not seen; jax-md is not
-        installed; ``output`` of another run; an uncertainty of a model without one.
-      StructureError: a single atom, an ion or radical, or replicas of several molecules.
+      OpmlError: a model without energies; an element, charge or spin the model has not seen; jax-md
+        is not installed; ``output`` of another run; an uncertainty of a model without one.
+      StructureError: a single atom, or replicas of several molecules.
       PrecisionError: x64 is off, or single precision is not enough for the model.
     """
     require_x64("molecular dynamics")
     starts = _replicas(start, replicas)
-    engine = _engine(model, params, starts[0], settings)
+    engine = _engine(model, params, starts, settings)
     about = {
         "numbers": starts[0].numbers,
-        "masses": masses(starts[0].numbers).tolist(),
+        "charge": starts[0].charge,
+        "spin": starts[0].spin,
+        "masses": starts[0].atomic_masses.tolist(),
         "timestep_fs": settings.timestep_fs,
         "degrees_of_freedom": engine.degrees,
         "settings": dataclasses.asdict(settings),
@@ -261,7 +262,7 @@ class _Engine:
     def state(self, clock: Clock, positions: Array, velocities: Array, keys: Array) -> Any:
         """jax-md's state of all replicas; forces are still zero."""
         init, _ = _integrator(self.scheme, jnp.zeros_like, clock)
-        mass = jnp.asarray(masses(self.molecule.numbers))
+        mass = jnp.asarray(self.molecule.atomic_masses)
 
         def one(x, v, key):
             state = init(key, x, mass=mass, momenta=mass[:, None] * v)
@@ -282,7 +283,8 @@ class _Engine:
         """State after ``n`` times ``stride`` steps, and the frame after every ``stride``."""
         state = jax.tree.map(np.asarray, state)  # on no device yet: one program, wherever it was
         static = (self.apply, self.scheme, self.forces, _mesh(len(state.position)))
-        state, buffers = _run(*static, self.params, self.molecule, clock, state, n, stride)
+        molecule = self.molecule.replace(masses=None)  # those are in the state: one program
+        state, buffers = _run(*static, self.params, molecule, clock, state, n, stride)
         frames = {k: np.moveaxis(np.asarray(v), 0, 1)[:n] for k, v in buffers.items()}
         return state, {k: np.ascontiguousarray(v) for k, v in frames.items()}
 
@@ -397,10 +399,11 @@ def _run(
 
 
 def _engine(
-    model: Model | Properties, params: Any, molecule: Structure, settings: Settings
+    model: Model | Properties, params: Any, starts: list[Structure], settings: Settings
 ) -> _Engine:
     """Checked: the model knows the molecule, and jax-md is there."""
-    apply, params = properties_of(model, params, molecule)
+    molecule = starts[0]
+    apply, params = properties_of(model, params, starts)
     try:
         import jax_md  # noqa: F401
     except ImportError as err:
@@ -417,7 +420,7 @@ def _engine(
             raise OpmlError("model", got=f"one of {', '.join(known)}", expected=expected)
     degrees = 3 * molecule.n_atoms
     if not settings.rigid:
-        degrees = internal_motion(molecule, masses(molecule.numbers)).shape[1]
+        degrees = internal_motion(molecule, molecule.atomic_masses).shape[1]
     return _Engine(apply, params, molecule, settings.scheme, degrees, settings.forces)
 
 
@@ -466,19 +469,19 @@ def _check_single(apply: Properties, params: Any, start: Structure) -> None:
 
 
 def properties_of(
-    model: Model | Properties, params: Any, molecule: Structure
+    model: Model | Properties, params: Any, starts: Sequence[Structure]
 ) -> tuple[Properties, Any]:
-    """The pure function of a model and its parameters.
+    """The pure function of a model and its parameters, after the model has checked the starts.
 
     Raises:
-      OpmlError: no model of energies, or one that has not seen an element of the molecule.
+      OpmlError: no model of energies, or one that was not trained for the molecule.
     """
     if callable(model):
         return model, params
     if not hasattr(model, "definition"):
         raise OpmlError("model", got=repr(model), expected="a model of energies")
     model.require("energy")
-    model.check_elements([molecule])
+    model.check_structures(starts)
     return _Apply(model.definition), model.params if params is None else params
 
 
@@ -492,24 +495,19 @@ def _replicas(start: Structure | Sequence[Structure], n: int | None) -> list[Str
             raise OpmlError("replicas", got=n, expected=f"{len(starts)}, one a start")
     if not starts:
         raise OpmlError("replicas", got="none", expected="at least one")
-    s = starts[0]
-    if any((o.numbers, o.charge, o.spin) != (s.numbers, s.charge, s.spin) for o in starts):
+    starts = [in_float64(s) for s in starts]
+    if len({(s.numbers, s.charge, s.spin, s.masses) for s in starts}) > 1:
         raise StructureError(
             "start", got="several molecules", expected="geometries of one molecule"
         )
-    if s.charge or s.spin or s.n_atoms < 2:
-        raise StructureError(
-            "start",
-            got=repr(s),
-            expected="a neutral closed-shell molecule, as in training",
-            code=Code.ELECTRONS,
-        )
+    if starts[0].n_atoms < 2:
+        raise StructureError("start", got=repr(starts[0]), expected="of two atoms or more")
     return starts
 
 
 def _thermal(starts: list[Structure], settings: Settings) -> np.ndarray:
     """Velocities of a Maxwell-Boltzmann distribution; replica i depends on seed and i only."""
-    mass = masses(starts[0].numbers)[:, None]
+    mass = starts[0].atomic_masses[:, None]
     width = (settings.temperature * HARTREE_PER_KELVIN / mass) ** 0.5
     draws = [
         np.random.default_rng([settings.seed, i]).normal(size=(len(mass), 3))
@@ -523,7 +521,7 @@ def _thermal(starts: list[Structure], settings: Settings) -> np.ndarray:
 
 def _internal(molecule: Structure, positions: np.ndarray, velocities: np.ndarray) -> np.ndarray:
     """Velocities without net translation and rotation."""
-    mass = masses(molecule.numbers)
+    mass = molecule.atomic_masses
     root = mass[:, None] ** 0.5
     out = []
     for x, v in zip(positions, velocities, strict=True):
@@ -545,7 +543,11 @@ def _fingerprint(
     decisive = dataclasses.asdict(settings) | {"steps": 0}
     if settings.dtype == "float64":
         del decisive["dtype"]  # runs of versions that knew no other go on
-    digest = hashlib.sha256(json.dumps([decisive, starts[0].numbers], sort_keys=True).encode())
+    molecule = [starts[0].numbers]
+    special = [starts[0].charge, starts[0].spin, starts[0].masses]
+    if any(special):  # runs of versions that had none of these go on
+        molecule += special
+    digest = hashlib.sha256(json.dumps([decisive, *molecule], sort_keys=True).encode())
     if callable(model):
         digest.update(getattr(model, "__qualname__", type(model).__qualname__).encode())
     else:

@@ -26,6 +26,7 @@ from ..quantities import QUANTITIES, SPREAD, in_ase_units
 from ..structures import Structure
 from ..units import (
     ANGSTROM_PER_BOHR,
+    ELECTRON_MASS_PER_DALTON,
     FEMTOSECOND_PER_ATOMIC_TIME,
     HARTREE_PER_KELVIN,
 )
@@ -60,6 +61,8 @@ class Trajectory:
         ``forces`` ``(n_frames, n_replicas, n_atoms, 3)``; of models that have them ``dipole``
         ``(n_frames, n_replicas, 3)`` and ``energy_uncertainty`` ``(n_frames, n_replicas)``.
         ``trajectory[name]`` is short for one of them.
+      charge: of the molecule.
+      spin: its number of unpaired electrons.
     """
 
     numbers: tuple[int, ...]
@@ -68,6 +71,8 @@ class Trajectory:
     degrees_of_freedom: int
     settings: dict[str, Any]
     frames: Frames
+    charge: int = 0
+    spin: int = 0
 
     def __getitem__(self, name: str) -> np.ndarray:
         if name not in self.frames:
@@ -104,8 +109,10 @@ class Trajectory:
         return self["energy"] + self["kinetic"]
 
     def structure(self, frame: int, replica: int = 0) -> Structure:
-        """The molecule in one frame."""
-        return Structure(self.numbers, self["positions"][frame, replica])
+        """The molecule in one frame, with the masses that moved."""
+        masses = np.asarray(self.masses) / ELECTRON_MASS_PER_DALTON
+        x = self["positions"][frame, replica]
+        return Structure(self.numbers, x, self.charge, self.spin, masses)
 
     @classmethod
     def of(cls, about: dict[str, Any], frames: Frames) -> Trajectory:
@@ -133,11 +140,14 @@ class Trajectory:
 
         results = in_ase_units({k: self[k][:, replica] for k in _PREDICTED if k in self.frames})
         speed = ANGSTROM_PER_BOHR / (FEMTOSECOND_PER_ATOMIC_TIME * units.fs)
-        frames = []
+        frames, masses = [], self.structure(0).masses
         for i, time in enumerate(self.time_fs):
-            atoms = Atoms(self.numbers, self["positions"][i, replica] * ANGSTROM_PER_BOHR)
+            positions = self["positions"][i, replica] * ANGSTROM_PER_BOHR
+            atoms = Atoms(self.numbers, positions, masses=masses)
             atoms.set_velocities(self["velocities"][i, replica] * speed)
             atoms.info["time_fs"] = float(time)
+            if self.charge:
+                atoms.info["charge"] = self.charge
             atoms.calc = SinglePointCalculator(atoms, **{k: v[i] for k, v in results.items()})
             frames.append(atoms)
         with atomic_path(path) as temporary:

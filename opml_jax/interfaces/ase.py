@@ -55,8 +55,8 @@ class OPMLCalculator(Calculator):
     Raises:
       ModelFileError: a path without a readable model.
       OpmlError: a model that predicts no energies, or a capacity that is no formula.
-      StructureError: when calculating: periodic, charged or open-shell atoms, or positions that
-        cannot be meant.
+      StructureError: when calculating: periodic atoms, a charge or spin that the model was not
+        trained for, or positions that cannot be meant.
       OpmlError: when calculating: an element the model has not seen, or an uncertainty of a model
         that has none.
       PrecisionError: x64 is off.
@@ -84,6 +84,13 @@ class OPMLCalculator(Calculator):
             self.implemented_properties = ["energy", "free_energy", "forces"]
         super().__init__(**kwargs)
 
+    def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
+        """What has changed since the last calculation: ASE's own, and the charge in ``info``."""
+        changes = super().check_state(atoms, tol)
+        if self.atoms is not None and _said(self.atoms) != _said(atoms):
+            changes.append("charge")
+        return changes
+
     def calculate(
         self,
         atoms: Atoms | None = None,
@@ -96,17 +103,8 @@ class OPMLCalculator(Calculator):
             return
         self.results = {}
         assert self.atoms is not None  # ASE has kept what it was given
-        charge, spin = _charge_and_spin(self.atoms)
-        if charge or spin:
-            raise StructureError(
-                "atoms",
-                got=f"charge {charge:g}, spin {spin:g}",
-                expected="neutral and closed shell, as in training",
-                hint="See initial charges, initial magnetic moments and info['charge'].",
-                code=Code.ELECTRONS,
-            )
         structure = structure_from_ase(self.atoms)
-        self.model.check_elements([structure])
+        self.model.check_species([structure])  # before a bucket is sought for it
         bucket = self._grow(structure.numbers)
         predicted = self.model.predict(structure, uncertainty=self.uncertainty, bucket=bucket)
         shown = in_ase_units(predicted)
@@ -135,11 +133,14 @@ def _composition(formula: str) -> tuple[int, ...]:
 def structure_from_ase(atoms: Atoms) -> Structure:
     """A molecule from ``ase.Atoms``.
 
-    The charge is ``atoms.info["charge"]`` or else the sum of the initial charges; spin = 2S is the
-    sum of the initial magnetic moments. A cell without periodicity is only a box, and dropped.
+    The charge is ``atoms.info["charge"]`` (an integer, also as text or in an array of one; None:
+    not said) or else the sum of the initial charges; spin = 2S is the sum of the initial magnetic
+    moments. Masses that ASE holds are kept where they are not standard weights. A cell without
+    periodicity is only a box, and dropped.
 
     Raises:
-      StructureError: periodic atoms, or a geometry or electron count that cannot be meant.
+      StructureError: periodic atoms, a charge that is no integer, or a geometry or electron count
+        that cannot be meant.
     """
     if atoms.pbc.any():
         raise StructureError(
@@ -150,21 +151,40 @@ def structure_from_ase(atoms: Atoms) -> Structure:
             code=Code.PERIODIC,
         )
     charge, spin = _charge_and_spin(atoms)
-    return Structure(atoms.numbers, atoms.positions / ANGSTROM_PER_BOHR, charge, spin)
+    masses = atoms.get_masses() if atoms.has("masses") else None
+    return Structure(atoms.numbers, atoms.positions / ANGSTROM_PER_BOHR, charge, spin, masses)
 
 
 def _charge_and_spin(atoms: Atoms) -> tuple[float, float]:
-    charge = atoms.info.get("charge", atoms.get_initial_charges().sum())
-    spin = atoms.get_initial_magnetic_moments().sum()
-    return round(charge, 6), round(spin, 6)  # partial charges add up to an integer only so far
+    # partial charges add up to an integer only so far
+    spin = round(float(atoms.get_initial_magnetic_moments().sum()), 6)
+    if atoms.info.get("charge") is None:
+        return round(float(atoms.get_initial_charges().sum()), 6), spin
+    try:
+        value = np.asarray(atoms.info["charge"]).item()
+        return (value if isinstance(value, bool) else round(float(value), 6)), spin
+    except (TypeError, ValueError) as err:
+        raise StructureError(
+            "info['charge']",
+            got=repr(atoms.info["charge"]),
+            expected="an integer",
+            code=Code.ELECTRONS,
+        ) from err
+
+
+def _said(atoms: Atoms) -> str:
+    """The charge in ``info`` as it is written, which need not be one."""
+    return repr(atoms.info.get("charge"))
 
 
 def structure_to_ase(structure: Structure) -> Atoms:
     """``ase.Atoms`` of a molecule, positions in Angstrom; a charge goes to ``info["charge"]``.
 
-    The inverse of :func:`structure_from_ase`; spin becomes a moment on the first atom.
+    The inverse of :func:`structure_from_ase`; spin becomes a moment on the first atom, and masses
+    are set if they are not standard weights.
     """
-    atoms = Atoms(structure.numbers, np.asarray(structure.positions) * ANGSTROM_PER_BOHR)
+    positions = np.asarray(structure.positions) * ANGSTROM_PER_BOHR
+    atoms = Atoms(structure.numbers, positions, masses=structure.masses)
     if structure.charge:
         atoms.info["charge"] = structure.charge
     if structure.spin:

@@ -37,15 +37,19 @@ def export_energy(
     *,
     length_unit: str = "angstrom",
     energy_unit: str = "ev",
+    charge: int = 0,
+    spin: int = 0,
     platforms: Sequence[str] = ("cpu",),
 ) -> jax.export.Exported:
     """A function of geometries of one molecule, ready to be written.
 
     Args:
       model: a trained model of energies.
-      numbers: ``(n_atoms,)`` atomic numbers of a neutral closed-shell molecule.
+      numbers: ``(n_atoms,)`` atomic numbers of a molecule.
       length_unit: ``"bohr"`` or ``"angstrom"``.
       energy_unit: ``"hartree"``, ``"ev"`` or ``"kcal/mol"``.
+      charge: of the molecule, as the model was trained for.
+      spin: its number of unpaired electrons, likewise.
       platforms: where it shall run, of :data:`PLATFORMS`; none of them needs to be here.
 
     Returns:
@@ -56,14 +60,16 @@ def export_energy(
     Raises:
       OpmlError: an unknown unit or platform, an element the model has not seen, a model without
         energies.
-      StructureError: ``numbers`` of no molecule, or with an odd number of electrons.
+      StructureError: ``numbers`` of no molecule, or a charge and spin that they cannot have or that
+        the model was not trained for.
       PrecisionError: x64 is off.
     """
     if not platforms:
         raise OpmlError("platforms", got="none", expected="at least one")
     for name in platforms:
         one_of("platform", name, PLATFORMS, OpmlError)
-    energy = energy_fn(model, numbers, length_unit=length_unit, energy_unit=energy_unit)
+    units = {"length_unit": length_unit, "energy_unit": energy_unit}
+    energy = energy_fn(model, numbers, **units, charge=charge, spin=spin)
 
     def energies_and_forces(positions):
         e, slope = jax.vmap(jax.value_and_grad(energy))(positions)

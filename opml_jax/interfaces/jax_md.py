@@ -21,6 +21,8 @@ def energy_fn(
     *,
     length_unit: str = "bohr",
     energy_unit: str = "hartree",
+    charge: int = 0,
+    spin: int = 0,
     params: Any = None,
 ) -> Callable[..., Array]:
     """Energy of one molecule in free space as a function of positions.
@@ -31,9 +33,11 @@ def energy_fn(
 
     Args:
       model: a trained model of energies.
-      numbers: ``(n_atoms,)`` atomic numbers of a neutral closed-shell molecule.
+      numbers: ``(n_atoms,)`` atomic numbers of a molecule.
       length_unit: ``"bohr"`` or ``"angstrom"``.
       energy_unit: ``"hartree"``, ``"ev"`` or ``"kcal/mol"``.
+      charge: of the molecule, as the model was trained for.
+      spin: its number of unpaired electrons, likewise.
       params: parameters to use. Default: the model's own.
 
     Returns:
@@ -43,7 +47,8 @@ def energy_fn(
 
     Raises:
       OpmlError: a model without energies, an unknown unit, or an element the model has not seen.
-      StructureError: ``numbers`` of no molecule, or with an odd number of electrons.
+      StructureError: ``numbers`` of no molecule, or a charge and spin that they cannot have or that
+        the model was not trained for.
       PrecisionError: x64 is off.
     """
     require_x64("a float64 model")
@@ -53,8 +58,8 @@ def energy_fn(
     bohr, hartree = LENGTH[length_unit], ENERGY[energy_unit]
     n = np.size(numbers)
     # Any geometry: this checks the composition, positions come with each call.
-    molecule = Structure(numbers, 10.0 * np.arange(3 * n).reshape(n, 3))
-    model.check_elements([molecule])
+    molecule = Structure(numbers, 10.0 * np.arange(3 * n).reshape(n, 3), charge, spin)
+    model.check_species([molecule])
     energy = model.energy_fn(params)
 
     def energy_of(positions: Array, **unused: Any) -> Array:

@@ -189,7 +189,7 @@ def guess_table(results: Mapping[str, float]) -> str:
 
 def _predicted(mf, model: Model) -> np.ndarray:
     structure = structure_from_pyscf(mf.mol)
-    model.check_elements([structure])
+    model.check_species([structure])
     basis, overlap = model.definition.basis, np.asarray(mf.get_ovlp())
     layout = layout_of(structure, basis)
     if overlap.shape != (layout.nao, layout.nao):

@@ -12,9 +12,26 @@ from ..units import ANGSTROM_PER_BOHR
 from .elements import symbol
 from .structure import Structure
 
+BONDED = 1.25
+"""Atoms closer than this times the sum of their covalent radii are bonded. Each of 2000 frames at
+500 K of ethanol, aspirin, benzene, naphthalene, salicylic acid and toluene (rMD17) then has the
+bonds of the molecule; from 1.2 down and from 1.3 up some frames have others."""
+
 CLOSER = 0.9
 """Closer than this times the closest pair of training is another kind of contact, a bond that no
 molecule had, say; vibrations of known bonds stay within."""
+
+
+def bonds(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of bonded atoms ``(n_bonds, 2)`` and their lengths ``(n_bonds,)`` in Bohr."""
+    from ase.data import covalent_radii
+
+    radii = covalent_radii[list(structure.numbers)] / ANGSTROM_PER_BOHR
+    first, second = np.triu_indices(structure.n_atoms, 1)
+    x = np.asarray(structure.positions)
+    lengths = np.linalg.norm(x[first] - x[second], axis=-1)
+    bonded = lengths < BONDED * (radii[first] + radii[second])
+    return np.stack([first, second], axis=-1)[bonded], lengths[bonded]
 
 
 def closest_pairs(structures: Sequence[Structure]) -> dict[str, float]:
@@ -70,5 +87,5 @@ def warn_of_contacts(
             f"pairs of elements are closer than the model has seen them: {text}. Predictions are "
             "extrapolations there.",
             DataWarning,
-            stacklevel=4,
+            stacklevel=5,
         )

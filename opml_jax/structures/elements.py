@@ -1,5 +1,7 @@
-"""Chemical symbols and atomic weights, so that naming or weighing an atom needs no import."""
+"""Chemical symbols, atomic weights and isotopes: naming or weighing an atom needs no import."""
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -38,6 +40,29 @@ WEIGHTS = np.array(
 """``WEIGHTS[z]``: standard atomic weight in Dalton (J. Meija et al., Pure Appl. Chem. 88, 265
 (2016), as ASE has them; of elements without one, a long-lived isotope); 0 for a dummy."""
 
+ISOTOPES = {
+    1: {1: 1.00782503223, 2: 2.01410177812, 3: 3.0160492779},
+    2: {3: 3.0160293201, 4: 4.00260325413},
+    3: {6: 6.0151228874, 7: 7.0160034366},
+    4: {9: 9.012183065},
+    5: {10: 10.01293695, 11: 11.00930536},
+    6: {12: 12.0, 13: 13.00335483507, 14: 14.0032419884},
+    7: {14: 14.00307400443, 15: 15.00010889888},
+    8: {16: 15.99491461957, 17: 16.9991317565, 18: 17.99915961286},
+    9: {19: 18.99840316273},
+    10: {20: 19.9924401762, 21: 20.993846685, 22: 21.991385114},
+    11: {23: 22.989769282},
+    12: {24: 23.985041697, 25: 24.985836976, 26: 25.982592968},
+    13: {27: 26.98153853},
+    14: {28: 27.97692653465, 29: 28.9764946649, 30: 29.973770136},
+    15: {31: 30.97376199842},
+    16: {32: 31.9720711744, 33: 32.9714589098, 34: 33.967867004, 36: 35.96708071},
+    17: {35: 34.968852682, 37: 36.965902602},
+}
+"""``ISOTOPES[z][A]``: masses in Dalton of the natural isotopes of H to Cl, of tritium and of carbon
+14 (M. Wang et al., Chinese Phys. C 36, 1603 (2012), as NIST has them)."""
+
+_HYDROGEN = {"D": 2, "T": 3}
 _NUMBERS = {s.lower(): z for z, s in enumerate(SYMBOLS)}
 
 
@@ -60,6 +85,49 @@ def atomic_number(name: str | int) -> int:
             "element", got=repr(name), expected="a symbol", hint=hint, code=Code.ELEMENT
         )
     return z
+
+
+def isotope(name: str | int) -> tuple[int, float | None]:
+    """Atomic number and, where the name is of an isotope, its mass.
+
+    Args:
+      name: a symbol or atomic number, ``D``, ``T``, or a symbol with a mass number before or after
+        it (``13C``, ``C13``). ``H2`` is none: files label atoms so; ``2H`` and ``D`` are.
+
+    Returns:
+      ``(atomic number, mass in Dalton)``; the mass is None for an element as it occurs.
+
+    Raises:
+      StructureError: no such element, or an isotope that :data:`ISOTOPES` does not have.
+
+    Example:
+      >>> isotope("D"), isotope("13C"), isotope("O")
+      ((1, 2.01410177812), (6, 13.00335483507), (8, None))
+    """
+    text = str(name).strip()
+    if text.upper() in _HYDROGEN:
+        return 1, ISOTOPES[1][_HYDROGEN[text.upper()]]
+    before = re.fullmatch(r"(?P<a>[0-9]{1,3})(?P<symbol>[A-Za-z]{1,2})", text)
+    after = re.fullmatch(r"(?P<symbol>[A-Za-z]{1,2})(?P<a>[0-9]{1,3})", text)
+    match = before or after
+    if match is None or match["symbol"].lower() not in _NUMBERS:
+        return atomic_number(text), None
+    z, known = atomic_number(match["symbol"]), ISOTOPES.get(atomic_number(match["symbol"]), {})
+    if int(match["a"]) not in known or (after and z == 1):
+        names = ", ".join(f"{a}{SYMBOLS[z]}" for a in known) or f"none of {SYMBOLS[z]}"
+        raise StructureError(
+            "element",
+            got=repr(name),
+            expected=f"a symbol or an isotope ({names})",
+            code=Code.ELEMENT,
+        )
+    return z, known[int(match["a"])]
+
+
+def formula(numbers: Sequence[int]) -> str:
+    """Symbols in alphabetical order, each with how many there are, such as ``CH4``."""
+    counts = Counter(SYMBOLS[z] for z in numbers)
+    return "".join(s + (str(n) if n > 1 else "") for s, n in sorted(counts.items()))
 
 
 def masses(numbers: Sequence[int]) -> np.ndarray:

@@ -5,19 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, overload
 
+import jax.numpy as jnp
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ..errors import Code, StructureError
 from ..numerics import Array, is_concrete, pytree, replace, static
+from ..units import ELECTRON_MASS_PER_DALTON
 from . import validation
-from .elements import SYMBOLS
+from .elements import SYMBOLS, formula
+from .elements import masses as standard_masses
 
 
 def _integer(name: str, value: Any) -> int:
-    if int(value) != value:
-        raise StructureError(name, got=value, expected="an integer")
-    return int(value)
+    array = np.asarray(value)
+    if array.size != 1 or array.dtype.kind not in "fiu" or not float(array.item()).is_integer():
+        raise StructureError(name, got=value, expected="an integer", code=Code.ELECTRONS)
+    return int(array.item())
 
 
 def _numbers(value: Any) -> tuple[int, ...]:
@@ -41,10 +45,14 @@ class Structure:
       positions: ``(n_atoms, 3)`` in Bohr.
       charge: total charge in units of e.
       spin: number of unpaired electrons, 2S.
+      masses: ``(n_atoms,)`` in Dalton, of isotopes; None (and what equals them): standard atomic
+        weights. Motion depends on them, energies and forces do not; functions that are jitted over
+        a structure compile again for other masses.
 
     Raises:
       StructureError: (a ``ValueError``) for a wrong shape, NaN, nuclei closer than
-        0.3 Angstrom, an unknown element, or an electron count that does not fit ``spin``.
+        0.3 Angstrom, an unknown element, an electron count that does not fit ``spin``, or masses
+        that are not positive.
         :meth:`replace` does not check, for use inside transformations and scans.
 
     Example:
@@ -57,6 +65,7 @@ class Structure:
     positions: Array
     charge: int = static(default=0)
     spin: int = static(default=0)
+    masses: tuple[float, ...] | None = static(default=None)
 
     if TYPE_CHECKING:  # it takes more than it holds; integers may be of any type
 
@@ -66,6 +75,7 @@ class Structure:
             positions: ArrayLike,
             charge: float = 0,
             spin: float = 0,
+            masses: ArrayLike | None = None,
         ) -> None: ...
 
     def __post_init__(self):
@@ -76,6 +86,8 @@ class Structure:
         set_(self, "spin", _integer("spin", self.spin))
         validation.check_numbers(numbers)
         validation.check_electrons(numbers, self.charge, self.spin)
+        if self.masses is not None:
+            set_(self, "masses", validation.check_masses(numbers, self.masses))
         if not hasattr(self.positions, "aval") or is_concrete(self.positions):
             try:
                 positions = np.asarray(self.positions)
@@ -112,16 +124,19 @@ class Structure:
         """Chemical symbols."""
         return tuple(SYMBOLS[z] for z in self.numbers)
 
+    @property
+    def atomic_masses(self) -> np.ndarray:
+        """``(n_atoms,)`` in electron masses: those given, or standard atomic weights."""
+        if self.masses is None:
+            return standard_masses(self.numbers)
+        return np.array(self.masses) * ELECTRON_MASS_PER_DALTON
+
     def replace(self, **changes: Any) -> Structure:
         """Copy with other ``positions`` (or fields); unchecked, so it works under jit."""
         return replace(self, **changes)
 
     def __repr__(self) -> str:
-        counts: dict[str, int] = {}
-        for s in sorted(self.symbols):
-            counts[s] = counts.get(s, 0) + 1
-        formula = "".join(s + (str(n) if n > 1 else "") for s, n in counts.items())
-        return f"Structure({formula}, charge={self.charge}, spin={self.spin})"
+        return f"Structure({formula(self.numbers)}, charge={self.charge}, spin={self.spin})"
 
 
 @pytree
@@ -162,6 +177,18 @@ class StructureBatch:
 
     def __repr__(self) -> str:
         return f"StructureBatch(numbers of shape {getattr(self.numbers, 'shape', None)})"
+
+
+@overload
+def in_float64(structure: Structure) -> Structure: ...
+@overload
+def in_float64(structure: StructureBatch) -> StructureBatch: ...
+def in_float64(structure: Structure | StructureBatch) -> Structure | StructureBatch:
+    """The same molecules with positions in float64, whatever they are in; for tracers too."""
+    x = structure.positions
+    if getattr(x, "dtype", None) == np.float64:
+        return structure
+    return structure.replace(positions=jnp.asarray(x, np.float64))
 
 
 def centre_of_nuclear_charge(structure: Structure | StructureBatch) -> Array:

@@ -8,10 +8,15 @@ import numpy as np
 
 from ..errors import Code, StructureError, UnitWarning
 from ..units import ANGSTROM_PER_BOHR
-from .elements import SYMBOLS
+from .elements import SYMBOLS, WEIGHTS
 
 MIN_DISTANCE = 0.3 / ANGSTROM_PER_BOHR
 """Closest two nuclei may come, Bohr. No bond is shorter than 0.74 Angstrom (H2)."""
+
+
+STANDARD = 1e-8
+"""Masses are standard weights if they are so close, relatively: units were changed back and forth.
+No isotope is."""
 
 
 def check_numbers(numbers: tuple[int, ...]) -> None:
@@ -73,6 +78,20 @@ def check_electrons(numbers: tuple[int, ...], charge: int, spin: int) -> None:
             hint="Set charge or spin.",
             code=Code.ELECTRONS,
         )
+
+
+def check_masses(numbers: tuple[int, ...], masses: object) -> tuple[float, ...] | None:
+    """Masses in Dalton as a tuple, positive and one an atom; None if they are standard weights."""
+    try:
+        array = np.array(masses, np.float64)
+    except (TypeError, ValueError):
+        array = np.array(np.nan)
+    if array.shape != (len(numbers),) or not (np.isfinite(array) & (array > 0)).all():
+        raise StructureError(
+            "masses", got=masses, expected=f"{len(numbers)} positive numbers, in Dalton"
+        )
+    standard = np.allclose(array, WEIGHTS[list(numbers)], rtol=STANDARD, atol=0)
+    return None if standard else tuple(array.tolist())
 
 
 def check_length_unit(numbers, positions, *, where: str = "positions") -> float | None:

@@ -11,6 +11,7 @@ from ..models.base import Definition
 from ..models.family import Fit, family_of
 from ..structures.contacts import closest_pairs
 from ..structures.elements import symbol
+from ..structures.trained_for import trained_for
 from .config import TrainConfig, mapping_of
 
 LEVEL = ("method", "basis", "convention")
@@ -40,6 +41,7 @@ def card_of(
         "elements": [symbol(z) for z in definition.elements],
         "targets": list(config.model.targets),
         "closest_bohr": closest_pairs(sets["train"].structures),
+        "trained_for": trained_for(sets["train"].structures),
         "n_train": len(sets["train"]),
         "n_validation": len(sets["validation"]),
         "data_hash": data_hash,
@@ -81,15 +83,22 @@ def card_text(card: Mapping[str, Any], table: str) -> str:
         "",
         "## Limits",
         "",
-        "Neutral closed-shell molecules of the elements above, near the geometries it was trained "
-        "on. Outside them errors are unknown; `opml predict` warns of pairs of elements never seen "
-        "as close, and unasked of nothing else.",
+        f"Molecules of the elements above with {_electrons(card)}, near the geometries it was "
+        "trained on; other charges and spins are refused. Outside of that errors are unknown; "
+        "`opml predict` warns of pairs of elements never seen as close and of atoms bonded as none "
+        "was in training, and unasked of nothing else.",
         "",
         *_about_doubts(card),
         "Units inside the file: Hartree, Bohr, e.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _electrons(card: Mapping[str, Any]) -> str:
+    """The charges and spins that training had, in words."""
+    states = card["trained_for"]["electrons"]
+    return " or ".join(f"charge {e['charge']} and spin {e['spin']} (2S)" for e in states)
 
 
 def _about_doubts(card: Mapping[str, Any]) -> list[str]:

@@ -18,6 +18,7 @@ from ..learn.states import fingerprint
 from ..models.base import Definition, Model
 from ..models.family import Fit, family
 from ..numerics import require_x64
+from ..structures.trained_for import check_electrons, electrons_of
 from .calibration import calibrated
 from .card import card_of
 from .config import TrainConfig, mapping_of
@@ -69,7 +70,9 @@ def train(
       on_progress: called with (stage, done, total, note).
 
     Raises:
-      DataError: targets the data lacks, NaN among them, or splits that do not fit.
+      DataError: targets the data lacks, NaN among them, splits that do not fit, or one composition
+        with several charges or spins.
+      StructureError: a charge or spin that the training split lacks.
       BasisError: an element the input basis lacks.
       ModelFileError: the folder holds the state of another training.
       PrecisionError: x64 is off.
@@ -86,7 +89,7 @@ def train(
         rows=_history(folder, tensorboard),
     )
     fit = chosen.fit(definition, config.model, sets, run)
-    card = card_of(definition, config, dataset, sets, fit, fingerprint({}, *data))
+    card = card_of(definition, config, dataset, sets, fit, _hash(data))
     model = calibrated(chosen.model(definition, fit.params, card), sets)
     return Trained(model, run.seconds, fit)
 
@@ -100,10 +103,13 @@ def check_trainable(
 
     Raises:
       ConfigError: several processes, and a family whose training runs in one.
-      DataError: targets the data lacks, NaN among them, or splits that do not fit.
+      DataError: targets the data lacks, NaN among them, splits that do not fit, or one composition
+        with several charges or spins.
+      StructureError: a charge or spin that the training split lacks.
       BasisError: an element the input basis lacks.
     """
     check_splits(dataset, splits)
+    _check_electrons(dataset, splits)
     chosen = family(config.model.family)
     if jax.process_count() > 1 and not chosen.spreads:
         got = f"{jax.process_count()} for {chosen.name}"
@@ -114,6 +120,24 @@ def check_trainable(
     definition = chosen.define(config.model, sets["train"].elements)
     chosen.check(definition, config.model, sets)
     return definition, sets
+
+
+def _check_electrons(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> None:
+    """Refuse charges and spins that no model tells apart, or that training would not know."""
+    structures = dataset.structures
+    known = {"electrons": electrons_of([structures[i] for i in splits["train"]])}
+    for name, indices in splits.items():
+        check_electrons([structures[i] for i in indices], known, f"the {name} split")
+
+
+def data_hash(dataset: Dataset, splits: Mapping[str, Sequence[int]], config: TrainConfig) -> str:
+    """Hash of the geometries and labels that a training reads, as a model's card has it."""
+    definition, sets = check_trainable(dataset, splits, config)
+    return _hash(_data(definition, config, sets))
+
+
+def _hash(data: tuple) -> str:
+    return fingerprint({}, *data)
 
 
 def _data(definition: Definition, config: TrainConfig, sets: Mapping[str, Dataset]):

@@ -14,6 +14,7 @@ import pytest
 import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.cli.runs import train_run
+from opml_jax.data.store import write_hdf5
 from opml_jax.learn.calibration import WITHIN
 from opml_jax.learn.history import read_history
 from opml_jax.models import load_model
@@ -141,6 +142,37 @@ def test_standard_deviations_are_judged(tmp_path, capsys):
     assert "scaled on the calibration set" in (run / "card.md").read_text()
     assert len(model.card["data_hash"]) == 16
     assert model.card["data_hash"] in (run / "card.md").read_text()
+
+
+def test_a_finished_run_and_what_it_was_not_trained_on(tmp_path, capsys):
+    """Another file at the path of its data, and molecules of another charge."""
+    path, run, file = tmp_path / "c.yaml", tmp_path / "run", tmp_path / "water.h5"
+    path.write_text(CONFIG)
+    water = opml.read_dataset(opml.bundled("water"), limit=40)
+    write_hdf5(file, water)
+    settings = (f"data.path={file}", "model.fit.epochs=0", "model.members=1")
+    command = ["train", str(path), "-o", str(run)]
+    command += [x for setting in settings for x in ("--set", setting)]
+    assert main(command) == 0
+    assert (
+        "Molecules of the elements above with charge 0 and spin 0" in (run / "card.md").read_text()
+    )
+    capsys.readouterr()
+    assert main(command) == 0
+    assert "complete" in capsys.readouterr().out
+
+    shifted = {**water.labels, "energy": np.asarray(water["energy"]) + 1e-3}
+    write_hdf5(file, opml.Dataset(water.structures, shifted, water.meta))
+    _refused(capsys, command, str(file), "OPML-601", "--restart")
+    write_hdf5(file, water)
+    assert main(command) == 0
+
+    xyz = tmp_path / "w.xyz"
+    xyz.write_text("3\n\nO 0 0 0.117\nH 0 0.757 -0.469\nH 0 -0.757 -0.469\n")
+    predict = ["predict", run, xyz, "-o", tmp_path / "p.extxyz", "--charge"]
+    capsys.readouterr()
+    _refused(capsys, [*predict, 2], "charge 0, spin 0, as in training", "OPML-106")
+    assert main([str(a) for a in [*predict, 0]]) == 0
 
 
 @pytest.mark.slow

@@ -3,7 +3,7 @@ import pytest
 from pyscf.hessian import thermo
 
 from opml_jax.data.reference import Method, converge, hessian, mean_field, relax
-from opml_jax.data.sampling import normal_modes, sample_thermal
+from opml_jax.data.sampling import internal_motion, is_linear, normal_modes, sample_thermal
 from opml_jax.errors import OpmlError
 from opml_jax.structures import Structure
 from opml_jax.units import (
@@ -115,3 +115,48 @@ def test_what_is_no_minimum_is_refused(minimum):
     for bad, says in ((-h, "imaginary"), (1e-6 * h, "soft modes")):
         with pytest.raises(OpmlError, match=says):
             sample_thermal(structure, bad, temperature=TEMPERATURE, n=1, seed=0)
+
+
+LINES = {  # Bohr, near minima; bent and stretched a little, as a user draws them
+    "HCN": ([1, 6, 7], [[0.1, 0, -2.0], [0, 0, 0], [-0.1, 0.05, 2.2]]),
+    "CO2": ([8, 6, 8], [[0.1, 0, -2.2], [0, 0.05, 0], [0, 0, 2.2]]),
+    "C2H2": ([1, 6, 6, 1], [[0.2, 0, -3.1], [0, 0, -1.1], [0, 0.1, 1.1], [0, -0.1, 3.1]]),
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_linear_minima_have_all_their_modes(name):
+    """Relaxed as ``opml generate --sample`` does, which never ends on an exact line."""
+    method = Method("hf", "sto-3g")
+    minimum = relax(Structure(*LINES[name]), method)
+    n = minimum.n_atoms
+    frequencies, modes = normal_modes(minimum, hessian(minimum, method))
+    assert modes.shape == (3 * n - 5, n, 3)
+    lines = frequencies * WAVENUMBER_PER_HARTREE
+    assert lines[0] > 100
+    bends = lines[: 2 * (n - 2)].reshape(-1, 2)  # in pairs
+    np.testing.assert_allclose(bends[:, 0], bends[:, 1], rtol=0, atol=WAVENUMBER)
+    heavy = Structure(minimum.numbers, minimum.positions, masses=[30.0] * n)
+    assert internal_motion(heavy, heavy.atomic_masses).shape[1] == 3 * n - 5
+
+
+@pytest.mark.parametrize("degrees", [0.5, 1.5, 5.0, 30.0])
+def test_what_is_bent_keeps_its_three_rotations(degrees):
+    half = np.radians(degrees) / 2
+    x = 2.2 * np.array(
+        [[-np.cos(half), -np.sin(half), 0], [0, 0, 0], [np.cos(half), -np.sin(half), 0]]
+    )
+    molecule = Structure([8, 6, 8], x)
+    assert is_linear(molecule) == (degrees < 1)
+    vibrations = internal_motion(molecule, molecule.atomic_masses)
+    assert vibrations.shape[1] == (4 if degrees < 1 else 3)
+    np.testing.assert_allclose(vibrations.T @ vibrations, np.eye(vibrations.shape[1]), atol=1e-12)
+
+
+def test_samples_keep_masses(minimum):
+    structure, h = minimum
+    d2o = Structure(structure.numbers, structure.positions, masses=[15.999, 2.014, 2.014])
+    light, heavy = normal_modes(structure, h)[0], normal_modes(d2o, h)[0]
+    assert (light / heavy > 1.3).all()
+    assert (light / heavy < 2**0.5).all()
+    assert sample_thermal(d2o, h, temperature=TEMPERATURE, n=1, seed=0)[0].masses == d2o.masses

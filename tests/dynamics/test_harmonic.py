@@ -140,3 +140,46 @@ def test_no_minimum_is_refused(trimer, trap):
         harmonic(trimer.properties, squeezed)
     assert harmonic(trap.properties, trap.start).intensities is None
     assert units.Bohr == pytest.approx(ANGSTROM_PER_BOHR, rel=1e-8)
+
+
+def test_isotopes_vibrate_by_their_masses(trimer):
+    """Against NumPy's eigenvalues of differences of an energy that it computes itself."""
+    light = trimer.start
+    heavy = Structure(light.numbers, light.positions, masses=[17.999, 2.014102, 2.014102])
+    x = np.asarray(light.positions).ravel()
+    pairs, h = [(0, 1), (0, 2), (1, 2)], 1e-3
+
+    def lengths(x):
+        return np.array(
+            [np.linalg.norm(x[3 * i : 3 * i + 3] - x[3 * j : 3 * j + 3]) for i, j in pairs]
+        )
+
+    def energy(x):
+        return 0.6 * np.sum((lengths(x) - lengths(x0)) ** 2) / 2
+
+    x0, e = x.copy(), h * np.eye(9)
+    hessian = np.array(
+        [
+            [
+                sum(a * b * energy(x0 + a * e[i] + b * e[j]) for a in (1, -1) for b in (1, -1))
+                for j in range(9)
+            ]
+            for i in range(9)
+        ]
+    ) / (4 * h**2)
+    for molecule, dalton in ((light, [15.999, 1.008, 1.008]), (heavy, heavy.masses)):
+        root = np.repeat(np.array(dalton) * ELECTRON_MASS_PER_DALTON, 3) ** 0.5
+        squares = np.linalg.eigvalsh(hessian / root[:, None] / root[None])[-3:]
+        found = harmonic(trimer.properties, molecule)
+        expected = WAVENUMBER_PER_HARTREE * squares**0.5
+        np.testing.assert_allclose(found.wavenumbers, expected, rtol=1e-5)  # of second order in h
+    stretched = heavy.replace(positions=1.02 * np.asarray(heavy.positions))
+    assert relax(trimer.properties, stretched).masses == heavy.masses
+
+
+def test_positions_in_float32_are_promoted(trimer):
+    single = jnp.asarray(trimer.start.positions, jnp.float32)
+    rounded = Structure(trimer.start.numbers, np.asarray(single))
+    found = harmonic(trimer.properties, Structure(trimer.start.numbers, single))
+    expected = harmonic(trimer.properties, rounded)
+    np.testing.assert_allclose(found.wavenumbers, expected.wavenumbers, rtol=1e-12)  # rounding

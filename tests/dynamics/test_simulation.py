@@ -17,7 +17,12 @@ from opml_jax.dynamics.trajectory import Recorder
 from opml_jax.errors import ConfigError, DataError, OpmlError, StructureError
 from opml_jax.structures import Structure
 from opml_jax.structures.elements import masses
-from opml_jax.units import EV_PER_HARTREE, FEMTOSECOND_PER_ATOMIC_TIME, HARTREE_PER_KELVIN
+from opml_jax.units import (
+    ELECTRON_MASS_PER_DALTON,
+    EV_PER_HARTREE,
+    FEMTOSECOND_PER_ATOMIC_TIME,
+    HARTREE_PER_KELVIN,
+)
 
 ROUNDING = 1e-9  # relative: 400 steps, each of rounding 1e-16 times what is summed in it
 pytest.importorskip("jax_md")
@@ -247,6 +252,39 @@ def test_extxyz_is_what_ase_reads(spring, tmp_path):
         assert atoms.get_dipole_moment().shape == (3,)
 
 
+def test_isotopes_move_by_their_masses(spring, tmp_path):
+    """Period, temperature, files: all of them know that the molecule is heavier."""
+    heavy = Structure(spring.start.numbers, spring.start.positions, masses=[18.998403, 2.014102])
+    settings = Settings(steps=40, timestep_fs=0.2, stride=1, temperature=300.0)
+    light, found = (simulate(spring.properties, s, settings) for s in (spring.start, heavy))
+    assert found.masses.sum() == pytest.approx((18.998403 + 2.014102) * ELECTRON_MASS_PER_DALTON)
+    assert found.structure(3).masses == pytest.approx(heavy.masses)
+    assert light.structure(3).masses is None
+    mass = heavy.atomic_masses
+    omega = (0.6 * mass.sum() / mass.prod()) ** 0.5
+    step = 0.2 / FEMTOSECOND_PER_ATOMIC_TIME
+    bond = np.linalg.norm(np.diff(found["positions"][:, 0], axis=1)[:, 0], axis=-1) - 1.7
+    turned = (bond[2:] + bond[:-2]) / (2 * bond[1:-1])  # cos(omega dt) of Verlet's oscillator
+    strong = np.abs(bond[1:-1]) > 0.5 * np.abs(bond).max()
+    np.testing.assert_allclose(turned[strong], 1 - (omega * step) ** 2 / 2, rtol=1e-6)
+    found.write_extxyz(tmp_path / "t.extxyz")
+    for atoms, kinetic in zip(read(tmp_path / "t.extxyz", ":"), found["kinetic"], strict=True):
+        assert atoms.get_masses() == pytest.approx(heavy.masses)
+        assert atoms.get_kinetic_energy() == pytest.approx(kinetic[0] * EV_PER_HARTREE, rel=1e-5)
+
+
+def test_another_isotopologue_is_another_run(spring, tmp_path):
+    heavy = spring.start.replace(masses=(18.998403, 2.014102))
+    ion = spring.start.replace(charge=2)
+    settings = Settings(steps=8)
+    simulate(spring.properties, spring.start, settings, output=tmp_path / "t.h5")
+    for other in (heavy, ion):
+        with pytest.raises(OpmlError, match="another model, start or setting"):
+            simulate(spring.properties, other, settings, output=tmp_path / "t.h5")
+    simulate(spring.properties, ion, settings, output=tmp_path / "ion.h5")
+    assert Trajectory.read(tmp_path / "ion.h5").structure(0).charge == 2
+
+
 def cut(params, structure):
     """No bond at all, so that atoms fly apart or into each other."""
     return {"energy": 0.0 * jnp.sum(structure.positions)}
@@ -318,10 +356,11 @@ def test_bad_settings_are_refused(settings, error, message):
 
 
 def test_bad_starts_are_refused(trimer):
-    hydroxide = Structure([8, 1], [[0.0, 0, 0], [0, 0, 1.8]], charge=-1)
+    cation = trimer.start.replace(charge=2)
     for start, options, message in (
-        (Structure([2], [[0.0, 0, 0]]), {}, "start must be a neutral closed-shell molecule"),
-        (hydroxide, {}, "start must be a neutral closed-shell molecule"),
+        (Structure([2], [[0.0, 0, 0]]), {}, "start must be of two atoms or more"),
+        ([trimer.start, cation], {}, "several molecules"),
+        ([trimer.start, trimer.start.replace(masses=(1.0, 1.0, 1.0))], {}, "several molecules"),
         ([trimer.start, Structure([1, 1], [[0.0, 0, 0], [0, 0, 1.4]])], {}, "several molecules"),
         ([trimer.start], {"replicas": 2}, "replicas must be 1"),
         (trimer.start, {"replicas": 0}, "at least one"),

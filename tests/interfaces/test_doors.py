@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
+import jax
 import pytest
 
 import opml_jax as opml
 from opml_jax.cli import main
 from opml_jax.dynamics import harmonic, relax, simulate
-from opml_jax.errors import Code, OpmlError
-from opml_jax.interfaces.ase import OPMLCalculator
+from opml_jax.errors import Code, OpmlError, StructureError
+from opml_jax.interfaces.ase import OPMLCalculator, structure_to_ase
 from opml_jax.interfaces.density import compare_energies
 from opml_jax.interfaces.export import export_energy
 from opml_jax.interfaces.jax_md import energy_fn
@@ -28,6 +29,34 @@ NEED_ENERGIES = {
     "harmonic": harmonic,
     "energy_fn": lambda model, water: model.energy_fn(),
 }
+
+
+DOORS = {
+    "predict": lambda model, water: model.predict([water, water]),
+    "ase": lambda model, water: OPMLCalculator(model).get_potential_energy(structure_to_ase(water)),
+    "jax-md": lambda model, water: jax_md_energy(model, water),
+    "export": lambda model, water: export_energy(
+        model, water.numbers, charge=water.charge, spin=water.spin
+    ),
+    "dynamics": lambda model, water: simulate(model, water),
+    "relax": relax,
+    "harmonic": harmonic,
+    "energy_fn": lambda model, water: jax.eval_shape(model.energy_fn(), water),
+    "dipole_fn": lambda model, water: jax.eval_shape(model.dipole_fn(), water),
+}
+
+
+def jax_md_energy(model, water):
+    return energy_fn(model, water.numbers, charge=water.charge, spin=water.spin)
+
+
+@pytest.mark.parametrize("change", [{"charge": 2}, {"charge": -2}, {"spin": 2}], ids=str)
+@pytest.mark.parametrize("door", DOORS)
+def test_charges_and_spins_that_training_had_not_are_refused(door, change, water):
+    """By a file that does not say what it was trained on, as all those of version 0.1."""
+    with pytest.raises(StructureError, match=r"charge 0, spin 0") as caught:
+        DOORS[door](opml.load_model(ENERGIES), water.replace(**change))
+    assert caught.value.code == Code.ELECTRONS
 
 
 def refused(door, *arguments):

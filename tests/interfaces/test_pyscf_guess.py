@@ -109,7 +109,7 @@ class _ConvergedDensity:
     def require(self, name):
         assert name == "dm"
 
-    def check_elements(self, structures):
+    def check_species(self, structures):
         pass
 
     def predict(self, structure):

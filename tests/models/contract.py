@@ -1,18 +1,27 @@
 """What every family of models promises; each family's test inherits it with a small real model."""
 
 import contextlib
+import dataclasses
 import json
 import logging
 
 import e3nn_jax as e3nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 import opml_jax as opml
 from opml_jax.basis import layout_of
 from opml_jax.conventions import rotation_to_e3nn
-from opml_jax.errors import Code, OpmlError
+from opml_jax.errors import (
+    Code,
+    DataError,
+    DataWarning,
+    OpmlError,
+    PrecisionError,
+    StructureError,
+)
 from opml_jax.interfaces.ase import OPMLCalculator
 from opml_jax.models.family import family, family_of
 from opml_jax.quantities import SIZES, quantity
@@ -128,6 +137,67 @@ class Contract:
             model.predict(opml.Structure([2], [[0.0, 0, 0]]))
         assert caught.value.code == Code.UNSEEN_ELEMENT
 
+    def test_the_card_says_which_molecules_it_was_trained_for(self, model):
+        assert model.card["trained_for"] == {
+            "electrons": [{"charge": 0, "spin": 0, "compositions": ["H2O"]}],
+            "coordinations": ["H(O)", "O(H2)"],
+        }
+
+    def test_a_charge_or_spin_never_seen(self, model, structures):
+        """Whether the model says what it was trained on or, as one of version 0.1, does not."""
+        water = structures[0]
+        for known in (model, dataclasses.replace(model, card={})):
+            for change in ({"charge": 2}, {"charge": -2}, {"spin": 2}):
+                other = water.replace(**change)
+                for door in (known.predict, *_pure(known)):
+                    with pytest.raises(OpmlError, match="charge 0, spin 0") as caught:
+                        door(other)
+                    assert caught.value.code == Code.ELECTRONS
+
+    def test_atoms_bonded_as_none_was_in_training(self, model, structures):
+        """One warning for a call, whose other molecules are like those of training."""
+        water = structures[0]
+        oxygen = opml.Structure([8], [[0.0, 0.0, 0.0]])
+        with pytest.warns(DataWarning, match="atoms are bonded as none was") as caught:
+            model.check_structures([water, oxygen, oxygen])
+        assert len(caught) == 1
+        assert "O() (atom 0 of structure 1)" in str(caught[0].message)
+
+    def test_positions_in_float32_are_promoted(self, model, structures):
+        """The numbers are those of the rounded positions, in float64."""
+        single = np.asarray(structures[0].positions, np.float32)
+        low = structures[0].replace(positions=jnp.asarray(single))
+        rounded = structures[0].replace(positions=single.astype(np.float64))
+        found, expected = model.predict(low), model.predict(rounded)
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name], strict=True)
+        for function in _pure(model):
+            shapes = jax.eval_shape(function, rounded)
+            assert jax.eval_shape(function, low) == shapes
+            compiled = jax.jit(function)
+            for a, b in zip(*map(jax.tree.leaves, (compiled(low), compiled(rounded))), strict=True):
+                close(a, b, SINGLES)
+            with jax.enable_x64(False), pytest.raises(PrecisionError):
+                function(low)
+
+    def test_isotopologues_compile_nothing(self, model, structures):
+        expected = model.predict(structures[0])
+        with jax.log_compiles(), _compilations() as names:
+            found = model.predict(structures[0].replace(masses=(15.999, 2.014, 2.014)))
+        assert names == []
+        for name in expected:
+            np.testing.assert_array_equal(found[name], expected[name])
+
+    def test_charges_that_no_model_tells_apart(self, data):
+        """Of one composition: in the training set, or between it and another."""
+        for i, error in ((0, DataError), (SPLITS["validation"][0], StructureError)):
+            mixed = [*data.structures]
+            mixed[i] = mixed[i].replace(charge=2)
+            other = opml.Dataset(mixed, data.labels, data.meta)
+            with pytest.raises(error, match="H2O with charge") as caught:
+                train(other, SPLITS, TrainConfig(model=self.config))
+            assert caught.value.code == Code.ELECTRONS
+
     def test_standard_deviations_it_does_not_have(self, model, structures):
         if model.doubted or self.config.doubts:
             pytest.skip("it has some")
@@ -170,6 +240,15 @@ class Contract:
         assert found.pop("n_structures") == 4
         assert found
         assert all(np.isfinite(v) for v in found.values())
+
+
+def _pure(model):
+    """The pure functions that a model hands out."""
+    names = ("energy_fn", "dipole_fn", "fock_fn", "density_fn")
+    for name in names:
+        if hasattr(model, name) and (name != "energy_fn" or model.has("energy")):
+            with contextlib.suppress(OpmlError):  # of a dipole that it was not trained on
+                yield getattr(model, name)()
 
 
 def wigner(layout, r) -> np.ndarray:

@@ -6,8 +6,15 @@ import numpy as np
 import pytest
 
 from opml_jax.errors import StructureError, UnitWarning
-from opml_jax.structures import Structure, StructureBatch, check_length_unit, pad_structures
-from opml_jax.structures.elements import atomic_number, masses, symbol
+from opml_jax.structures import (
+    Structure,
+    StructureBatch,
+    centred,
+    check_length_unit,
+    in_float64,
+    pad_structures,
+)
+from opml_jax.structures.elements import ISOTOPES, WEIGHTS, atomic_number, isotope, masses, symbol
 from opml_jax.units import ANGSTROM_PER_BOHR, ELECTRON_MASS_PER_DALTON
 
 H2 = [[0.0, 0.0, 0.0], [0.0, 0.0, 1.4]]
@@ -36,6 +43,16 @@ TOO_CLOSE = [[0.0, 0.0, 0.0], [0.0, 0.0, 0.1 / ANGSTROM_PER_BOHR]]
         ({"spin": -2}, ["spin=-2", "2 electrons"]),
         ({"spin": 4}, ["spin=4", "2 electrons"]),
         ({"charge": 0.5}, ["charge", "integer", "0.5"]),
+        ({"charge": np.nan}, ["charge", "integer", "nan", "OPML-106"]),
+        ({"charge": np.inf}, ["charge", "integer", "inf"]),
+        ({"charge": "0"}, ["charge", "integer", "0"]),
+        ({"charge": None}, ["charge", "integer", "None"]),
+        ({"charge": [0, 0]}, ["charge", "integer", "[0, 0]"]),
+        ({"charge": True}, ["charge", "integer", "True"]),
+        ({"masses": [1.0]}, ["masses", "2 positive numbers", "Dalton"]),
+        ({"masses": [1.0, -1.0]}, ["masses", "positive", "-1.0"]),
+        ({"masses": [1.0, np.nan]}, ["masses", "positive", "nan"]),
+        ({"masses": ["D", "D"]}, ["masses", "positive", "D"]),
         ({"spin": 0.5}, ["spin", "integer", "0.5"]),
     ],
     ids=lambda x: str(x) if isinstance(x, dict) else "",
@@ -178,3 +195,60 @@ def test_masses_are_ases():
 
     expected = atomic_masses[1:] * ELECTRON_MASS_PER_DALTON
     np.testing.assert_allclose(masses(range(1, 119)), expected, rtol=1e-9)
+
+
+def test_isotopes():
+    assert isotope("D") == isotope("2H") == isotope(" d ") == (1, 2.01410177812)
+    assert isotope("T") == isotope("3H") == (1, 3.0160492779)
+    assert isotope("C13") == isotope("13C") == isotope("13c") == (6, 13.00335483507)
+    assert isotope("37Cl") == (17, 36.965902602)
+    for name in ("H", "8", 53, "Cl", "Ti"):
+        assert isotope(name) == (atomic_number(name), None)
+    for bad in ("H2", "H1", "C1", "5C", "13", "O1", "235U", "C13H", "DD", "X2", "", "1", "13X"):
+        if bad.isdigit():
+            assert isotope(bad) == (int(bad), None)
+            continue
+        with pytest.raises(StructureError, match="element must be"):
+            isotope(bad)
+    with pytest.raises(StructureError, match="an isotope \\(12C, 13C, 14C\\); got 'C1'"):
+        isotope("C1")
+
+
+def test_masses_of_isotopes_are_pyscfs_and_average_to_the_weights():
+    from pyscf.data.elements import COMMON_ISOTOPE_MASSES, ISOTOPE_MAIN
+
+    for z, known in ISOTOPES.items():
+        assert known[ISOTOPE_MAIN[z]] == pytest.approx(COMMON_ISOTOPE_MASSES[z], abs=2e-6)
+        for a, mass in known.items():
+            assert abs(mass - a) < 0.04  # the binding energy of a light nucleus
+        natural = [m for a, m in known.items() if (z, a) not in ((1, 3), (6, 14))]
+        assert min(natural) - 1e-3 < WEIGHTS[z] < max(natural) + 1e-3
+    # abundances of Berglund and Wieser, Pure Appl. Chem. 83, 397 (2011)
+    for z, share in ((17, {35: 0.7576, 37: 0.2424}), (5, {10: 0.199, 11: 0.801})):
+        mean = sum(x * ISOTOPES[z][a] for a, x in share.items())
+        assert mean == pytest.approx(WEIGHTS[z], abs=5e-3)
+
+
+def test_masses_stay_with_the_molecule(water):
+    d2o = Structure(water.numbers, water.positions, masses=[15.999, 2.014, 2.014])
+    assert d2o.masses == (15.999, 2.014, 2.014)
+    for same in (d2o.replace(positions=d2o.positions + 1.0), centred(d2o), in_float64(d2o)):
+        assert same.masses == d2o.masses
+    assert jax.jit(lambda s: s)(d2o).masses == d2o.masses
+    np.testing.assert_allclose(d2o.atomic_masses, np.array(d2o.masses) * ELECTRON_MASS_PER_DALTON)
+    np.testing.assert_array_equal(water.atomic_masses, masses(water.numbers))
+    standard = Structure(water.numbers, water.positions, masses=WEIGHTS[list(water.numbers)])
+    assert standard.masses is None  # the same molecule, and the same compiled programs
+
+
+def test_positions_are_promoted(water):
+    single = water.replace(positions=np.asarray(water.positions, np.float32))
+    assert in_float64(water) is water
+    for s in (single, single.replace(positions=jnp.asarray(single.positions))):
+        assert in_float64(s).positions.dtype == np.float64
+        np.testing.assert_array_equal(in_float64(s).positions, single.positions)
+    gradient = jax.jit(jax.grad(lambda x: in_float64(water.replace(positions=x)).positions.sum()))
+    assert gradient(single.positions).dtype == np.float32
+    batch = pad_structures([water], 4)
+    low = batch.replace(positions=batch.positions.astype(np.float32))
+    assert in_float64(low).positions.dtype == np.float64

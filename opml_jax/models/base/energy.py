@@ -60,7 +60,8 @@ class EnergyModel(Model):
 
         Returns:
           ``energy(structure) -> ()`` in Hartree (``(n_structures,)`` for a batch). Forces:
-          ``-jax.grad(lambda R: energy(s.replace(positions=R)))(s.positions)``.
+          ``-jax.grad(lambda R: energy(s.replace(positions=R)))(s.positions)``. It computes in
+          float64 whatever the positions are in, and refuses what :meth:`check_species` does.
         """
         return self.property_fn("energy", params)
 
@@ -72,7 +73,7 @@ class EnergyModel(Model):
         """
         self.require(name)
         used = self.params if params is None else params
-        return lambda structure: self.definition.apply(used, structure)[name]
+        return self.checked(lambda structure: self.definition.apply(used, structure)[name])
 
     def dipole_fn(self, params: Params | None = None) -> Callable[[Structure], Array]:
         """:meth:`property_fn` for the dipole ``(3,)`` in e Bohr."""
@@ -109,8 +110,8 @@ class EnergyModel(Model):
           zeros to the largest molecule, and ``n_atoms``.
 
         Raises:
-          OpmlError: an empty list, an element the model has not seen, or standard deviations of a
-            model that has none.
+          OpmlError: an empty list, an element, charge or spin the model has not seen, or standard
+            deviations of a model that has none.
           PrecisionError: x64 is off.
         """
         if isinstance(structures, Structure):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -11,9 +12,10 @@ import numpy as np
 
 from ...errors import Code, OpmlError
 from ...numerics import Array, require_x64
-from ...structures import Structure
+from ...structures import Structure, StructureBatch, in_float64
 from ...structures.contacts import warn_of_contacts
 from ...structures.elements import symbol
+from ...structures.trained_for import check_electrons, warn_of_coordinations
 from .definition import Definition, Params
 
 
@@ -85,6 +87,26 @@ class Model(abc.ABC):
         self.require("energy")
         raise AssertionError("a model that has energies has a function of them")
 
+    def checked(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """A pure function of molecules as models hand them out.
+
+        Whatever the positions are in, it computes in float64, also under ``jit`` and ``grad``:
+        weights that cancel each other magnify the rounding of float32. A molecule of elements,
+        charge or spin that training did not have is refused (not in a batch, where these are data).
+
+        Args:
+          function: of a structure or a batch first, and whatever else.
+        """
+
+        @functools.wraps(function)
+        def of(structure: Structure | StructureBatch, *arguments: Any, **options: Any) -> Any:
+            require_x64("a float64 model")
+            if isinstance(structure, Structure):
+                self.check_species([structure])
+            return function(in_float64(structure), *arguments, **options)
+
+        return of
+
     def require(self, name: str) -> None:
         """Refuse to go on with a model that does not predict a quantity.
 
@@ -105,15 +127,15 @@ class Model(abc.ABC):
     def ready(
         self, structures: Structure | Sequence[Structure], uncertainty: bool | str = False
     ) -> list[Structure]:
-        """The structures of a prediction as a list, checked.
+        """The structures of a prediction as a list, checked, in float64, without masses.
 
         Args:
           structures: one or several.
           uncertainty: whether standard deviations are asked for.
 
         Raises:
-          OpmlError: an empty list, an element the model has not seen, or standard deviations of a
-            model that has none.
+          OpmlError: an empty list, an element, charge or spin the model has not seen, or standard
+            deviations of a model that has none.
           PrecisionError: x64 is off.
         """
         require_x64("a float64 model")
@@ -125,7 +147,8 @@ class Model(abc.ABC):
         self.check_structures(several)
         if uncertainty:
             self.check_uncertainty()
-        return several
+        # nothing that is predicted depends on masses: isotopologues share compiled programs
+        return [in_float64(s).replace(masses=None) for s in several]
 
     def check_uncertainty(self) -> None:
         """Refuse standard deviations of a model that was trained without.
@@ -145,14 +168,37 @@ class Model(abc.ABC):
             expected = f"only elements seen in training ({known})"
             raise OpmlError("structures", got=got, expected=expected, code=Code.UNSEEN_ELEMENT)
 
-    def check_structures(self, structures: Sequence[Structure]) -> None:
-        """:meth:`check_elements`, and a warning of contacts that training has not seen.
+    def check_species(self, structures: Sequence[Structure]) -> None:
+        """Refuse elements, charges and spins that the model was not trained for.
 
-        A :class:`~opml_jax.errors.DataWarning` names pairs of elements closer than 0.9 times their
-        closest distance in the training set, or that it never had.
+        Charge and spin are part of what a model was trained for, as it reads nuclei alone: those
+        that no molecule of the training set had are refused, and for a composition of the training
+        set all but its own. A model that does not say what it was trained on, such as one of
+        version 0.1, takes neutral closed shells.
+
+        Raises:
+          OpmlError: an element (``UNSEEN_ELEMENT``), or a charge and spin (a
+            :class:`~opml_jax.errors.StructureError`, ``ELECTRONS``).
         """
         self.check_elements(structures)
+        check_electrons(structures, self.card.get("trained_for"))
+
+    def check_structures(self, structures: Sequence[Structure]) -> None:
+        """What every door asks: :meth:`check_species`, and warnings of what training had not.
+
+        A :class:`~opml_jax.errors.DataWarning` names pairs of elements closer than 0.9 times their
+        closest distance in the training set, or that it never had; another one, atoms whose element
+        and bonded elements it never had together, such as the O of OH in a model of water. A
+        composition that it never had is no reason: models are made for larger molecules of
+        coordinations that they know.
+        """
+        self.check_species(structures)
+        self.warn_of_extrapolation(structures)
+
+    def warn_of_extrapolation(self, structures: Sequence[Structure]) -> None:
+        """The warnings of :meth:`check_structures`."""
         warn_of_contacts(structures, self.card.get("closest_bohr", {}))
+        warn_of_coordinations(structures, self.card.get("trained_for"))
 
     def __repr__(self) -> str:
         names = " ".join(symbol(z) for z in self.elements)

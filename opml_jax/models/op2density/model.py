@@ -51,7 +51,8 @@ class Op2DensityModel(Model):
         Returns:
           ``density(structure) -> dict``, see :meth:`Op2Density.apply`.
         """
-        return functools.partial(self.definition.apply, self.params if params is None else params)
+        used = self.params if params is None else params
+        return self.checked(functools.partial(self.definition.apply, used))
 
     def reference_coefficients(self, dataset: Dataset) -> list[np.ndarray]:
         """Fits to the densities of a data set, ``(naux,)`` each, as those the model learned from.
@@ -110,8 +111,6 @@ class Op2DensityModel(Model):
         if isinstance(structures, Structure):
             return of_one(self.predict([structures], uncertainty=uncertainty), SIZES)
         several = self.ready(structures, uncertainty)
-        if ions := [s for s in several if s.charge]:
-            raise OpmlError("structures", got=repr(ions[0]), expected="neutral molecules")
         rows = [_apply(self.definition, self.params, s) for s in several]
         out = {name: padded([row[name] for row in rows]) for name in rows[0]}
         layouts = [layout_of(s, self.definition.aux_basis) for s in several]

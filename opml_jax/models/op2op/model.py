@@ -23,6 +23,7 @@ from ...quantities import SIZES, SPREAD, Axis, quantity
 from ...structures import Structure, StructureBatch
 from ...structures.contacts import warn_of_contacts
 from ...structures.elements import symbol
+from ...structures.trained_for import warn_of_coordinations
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
@@ -91,7 +92,8 @@ class Op2OpModel(Model):
         Returns:
           ``operators(structure) -> dict``, see :meth:`Op2Op.apply`.
         """
-        return functools.partial(self.definition.apply, self.params if params is None else params)
+        used = self.params if params is None else params
+        return self.checked(functools.partial(self.definition.apply, used))
 
     def has(self, name: str) -> bool:
         """Whether the model predicts a quantity.
@@ -126,7 +128,9 @@ class Op2OpModel(Model):
                 "property of an Op2Op model", got=name, expected=expected, code=Code.CAPABILITY
             )
         weights = self.params if params is None else params
-        return functools.partial(getattr(self.definition, f"{name}_in_field"), weights)
+        return self.checked(
+            functools.partial(getattr(self.definition, f"{name}_in_field"), weights)
+        )
 
     def dipole_fn(self, params: Params | None = None) -> Callable[..., Array]:
         """:meth:`property_fn` for the dipole ``(3,)`` in e Bohr."""
@@ -161,8 +165,8 @@ class Op2OpModel(Model):
           axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
-          OpmlError: an empty list, an open shell, an element the model has not seen, an uncertainty
-            of a model without.
+          OpmlError: an empty list, an element, charge or spin the model has not seen, an
+            uncertainty of a model without.
           ConvergenceError: a density that did not become self-consistent.
           PrecisionError: x64 is off.
         """
@@ -170,7 +174,6 @@ class Op2OpModel(Model):
             options = {"uncertainty": uncertainty, "allow_unconverged": allow_unconverged}
             return of_one(self.predict([structures], **options), tuple(SIZES.values()))
         several = self.ready(structures, uncertainty)
-        check_closed_shells("structures", several)
         sizes = {
             "nao": [layout_of(s, self.definition.basis).nao for s in several],
             "n_atoms": [s.n_atoms for s in several],
@@ -236,10 +239,10 @@ class Op2OpModel(Model):
             )
         warnings.warn(f"{text} Their results are NaN.", DataWarning, stacklevel=3)
 
-    def check_structures(self, structures: Sequence[Structure]) -> None:
+    def warn_of_extrapolation(self, structures: Sequence[Structure]) -> None:
         """As of every model; pairs of elements never seen have a warning of their own."""
-        self.check_elements(structures)
         warn_of_contacts(structures, self.card.get("closest_bohr", {}), unseen=False)
+        warn_of_coordinations(structures, self.card.get("trained_for"))
         if unseen := self._unseen_pairs(structures):
             names = ", ".join(f"{symbol(a)}-{symbol(b)}" for a, b in unseen)
             warnings.warn(

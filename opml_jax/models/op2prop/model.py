@@ -67,7 +67,7 @@ class Op2PropModel(EnergyModel):
             got = "one whose energy never met a field"
             expected = "one trained with model.fit.field_dipole_sigma above 0"
             raise OpmlError("model", got=got, expected=expected, code=Code.CAPABILITY)
-        return functools.partial(function, self.params if params is None else params)
+        return self.checked(functools.partial(function, self.params if params is None else params))
 
     @property
     def doubted(self) -> tuple[str, ...]:

@@ -1,0 +1,115 @@
+"""Charges, spins, compositions and coordinations that training had, and others."""
+
+import json
+import warnings
+
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.errors import Code, DataError, DataWarning, StructureError
+from opml_jax.structures import Structure
+from opml_jax.structures.trained_for import (
+    check_electrons,
+    coordinations,
+    electrons_of,
+    trained_for,
+    warn_of_coordinations,
+)
+from opml_jax.units import ANGSTROM_PER_BOHR
+
+OXYGEN = Structure([8], [[0.0, 0.0, 0.0]])
+HYDROXIDE = Structure([8, 1], [[0.0, 0.0, 0.0], [0.0, 0.0, 1.83]], charge=-1)
+HYDRONIUM = Structure(
+    [8, 1, 1, 1], [[0, 0, 0.1], [1.78, 0, -0.5], [-0.89, 1.54, -0.5], [-0.89, -1.54, -0.5]], 1
+)
+
+
+@pytest.fixture(scope="module")
+def waters():
+    return opml.read_dataset(opml.bundled("water")).structures
+
+
+def test_thermal_water_has_two_coordinations(waters):
+    found = trained_for(waters)
+    assert found == {
+        "electrons": [{"charge": 0, "spin": 0, "compositions": ["H2O"]}],
+        "coordinations": ["H(O)", "O(H2)"],
+    }
+    assert json.loads(json.dumps(found)) == found
+
+
+def test_coordinations_of_molecules(molecules):
+    assert set(coordinations(molecules["formamide"])) == {
+        "C(HNO)",
+        "H(C)",
+        "H(N)",
+        "N(CH2)",
+        "O(C)",
+    }
+    assert coordinations(molecules["hydrogen_cyanide"]) == {"C(HN)": 0, "H(C)": 1, "N(C)": 2}
+    assert coordinations(OXYGEN) == {"O()": 0}
+
+
+def test_a_composition_has_one_charge_and_spin(water):
+    assert electrons_of([water, HYDROXIDE, HYDRONIUM, water]) == [
+        {"charge": -1, "spin": 0, "compositions": ["HO"]},
+        {"charge": 0, "spin": 0, "compositions": ["H2O"]},
+        {"charge": 1, "spin": 0, "compositions": ["H3O"]},
+    ]
+    turned = Structure([1, 8, 1], np.asarray(water.positions)[[1, 0, 2]], spin=2)  # other order
+    for other in (water.replace(charge=2), turned):
+        with pytest.raises(DataError, match="H2O with charge 0, spin 0 and with charge") as caught:
+            electrons_of([water, HYDROXIDE, other])
+        assert caught.value.code == Code.ELECTRONS
+
+
+@pytest.mark.parametrize(
+    ("charge", "spin"), [(2, 0), (-2, 0), (0, 2), (1, 0)], ids=lambda x: str(x)
+)
+def test_other_charges_and_spins_are_refused(water, charge, spin):
+    """Of what training had, of what it had in ions of other compositions, and of the unsaid."""
+    other = water.replace(charge=charge, spin=spin)
+    dication = Structure([6, 8], [[0.0, 0, 0], [0, 0, 2.1]], charge=2)
+    known = [trained_for(part) for part in ([water], [water, dication, HYDRONIUM])]
+    for record in (*known, None):
+        check_electrons([water], record)
+        with pytest.raises(StructureError, match=r"got H2O with .* \(structure 1\)") as caught:
+            check_electrons([water, other], record)
+        assert caught.value.code == Code.ELECTRONS
+    with pytest.raises(StructureError, match="charge 0, spin 0, as in training; got HO with"):
+        check_electrons([HYDROXIDE], known[0])
+    check_electrons([HYDRONIUM], known[1])
+    check_electrons([Structure([1, 1], [[0.0, 0, 0], [0, 0, 1.4]])], known[1])  # larger or smaller
+    with pytest.raises(StructureError, match="does not say what it was trained on"):
+        check_electrons([HYDROXIDE], None)
+
+
+def test_unseen_coordinations_draw_one_warning(water, waters):
+    known = trained_for(waters)
+    with pytest.warns(DataWarning) as caught:
+        warn_of_coordinations([water, OXYGEN, HYDROXIDE, HYDRONIUM, OXYGEN], known)
+    assert len(caught) == 1
+    text = str(caught[0].message)
+    assert "O() (atom 0 of structure 1), O(H) (atom 0 of structure 2), O(H3) (atom 0" in text
+
+
+def test_larger_molecules_of_known_coordinations_draw_none(water, waters):
+    far = np.asarray(water.positions) + np.array([12.0, 0.0, 0.0])
+    two = Structure(water.numbers * 2, np.concatenate([water.positions, far]))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_coordinations([two, *waters], trained_for(waters[:1]))
+        warn_of_coordinations([OXYGEN], None)
+
+
+def test_many_unseen_coordinations_are_counted(molecules, waters):
+    with pytest.warns(DataWarning, match=r"and \d+ more\. Predictions"):
+        warn_of_coordinations([*molecules.values()], trained_for(waters))
+
+
+def test_bonds_do_not_depend_on_the_unit_they_are_read_in():
+    """C-C of 1.54 Angstrom is a bond, 1.9 is just one, 2.0 is none: 1.25 times 1.52."""
+    for length, bonded in ((1.54, True), (1.89, True), (1.91, False)):
+        pair = Structure([6, 6], [[0.0, 0, 0], [0, 0, length / ANGSTROM_PER_BOHR]])
+        assert (coordinations(pair) == {"C(C)": 1}) == bonded
