@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 
+from .options import add_geometry_options, read_geometries
+
 
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -27,8 +29,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     p.add_argument("--limit", type=int, help="label only the first N structures")
-    p.add_argument("--length-unit", choices=("angstrom", "bohr"))
-    p.add_argument("--charge", type=int, default=0)
+    add_geometry_options(p)
     p.add_argument(
         "--sample",
         type=int,
@@ -108,16 +109,13 @@ def _read(args):
     """The structures; bonds in another unit are a question here, because labels take hours."""
     import warnings
 
-    from ..data.readers import read_structures
     from ..errors import Code, DataError, UnitWarning
 
     with warnings.catch_warnings():
         if args.length_unit is None:
             warnings.simplefilter("error", UnitWarning)
         try:
-            return read_structures(
-                args.structures, length_unit=args.length_unit, charge=args.charge
-            )
+            return read_geometries(args.structures, args)
         except UnitWarning as warning:
             raise DataError(str(warning), code=Code.UNIT) from warning
 

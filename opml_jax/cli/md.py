@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .options import add_geometry_options, read_geometries
+
 
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -35,7 +37,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--relax", action="store_true", help="start from the minimum near START")
     p.add_argument("--extxyz", metavar="FILE", help="also write the first replica in eV, Angstrom")
-    p.add_argument("--length-unit", choices=("angstrom", "bohr"))
+    add_geometry_options(p)
     p.add_argument("--restart", action="store_true", help="begin anew, whatever TRAJ holds")
 
 
@@ -61,7 +63,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     import dataclasses
 
-    from ..data import read_structures
     from ..data.files import locked
     from ..dynamics import DomainError, Settings, relax, simulate
     from ..interfaces.files import write_extxyz
@@ -74,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
     enable_x64()
     settings = Settings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)})
     model = load_model(args.run)
-    start = read_structures(args.start, length_unit=args.length_unit)[0]
+    start = read_geometries(args.start, args)[0]
     if args.relax:
         start = relax(model, start)
     speed = ""

@@ -8,12 +8,24 @@ from ..conventions import AO_ORDERS
 from ..units import ENERGY, LENGTH
 
 
+def add_geometry_options(p: argparse.ArgumentParser) -> None:
+    """What a file of structures may not state itself."""
+    p.add_argument("--length-unit", choices=(*LENGTH,), help="of a file that does not state it")
+    p.add_argument("--charge", type=int, help="total charge, of a file that states none (0)")
+    p.add_argument("--spin", type=int, help="2S, of a file that states none (0)")
+
+
+def read_geometries(path, args: argparse.Namespace):
+    """The structures of a file, as the options say."""
+    from ..data import read_structures
+
+    return read_structures(path, length_unit=args.length_unit, charge=args.charge, spin=args.spin)
+
+
 def add_reading_options(p: argparse.ArgumentParser) -> None:
     """Units of a file, and which of its labels mean what."""
-    p.add_argument("--length-unit", choices=(*LENGTH,), help="of a file that does not state it")
-    p.add_argument("--energy-unit", choices=(*ENERGY,), help="likewise")
-    p.add_argument("--charge", type=int, help="total charge, of a file that states none")
-    p.add_argument("--spin", type=int, help="2S, of a file that states none")
+    add_geometry_options(p)
+    p.add_argument("--energy-unit", choices=(*ENERGY,), help="of a file that does not state it")
     p.add_argument(
         "--label",
         action="append",

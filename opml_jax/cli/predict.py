@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from .options import add_geometry_options, read_geometries
+
 
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
@@ -16,8 +18,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         metavar="OUT",
         help=".extxyz (eV and Angstrom) or .h5 (atomic units)",
     )
-    p.add_argument("--length-unit", choices=("angstrom", "bohr"))
-    p.add_argument("--charge", type=int, default=0)
+    add_geometry_options(p)
     p.add_argument(
         "--uncertainty",
         action="store_true",
@@ -37,7 +38,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pathlib import Path
 
-    from ..data import read_structures
     from ..errors import one_of
     from ..interfaces.files import write_extxyz, write_predictions
     from ..models import load_model
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     suffix = Path(args.output).suffix
     one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
-    structures = read_structures(args.structures, length_unit=args.length_unit, charge=args.charge)
+    structures = read_geometries(args.structures, args)
     options = _options(model, args)
     with working(f"predicting {len(structures)} structures (compiles first)"):
         predicted = model.predict(structures, **options)

@@ -86,10 +86,10 @@ def integer(name: str, value: Any) -> int | None:
       StructureError: anything else, such as 0.9, a word, or several numbers.
     """
     array = np.asarray(value)
-    if value is None or array.size == 0:
+    if value is None:
         return None
     try:
-        number = float(array.reshape(()) if array.dtype.kind != "O" else math.nan)
+        number = float(array.item() if array.dtype.kind != "O" else math.nan)
     except (TypeError, ValueError):
         number = math.nan
     if array.dtype.kind == "b" or not abs(number) < 1000 or number != round(number):

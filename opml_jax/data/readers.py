@@ -347,6 +347,7 @@ def _structure(
             np.asarray(record.positions, np.float64) * length,
             charge=_agreed("charge", charge, state.charge),
             spin=_agreed("spin", spin, state.spin),
+            masses=record.masses,
         )
     except OpmlError as err:
         if len(record.numbers) == 1 and err.code == Code.ELECTRONS:

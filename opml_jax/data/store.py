@@ -22,6 +22,7 @@ from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, DataError, OpmlError
 from ..quantities import LABELS
 from ..structures import Structure
+from ..structures.elements import WEIGHTS
 from .dataset import Dataset
 from .hdf5 import check_own, checked, image, load, on_disk, read_whole
 from .stored import FileRows, LabelFile, StoredLabel, check_finite_value, unpack
@@ -72,6 +73,9 @@ def write_hdf5(path: str | os.PathLike, dataset: Dataset, fields: Iterable[str] 
         _array(f, "positions", np.concatenate([s.positions for s in structures]), "Bohr")
         _array(f, "charge", np.array([s.charge for s in structures], np.int8), "1")
         _array(f, "spin", np.array([s.spin for s in structures], np.int8), "1")
+        if any(s.masses for s in structures):
+            masses = [s.masses or WEIGHTS[list(s.numbers)] for s in structures]
+            _array(f, "masses", np.concatenate(masses), "Dalton")
         if dataset.layout_hashes is not None:
             _array(f, "layout_hash", np.array(dataset.layout_hashes, "S16"), "1")
         group = f.create_group("labels")
@@ -205,17 +209,19 @@ def _read(f: h5py.File, path: Path, fields: Iterable[str] | None, lazy: bool) ->
     n_atoms = load(f, "n_atoms", path)
     n, total = len(n_atoms), int(n_atoms.sum())
     cuts = np.cumsum(n_atoms)[:-1]
+    masses = np.split(load(f, "masses", path, total), cuts) if "masses" in f else [None] * n
     rows = zip(
         np.split(load(f, "numbers", path, total), cuts),
         np.split(load(f, "positions", path, total, 3), cuts),
         load(f, "charge", path, n),
         load(f, "spin", path, n),
+        masses,
         strict=True,
     )
     structures = []
-    for i, (z, r, charge, spin) in enumerate(rows):
+    for i, (z, r, charge, spin, mass) in enumerate(rows):
         try:
-            structures.append(Structure(z, r, charge=int(charge), spin=int(spin)))
+            structures.append(Structure(z, r, charge=int(charge), spin=int(spin), masses=mass))
         except OpmlError as err:
             raise err.within(f"{path}, structure {i}") from err
     check_own(f, "labels", path)

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import Code, DataError, OpmlError
-from ..structures.elements import atomic_number
+from ..structures.elements import WEIGHTS, isotope
 from .keys import CHARGE, MULTIPLICITY, is_suggestive
 from .records import Record
 
@@ -222,7 +222,11 @@ def _atoms(columns: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray | Non
     elements = numbers if symbols is None else symbols
     if elements is None:
         raise ValueError("no column of symbols (species) or atomic numbers (Z)")
-    return np.array([atomic_number(str(x)) for x in elements]), _first(columns, MASSES)
+    named = [isotope(str(x)) for x in elements]
+    read, masses = np.array([z for z, _ in named]), _first(columns, MASSES)
+    if masses is None and any(mass for _, mass in named):
+        masses = np.array([mass or WEIGHTS[z] for z, mass in named])
+    return read, masses
 
 
 def _first(columns: dict[str, np.ndarray], names: tuple[str, ...]) -> np.ndarray | None:

@@ -15,6 +15,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator, all_changes
 
 from ..basis.buckets import Bucket, smallest_bucket
+from ..data.keys import state_of, states_charge_or_spin
 from ..errors import Code, OpmlError, StructureError
 from ..models import Model, load_model
 from ..numerics import require_x64
@@ -85,10 +86,10 @@ class OPMLCalculator(Calculator):
         super().__init__(**kwargs)
 
     def check_state(self, atoms: Atoms, tol: float = 1e-15) -> list[str]:
-        """What has changed since the last calculation: ASE's own, and the charge in ``info``."""
+        """What changed since the last calculation, charge and spin in ``info`` among it."""
         changes = super().check_state(atoms, tol)
         if self.atoms is not None and _said(self.atoms) != _said(atoms):
-            changes.append("charge")
+            changes.append("info")
         return changes
 
     def calculate(
@@ -133,10 +134,9 @@ def _composition(formula: str) -> tuple[int, ...]:
 def structure_from_ase(atoms: Atoms) -> Structure:
     """A molecule from ``ase.Atoms``.
 
-    The charge is ``atoms.info["charge"]`` (an integer, also as text or in an array of one; None:
-    not said) or else the sum of the initial charges; spin = 2S is the sum of the initial magnetic
-    moments. Masses that ASE holds are kept where they are not standard weights. A cell without
-    periodicity is only a box, and dropped.
+    Charge and spin are what ``info``, initial charges and initial magnetic moments say, under the
+    names of :mod:`opml_jax.data.keys`; 0 where they say nothing. Masses that ASE holds are kept
+    where they are not standard weights. A cell without periodicity is only a box, and dropped.
 
     Raises:
       StructureError: periodic atoms, a charge that is no integer, or a geometry or electron count
@@ -150,31 +150,15 @@ def structure_from_ase(atoms: Atoms) -> Structure:
             hint="Set atoms.pbc = False if the cell is only a box.",
             code=Code.PERIODIC,
         )
-    charge, spin = _charge_and_spin(atoms)
+    state = state_of(atoms.info, atoms.arrays, atoms.numbers)
     masses = atoms.get_masses() if atoms.has("masses") else None
-    return Structure(atoms.numbers, atoms.positions / ANGSTROM_PER_BOHR, charge, spin, masses)
+    x = atoms.positions / ANGSTROM_PER_BOHR
+    return Structure(atoms.numbers, x, state.charge or 0, state.spin or 0, masses)
 
 
-def _charge_and_spin(atoms: Atoms) -> tuple[float, float]:
-    # partial charges add up to an integer only so far
-    spin = round(float(atoms.get_initial_magnetic_moments().sum()), 6)
-    if atoms.info.get("charge") is None:
-        return round(float(atoms.get_initial_charges().sum()), 6), spin
-    try:
-        value = np.asarray(atoms.info["charge"]).item()
-        return (value if isinstance(value, bool) else round(float(value), 6)), spin
-    except (TypeError, ValueError) as err:
-        raise StructureError(
-            "info['charge']",
-            got=repr(atoms.info["charge"]),
-            expected="an integer",
-            code=Code.ELECTRONS,
-        ) from err
-
-
-def _said(atoms: Atoms) -> str:
-    """The charge in ``info`` as it is written, which need not be one."""
-    return repr(atoms.info.get("charge"))
+def _said(atoms: Atoms) -> dict[str, str]:
+    """What ``info`` says of charge and spin, as it is written."""
+    return {k: repr(v) for k, v in atoms.info.items() if states_charge_or_spin(k)}
 
 
 def structure_to_ase(structure: Structure) -> Atoms:
