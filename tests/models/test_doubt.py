@@ -37,6 +37,7 @@ def test_the_largest_is_that_of_validation(model, water):
     assert model.card["largest_doubt"] == pytest.approx(largest, rel=1e-9)
 
 
+@pytest.mark.filterwarnings("ignore:atoms are bonded:opml_jax.errors.DataWarning")
 def test_far_structures_are_named(model, water):
     near = water.structures[30]
     far = near.replace(positions=1.6 * np.asarray(near.positions))

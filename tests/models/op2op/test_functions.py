@@ -288,7 +288,7 @@ def test_training_from_a_configuration(tmp_path, capsys):
 
 def test_bad_input(model, fitted, parts):
     definition, _ = fitted
-    with pytest.raises(OpmlError, match="closed shells"):
+    with pytest.raises(OpmlError, match="charge 0, spin 0"):
         model.predict(opml.Structure([8, 1], [[0.0, 0, 0], [1.8, 0, 0]], spin=1))
     with pytest.raises(OpmlError, match=r"does not predict energy.* Use fock_fn"):
         model.energy_fn()

@@ -103,7 +103,7 @@ def test_ions_are_refused(model):
     hydroxide = opml.Structure([8, 1], [[0, 0, 0], [0, 0, 1.8]], charge=-1)
     for s in (hydroxide, opml.batch([hydroxide], model.definition.basis)):
         with pytest.raises(ValueError, match="structure must be neutral") as info:
-            model.field_dipole_fn()(s)
+            model.definition.dipole_in_field(model.params, s)
         assert "\n" not in str(info.value)
 
 
