@@ -8,8 +8,9 @@ import gzip
 import numpy as np
 import pytest
 
-from opml_jax.data import read_dataset, read_structures
+from opml_jax.data import Dataset, read_dataset, read_structures
 from opml_jax.data.keys import integer
+from opml_jax.data.store import write_hdf5
 from opml_jax.errors import Code, DataError, DataWarning, OpmlError, StructureError
 
 UNITS = 1e-9  # factors carry ten digits or more
@@ -286,3 +287,32 @@ def test_units_that_contradict_each_other_are_refused(xyz, comments, options, sa
     with pytest.raises(OpmlError, match=says) as caught:
         read_dataset(xyz(*frames), **options)
     assert caught.value.code == Code.UNIT if "one of" not in says else Code.UNKNOWN_NAME
+
+
+# --- isotopes -------------------------------------------------------------------------------------
+
+DALTON = {"D": 2.01410177812, "13C": 13.00335483507}
+
+
+@pytest.mark.parametrize("name", ["D", "d", "2H"])
+def test_heavy_water(xyz, tmp_path, name):
+    heavy = WATER.replace("H ", f"{name} ")
+    s = read_structures(xyz(("c", heavy)))[0]
+    assert s.numbers == (8, 1, 1)
+    np.testing.assert_allclose(s.masses, [15.999, DALTON["D"], DALTON["D"]], rtol=UNITS)
+    write_hdf5(tmp_path / "a.h5", Dataset([s, read_structures(xyz(("c", WATER)))[0]], {}))
+    back = read_structures(tmp_path / "a.h5")
+    assert (back[0].masses, back[1].masses) == (s.masses, None)
+
+
+def test_masses_of_a_column(xyz):
+    properties, atoms = columns(WATER, "masses", "R", 17.999, 1.008, 2.014)
+    assert read_structures(xyz((properties, atoms)))[0].masses == (17.999, 1.008, 2.014)
+    with pytest.raises(StructureError, match="positive numbers, in Dalton"):
+        read_structures(xyz((properties, atoms.replace("1.008", "-1.0"))))
+
+
+def test_an_isotope_that_there_is_not(xyz):
+    assert read_structures(xyz(("c", "13C 0 0 0\nO 0 0 1.13\n")))[0].masses[0] == DALTON["13C"]
+    with pytest.raises(StructureError, match="12C, 13C, 14C"):
+        read_structures(xyz(("c", "99C 0 0 0\nO 0 0 1.13\n")))

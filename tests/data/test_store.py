@@ -105,7 +105,9 @@ def test_empty_and_foreign_files_are_refused(path):
         read_structures(path)
     with h5py.File(path, "w") as f:
         f["something"] = np.arange(3)
-    with pytest.raises(DataError, match=r"a data set of opml_jax; got an HDF5 .* something in it"):
+    with pytest.raises(
+        DataError, match="a data set of opml_jax, SPICE or ANI; got HDF5 with something in /"
+    ):
         read_structures(path)
 
 
