@@ -45,6 +45,9 @@ def test_far_structures_are_named(model, water):
         model.predict([near, far, near, far], uncertainty="energy")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
+        warnings.filterwarnings(
+            "ignore", "atoms are bonded as none was"
+        )  # so far away they are not
         model.predict([near, near], uncertainty="energy")
         model.predict([near, far])  # nobody asked
     calculator = OPMLCalculator(model, uncertainty=True)
