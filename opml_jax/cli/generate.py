@@ -131,7 +131,6 @@ def _sample(start, method, args):
     from ..data.files import write_text
     from ..data.reference import hessian, relax
     from ..data.sampling import sample_thermal
-    from ..structures import Structure
 
     cache = Path(args.output + ".minimum.json")
     key = [list(start.numbers), np.asarray(start.positions).tolist(), dataclasses.asdict(method)]
@@ -145,7 +144,7 @@ def _sample(start, method, args):
             "hessian": hessian(minimum, method).tolist(),
         }
         write_text(cache, json.dumps(saved))
-    minimum = Structure(start.numbers, saved["positions"], start.charge, start.spin)
+    minimum = start.replace(positions=np.array(saved["positions"]))
     structures = sample_thermal(
         minimum,
         np.array(saved["hessian"]),

@@ -493,7 +493,7 @@ def relax(structure: Structure, method: Method, *, gtol: float = 1e-5) -> Struct
         raise ConvergenceError(
             f"the geometry did not relax: gradient {np.abs(found.jac).max():.1e}"
         )
-    return Structure(structure.numbers, found.x.reshape(-1, 3), structure.charge, structure.spin)
+    return structure.replace(positions=found.x.reshape(-1, 3))
 
 
 def hessian(structure: Structure, method: Method) -> np.ndarray:
