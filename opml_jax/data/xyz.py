@@ -76,8 +76,10 @@ def _opened(path: Path):
 def _frame(text: str, lines: Iterator[tuple[int, str]], n: int, size: int) -> Record:
     """The frame that begins with a line."""
     count = text.strip()
-    if not (count.isascii() and count.isdigit()) or int(count) < 1:
+    if not (count.isascii() and count.isdigit()):
         raise ValueError(f"{count[:60]!r} is no number of atoms")
+    if int(count) == 0:
+        raise DataError(f"frame {n}", got="no atoms", expected="at least one", code=Code.EMPTY)
     if int(count) > 100 * size:
         raise ValueError("more atoms than the file has bytes")
     comment = next(lines, (0, None))[1]

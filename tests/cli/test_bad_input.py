@@ -151,7 +151,7 @@ FILES = {
         ["structures of w.npz", "at least one", "104"],
     ),
     "unknown symbol": ("w.xyz", _text(WATER.replace("O", "Qq")), ["Qq"]),
-    "ghost atom": ("w.xyz", _text(WATER.replace("O", "X")), ["1 to 118", "105"]),
+    "ghost atom": ("w.xyz", _text(WATER.replace("O", "X")), ["element", "105"]),
     "negative number": ("w.npz", _hydrogens([2, -1]), ["1 to 118", "105"]),
     "number beyond the table": ("w.npz", _hydrogens([1, 119]), ["119", "105"]),
     "odd electrons": (
@@ -193,7 +193,7 @@ LABELS = {
     "energies in another unit": (
         "w.npz",
         _labelled_npz(energies=np.array([-2.0e8, -2.0e8])),
-        ["energies of w.npz", "kcal/mol", "energy_unit", "406"],
+        ["energy of w.npz", "kcal/mol", "energy_unit", "406"],
     ),
     "forces in another unit": (
         "w.npz",
@@ -218,7 +218,7 @@ LABELS = {
     "fewer labels than structures": (
         "w.npz",
         _labelled_npz(energies=np.array([-47900.0])),
-        ["energy of w.npz", "408"],
+        ["energies of w.npz", "408"],
     ),
     "NaN in hdf5": ("w.h5", _hdf5(_labels_lost), ["NaN in structure 0", "407"]),
 }
