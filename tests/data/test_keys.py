@@ -185,7 +185,7 @@ def test_frames_do_not_vanish(xyz, between, newline):
         (f"3\nc\n{WATER}4\nc\n{WATER}", "within frame 1, after 3 of 4 atoms"),
         (f"2\nc\n{WATER}", "after 1 frames, near line 5: 'H 0 -0.757"),
         (f"3\nc\n{WATER.replace(chr(10), chr(10) * 2)}", "atom 1 has '' in place of 4 columns"),
-        ("0\nc\n", "no number of atoms"),
+        ("0\nc\n", "frame 0 must be at least one; got no atoms"),
     ],
 )
 def test_text_that_is_no_frame_is_counted(tmp_path, text, says):
