@@ -8,14 +8,18 @@ names of many spellings, with words in comments, blank lines, carriage returns, 
 free atoms, and sometimes with statements that contradict each other. A case is right if everything
 comes back, refused if the library says so with a code, warned if what does not come back is named
 in a warning, silent if it is not, and a crash if anything but ``OpmlError`` is raised. Cases are
-numbered: ``--first N --cases 1`` repeats case N.
+numbered: ``--first N --cases 1`` repeats case N. ``--writers N`` starts two ``opml generate`` into
+one output N times, up to three seconds apart: those that end with 0 must find all their labels in
+it, and others must name the process that was first.
 """
 
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
+import time
 import warnings
 from collections import Counter
 from pathlib import Path
@@ -220,11 +224,40 @@ def case(number: int) -> tuple[str, str]:
     return ("warned" if named else "silent"), "; ".join(wrong[:3])
 
 
+def two_writers(number: int) -> str:
+    """How two processes end that write one output; empty if nothing is lost."""
+    import opml_jax as opml
+
+    wait = float(np.random.default_rng(number).uniform(0, 3))
+    with tempfile.TemporaryDirectory() as folder:
+        running = []
+        for first in (0, 4):
+            path = Path(folder, f"{first}.xyz")
+            path.write_text(
+                "".join(f"2\n\nH 0 0 0\nH 0 0 {0.7 + 0.01 * (first + i)}\n" for i in range(6))
+            )
+            command = [sys.executable, "-m", "opml_jax.cli", "generate", str(path)]
+            command += ["-o", f"{folder}/o.h5", "--method", "hf", "--basis", "sto-3g", "--workers"]
+            running.append(subprocess.Popen([*command, "1"], stderr=subprocess.PIPE, text=True))
+            time.sleep(wait * (first == 0))
+        ends = [(process.communicate()[1], process.returncode) for process in running]
+        stored = opml.read_dataset(f"{folder}/o.h5")
+        lengths = {round(float(s.positions[1, 2]) * BOHR["Ang"], 3) for s in stored.structures}
+    for first, (text, code) in zip((0, 4), ends, strict=True):
+        wanted = {round(0.7 + 0.01 * (first + i), 3) for i in range(6)}
+        if code == 0 and not wanted <= lengths:
+            return f"{len(wanted - lengths)} labels lost"
+        if code and "OPML-803" not in text:
+            return f"exit {code}: {text[:200]}"
+    return ""
+
+
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--cases", type=int, default=500)
+    parser.add_argument("--writers", type=int, default=0, help="pairs of processes")
     parser.add_argument("--json", action="store_true", help="append a line to results")
     args = parser.parse_args()
     from environment import record
@@ -236,6 +269,10 @@ def main() -> None:
         ends[end] += 1
         if end in ("silent", "crash"):
             bad.append({"case": number, "end": end, "what": wrong[:300]})
+    for number in range(args.writers):
+        if lost := two_writers(number):
+            bad.append({"writers": number, "what": lost})
+    ends["pairs of writers"] = args.writers
     result = {"first": args.first, "cases": args.cases, "ends": dict(ends), "bad": bad}
     record(result, "fuzz_meanings", args.json)
     sys.exit(bool(bad))

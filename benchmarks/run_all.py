@@ -66,7 +66,7 @@ RUNS = {
     "qm7": ("qm7.py", "{qm7}", "--quick?"),
     "soap": ("soap.py", "{qm7}", "--json", "--quick?"),
     "fuzz": ("fuzz.py", "--cases", "200|20000"),
-    "fuzz_meanings": ("fuzz_meanings.py", "--cases", "400|20000"),
+    "fuzz_meanings": ("fuzz_meanings.py", "--cases", "400|20000", "--writers", "1|20"),
     "kills": ("kills.py", "--kills", "2|100"),
 }
 """Script and arguments: ``{data}`` by name, ``quick|whole`` sizes, and ``--quick?`` if quick."""

@@ -193,7 +193,7 @@ LABELS = {
     "energies in another unit": (
         "w.npz",
         _labelled_npz(energies=np.array([-2.0e8, -2.0e8])),
-        ["energy of w.npz", "kcal/mol", "energy_unit", "406"],
+        ["energies of w.npz", "kcal/mol", "energy_unit", "406"],
     ),
     "forces in another unit": (
         "w.npz",

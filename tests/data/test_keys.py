@@ -8,6 +8,7 @@ import gzip
 import numpy as np
 import pytest
 
+from opml_jax.cli import main
 from opml_jax.data import Dataset, read_dataset, read_structures
 from opml_jax.data.keys import integer
 from opml_jax.data.store import write_hdf5
@@ -316,3 +317,29 @@ def test_an_isotope_that_there_is_not(xyz):
     assert read_structures(xyz(("c", "13C 0 0 0\nO 0 0 1.13\n")))[0].masses[0] == DALTON["13C"]
     with pytest.raises(StructureError, match="12C, 13C, 14C"):
         read_structures(xyz(("c", "99C 0 0 0\nO 0 0 1.13\n")))
+
+
+def test_a_file_is_summed_up(xyz, capsys):
+    """What `opml data check` says of units, charges and spins, compositions, and keys unread."""
+    stated = f"energy={-76.4 * 627.5094740631} energy_unit=kcal/mol"
+    free = ("energy=-313.0 energy_unit=kcal/mol config_type=IsolatedAtom", "H 0 0 0\n")
+    path = xyz(
+        free,
+        (f"{stated} MACE_energy=-1.0", WATER),
+        (f"{stated} charge=-1", HYDROXIDE),
+        (f"{stated} multiplicity=3", OXYGEN),
+    )
+    assert main(["data", "check", str(path)]) == 0
+    printed, warned = capsys.readouterr()
+    assert "not read in" in warned
+    for line in (
+        "3 structures, 2 to 3 atoms of H O; labels: energy",
+        "format: xyz and extended xyz, positions in angstrom",
+        "energy: energy (kcal/mol)",
+        "level: not stated",
+        "compositions: 3, H2O (1), HO (1), O2 (1)",
+        "charge +0, spin 0 (1), charge -1, spin 0 (1), charge +0, spin 2 (1)",
+        "free atoms: H -0.498797 Ha",
+        "not read: MACE_energy",
+    ):
+        assert line in printed
