@@ -290,8 +290,8 @@ def files() -> str:
         "",
         "## What is not read",
         "",
-        f"{names(keys.WEIGHTS)}: weights of frames; {names(keys.IGNORED)}: results that are no"
-        " labels of molecules.",
+        f"{names(keys.WEIGHTS)}: weights of frames; beside an energy {names(keys.BESIDE_ENERGY)}:"
+        " results that are no labels of molecules.",
     ]
     return "\n".join(lines) + "\n"
 

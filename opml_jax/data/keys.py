@@ -202,13 +202,13 @@ def states_charge_or_spin(name: str) -> bool:
     return name.lower() in (*CHARGE, *MULTIPLICITY, *SPIN)
 
 
-IGNORED = ("free_energy", "stress", "virial", "virials", "energies", "energy_var", "magmom")
+BESIDE_ENERGY = ("free_energy", "stress", "virial", "virials", "energies", "energy_var", "magmom")
 """Results that programs write beside the energy, and that are no labels of molecules here."""
 
 
 def is_label(name: str) -> bool:
     """Whether a key may be a label: it says nothing of charge, spin or units."""
-    known = (*ATOM_CHARGES, *ATOM_MOMENTS, *IGNORED)
+    known = (*ATOM_CHARGES, *ATOM_MOMENTS)
     return not (states_unit(name) or states_charge_or_spin(name) or name in known)
 
 

@@ -420,15 +420,18 @@ def _names(path: Path, layout: Layout, reading: Reading, records: list[Record]) 
     return chosen
 
 
-def unread_keys(layout: Layout, records: Iterable[Record], read: Iterable[str]) -> list[str]:
+def unread_keys(layout: Layout, records: Iterable[Record], read: set[str]) -> list[str]:
     """Keys of a file that sound like labels, charges or units, and are not read."""
-    known = {name for names in layout.names.values() for name in names} | {*read}
+    known = {*read} | {name for names in layout.names.values() for name in names}
     known |= {n for source in layout.sources.values() for n in source.names}
+    if not {*read}.isdisjoint(layout.names.get("energy", ())):
+        known |= {*keys.BESIDE_ENERGY}
     unread: dict[str, None] = {}
     for record in records:
         unread |= dict.fromkeys(record.unread)
         for name in (*record.info, *record.arrays):
-            if name not in known and name not in unread and keys.sounds_unread(name):
+            of_atoms = name in record.arrays and keys.states_charge_or_spin(name)
+            if name not in known and (of_atoms or keys.sounds_unread(name)):
                 unread[name] = None
     return list(unread)
 

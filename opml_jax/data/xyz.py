@@ -19,7 +19,9 @@ import numpy as np
 
 from ..errors import Code, DataError, OpmlError
 from ..structures.elements import WEIGHTS, isotope
+from ..units import ENERGY
 from .keys import CHARGE, MULTIPLICITY, is_suggestive
+from .labels import plain_unit
 from .records import Record
 
 MAX_COLUMNS = 1000
@@ -36,7 +38,8 @@ POSITIONS = ("pos", "positions", "position", "coords", "coordinates")
 _VALUE = r'"(?:\\.|[^"\\])*"|\'[^\']*\'|\{[^{}]*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|[^\s"\'\[\]{}]+'
 _PAIR = re.compile(rf'("[^"=]+"|[^\s=,;"\'\[\]{{}}]+)\s*=\s*({_VALUE})')
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:\*?[eEdD^]+[-+]?\d+)?")
-_BARE = re.compile(rf"([A-Za-z_][\w-]*)\s*:?\s+({_NUMBER.pattern})(?!\S)")
+_BARE = re.compile(rf"([A-Za-z_][\w-]*)[\"']?\s*[:\s]\s*[\"']?({_NUMBER.pattern})(?![\w.+-])")
+_UNIT = re.compile(r"\s+([A-Za-zÅ][^\s=]*)(?=\s|$)")
 _KINDS = {"S": np.str_, "R": np.float64, "I": np.int64, "L": np.bool_}
 
 
@@ -70,7 +73,8 @@ def read_frames(path: Path) -> Iterator[Record]:
 def _opened(path: Path):
     """The text of a file, plain or gzipped."""
     opened = gzip.open if path.suffix.lower() == ".gz" else open
-    return opened(path, "rt", encoding="utf-8", errors="strict", newline=None)
+    # with a mark of byte order or not; a comment may be in any encoding
+    return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=None)
 
 
 def _frame(text: str, lines: Iterator[tuple[int, str]], n: int, size: int) -> Record:
@@ -123,10 +127,13 @@ def _record(info: dict[str, Any], words: str, rows: list[list[str]]) -> Record:
 
 def read_comment(comment: str) -> tuple[dict[str, Any], str]:
     """``{key: value}`` of a comment line, and the words beside these pairs."""
-    info = {}
+    info: dict[str, Any] = {}
     for match in _PAIR.finditer(comment):
-        key, value = match.groups()
-        info[key.strip('"')] = _value(value.rstrip(",;") or value)
+        key, value = match[1].strip('"'), match[2]
+        info[key] = _value(value.rstrip(",;") or value)
+        unit = _UNIT.match(comment, match.end())
+        if unit and key.lower().endswith("energy") and plain_unit(unit[1]) in ENERGY:
+            info.setdefault("energy_unit", unit[1])  # energy=-76.4 Hartree
     return info, _PAIR.sub(" ", comment)
 
 

@@ -55,6 +55,7 @@ def columns(atoms, name, kind, *values):
         ('charge="-1"', HYDROXIDE, -1, 0),
         ("hydroxide charge -1", HYDROXIDE, -1, 0),
         ("hydroxide, charge: -1", HYDROXIDE, -1, 0),
+        ('{"charge": -1, "multiplicity": 1, "name": "hydroxide"}', HYDROXIDE, -1, 0),
         ("multiplicity=3", OXYGEN, 0, 2),
         ("spin_multiplicity=3 charge=0", OXYGEN, 0, 2),
         ("triplet multiplicity 3", OXYGEN, 0, 2),
@@ -124,10 +125,41 @@ def test_what_is_no_integer(value):
 # --- words of a comment ---------------------------------------------------------------------------
 
 
-def test_a_word_is_no_label(xyz):
-    with pytest.warns(DataWarning, match=r"not read in .*: energy -2075\.39"):
-        data = read_dataset(xyz(("energy -2075.39", WATER)))
+@pytest.mark.parametrize(
+    "comment", ["energy -2075.39", "Energy: -2075.39 eV", '{"energy": -2075.39, "done": true}']
+)
+def test_a_word_is_no_label(xyz, comment):
+    with pytest.warns(DataWarning, match=r"not read in .*: [eE]nergy -2075\.39"):
+        data = read_dataset(xyz((comment, WATER)))
     assert "energy" not in data
+
+
+@pytest.mark.parametrize(("comment", "name"), [("free_energy=-2075.4", "free_energy")])
+def test_results_beside_an_energy_are_named_without_one(xyz, comment, name):
+    with pytest.warns(DataWarning) as warned:
+        read_dataset(xyz((comment, WATER)))
+    assert any(name in str(w.message) for w in warned)
+    assert "energy" in read_dataset(xyz((f"energy={ENERGY} {comment}", WATER)))
+
+
+def test_charges_of_atoms_are_no_charge(xyz):
+    properties, atoms = columns(WATER, "charge", "R", -0.8, 0.4, 0.4)
+    with pytest.warns(DataWarning, match="not read in .*: charge"):
+        assert read_dataset(xyz((f"energy={ENERGY} {properties}", atoms))).structures[0].charge == 0
+
+
+def test_a_unit_behind_a_number(xyz):
+    assert read_dataset(xyz(("energy=-76.4 Hartree", WATER)))["energy"][0] == -76.4
+    assert read_dataset(xyz(("energy = -76.4 Ha done", WATER)))["energy"][0] == -76.4
+    with pytest.raises(DataError, match="'ev' of a file that states 'hartree'"):
+        read_dataset(xyz(("energy=-76.4 Hartree", WATER)), energy_unit="ev")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "latin-1"])
+def test_encodings(xyz, encoding):
+    path = xyz((f"energy={ENERGY} r in Å", WATER))
+    path.write_bytes(path.read_text().encode(encoding))
+    assert read_dataset(path)["energy"][0] == pytest.approx(-76.4, rel=UNITS)
 
 
 @pytest.mark.parametrize(
