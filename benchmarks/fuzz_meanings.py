@@ -49,20 +49,7 @@ BOHR = {"Angstrom": 0.529177210544, "Ang": 0.529177210544, "bohr": 1.0, "Bohr": 
 CHARGES = ("charge", "total_charge", "Charge", "TOTAL_CHARGE", "net_charge")
 ENERGY_UNITS = ("energy_unit", "energy_units", "e_unit")
 LENGTH_UNITS = ("length_unit", "distance_unit", "pos_unit", "r_unit")
-WORDS = (
-    "final",
-    "energy",
-    "charge",
-    "T",
-    "spin",
-    "frame",
-    "-76.4",
-    "=",
-    "step:",
-    "5",
-    "forces",
-    "3",
-)
+WORDS = "final energy charge T spin frame -76.4 = step: 5th forces 3)".split()
 
 
 class Molecule:

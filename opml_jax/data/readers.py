@@ -483,6 +483,8 @@ def _values(field: str, name: str, reading: Reading, records: list[Record]) -> l
 
 def _shaped(field: str, value: Any) -> np.ndarray:
     """A label as float64; a tensor written as nine numbers in its shape."""
+    if np.asarray(value).dtype.kind == "b":
+        raise ValueError(f"{value} for {field}")
     array, axes = np.asarray(value, np.float64), LABELS[field].axes
     shape = tuple(n for n in axes if isinstance(n, int))
     fixed = len(shape) == len(axes) and array.size == np.prod(shape, dtype=int)

@@ -35,8 +35,13 @@ NUMBERS = ("Z", "numbers", "atomic_numbers", "atomic_number")
 MASSES = ("masses", "mass")
 POSITIONS = ("pos", "positions", "position", "coords", "coordinates")
 
-_VALUE = r'"(?:\\.|[^"\\])*"|\'[^\']*\'|\{[^{}]*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\]|[^\s"\'\[\]{}]+'
-_PAIR = re.compile(rf'("[^"=]+"|[^\s=,;"\'\[\]{{}}]+)\s*=\s*({_VALUE})')
+_QUOTED = r'"(?:\\.|[^"\\])*"|\'[^\']*\'|\{[^{}]*\}|\[(?:[^\[\]]|\[[^\[\]]*\])*\]'
+_KEY = r'"[^"=]+"|[^\s=,;"\'\[\]{}]+'
+_PAIR = re.compile(
+    rf"({_KEY})(?:=({_QUOTED}|[^\s\"'\[\]{{}}]+)"
+    # with spaces, a value that is followed by another = is a key, and the first = a stray one
+    rf"|\s*=\s*({_QUOTED}|[^\s=\"'\[\]{{}}]++(?!\s*=)))"
+)
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:\*?[eEdD^]+[-+]?\d+)?")
 _BARE = re.compile(rf"([A-Za-z_][\w-]*)[\"']?\s*[:\s]\s*[\"']?({_NUMBER.pattern})(?![\w.+-])")
 _UNIT = re.compile(r"\s+([A-Za-zÅ][^\s=]*)(?=\s|$)")
@@ -129,12 +134,16 @@ def read_comment(comment: str) -> tuple[dict[str, Any], str]:
     """``{key: value}`` of a comment line, and the words beside these pairs."""
     info: dict[str, Any] = {}
     for match in _PAIR.finditer(comment):
-        key, value = match[1].strip('"'), match[2]
-        info[key] = _value(value.rstrip(",;") or value)
+        key, text = match[1].strip('"'), match[2] or match[3]
+        value = _value(text.rstrip(",;") or text)
+        if key in info and repr(info[key]) != repr(value):
+            got = f"{info[key]} and {value}"
+            raise DataError(f"{key} of a comment", got=got, expected="one value", code=Code.LABEL)
+        info[key] = value
         unit = _UNIT.match(comment, match.end())
         if unit and key.lower().endswith("energy") and plain_unit(unit[1]) in ENERGY:
             info.setdefault("energy_unit", unit[1])  # energy=-76.4 Hartree
-    return info, _PAIR.sub(" ", comment)
+    return info, _PAIR.sub(" | ", comment)
 
 
 def _value(text: str) -> Any:

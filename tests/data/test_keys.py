@@ -67,6 +67,9 @@ def columns(atoms, name, kind, *values):
         (*columns(HYDROXIDE, "initial_charges", "R", -1.2, 0.2), -1, 0),
         (*columns(WATER, "initial_charges", "R", -0.8, 0.4, 0.4), 0, 0),
         ("a discharge of 3 charged ions", WATER, 0, 0),
+        ("T = spin=2", OXYGEN, 0, 2),
+        ("-76.4 = multiplicity=3", OXYGEN, 0, 2),
+        ("charge Charge=-1 5", HYDROXIDE, -1, 0),
         ("charge", WATER, 0, 0),
     ],
 )
@@ -169,6 +172,19 @@ def test_numbers_as_programs_print_them(xyz, comment):
     data = read_dataset(xyz((comment, WATER.replace("0.117", "1.17D-01"))))
     assert data["energy"][0] == pytest.approx(-2078.5 * EV, rel=UNITS)
     assert data.structures[0].positions[0, 2] == pytest.approx(0.117 * BOHR, rel=UNITS)
+
+
+@pytest.mark.parametrize(
+    ("comment", "says"),
+    [
+        ("energy=-2078.5 energy=-2079.5", "energy of a comment must be one value"),
+        ("energy=T", "True for energy"),
+        ("energy=-2078.5 energy = T", r"one value; got -2078\.5 and True"),
+    ],
+)
+def test_what_is_said_twice_or_is_no_number(xyz, comment, says):
+    with pytest.raises(DataError, match=says):
+        read_dataset(xyz((comment, WATER)))
 
 
 def test_a_comma_is_no_decimal_point(xyz):
