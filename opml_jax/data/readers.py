@@ -3,35 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 import os
-import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
 
-from ..conventions import CONVENTION
-from ..errors import (
-    Code,
-    DataError,
-    DataWarning,
-    OpmlError,
-    StructureError,
-    near_path,
-    nearest,
-    one_of,
-)
-from ..quantities import LABELS
+from ..errors import Code, DataError, OpmlError, near_path, one_of
 from ..structures import Structure
-from ..structures.elements import symbol
 from . import databases, foreign, keys, npz
+from .assembly import Given, assembled
 from .dataset import Dataset
-from .labels import Source, chosen_sources
-from .matrices import MATRICES, own_matrices
-from .plausibility import check_labels, check_lengths
-from .records import Layout, Reading, Record, declared_by, reading_of
+from .labels import chosen_sources
+from .records import Layout, Record
 from .store import is_own, read_hdf5
 from .store import label_names as hdf5_label_names
 from .xyz import read_frames
@@ -52,11 +37,6 @@ TRAJECTORY = dataclasses.replace(XYZ, name="ASE's trajectory", told_by="`.traj`"
 
 LAYOUTS = (XYZ, TRAJECTORY, npz.MD17, npz.PHYSNET, *databases.LAYOUTS, *foreign.LAYOUTS)
 """Every format but the library's own."""
-
-FREE_ATOM = "A free atom that others are measured from is marked with config_type=IsolatedAtom."
-
-STATE = ("charge", "spin", "multiplicity")
-"""What a user may name among labels, although it is part of the structure."""
 
 
 def read_structures(
@@ -91,7 +71,8 @@ def read_structures(
     if _suffix(path) in (".h5", ".hdf5") and is_own(path):
         return read_hdf5(path, fields=()).structures
     layout = dataclasses.replace(_layout(path, {}), names={}, sources={})
-    return _read(path, layout, {"length": length_unit}, None, charge, spin, None, {}).structures
+    given = Given({"length": length_unit}, charge=charge, spin=spin)
+    return assembled(path, layout, given, lambda: label_names(path)).structures
 
 
 def read_dataset(
@@ -174,8 +155,9 @@ def read_dataset(
     layout = _layout(path, {s.names[0]: field for field, s in chosen.items()})
     stated = {"basis": basis, "convention": convention or layout.convention}
     meta = {**layout.meta, **{k: v for k, v in stated.items() if v is not None}}
-    given = {"length": length_unit, "energy": energy_unit}
-    return _read(path, layout, given, chosen, charge, spin, limit, meta)
+    units = {"length": length_unit, "energy": energy_unit}
+    given = Given(units, chosen, charge, spin, limit, meta)
+    return assembled(path, layout, given, lambda: label_names(path))
 
 
 def label_names(path: str | os.PathLike) -> list[str]:
@@ -255,237 +237,3 @@ def _trajectory(path: Path) -> Iterator[Record]:
         got = f"an unreadable file ({type(err).__name__}: {err})"
         expected = "a complete trajectory of ASE"
         raise DataError(str(path), got=got, expected=expected, code=Code.DAMAGED) from err
-
-
-def _read(
-    path: Path,
-    layout: Layout,
-    given: Mapping[str, str | None],
-    chosen: Mapping[str, Source] | None,
-    charge: int | None,
-    spin: int | None,
-    limit: int | None,
-    meta: Mapping[str, str],
-) -> Dataset:
-    """Structures and labels, checked; ``meta`` says what matrices are in."""
-    records = list(itertools.islice(layout.records(), limit))
-    try:
-        reading = reading_of(layout, declared_by(layout, records), given, chosen)
-    except OpmlError as err:
-        raise err.within(path) from err
-    states = {k: v.names[0] for k, v in reading.sources.items() if k in STATE}
-    reading = dataclasses.replace(
-        reading, sources={k: v for k, v in reading.sources.items() if k not in STATE}
-    )
-    isolated = [_is_isolated(r) for r in records]
-    atoms = [r for r, single in zip(records, isolated, strict=True) if single]
-    records = [r for r, single in zip(records, isolated, strict=True) if not single]
-    structures = [
-        _structure(path, i, r, reading.length, states, charge, spin) for i, r in enumerate(records)
-    ]
-    if not structures:
-        raise DataError(
-            f"structures of {path}", got="none", expected="at least one", code=Code.EMPTY
-        )
-    check_lengths(str(path), structures)
-    names = _names(path, layout, reading, records)
-    unread = unread_keys(layout, records, {*names.values(), *states.values()})
-    if chosen or not layout.names:  # of a user's own choice only what is no key=value
-        words = {word for record in records for word in record.unread}
-        _say_what_is_unread(path, [name for name in unread if name in words])
-    else:
-        _say_what_is_unread(path, unread)
-    try:
-        values = {field: _values(field, name, reading, records) for field, name in names.items()}
-    except (TypeError, ValueError) as err:
-        raise DataError(
-            f"labels of {path}", got=f"{err}", expected="numbers", code=Code.LABEL_SHAPE
-        ) from err
-    about: dict[str, Any] = {**meta, "format": layout.name, "length_unit": reading.units["length"]}
-    about |= {"labels": _read_as(names, reading), "unread": unread}
-    if atoms and "energy" in names:
-        about["isolated_atoms"] = _energies_of_atoms(path, atoms, names["energy"], reading)
-    matrices = {n: values.pop(n) for n in MATRICES if n in values}
-    order, hashes = about.pop("convention", None), None
-    if matrices and "basis" not in about:
-        warnings.warn(
-            f"{', '.join(matrices)} of {path} not read: the basis is not known. Name basis and AO "
-            "order: basis='def2-svp', convention='pyscf' (--basis, --convention).",
-            DataWarning,
-            stacklevel=3,
-        )
-    elif matrices:
-        own, hashes = own_matrices(path, structures, matrices, about["basis"], order)
-        values |= own
-        about |= {"convention": CONVENTION, "order_in_file": order}
-    try:
-        dataset = Dataset(structures, values, {"source": path.name, **about}, hashes)
-    except DataError as err:
-        raise err.within(path) from err
-    numbers = {n: v for n, v in dataset.labels.items() if n not in MATRICES}
-    factors = {n: reading.sources[n].factor for n in numbers}
-    check_labels(str(path), structures, numbers, factors)
-    return dataset
-
-
-def _structure(
-    path: Path,
-    i: int,
-    record: Record,
-    length: float,
-    named: Mapping[str, str],
-    charge: int | None,
-    spin: int | None,
-) -> Structure:
-    """A molecule; ``named`` are keys that the user says to be charge, spin or multiplicity."""
-    info = {k: v for k, v in record.info.items() if k not in named.values()}
-    info |= {field: record.info[name] for field, name in named.items() if name in record.info}
-    try:
-        state = keys.state_of(info, record.arrays, record.numbers)
-        return Structure(
-            record.numbers,
-            np.asarray(record.positions, np.float64) * length,
-            charge=_agreed("charge", charge, state.charge),
-            spin=_agreed("spin", spin, state.spin),
-            masses=record.masses,
-        )
-    except OpmlError as err:
-        if len(record.numbers) == 1 and err.code == Code.ELECTRONS:
-            err = type(err)(f"{err.message} {FREE_ATOM}", code=err.code)
-        raise err.within(f"{path}, structure {i}") from err
-
-
-def _agreed(name: str, given: int | None, stated: int | None) -> int:
-    """What the file states, or the user, or 0."""
-    if given is not None and stated is not None and given != stated:
-        got = f"{given} for a structure that states {stated}"
-        raise StructureError(name, got=got, expected="left out", code=Code.ELECTRONS)
-    return next((value for value in (stated, given) if value is not None), 0)
-
-
-def _value(record: Record, name: str) -> Any:
-    """What a record has under a name; None for nothing."""
-    return record.info[name] if name in record.info else record.arrays.get(name)
-
-
-def _names(path: Path, layout: Layout, reading: Reading, records: list[Record]) -> dict[str, str]:
-    """For each field the one name under which every structure has it.
-
-    Raises:
-      DataError: a label that was asked for and is not everywhere, or names that take turns.
-    """
-    chosen = {}
-    for field, source in reading.sources.items():
-        there = {n: [_value(r, n) is not None for r in records] for n in source.names}
-        there = {n: having for n, having in there.items() if any(having)}
-        first = next(iter(there), source.names[0])
-        having = there.get(first, [False] * len(records))
-        if all(having):
-            chosen[field] = first
-            continue
-        lacking = having.index(False)
-        other = next((n for n, x in there.items() if n != first and x[lacking]), None)
-        if source.required:
-            have = label_names(path)
-            raise DataError(
-                f"label {first!r} of {path}",
-                got=f"none in structure {lacking}",
-                expected=f"one in every structure, under one of its names: {', '.join(have)}",
-                hint=nearest(first, have),
-                code=Code.LABEL,
-            )
-        if other is not None:
-            raise DataError(
-                f"{field} of {path}",
-                got=f"{first} in structure {having.index(True)}, and {other} in {lacking}",
-                expected="under one name in the whole file",
-                hint=f"Name it with labels, such as {field}={other}:{reading.units.get(field)}.",
-                code=Code.LABEL,
-            )
-        if any(having):
-            warnings.warn(
-                f"{field} of {path} is not read: {having.count(False)} of {len(records)} "
-                f"structures lack it, first structure {lacking}.",
-                DataWarning,
-                stacklevel=4,
-            )
-    if reading.sources and not chosen and (have := label_names(path)):
-        warnings.warn(
-            f"no label of {path} is read: the units of {', '.join(have)} are not known. Name "
-            "field, label and unit: labels={'energy': ('U0', 'hartree')} (energy=U0:hartree on the "
-            "command line).",
-            DataWarning,
-            stacklevel=4,
-        )
-    return chosen
-
-
-def unread_keys(layout: Layout, records: Iterable[Record], read: set[str]) -> list[str]:
-    """Keys of a file that sound like labels, charges or units, and are not read."""
-    known = {*read} | {name for names in layout.names.values() for name in names}
-    known |= {n for source in layout.sources.values() for n in source.names}
-    if not {*read}.isdisjoint(layout.names.get("energy", ())):
-        known |= {*keys.BESIDE_ENERGY}
-    unread: dict[str, None] = {}
-    for record in records:
-        unread |= dict.fromkeys(record.unread)
-        for name in (*record.info, *record.arrays):
-            of_atoms = name in record.arrays and keys.states_charge_or_spin(name)
-            if name not in known and (of_atoms or keys.sounds_unread(name)):
-                unread[name] = None
-    return list(unread)
-
-
-def _say_what_is_unread(path: Path, unread: list[str]) -> None:
-    if unread:
-        shown = ", ".join(unread[:8]) + (", ..." if len(unread) > 8 else "")
-        text = f"not read in {path}: {shown}. Labels are named with labels (--label)."
-        warnings.warn(text, DataWarning, stacklevel=4)
-
-
-def _read_as(names: Mapping[str, str], reading: Reading) -> dict[str, str]:
-    """Names and units of labels, in words."""
-    units = {field: reading.units.get(field, "hartree" * (field == "fock")) for field in names}
-    return {k: f"{name} ({units[k]})" if units[k] else name for k, name in names.items()}
-
-
-def _is_isolated(record: Record) -> bool:
-    """Whether a frame is a free atom, marked as one, whose energy others may be measured from."""
-    kind = str(record.info.get("config_type", "")).lower().replace("_", "").replace("-", "")
-    return len(record.numbers) == 1 and kind == keys.ISOLATED
-
-
-def _energies_of_atoms(
-    path: Path, records: list[Record], name: str, reading: Reading
-) -> dict[str, float]:
-    """Energies of marked free atoms by symbol, Hartree.
-
-    Raises:
-      DataError: two energies of one element.
-    """
-    energies: dict[str, float] = {}
-    for record in records:
-        if (value := _value(record, name)) is None:
-            continue
-        element = symbol(int(record.numbers[0]))
-        energy = float(_shaped("energy", value)) * reading.sources["energy"].factor
-        if energies.setdefault(element, energy) != energy:
-            got = f"{energies[element]} and {energy} Hartree"
-            where = f"energy of a free {element} in {path}"
-            raise DataError(where, got=got, expected="one", code=Code.LABEL)
-    return energies
-
-
-def _values(field: str, name: str, reading: Reading, records: list[Record]) -> list[np.ndarray]:
-    factor = reading.sources[field].factor
-    return [_shaped(field, _value(record, name)) * factor for record in records]
-
-
-def _shaped(field: str, value: Any) -> np.ndarray:
-    """A label as float64; a tensor written as nine numbers in its shape."""
-    if np.asarray(value).dtype.kind == "b":
-        raise ValueError(f"{value} for {field}")
-    array, axes = np.asarray(value, np.float64), LABELS[field].axes
-    shape = tuple(n for n in axes if isinstance(n, int))
-    fixed = len(shape) == len(axes) and array.size == np.prod(shape, dtype=int)
-    return array.reshape(shape) if fixed else array
