@@ -109,13 +109,12 @@ def state_of(info: Mapping[str, Any], arrays: Mapping[str, Any], numbers: Iterab
       StructureError: what is no integer, keys that contradict each other, or a spin that the number
         of electrons excludes.
     """
-    named = {name.lower(): (name, value) for name, value in info.items()}
-    charges = _stated(named, CHARGE)
+    charges = _stated(info, CHARGE)
     if (total := _total(arrays, ATOM_CHARGES)) is not None:
         charges["the sum of initial_charges"] = total
     charge = _one("charge", charges)
-    spins = {name: n - 1 for name, n in _stated(named, MULTIPLICITY).items()}
-    for name, n in _stated(named, SPIN).items():
+    spins = {name: n - 1 for name, n in _stated(info, MULTIPLICITY).items()}
+    for name, n in _stated(info, SPIN).items():
         electrons = sum(map(int, numbers)) - (charge or 0)
         if (electrons - n) % 2:
             raise StructureError(
@@ -131,8 +130,8 @@ def state_of(info: Mapping[str, Any], arrays: Mapping[str, Any], numbers: Iterab
     return State(charge, _one("spin (2S)", spins))
 
 
-def _stated(named: Mapping[str, tuple[str, Any]], names: Sequence[str]) -> dict[str, int]:
-    there = {named[n][0]: integer(*named[n]) for n in names if n in named}
+def _stated(info: Mapping[str, Any], names: Sequence[str]) -> dict[str, int]:
+    there = {k: integer(k, value) for k, value in info.items() if k.lower() in names}
     return {name: n for name, n in there.items() if n is not None}
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from ..errors import Code, DataError, OpmlError
 from ..structures.elements import WEIGHTS, isotope
 from ..units import ENERGY
-from .keys import CHARGE, MULTIPLICITY, is_suggestive
+from .keys import CHARGE, MULTIPLICITY, is_suggestive, states_charge_or_spin
 from .labels import plain_unit
 from .records import Record
 
@@ -44,6 +44,7 @@ _PAIR = re.compile(
 )
 _NUMBER = re.compile(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:\*?[eEdD^]+[-+]?\d+)?")
 _BARE = re.compile(rf"([A-Za-z_][\w-]*)[\"']?\s*[:\s]\s*[\"']?({_NUMBER.pattern})(?![\w.+-])")
+_LOST = re.compile(r"([A-Za-z_][\w-]*)\s*=")
 _UNIT = re.compile(r"\s+([A-Za-zÅ][^\s=]*)(?=\s|$)")
 _KINDS = {"S": np.str_, "R": np.float64, "I": np.int64, "L": np.bool_}
 
@@ -119,8 +120,10 @@ def _record(info: dict[str, Any], words: str, rows: list[list[str]]) -> Record:
     columns = _columns(PLAIN if properties is None else str(properties), rows)
     for match in _BARE.finditer(words):
         name, value = match.groups()
-        if name.lower() in (*CHARGE, *MULTIPLICITY) and name not in info:
-            info[name] = value  # an integer without a unit; the rest has no plain meaning
+        if name.lower() in (*CHARGE, *MULTIPLICITY):
+            # an integer without a unit; the rest has no plain meaning
+            if not any(states_charge_or_spin(key) for key in info):
+                info[name] = value
         elif is_suggestive(name):
             unread.append(f"{name} {value}")
     numbers, masses = _atoms(columns)
@@ -143,7 +146,12 @@ def read_comment(comment: str) -> tuple[dict[str, Any], str]:
         unit = _UNIT.match(comment, match.end())
         if unit and key.lower().endswith("energy") and plain_unit(unit[1]) in ENERGY:
             info.setdefault("energy_unit", unit[1])  # energy=-76.4 Hartree
-    return info, _PAIR.sub(" | ", comment)
+    words = _PAIR.sub(" | ", comment)
+    for name in _LOST.findall(words):
+        if is_suggestive(name):
+            got = f"{name} and an equal sign that is not of a pair"
+            raise DataError("comment", got=got, expected="key=value", code=Code.LABEL)
+    return info, words
 
 
 def _value(text: str) -> Any:

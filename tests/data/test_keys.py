@@ -70,6 +70,7 @@ def columns(atoms, name, kind, *values):
         ("T = spin=2", OXYGEN, 0, 2),
         ("-76.4 = multiplicity=3", OXYGEN, 0, 2),
         ("charge Charge=-1 5", HYDROXIDE, -1, 0),
+        ("step with charge 3 Charge=-1", HYDROXIDE, -1, 0),
         ("charge", WATER, 0, 0),
     ],
 )
@@ -85,6 +86,7 @@ def test_charge_and_spin_are_read(xyz, comment, atoms, charge, spin):
         ("charge=T", WATER, "charge must be an integer"),
         ("charge=neutral", WATER, "charge must be an integer"),
         ('charge="0 0 0"', WATER, "charge must be an integer"),
+        ("charge=0 Charge=-1", HYDROXIDE, "one value; got 0 by charge and -1 by Charge"),
         ("charge=-1 total_charge=0", HYDROXIDE, "one value; got -1 by charge and 0 by total_"),
         ("spin=1", OXYGEN, r"2S; got 1 for 16 electrons.* multiplicity=spin:1"),
         ("multiplicity=3 spin=0", OXYGEN, r"spin \(2S\) must be one value"),
@@ -179,6 +181,7 @@ def test_numbers_as_programs_print_them(xyz, comment):
     [
         ("energy=-2078.5 energy=-2079.5", "energy of a comment must be one value"),
         ("energy=T", "True for energy"),
+        ("energy = -2078.5 = frame = 5", "got energy and an equal sign"),
         ("energy=-2078.5 energy = T", r"one value; got -2078\.5 and True"),
     ],
 )
