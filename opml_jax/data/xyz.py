@@ -118,11 +118,11 @@ def _record(info: dict[str, Any], words: str, rows: list[list[str]]) -> Record:
         rows, longest = [row[:4] for row in rows], max(map(len, rows))
         unread += ["columns after x y z"] * (longest > 4)
     columns = _columns(PLAIN if properties is None else str(properties), rows)
+    stated = any(states_charge_or_spin(key) for key in info)
     for match in _BARE.finditer(words):
         name, value = match.groups()
         if name.lower() in (*CHARGE, *MULTIPLICITY):
-            # an integer without a unit; the rest has no plain meaning
-            if not any(states_charge_or_spin(key) for key in info):
+            if not stated:  # an integer without a unit; the rest has no plain meaning
                 info[name] = value
         elif is_suggestive(name):
             unread.append(f"{name} {value}")

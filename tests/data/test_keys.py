@@ -59,6 +59,7 @@ def columns(atoms, name, kind, *values):
         ("multiplicity=3", OXYGEN, 0, 2),
         ("spin_multiplicity=3 charge=0", OXYGEN, 0, 2),
         ("triplet multiplicity 3", OXYGEN, 0, 2),
+        ("charge 0 multiplicity 3", OXYGEN, 0, 2),
         ("spin=2", OXYGEN, 0, 2),
         ("charge=0 multiplicity=2", HYDROXIDE, 0, 1),
         ("charge=0 spin=1", HYDROXIDE, 0, 1),
