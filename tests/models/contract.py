@@ -119,13 +119,13 @@ class Contract:
 
     def _transforms(self, model, before, after, maps):
         """What is predicted of ``after`` is that of ``before`` with axes mapped by matrices."""
-        values, found = model.predict(before), model.predict(after)
-        for name, value in values.items():
+        together = model.predict([before, after, before])  # the program of other tests
+        for name, (value, found, _) in together.items():
             axes = () if quantity(name) is None else quantity(name).axes
             for axis, kind in enumerate(axes if axes != ("ao",) else ()):  # levels stay
                 if kind in maps:
                     value = np.moveaxis(np.tensordot(maps[kind], value, (1, axis)), 0, axis)
-            close(found[name], value, self.equivariant)
+            close(found, value, self.equivariant)
 
     def test_an_empty_list(self, model):
         with pytest.raises(OpmlError) as caught:
@@ -236,8 +236,8 @@ class Contract:
             assert caught.value.code == Code.CAPABILITY
 
     def test_it_is_judged_by_its_own_errors(self, model, data):
-        found = opml.training.evaluate(model, data.subset([32, 33, 34, 35]))
-        assert found.pop("n_structures") == 4
+        found = opml.training.evaluate(model, data.subset([32, 33, 34]))
+        assert found.pop("n_structures") == 3
         assert found
         assert all(np.isfinite(v) for v in found.values())
 
