@@ -19,7 +19,9 @@ def water():
     return opml.read_dataset(opml.bundled("water"))
 
 
-@pytest.fixture(scope="module", params=["last layer", "ensemble"])
+@pytest.fixture(
+    scope="module", params=["last layer", pytest.param("ensemble", marks=pytest.mark.slow)]
+)
 def model(water, request):
     kind = {"last_layer": True} if request.param == "last layer" else {"members": 2}
     sizes = {"basis": "sto-3g", "powers": (1,), "gram_powers": (1,), "hidden": (4,)}

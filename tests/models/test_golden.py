@@ -54,7 +54,20 @@ def predicted(model, structures, option):
     return {f"{option}/{k}": v for k, v in found.items()}
 
 
-@pytest.mark.parametrize("name", NAMES)
+QUICK = (
+    "op2prop_invariants",
+    "op2op_self_consistent",
+    "density",
+    "density2prop",
+    "pretrained_water",
+)
+"""One of each family; the others with ``-m slow``, each has programs of its own to compile."""
+
+
+@pytest.mark.filterwarnings("ignore:atoms are bonded")  # formamide is not among chno's molecules
+@pytest.mark.parametrize(
+    "name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in NAMES]
+)
 def test_predictions_are_those_of_earlier_code(name):
     kind, _, own = name.partition("_")
     path = f"pretrained:{own}" if kind == "pretrained" else GOLDEN / f"{name}.safetensors"

@@ -23,6 +23,8 @@ from opml_jax.models.op2density.labels import free_atoms, label_dataset
 from opml_jax.testing import random_rotation
 from opml_jax.training import load_config, train
 
+pytestmark = pytest.mark.slow  # commands from a configuration to motion; the contract has the rest
+
 SAME = 1e-9  # Hartree, Hartree/Bohr, e Bohr: what rotations may change
 APART = 1e-8  # Hartree: potentials are screened, not cut
 

@@ -122,6 +122,7 @@ def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, m
     jax.tree.map(np.testing.assert_array_equal, found.weights, solution.weights)
 
 
+@pytest.mark.slow
 def test_predictions_are_the_solution_with_all_electrons(case, solution, model):
     """What the solver minimised is what the model predicts, up to the constraint."""
     c = np.array(case.problem.densities(solution.weights)) - np.asarray(case.problem.target)

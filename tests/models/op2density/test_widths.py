@@ -33,6 +33,8 @@ from opml_jax.models.op2density.objective import (
 )
 from opml_jax.testing import assert_grad_matches_fd
 
+pytestmark = pytest.mark.slow  # the descent takes most of a minute, and golden files have widths
+
 SHELLS = {
     1: [(0, 3.0), (0, 0.5), (1, 0.7)],
     8: [(0, 60.0), (0, 8.0), (0, 1.5), (0, 0.4), (1, 1.0), (2, 0.9)],

@@ -92,6 +92,7 @@ def parts(superposed_waters):
     return {name: superposed_waters.subset(i) for name, i in sets.items()}
 
 
+@pytest.mark.slow
 def test_validation_chooses(parts, monkeypatch):
     """Not judged where overlaps are large; else the best of those tried, which models apply."""
     basis = opml.load_basis("sto-3g", [1, 8])

@@ -32,6 +32,8 @@ from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_grad_matches_fd
 from opml_jax.training.metrics import errors
 
+pytestmark = pytest.mark.slow  # def2-SVP takes more than a minute to train; the contract has STO-3G
+
 N_TRAIN, N_VALIDATION, N_TEST = 60, 20, 20
 FEW = Op2OpConfig(
     words=("S", "T", "W", "W S", "T W", "S S", "W S^-1 W", "E"),

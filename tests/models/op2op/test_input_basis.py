@@ -62,6 +62,7 @@ def test_columns_are_irreps_of_the_input_basis(bases, water):
         assert x.shape[-1] == definition.n_known(key) > 3 * definition.n_outputs(key)
 
 
+@pytest.mark.slow
 def test_a_richer_input_is_worth_it(bases, parts, model):
     """The same words in STO-3G leave three times the error and more."""
     definition = Op2Op(OWN, bases[0])

@@ -52,6 +52,7 @@ def left_on(test, model):
     return errors(model.predict(test.structures), test, model)["fock_mae_uha"]
 
 
+@pytest.mark.slow
 def test_a_stage_is_better_than_the_guess(one, parts):
     model, fit = one
     assert left_on(parts["test"], model) < 0.5 * left_on(parts["test"], model.first_guess)

@@ -101,6 +101,7 @@ def _check(model, test, far_away):
     assert (np.diff(medians, axis=0) > 0).all()
 
 
+@pytest.mark.slow
 def test_most_errors_are_within_one_and_it_rises_far_away(model, water):
     _check(model, water.subset(range(260, 360)), (1.0, 1.05, 1.1, 1.2))
 
@@ -164,6 +165,7 @@ def test_it_does_not_depend_on_the_frame(model, water):
     assert norms[0] == pytest.approx(norms[1], rel=ROUNDING)
 
 
+@pytest.mark.slow
 def test_padding_and_company_change_nothing(model, water):
     s = water.structures[320]
     alone = model.predict(s, uncertainty=True)  # a program of its own
@@ -172,6 +174,7 @@ def test_padding_and_company_change_nothing(model, water):
         np.testing.assert_allclose(among[name][2], value, rtol=ROUNDING, atol=1e-10, err_msg=name)
 
 
+@pytest.mark.slow
 def test_pairs_never_seen_have_none(model, water):
     s = water.structures[0]
     apart = np.asarray(s.positions) + np.array([8.0, 0, 0])
@@ -185,6 +188,7 @@ def test_pairs_never_seen_have_none(model, water):
         assert np.isfinite(found[name]).all()
 
 
+@pytest.mark.slow
 def test_files_and_the_command_line_keep_it(model, water, tmp_path, capsys):
     opml.save_model(tmp_path / "m.safetensors", model)
     atoms = [structure_to_ase(s) for s in water.structures[300:308]]

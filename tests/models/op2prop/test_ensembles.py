@@ -37,6 +37,7 @@ def model(dataset):
     return train(dataset, splits, config).model
 
 
+@pytest.mark.slow
 def test_molecules_of_their_own_scale_it(dataset, within):
     config = _config(members=2, hidden=(4,), epochs=2)
     splits = {"train": [*range(20)], "validation": [*range(20, 30)]}
