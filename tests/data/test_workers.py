@@ -87,6 +87,7 @@ def test_workers_end_with_their_parent(tmp_path):
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_dask_cluster_calculates(tmp_path, molecules, capsys, monkeypatch):
     distributed = pytest.importorskip("distributed")
     monkeypatch.chdir(tmp_path)  # not where the cluster's workers are

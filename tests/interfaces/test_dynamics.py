@@ -53,6 +53,7 @@ def test_every_door_opens_on_the_same_forces(motion, model):
             )
 
 
+@pytest.mark.slow
 def test_forces_in_single_precision_are_nearly_those_in_double(motion, model):
     start, settings = motion.structure(0), Settings(steps=4, stride=4, forces=True, dtype="float32")
     shipped = opml.load_model(opml.pretrained("water"))
