@@ -41,6 +41,8 @@ def test_readme_commands_are_marked(name):
 
 
 SLOW = (  # minutes
+    "01_operators_and_features",
+    "06_dynamics_and_infrared_spectra",
     "03_fock_matrices",
     "04_from_your_own_xyz_to_vibrations",
     "05_electron_densities",

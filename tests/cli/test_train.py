@@ -119,6 +119,7 @@ def test_predictions_with_uncertainty(tmp_path, monkeypatch, uncertainty):
         assert stored["forces_uncertainty"][1].tolist() == [[0.5] * 3] * 3
 
 
+@pytest.mark.slow
 def test_standard_deviations_are_judged(tmp_path, capsys):
     """By molecules that neither trained nor scaled them, in metrics and in a picture."""
     path, run = tmp_path / "c.yaml", tmp_path / "run"
