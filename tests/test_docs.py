@@ -42,6 +42,7 @@ def test_readme_commands_are_marked(name):
 
 SLOW = (  # minutes
     "01_operators_and_features",
+    "02_external_potential",
     "06_dynamics_and_infrared_spectra",
     "03_fock_matrices",
     "04_from_your_own_xyz_to_vibrations",

@@ -117,6 +117,7 @@ def test_charges_are_overlaps_with_one(water):
     np.testing.assert_allclose(ours, moments, atol=1e-12 * np.abs(moments).max())
 
 
+@pytest.mark.slow
 def test_fits_turn_with_the_molecule(case, rng, random_rotation):
     """Libcint's integrals of a turned molecule, and coefficients turned by e3nn's matrices."""
     import e3nn_jax as e3nn

@@ -242,6 +242,7 @@ def test_forward_is_reverse_in_everything(water, rng):
     assert _relative(forward, reverse) < GRADIENT
 
 
+@pytest.mark.slow
 def test_derivatives_in_everything_agree_with_differences(water, rng, differences):
     """Alchemical, in widths down to 0.05 Bohr, exponents, coefficients, fields, point charges."""
     basis = load_basis("sto-3g", water.numbers)

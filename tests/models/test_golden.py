@@ -56,7 +56,7 @@ def predicted(model, structures, option):
 
 QUICK = (
     "op2prop_invariants",
-    "op2op_self_consistent",
+    "op2op_dm",
     "density",
     "density2prop",
     "pretrained_water",

@@ -179,6 +179,7 @@ def found(tmp_path_factory, molecules, alkane, waters):
 both_systems = pytest.mark.parametrize("system", ["alkane", "waters"])
 
 
+@pytest.mark.slow
 def test_a_batch_computes_the_same_on_many_devices(found):
     assert {*found["batch"]["errors"]} == {"potential", "features", "gradient"}
     for way in ("errors", "free errors"):

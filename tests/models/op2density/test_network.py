@@ -69,6 +69,7 @@ def alone(case):
     return definition, start, train_network(definition, DESCENT, start, case.sets, Run())
 
 
+@pytest.mark.slow
 def test_networks_fall_below_what_they_start_from(case, alone):
     definition, start, fit = alone
     assert fit.history[0]["loss"] < 1.1

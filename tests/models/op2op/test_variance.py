@@ -19,6 +19,10 @@ from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.variance import N_DRAWS, calibrated, draw
 from opml_jax.testing import random_rotation
 
+pytestmark = (
+    pytest.mark.slow
+)  # training and draws take a minute; golden files have standard deviations
+
 WORDS = ("S", "T", "W", "W S", "T W", "W S^-1 W", "E")
 DENSITY_WORDS = ("P", "S P S", "W P S", "U", "U S", "T U", "U U", "U P S")
 BETWEEN = (0.60, 0.76)  # of the errors of elements below one standard deviation
