@@ -290,7 +290,7 @@ def files() -> str:
         "",
         "## What is not read",
         "",
-        f"{names(keys.WEIGHTS)}: weights of frames; beside an energy {names(keys.BESIDE_ENERGY)}:"
+        f"Weights of frames and of labels; beside an energy {names(keys.BESIDE_ENERGY)}:"
         " results that are no labels of molecules.",
     ]
     return "\n".join(lines) + "\n"

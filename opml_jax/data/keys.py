@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from ..errors import Code, DataError, StructureError
+from .labels import ATOMIC, known_unit, plain_unit
+from .labels import UNITS as KNOWN
 
 CHARGE = ("charge", "total_charge", "net_charge", "tot_charge", "molecular_charge")
 """Total charge in units of e, an integer. Upper case does not matter, here and below."""
@@ -53,8 +55,8 @@ SYSTEMS = {
 }
 """Systems of units that LAMMPS and others have a name for: of energy and length."""
 
-WEIGHTS = ("weight", "config_weight", "energy_weight", "forces_weight", "force_weight")
-"""Weights of frames or of their labels in training, which are not read."""
+BESIDE_ENERGY = ("free_energy", "stress", "virial", "virials", "energies", "energy_var", "magmom")
+"""Results that programs write beside the energy, and that are no labels of molecules here."""
 
 ISOLATED = "isolatedatom"
 """``config_type`` of a frame that holds the energy of one free atom."""
@@ -158,32 +160,36 @@ def declared_units(values: Mapping[str, Any]) -> dict[str, str]:
     """Units that a file states, by ``length``, ``energy``, or the name of a field.
 
     Raises:
-      DataError: a unit that is not known.
+      DataError: a unit that is not known, or two of one quantity.
     """
-    from .labels import ATOMIC, plain_unit
-    from .labels import UNITS as KNOWN
-
-    named = {re.sub("units$", "unit", n.lower()): (n, v) for n, v in values.items()}
     out: dict[str, str] = {}
-    for quantity, names in UNITS.items():
-        for name, value in (named[n] for n in names if n in named):
-            if not isinstance(value, str | bytes | np.str_) and np.asarray(value).dtype.kind != "U":
-                raise DataError(name, got=repr(value), expected="a unit", code=Code.UNIT)
-            unit = plain_unit(value.decode() if isinstance(value, bytes) else str(value))
-            if quantity:
-                parts = {quantity: unit}
-            elif unit in SYSTEMS or unit in ATOMIC:
-                energy, length = SYSTEMS.get(unit, ("hartree", "bohr"))
-                parts = {"energy": energy, "length": length}
-            else:
-                of = "energy" if unit in KNOWN["energy"] else "forces"
-                parts = {"length" if unit in ("angstrom", "bohr", "nm") else of: unit}
-            for part, meant in parts.items():
-                if out.setdefault(part, meant) != meant:
-                    got = f"{out[part]} and {meant}"
-                    where = f"unit of {part} in the file"
-                    raise DataError(where, got=got, expected="one unit", code=Code.UNIT)
+    for name, value in values.items():
+        quantity = _quantity_of(name)
+        if quantity is None:
+            continue
+        if not isinstance(value, str | bytes) and np.asarray(value).dtype.kind != "U":
+            raise DataError(name, got=repr(value), expected="a unit", code=Code.UNIT)
+        unit = plain_unit(value.decode() if isinstance(value, bytes) else str(value))
+        if quantity:
+            parts = {quantity: known_unit(f"unit of {quantity} in the file", unit, KNOWN[quantity])}
+        elif unit in SYSTEMS or unit in ATOMIC:
+            energy, length = SYSTEMS.get(unit, ("hartree", "bohr"))
+            parts = {"energy": energy, "length": length}
+        else:
+            of = next((q for q in ("length", "energy") if unit in KNOWN[q]), "forces")
+            parts = {of: known_unit(f"unit of {of} in the file", unit, KNOWN[of])}
+        for part, meant in parts.items():
+            if out.setdefault(part, meant) != meant:
+                got = f"{out[part]} and {meant}"
+                where = f"unit of {part} in the file"
+                raise DataError(where, got=got, expected="one unit", code=Code.UNIT)
     return out
+
+
+def _quantity_of(name: str) -> str | None:
+    """What a key states the unit of, empty if it does not say; None: it states none."""
+    singular = re.sub("units$", "unit", name.lower())
+    return next((quantity for quantity, names in UNITS.items() if singular in names), None)
 
 
 def is_suggestive(name: str) -> bool:
@@ -193,16 +199,12 @@ def is_suggestive(name: str) -> bool:
 
 def states_unit(name: str) -> bool:
     """Whether a key states a unit."""
-    return re.sub("units$", "unit", name.lower()) in {n for names in UNITS.values() for n in names}
+    return _quantity_of(name) is not None
 
 
 def states_charge_or_spin(name: str) -> bool:
     """Whether a key states charge or spin of a molecule."""
     return name.lower() in (*CHARGE, *MULTIPLICITY, *SPIN)
-
-
-BESIDE_ENERGY = ("free_energy", "stress", "virial", "virials", "energies", "energy_var", "magmom")
-"""Results that programs write beside the energy, and that are no labels of molecules here."""
 
 
 def is_label(name: str) -> bool:

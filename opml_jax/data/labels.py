@@ -76,7 +76,12 @@ class Source:
 
 
 def factor_of(argument: str, unit: str, known: Mapping[str, float]) -> float:
-    """Factor of a named unit, however it is spelled.
+    """Factor of a named unit, however it is spelled; raises as :func:`known_unit`."""
+    return known[known_unit(argument, unit, known)]
+
+
+def known_unit(argument: str, unit: str, known: Mapping[str, float]) -> str:
+    """The name in ``known`` of a unit, however it is spelled.
 
     Raises:
       DataError: an unknown unit; the nearest known one is named.
@@ -85,7 +90,7 @@ def factor_of(argument: str, unit: str, known: Mapping[str, float]) -> float:
     if text in ATOMIC:
         text = next(name for name, factor in known.items() if factor == 1.0)
     one_of(argument, text, known, DataError)
-    return known[text]
+    return text
 
 
 def plain_unit(unit: str) -> str:

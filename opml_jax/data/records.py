@@ -10,7 +10,7 @@ import numpy as np
 
 from ..errors import Code, DataError
 from .keys import declared_units
-from .labels import UNITS, Source, factor_of
+from .labels import UNITS, Source, factor_of, known_unit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,11 +100,11 @@ def reading_of(
     Raises:
       DataError: a unit that is not known, or that contradicts what the file states.
     """
-    known = UNITS
-    given = {k: v for k, v in given.items() if v is not None}
+    given = {
+        k: known_unit(f"{k}_unit", unit, UNITS[k]) for k, unit in given.items() if unit is not None
+    }
     for name, unit in given.items():
-        factor = factor_of(f"{name}_unit", unit, known[name])
-        if name in declared and factor_of(name, declared[name], known[name]) != factor:
+        if declared.get(name, unit) != unit:
             got = f"{unit!r} of a file that states {declared[name]!r}"
             raise DataError(f"{name}_unit", got=got, expected="left out", code=Code.UNIT)
         if layout.fixed and name == "energy":
@@ -118,9 +118,9 @@ def reading_of(
     ):
         units["forces"] = f"{units['energy']}/{units['length']}"
     factors = {
-        name: factor_of(f"unit of {name} in the file", unit, known[name])
+        name: factor_of(f"unit of {name} in the file", unit, UNITS[name])
         for name, unit in units.items()
-        if name in known
+        if name in UNITS
     }
     sources = {k: Source(v, factors.get(k, 1.0)) for k, v in layout.names.items()} | dict(
         layout.sources
@@ -131,16 +131,9 @@ def reading_of(
                 got = f"another unit than {declared[name]!r}, which the file states"
                 where = f"unit of labels[{name!r}]"
                 raise DataError(where, got=got, expected="that of the file", code=Code.UNIT)
-        matrices = {k: v for k, v in layout.sources.items() if "ao" in _axes(k)}
-        sources = matrices | dict(chosen)
+        sources = {**layout.sources, **chosen}
         units |= {name: source.unit for name, source in chosen.items()}
     return Reading(factors["length"], sources, units)
-
-
-def _axes(field: str) -> tuple:
-    from ..quantities import LABELS
-
-    return LABELS[field].axes if field in LABELS else ()
 
 
 def declared_by(layout: Layout, records: list[Record]) -> dict[str, str]:

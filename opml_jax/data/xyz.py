@@ -62,7 +62,7 @@ def read_frames(path: Path) -> Iterator[Record]:
             lines = enumerate(file, start=1)
             for line, text in lines:  # noqa: B007  (the error says which)
                 if text.strip():
-                    yield _frame(text, lines, n, path.stat().st_size)
+                    yield _frame(text, lines, n)
                     n += 1
     except OpmlError as err:
         raise err.within(path) from err
@@ -83,15 +83,13 @@ def _opened(path: Path):
     return opened(path, "rt", encoding="utf-8-sig", errors="replace", newline=None)
 
 
-def _frame(text: str, lines: Iterator[tuple[int, str]], n: int, size: int) -> Record:
+def _frame(text: str, lines: Iterator[tuple[int, str]], n: int) -> Record:
     """The frame that begins with a line."""
     count = text.strip()
     if not (count.isascii() and count.isdigit()):
         raise ValueError(f"{count[:60]!r} is no number of atoms")
     if int(count) == 0:
         raise DataError(f"frame {n}", got="no atoms", expected="at least one", code=Code.EMPTY)
-    if int(count) > 100 * size:
-        raise ValueError("more atoms than the file has bytes")
     comment = next(lines, (0, None))[1]
     rows = [row.split() for _, row in zip(range(int(count)), (t for _, t in lines), strict=False)]
     if comment is None or len(rows) < int(count):

@@ -291,6 +291,7 @@ FORCES = (FORCES[0][:-1] + "3", FORCES[1])
         ("units=metal", EV, EV / BOHR),
         ("units=real", KCAL, KCAL / BOHR),
         ("unit=eV", EV, EV / BOHR),
+        ("energy_unit=au", 1.0, 1 / BOHR),
         ("energy_unit=kJ/mol", KCAL / 4.184, KCAL / 4.184 / BOHR),
     ],
 )
@@ -324,6 +325,8 @@ def test_atomic_units(xyz):
         (["length_unit=bohr"], {"length_unit": "angstrom"}, "of a file that states 'bohr'"),
         (["energy_unit=hartree", "energy_unit=ev"], {}, "hartree, and ev in structure 1"),
         (["energy_unit=hartree e_unit=ev"], {}, "got hartree and ev"),
+        (["energy_unit=hartree energy_units=ev"], {}, "got hartree and ev"),
+        (["energy_unit=hartree Energy_Unit=ev"], {}, "got hartree and ev"),
         (["energy_unit=erg"], {}, "unit of energy in the file must be one of"),
         (["energy_unit=3"], {}, "energy_unit must be a unit; got 3"),
         (
