@@ -7,11 +7,12 @@ all of it into one HDF5 file.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
     Executor,
@@ -79,6 +80,35 @@ def _outcome(future: Future) -> str | None:
         return err.message
     except Exception as err:  # of a cluster, in its own words
         return f"{type(err).__name__}: {err}"
+
+
+def _labelled(
+    jobs: Mapping[int, tuple[Structure, Method, str]], executor: Executor | None
+) -> Generator[tuple[int, str | None], None, None]:
+    """Which job has finished, and why it has no label, one after the other; closing ends the rest.
+
+    Raises:
+      DataError: a worker process died.
+    """
+    if executor is None:
+        for i, job in jobs.items():
+            yield i, _label(*job)
+        return
+    futures, done = {executor.submit(_label, *job): i for i, job in jobs.items()}, 0
+    try:
+        for future in as_completed(futures):
+            reason = _outcome(future)
+            done += reason is None
+            yield futures[future], reason
+    except BrokenExecutor as err:
+        raise DataError(
+            f"a worker process died after {done} of {len(jobs)} labels (out of memory?). "
+            "Nothing finished is lost: run the same command again, with fewer workers.",
+            code=Code.WORKER,
+        ) from err
+    finally:
+        for future in futures:
+            future.cancel()
 
 
 def read_part(part: Path) -> dict[str, np.ndarray] | None:
@@ -192,23 +222,10 @@ def _generate(
             failed.append((i, reason))
         on_progress(found + done + len(failed), len(ids), len(failed))
 
-    if executor is None:
-        for i in todo:
-            finish(i, _label(structures[i], method, str(paths[i])))
-    else:
-        futures = {executor.submit(_label, structures[i], method, str(paths[i])): i for i in todo}
-        try:
-            for future in as_completed(futures):
-                finish(futures[future], _outcome(future))
-        except BrokenExecutor as err:
-            raise DataError(
-                f"a worker process died after {done} of {len(todo)} labels (out of memory?). "
-                "Nothing finished is lost: run the same command again, with fewer workers.",
-                code=Code.WORKER,
-            ) from err
-        finally:
-            for future in futures:
-                future.cancel()
+    jobs = {i: (structures[i], method, str(paths[i])) for i in todo}
+    with contextlib.closing(_labelled(jobs, executor)) as finished:
+        for i, reason in finished:
+            finish(i, reason)
 
     # labels stay in their files: all of them may be more than memory holds
     shapes, kept, without = {}, [], {i for i, _ in failed}
