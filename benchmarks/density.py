@@ -69,8 +69,11 @@ from opml_jax.models.op2density.metrics import coefficient_errors, density_error
 from opml_jax.models.op2density.variance import calibrated, variance_parameters
 from opml_jax.training import TrainConfig, train
 
-WATERS = Op2DensityConfig(aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap")
-FIT = Op2DensityFit()
+WATERS = Op2DensityConfig(
+    aux_basis="cc-pvqz-jkfit", baseline="average", metric="overlap", length=3.0
+)
+PENALTY = 1e-10
+FIT = Op2DensityFit(penalty=PENALTY)
 SILENT = Run()
 
 
@@ -168,7 +171,7 @@ def predicted(definition: Op2Density, params, part: Labelled) -> list[np.ndarray
 def kernels(definition: Op2Density, train: Labelled):
     """Parameters and solution of the kernels, and CPU seconds."""
     start = time.process_time()
-    solved = solve_problem(definition, FIT, *problem_of(definition, FIT, train), SILENT)
+    solved = solve_problem(definition, FIT, *problem_of(definition, PENALTY, train), SILENT)
     return *solved, time.process_time() - start
 
 
@@ -237,7 +240,7 @@ def uncertainty(args) -> None:
     doubting = dataclasses.replace(config, uncertainty=True)
     definition = dataclasses.replace(plain, config=doubting)
     for n in args.sizes:
-        problem, bases = problem_of(plain, FIT, data.part(pool[:n]))
+        problem, bases = problem_of(plain, PENALTY, data.part(pool[:n]))
         start = time.process_time()
         params, solution = solve_problem(plain, FIT, problem, bases, SILENT)
         solving = time.process_time() - start
@@ -297,7 +300,7 @@ def widths(args) -> None:
         line |= {"aux_basis": name, "range": args.range, "points": args.points}
         line |= {"epochs": args.epochs, "dipole_weight": args.dipole_weight}
         for kind, network in models.items():
-            config = Op2DensityConfig(aux_basis=name, network=network)
+            config = Op2DensityConfig(aux_basis=name, length=3.0, network=network, fit=FIT)
             start = time.process_time()
             trained = train(dataset, splits, TrainConfig(model=config, seed=args.seed))
             seconds, model = time.process_time() - start, trained.model
@@ -372,7 +375,7 @@ def ladder(args) -> None:
     order = np.random.default_rng(args.seed).permutation(len(dataset))
     learned, test = (dataset.subset(i) for i in np.split(order, [args.train])[:2])
     test = test.subset(range(args.test))
-    config = Op2DensityConfig(metric=args.metric, references=args.references)
+    config = Op2DensityConfig(metric=args.metric, references=args.references, length=3.0, fit=FIT)
     definition = FAMILY.define(config, dataset.elements)
     start = time.process_time()
     fit = FAMILY.fit(definition, config, {"train": learned}, SILENT)  # kernels need no validation
@@ -397,7 +400,7 @@ def scaling(args) -> None:
         own = [structures[i] for i in order[:n]]
         start = time.process_time()
         labelled = label(definition, own, c[order[:n]], SILENT)
-        problem, bases = problem_of(definition, FIT, labelled)
+        problem, bases = problem_of(definition, PENALTY, labelled)
         assembly = time.process_time() - start
         times = kernel_times(definition, labelled.environments[8], bases["8"])
         problem = jax.tree.map(np.asarray, problem)

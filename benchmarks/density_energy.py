@@ -60,9 +60,10 @@ from opml_jax.quantities import QUANTITIES
 from opml_jax.units import ANGSTROM_PER_BOHR, DEBYE_PER_EBOHR
 
 WATER = Op2DensityConfig(
-    aux_basis="aug-cc-pvqz-jkfit", length=10.0
+    aux_basis="aug-cc-pvqz-jkfit", length=10.0, fit=Op2DensityFit(penalty=1e-10)
 )  # 3: energies extrapolate badly
 ETHANOL = Op2DensityConfig()
+PENALTY = 1e-10
 INPUTS = {"metric": "lifted", "others": ("overlap",), "powers": (1,)}
 OPERATOR = Op2PropConfig(basis="even-tempered", channels=64, **INPUTS)
 BESIDE = {"density": None, "beside": Density2PropInputs(**INPUTS)}
@@ -167,14 +168,14 @@ def ethanols(args) -> Molecules:
 
 def learn(args, name: str, own: Molecules) -> None:
     """Learning curves."""
-    inner, test, fit = own.definition, own.part(own.test), Op2DensityFit()
+    inner, test, fit = own.definition, own.part(own.test), Op2DensityFit(penalty=PENALTY)
     for n in args.sizes:
         path = args.folder / f"{name}_{n}.safetensors"
         line = {"n_train": n, "n_validation": len(own.validation), "n_test": len(own.test)}
         line |= {"references": inner.config.references, "length": inner.config.length}
         if not path.exists():
             start = time.process_time()
-            problem = problem_of(inner, fit, own.part(range(n)), own.atoms)
+            problem = problem_of(inner, PENALTY, own.part(range(n)), own.atoms)
             params, _ = solve_problem(inner, fit, *problem, Run())
             line["density_fit_cpu_seconds"] = time.process_time() - start
             opml.save_model(path, op2density.FAMILY.model(inner, params, {}))

@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     from ..data.files import write_text
     from ..models import family_of, load_model
     from ..report.tables import text_table
-    from ..training.metrics import check_compatible, errors
+    from ..training.metrics import baseline_errors, check_compatible, judged
     from .progress import working
     from .runs import enable_x64
 
@@ -48,15 +48,19 @@ def run(args: argparse.Namespace) -> int:
     name, dataset = _labelled(args)
     check_compatible(model, dataset)
     with working(f"predicting {len(dataset)} structures (compiles first)"):
-        predicted = model.predict(dataset.structures)
-        metrics = {name: errors(predicted, dataset, model)}
+        found, evaluated = judged(model, dataset, name)
+        metrics = {name: found}
         for part_name, part in model.parts.items():
-            of_part = part.predict(dataset.structures)
-            metrics[f"{name}_{part_name}"] = errors(of_part, dataset, part)
+            metrics[f"{name}_{part_name}"], _ = judged(part, dataset)
+        if baseline := baseline_errors(model, evaluated):
+            metrics[f"{name}_baseline"] = baseline
     print(f"{len(dataset)} structures of {args.data}")
     print(text_table(metrics))
-    for line in family_of(model).details(predicted, dataset, model, metrics[name]):
-        print(line)
+    if len(evaluated.dataset):
+        for line in family_of(model).details(
+            evaluated.predicted, evaluated.dataset, model, metrics[name]
+        ):
+            print(line)
     if compare is not None:
         few = dataset.subset(range(min(args.scf, len(dataset))))
         metrics[name] |= compare(model, few)

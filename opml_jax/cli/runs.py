@@ -294,6 +294,7 @@ def evaluate_run(
     from ..report import text_table, write_report
     from ..training.calibration import reliability, shares
     from ..training.card import card_text
+    from ..training.verdict import verdict
     from .progress import working
 
     sets = {k: dataset.subset(i) for k, i in splits.items() if i} | (extra or {})
@@ -305,7 +306,13 @@ def evaluate_run(
         metrics[judged] |= shares(doubts)
     folder = Path(output)
     sizes = {name: len(part) for name, part in sets.items()}
-    card = {**trained.model.card, "splits": sizes, "metrics": metrics, "seconds": trained.seconds}
+    card = {
+        **trained.model.card,
+        "splits": sizes,
+        "metrics": metrics,
+        "warnings": verdict(metrics, evaluated),
+        "seconds": trained.seconds,
+    }
     model = dataclasses.replace(trained.model, card=card)
     save_model(folder / "model.safetensors", model)
     write_text(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
@@ -316,24 +323,24 @@ def evaluate_run(
     forget(folder)
     if not quiet:
         print(text_table(metrics))
+    for text in card["warnings"]:
+        print(f"warning: {text}")
     return metrics
 
 
 def evaluate_sets(
     model: Model, sets: dict[str, Dataset], splits: dict[str, list[int]]
 ) -> tuple[dict[str, dict[str, float]], list[Evaluated]]:
-    """Errors of a model and of its earlier parts on each set, and the model's predictions."""
-    from ..models.family import Evaluated
-    from ..training.metrics import check_compatible, errors
+    """Errors of a model, its earlier parts and its baseline on each set, and its predictions."""
+    from ..training.metrics import baseline_errors, check_compatible, judged
 
     metrics, evaluated = {}, []
     for name, part in sets.items():
         check_compatible(model, part)
-        predicted = model.predict(part.structures)
-        metrics[name] = errors(predicted, part, model)
+        metrics[name], whole = judged(model, part, name, splits.get(name))
         for part_name, earlier in model.parts.items():
-            alone = earlier.predict(part.structures)
-            metrics[f"{name}_{part_name}"] = errors(alone, part, earlier)
-        indices = splits.get(name, range(len(part)))
-        evaluated.append(Evaluated(name, part, predicted, indices))
+            metrics[f"{name}_{part_name}"], _ = judged(earlier, part)
+        if name != "train" and (found := baseline_errors(model, whole)):
+            metrics[f"{name}_baseline"] = found
+        evaluated.append(whole)
     return metrics, evaluated

@@ -48,12 +48,14 @@ class Fit:
       history: One row an epoch.
       refit: Of indices into the training set: parameters of the closed form solved for these
         structures alone, or None if they lack an element; for learning curves.
+      definition: The functions with settings that training chose; None: as they were.
     """
 
     params: Params
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     history: list[dict[str, float]] = dataclasses.field(default_factory=list)
     refit: Callable[[np.ndarray], Params | None] | None = None
+    definition: Definition | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,12 +67,14 @@ class Evaluated:
       dataset: Structures and references.
       predicted: As ``model.predict`` returns.
       indices: Of the structures in the file they are from.
+      failed: Likewise, of those without a prediction, which are not in the set.
     """
 
     name: str
     dataset: Dataset
     predicted: Mapping[str, np.ndarray]
     indices: Sequence[int]
+    failed: Sequence[int] = ()
 
 
 @dataclasses.dataclass(frozen=True)

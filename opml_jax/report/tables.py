@@ -11,7 +11,7 @@ from .page import pretty
 Metrics = Mapping[str, Mapping[str, float]]
 """Errors by ``<set>``, and by ``<set>_<part>`` of the parts of a model alone."""
 
-_PARTS = {"linear": "closed form", "guess": "first guess"}
+_PARTS = {"linear": "closed form", "guess": "first guess", "baseline": "baseline"}
 
 
 def text_table(metrics: Metrics) -> str:

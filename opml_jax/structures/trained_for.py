@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..errors import Code, DataError, DataWarning, StructureError
 from .contacts import bonds
@@ -25,14 +28,18 @@ def trained_for(structures: Sequence[Structure]) -> dict[str, Any]:
       structures: the training set.
 
     Returns:
-      ``electrons``: of :func:`electrons_of`; ``coordinations``: see :func:`coordinations`. Of the
-      7101 molecules of QM7 these are 176 formulas and 94 coordinations, 3 kB.
+      ``electrons``: of :func:`electrons_of`; ``coordinations``: see :func:`coordinations`;
+      ``surroundings``: hashes of :func:`surroundings`. Of the 7101 molecules of QM7 these are 176
+      formulas, 94 coordinations and 3797 surroundings, 45 kB.
 
     Raises:
       DataError: as :func:`electrons_of`.
     """
-    environments = set().union(*map(coordinations, structures))
-    return {"electrons": electrons_of(structures), "coordinations": sorted(environments)}
+    return {
+        "electrons": electrons_of(structures),
+        "coordinations": sorted(set().union(*map(coordinations, structures))),
+        "surroundings": sorted({_hash(name) for s in structures for name in surroundings(s)}),
+    }
 
 
 def electrons_of(structures: Sequence[Structure]) -> list[dict[str, Any]]:
@@ -70,14 +77,54 @@ def coordinations(structure: Structure) -> dict[str, int]:
     A coordination is an element with the elements bonded to it, ``"O(H2)"`` in water; who is bonded
     is said by :func:`~opml_jax.structures.contacts.bonds`.
     """
-    neighbours: list[list[int]] = [[] for _ in structure.numbers]
-    for i, j in bonds(structure)[0].tolist():
-        neighbours[i].append(structure.numbers[j])
-        neighbours[j].append(structure.numbers[i])
+    return {name: i for i, name in enumerate(_coordinations(structure, _neighbours(structure)))}
+
+
+def surroundings(structure: Structure) -> dict[str, int]:
+    """Elements with the coordinations of the atoms bonded to them, and an atom that has each.
+
+    Two bonds far: ``"H(O(H2))"`` in water, ``"O(C(CH2O) H(O))"`` in ethanol. A molecule that
+    training lacked nearly always has one that it lacked.
+    """
+    neighbours = _neighbours(structure)
+    near = _coordinations(structure, neighbours)
     return {
-        f"{symbol(z)}({formula(bonded)})": i
+        f"{symbol(z)}({' '.join(sorted(near[j] for j in bonded))})": i
         for i, (z, bonded) in enumerate(zip(structure.numbers, neighbours, strict=True))
     }
+
+
+def _neighbours(structure: Structure) -> list[list[int]]:
+    """Atoms bonded to each."""
+    neighbours: list[list[int]] = [[] for _ in structure.numbers]
+    for i, j in bonds(structure)[0].tolist():
+        neighbours[i].append(j)
+        neighbours[j].append(i)
+    return neighbours
+
+
+def _coordinations(structure: Structure, neighbours: list[list[int]]) -> list[str]:
+    """The coordination of each atom."""
+    z = structure.numbers
+    return [f"{symbol(z[i])}({formula([z[j] for j in n])})" for i, n in enumerate(neighbours)]
+
+
+def _hash(name: str) -> str:
+    """Eight digits for a name of any length."""
+    return hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
+
+
+def novel(structures: Sequence[Structure], known: Mapping[str, Any] | None) -> np.ndarray:
+    """Which structures have an atom in surroundings that training lacked, ``(n_structures,)``.
+
+    Args:
+      structures: molecules to predict.
+      known: from :func:`trained_for`; None, or of an earlier version: nothing is novel.
+    """
+    if not known or "surroundings" not in known:
+        return np.zeros(len(structures), bool)
+    seen = set(known["surroundings"])
+    return np.array([any(_hash(k) not in seen for k in surroundings(s)) for s in structures], bool)
 
 
 def check_electrons(
@@ -115,36 +162,47 @@ def check_electrons(
             )
 
 
-def warn_of_coordinations(structures: Sequence[Structure], known: Mapping[str, Any] | None) -> None:
-    """Warn once of atoms that are bonded as none was in training.
-
-    A composition that training lacked is no reason: models are made for larger molecules of
-    coordinations that they know.
+def warn_of_surroundings(structures: Sequence[Structure], known: Mapping[str, Any] | None) -> None:
+    """Warn once of atoms bonded as none was in training, else of surroundings that it lacked.
 
     Args:
       structures: molecules to predict.
       known: from :func:`trained_for`; None: nothing is known, no warning.
     """
-    seen = set(known["coordinations"]) if known else None
-    if seen is None:
+    if not known:
         return
-    unseen: dict[str, tuple[int, int]] = {}
+    bonded = _unseen(structures, coordinations, known["coordinations"])
+    if bonded:
+        _warn("atoms are bonded as none was in training", bonded)
+    elif "surroundings" in known:
+        seen = {_hash(k): k for s in structures for k in surroundings(s)}
+        had = [name for key, name in seen.items() if key in set(known["surroundings"])]
+        if lacking := _unseen(structures, surroundings, had):
+            _warn("atoms are surrounded, two bonds far, as none was in training", lacking)
+
+
+def _unseen(
+    structures: Sequence[Structure],
+    names: Callable[[Structure], Mapping[str, int]],
+    seen: Sequence[str],
+) -> dict[str, tuple[int, int]]:
+    """An atom and its structure for each name that is not among those ``seen``."""
+    known, unseen = set(seen), {}
     for i, structure in enumerate(structures):
-        for name, atom in coordinations(structure).items():
-            if name not in seen:
+        for name, atom in names(structure).items():
+            if name not in known:
                 unseen.setdefault(name, (atom, i))
-    if unseen:
-        named = ", ".join(
-            f"{name} (atom {atom} of structure {i})"
-            for name, (atom, i) in [*unseen.items()][:NAMED]
-        )
-        more = f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else ""
-        warnings.warn(
-            f"atoms are bonded as none was in training: {named}{more}. Predictions are "
-            "extrapolations there.",
-            DataWarning,
-            stacklevel=5,
-        )
+    return unseen
+
+
+def _warn(text: str, unseen: Mapping[str, tuple[int, int]]) -> None:
+    named = ", ".join(
+        f"{name} (atom {atom} of structure {i})" for name, (atom, i) in [*unseen.items()][:NAMED]
+    )
+    more = f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else ""
+    warnings.warn(
+        f"{text}: {named}{more}. Predictions are extrapolations there.", DataWarning, stacklevel=6
+    )
 
 
 def _state(structure: Structure) -> tuple[int, int]:

@@ -75,6 +75,7 @@ def card_text(card: Mapping[str, Any], table: str) -> str:
         f"{card['config']['data']['seed']}",
         f"- **Versions**: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",
         "",
+        *_warnings(card),
         "## Errors",
         "",
         "```",
@@ -93,6 +94,12 @@ def card_text(card: Mapping[str, Any], table: str) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _warnings(card: Mapping[str, Any]) -> list[str]:
+    """What :func:`~opml_jax.training.verdict.verdict` found, if anything."""
+    texts = card.get("warnings", [])
+    return ["## Warnings", "", *(f"- {text}" for text in texts), ""] if texts else []
 
 
 def _electrons(card: Mapping[str, Any]) -> str:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +12,7 @@ from ..data import Dataset
 from ..data.functionals import same_functional
 from ..errors import Code, ConventionError, UnitWarning
 from ..models.base import Model
-from ..models.family import family_of
+from ..models.family import Evaluated, family_of
 from .card import LEVEL
 
 
@@ -27,6 +26,43 @@ def errors(predicted: Mapping[str, np.ndarray], dataset: Dataset, model: Model) 
     """
     of_family = family_of(model).errors(predicted, dataset, model)
     return {"n_structures": len(dataset), **of_family}
+
+
+def judged(
+    model: Model, dataset: Dataset, name: str = "data", indices: Sequence[int] | None = None
+) -> tuple[dict[str, float], Evaluated]:
+    """Errors of a model on a labelled set, and the predictions that they are of.
+
+    A molecule whose prediction fails, such as one whose density does not become self-consistent, is
+    in neither; how many there are is ``unconverged`` among the errors.
+
+    Args:
+      model: a model, or one of its ``parts``.
+      dataset: references.
+      name: of the set.
+      indices: of its structures in the file they are from. Default: 0, 1, ...
+    """
+    predicted = model.predict(dataset.structures, **model.tolerant)
+    failed = model.failed(predicted)
+    there = np.setdiff1d(np.arange(len(dataset)), failed)
+    indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
+    evaluated = Evaluated(
+        name,
+        dataset.subset(there.tolist()),
+        {k: np.asarray(v)[there] for k, v in predicted.items()},
+        indices[there].tolist(),
+        indices[failed].tolist(),
+    )
+    found = {"n_structures": 0}
+    if len(there):
+        found = errors(evaluated.predicted, evaluated.dataset, model)
+    return found | ({"unconverged": len(failed)} if len(failed) else {}), evaluated
+
+
+def baseline_errors(model: Model, evaluated: Evaluated) -> dict[str, float]:
+    """Errors on a set of what a model would predict had it learned nothing; empty: it has none."""
+    predicted = model.baseline(evaluated.dataset.structures) if len(evaluated.dataset) else {}
+    return errors(predicted, evaluated.dataset, model) if predicted else {}
 
 
 def check_compatible(model: Model, dataset: Dataset) -> None:
@@ -69,16 +105,15 @@ def _plain(name: object) -> str:
     return str(name).lower().replace("-", "").replace("_", "")
 
 
-def evaluate(model: Model, dataset: Dataset, **options: Any) -> dict[str, float]:
-    """Errors of a model on a data set of the same level of theory.
+def evaluate(model: Model, dataset: Dataset) -> dict[str, float]:
+    """Errors of a model on a data set of the same level of theory; see :func:`judged`.
 
     Args:
       model: trained model, or one of its ``parts``.
       dataset: labelled structures.
-      options: of ``model.predict``.
 
     Raises:
       ConventionError: labels of another level of theory or convention.
     """
     check_compatible(model, dataset)
-    return errors(model.predict(dataset.structures, **options), dataset, model)
+    return judged(model, dataset)[0]

@@ -89,6 +89,7 @@ def train(
         rows=_history(folder, tensorboard),
     )
     fit = chosen.fit(definition, config.model, sets, run)
+    definition = fit.definition or definition
     card = card_of(definition, config, dataset, sets, fit, _hash(data))
     model = calibrated(chosen.model(definition, fit.params, card), sets)
     return Trained(model, run.seconds, fit)

@@ -13,8 +13,10 @@ from opml_jax.structures.trained_for import (
     check_electrons,
     coordinations,
     electrons_of,
+    novel,
+    surroundings,
     trained_for,
-    warn_of_coordinations,
+    warn_of_surroundings,
 )
 from opml_jax.units import ANGSTROM_PER_BOHR
 
@@ -88,7 +90,7 @@ def test_other_charges_and_spins_are_refused(water, charge, spin):
 def test_unseen_coordinations_draw_one_warning(water, waters):
     known = trained_for(waters)
     with pytest.warns(DataWarning) as caught:
-        warn_of_coordinations([water, OXYGEN, HYDROXIDE, HYDRONIUM, OXYGEN], known)
+        warn_of_surroundings([water, OXYGEN, HYDROXIDE, HYDRONIUM, OXYGEN], known)
     assert len(caught) == 1
     text = str(caught[0].message)
     assert "O() (atom 0 of structure 1), O(H) (atom 0 of structure 2), O(H3) (atom 0" in text
@@ -99,13 +101,47 @@ def test_larger_molecules_of_known_coordinations_draw_none(water, waters):
     two = Structure(water.numbers * 2, np.concatenate([water.positions, far]))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warn_of_coordinations([two, *waters], trained_for(waters[:1]))
-        warn_of_coordinations([OXYGEN], None)
+        warn_of_surroundings([two, *waters], trained_for(waters[:1]))
+        warn_of_surroundings([OXYGEN], None)
+
+
+def test_surroundings_reach_two_bonds(molecules):
+    """Every atom of propane is bonded as one of butane is; who is around its middle is not there."""
+    propane, butane = (chain(n) for n in (3, 4))
+    assert {*coordinations(propane)} == {*coordinations(butane)}
+    assert {*surroundings(propane)} - {*surroundings(butane)} == {"C(C(CH3) C(CH3) H(C) H(C))"}
+    known = trained_for([butane])
+    assert novel([propane, butane, molecules["water"]], known).tolist() == [True, False, True]
+    assert not novel([propane], None).any()
+    earlier = {k: v for k, v in known.items() if k != "surroundings"}
+    assert not novel([propane], earlier).any()
+    with pytest.warns(DataWarning, match=r"two bonds far.*C\(C\(CH3\) C\(CH3\).*of structure 1"):
+        warn_of_surroundings([butane, propane], known)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warn_of_surroundings([butane], known)
+        warn_of_surroundings([propane], earlier)
+
+
+def chain(n: int) -> Structure:
+    """A straight alkane of n carbons, all trans."""
+    half = np.radians(111.5) / 2
+    step = 1.53 * np.array([np.sin(half), np.cos(half)])
+    carbons = np.array([[i * step[0], (i % 2) * step[1], 0.0] for i in range(n)])
+    hydrogens = []
+    for i, c in enumerate(carbons):
+        up = 1.0 if i % 2 else -1.0
+        hydrogens += [c + [0, 0.62 * up, 0.9 * z] for z in (1, -1)]
+        if i in (0, n - 1):
+            out = -1.0 if i == 0 else 1.0
+            hydrogens.append(c + [1.03 * out, -0.36 * up, 0.0])
+    positions = np.concatenate([carbons, hydrogens]) / ANGSTROM_PER_BOHR
+    return Structure([6] * n + [1] * (2 * n + 2), positions)
 
 
 def test_many_unseen_coordinations_are_counted(molecules, waters):
     with pytest.warns(DataWarning, match=r"and \d+ more\. Predictions"):
-        warn_of_coordinations([*molecules.values()], trained_for(waters))
+        warn_of_surroundings([*molecules.values()], trained_for(waters))
 
 
 def test_bonds_do_not_depend_on_the_unit_they_are_read_in():

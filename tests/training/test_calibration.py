@@ -13,6 +13,10 @@ class Doubtful:
     """A model whose predictions are given."""
 
     doubted = ("energy", "forces")
+    tolerant: dict = {}
+
+    def failed(self, predicted):
+        return np.zeros(0, int)
 
     def __init__(self, found):
         self.found = found

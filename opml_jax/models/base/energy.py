@@ -98,8 +98,10 @@ class EnergyModel(Model):
             layer (``model.last_layer``), ``energy_uncertainty`` and ``forces_uncertainty``, scaled
             so that on validation 68 % of errors were below them. Those of forces cost a gradient
             for each member, or a derivative in each coordinate (``"energy"`` leaves them out); a
-            last layer has them if forces were learned. Structures far beyond the validation set's
-            are a ``DataWarning``.
+            last layer has them if forces were learned. Of molecules with surroundings that training
+            lacked they are as large as errors on molecules left out, if the model was trained on
+            several (``card["growth"]``). Structures far beyond the validation set's are a
+            ``DataWarning``.
           bucket: shape to pad to. Default: the smallest round one that holds each chunk.
 
         Returns:
@@ -133,6 +135,7 @@ class EnergyModel(Model):
                 out[name] = np.array(values)[back]
         out["n_atoms"] = n_atoms
         if uncertainty:
+            self.grow(out, several)
             warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
         return out
 

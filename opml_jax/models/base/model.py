@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 
 from ...errors import Code, OpmlError
+from ...learn.novelty import Growth
 from ...numerics import Array, require_x64
+from ...quantities import SPREAD
 from ...structures import Structure, StructureBatch, in_float64
 from ...structures.contacts import warn_of_contacts
 from ...structures.elements import symbol
-from ...structures.trained_for import check_electrons, warn_of_coordinations
+from ...structures.trained_for import check_electrons, novel, warn_of_surroundings
 from .definition import Definition, Params
 
 
@@ -51,6 +53,16 @@ class Model(abc.ABC):
         """Models that stop earlier, such as the closed form without its networks, by name."""
         return {}
 
+    def baseline(self, structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+        """What the model would predict had it learned nothing from operators, as :meth:`predict`.
+
+        Its errors stand beside the model's: what there was to learn. Empty of models without one.
+
+        Args:
+          structures: a list.
+        """
+        return {}
+
     @property
     def doubted(self) -> tuple[str, ...]:
         """Labels that :meth:`predict` has standard deviations of; none of most models."""
@@ -73,6 +85,23 @@ class Model(abc.ABC):
     def quick_doubt(self) -> dict[str, Any]:
         """Options of :meth:`predict` that give what :meth:`doubt` reads, and no more."""
         return {"uncertainty": True}
+
+    @property
+    def tolerant(self) -> dict[str, Any]:
+        """Options of :meth:`predict` with which a molecule that fails has NaN, and no error."""
+        return {}
+
+    def failed(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Indices of the structures of a :attr:`tolerant` prediction that failed; none of most."""
+        return np.zeros(0, int)
+
+    def grow(self, predicted: dict[str, np.ndarray], structures: Sequence[Structure]) -> None:
+        """Standard deviations of molecules that training lacked, as large as its errors on such."""
+        growth = self.card.get("growth", {})
+        unlike = novel(structures, self.card.get("trained_for")) if growth else []
+        for name, of_name in growth.items():
+            if (key := name + SPREAD) in predicted:
+                predicted[key][unlike] = Growth(*of_name)(predicted[key][unlike])
 
     def recalibrated(self, scales: Mapping[str, float]) -> Model:
         """The model with standard deviations of some quantities multiplied by numbers."""
@@ -198,7 +227,7 @@ class Model(abc.ABC):
     def warn_of_extrapolation(self, structures: Sequence[Structure]) -> None:
         """The warnings of :meth:`check_structures`."""
         warn_of_contacts(structures, self.card.get("closest_bohr", {}))
-        warn_of_coordinations(structures, self.card.get("trained_for"))
+        warn_of_surroundings(structures, self.card.get("trained_for"))
 
     def __repr__(self) -> str:
         names = " ".join(symbol(z) for z in self.elements)

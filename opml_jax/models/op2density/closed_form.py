@@ -31,7 +31,7 @@ from ...numerics import Array, einsum, pytree
 from ..base import Params
 from .config import Op2DensityFit
 from .functions import Op2Density, kernel, reduced
-from .labels import Labelled
+from .labels import Environments, Labelled
 from .variance import variance_parameters
 
 NOISE = 1e-6
@@ -62,7 +62,7 @@ class Problem:
       metric: ``(n_structures, naux, naux)``, padded by zeros.
       target: ``(n_structures, naux)`` coefficients less their baseline, padded likewise.
       penalty: eta.
-      factors: ``{key: (vectors, vectors, inverse)}`` of the preconditioner.
+      factors: ``{key: (vectors, vectors, values)}`` of the preconditioner, without the penalty.
     """
 
     psi: Weights
@@ -95,17 +95,20 @@ class Problem:
         """Minus half the slope of the loss at no weights."""
         return self.back(einsum("spq,sq->sp", self.metric, self.target))
 
+    def error(self, b: Weights) -> Array:
+        """Mean squared error of a structure's density in the metric."""
+        e = self.densities(b) - self.target
+        return einsum("sp,spq,sq->", e, self.metric, e) / len(self.target)
+
     def loss(self, b: Weights) -> Array:
         """The loss."""
-        e = self.densities(b) - self.target
-        error = einsum("sp,spq,sq->", e, self.metric, e) / len(self.target)
-        return error + self.penalty * _dot(b, b)
+        return self.error(b) + self.penalty * _dot(b, b)
 
     def precondition(self, r: Weights) -> Weights:
         """Inverse of what functions of one atom make of the Hessian, times a residual."""
         out = {}
-        for k, (u, v, inverse) in self.factors.items():
-            out[k] = u @ ((u.T @ r[k] @ v) * inverse) @ v.T
+        for k, (u, v, values) in self.factors.items():
+            out[k] = u @ ((u.T @ r[k] @ v) / (values + self.penalty)) @ v.T
         return out
 
 
@@ -119,10 +122,8 @@ def _dot(a: Weights, b: Weights) -> Array | int:
     return sum(jnp.vdot(a[k], b[k]) for k in a)
 
 
-def factors(
-    psi: np.ndarray, metric: np.ndarray, n: int, penalty: float
-) -> tuple[Array, Array, Array]:
-    """Eigenvectors of both parts of one key's diagonal block, and its inverse eigenvalues.
+def factors(psi: np.ndarray, metric: np.ndarray, n: int) -> tuple[Array, Array, Array]:
+    """Eigenvectors of both parts of one key's diagonal block, and its eigenvalues.
 
     Of psi ``(n_atoms, 2 l + 1, n_columns)``, the metric ``(n_radial, n_radial)`` between functions
     of one atom and m, and n structures.
@@ -130,7 +131,7 @@ def factors(
     flat = psi.reshape(-1, psi.shape[-1])
     a, u = np.linalg.eigh(flat.T @ flat / n)
     m, v = np.linalg.eigh(metric)
-    return u, v, 1 / (np.maximum(a, 0)[:, None] * np.maximum(m, 0) + penalty)
+    return u, v, np.maximum(a, 0)[:, None] * np.maximum(m, 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +144,12 @@ class Solution:
 
 
 def conjugate_gradients(
-    problem: Problem, *, tolerance: float = 1e-6, cycles: int = 1000, run: Run | None = None
+    problem: Problem,
+    *,
+    tolerance: float = 1e-6,
+    cycles: int = 1000,
+    start: Weights | None = None,
+    run: Run | None = None,
 ) -> Solution:
     """Minimise the loss on products of Psi and M alone; the Hessian is never formed.
 
@@ -151,6 +157,7 @@ def conjugate_gradients(
       problem: the loss.
       tolerance: residual to reach, relative to the right-hand side.
       cycles: most steps.
+      start: weights to begin with. Default: none.
       run: hears of the residual, and keeps the state, from which a killed one goes on to the very
         same weights. Default: nothing is kept.
 
@@ -162,8 +169,12 @@ def conjugate_gradients(
     problem = jax.tree.map(jnp.asarray, problem)  # on the device once, not at every call
     right = jax.jit(Problem.right)(problem)
     size = float(jnp.sqrt(_dot(right, right)))
-    z = problem.precondition(right)
-    running = (jax.tree.map(jnp.zeros_like, right), right, z, _dot(right, z))
+    b, rest = jax.tree.map(jnp.zeros_like, right), right
+    if start is not None:
+        b = jax.tree.map(jnp.asarray, start)
+        rest = jax.tree.map(jnp.subtract, right, jax.jit(Problem.hessian)(problem, b))
+    z = problem.precondition(rest)
+    running = (b, rest, z, _dot(rest, z))
     steps, saved = 0, time.monotonic()
     if state := run.load(STATE, running):
         running, steps = state[0], state[1]["steps"]
@@ -247,23 +258,31 @@ def subtract_baselines(
         expected = f"coefficients of free atoms of {sorted(labelled.environments)}"
         hint = "Or set model.baseline: average."
         raise DataError("atoms", got=got, expected=expected, hint=hint)
-    target, starts = labelled.target.copy(), {}
+    starts = {}
     for z, of_element in labelled.environments.items():
-        isotropic = of_element.flat(target.shape[1])[0]
+        isotropic = of_element.flat(labelled.target.shape[1])[0]
         if average:
-            baseline = target.reshape(-1)[isotropic][..., 0].mean(axis=0)
+            baseline = labelled.target.reshape(-1)[isotropic][..., 0].mean(axis=0)
         else:
             baseline = known[z][: isotropic.shape[1]]  # s functions come first
-        target.reshape(-1)[isotropic] -= baseline[:, None]
         features = {l: of_element.features[l] for l in of_element.places}
         components = principal_components(definition, features)
         starts[str(z)] = {"baseline": baseline, "components": components}
-    return starts, target
+    return starts, _less(labelled, starts)
+
+
+def _less(labelled: Labelled, starts: dict[str, Params]) -> np.ndarray:
+    """``(n_structures, naux)`` coefficients less the baseline of the elements."""
+    target = labelled.target.copy()
+    for z, of_element in labelled.environments.items():
+        isotropic = of_element.flat(target.shape[1])[0]
+        target.reshape(-1)[isotropic] -= starts[str(z)]["baseline"][:, None]
+    return target
 
 
 def problem_of(
     definition: Op2Density,
-    settings: Op2DensityFit,
+    penalty: float,
     labelled: Labelled,
     atoms: dict[int, np.ndarray] | None = None,
 ) -> tuple[Problem, dict[str, Params]]:
@@ -271,7 +290,7 @@ def problem_of(
 
     Args:
       definition: the model's functions.
-      settings: with the penalty.
+      penalty: eta.
       labelled: training set.
       atoms: ``{Z: (naux,)}`` of free atoms (:func:`opml_jax.density.atomic_coefficients`), for the
         baseline ``"atoms"``.
@@ -279,28 +298,54 @@ def problem_of(
     Raises:
       DataError: free atoms that are missing.
     """
-    config = definition.config
-    bases, target = subtract_baselines(definition, labelled, atoms)
-    penalty, psi, places, inverses = np.float64(settings.penalty), {}, {}, {}
+    starts, target = subtract_baselines(definition, labelled, atoms)
     for z, of_element in labelled.environments.items():
-        start, flat = bases[str(z)], of_element.flat(target.shape[1])
-        x = reduced(start["components"], of_element.features, config.kernel)
-        x = {l: np.asarray(v) for l, v in x.items()}
-        chosen = farthest_points(x["0"][..., 0], config.references)
+        start = starts[str(z)]
+        x = _reduced(definition, start, of_element)
+        chosen = farthest_points(x["0"][..., 0], definition.config.references)
         references = {l: v[chosen] for l, v in x.items()}
         start |= {"references": references, "bases": {}}
         for l in of_element.places:
-            basis = _orthonormal(np.asarray(_kernel(config, l, references, references)))
-            if basis is None:
-                continue
-            key = f"{z}_{l}"
-            rows = np.asarray(_kernel(config, l, x, references))
-            psi[key] = rows.reshape(*rows.shape[:2], -1) @ basis
-            places[key] = flat[l].swapaxes(1, 2)
-            on_atom = of_element.on_atom(labelled.metric, l)
-            inverses[key] = factors(psi[key], on_atom, len(target), penalty)
-            start["bases"][str(l)] = basis
-    return Problem(psi, places, labelled.metric, target, penalty, inverses), bases
+            basis = _orthonormal(np.asarray(_kernel(definition.config, l, references, references)))
+            if basis is not None:
+                start["bases"][str(l)] = basis
+    problem = held_out_problem(definition, labelled, starts)
+    of_atoms = {}
+    for key, psi in problem.psi.items():
+        z, l = map(int, key.split("_"))
+        on_atom = labelled.environments[z].on_atom(labelled.metric, l)
+        of_atoms[key] = factors(np.asarray(psi), on_atom, len(target))
+    problem = dataclasses.replace(problem, penalty=np.float64(penalty), factors=of_atoms)
+    return problem, starts
+
+
+def held_out_problem(
+    definition: Op2Density, labelled: Labelled, bases: dict[str, Params]
+) -> Problem:
+    """The loss of other molecules as a function of the weights of a training set's problem.
+
+    Args:
+      definition: the model's functions.
+      labelled: the molecules; atoms of elements that training lacked keep their coefficients.
+      bases: beside the problem of the training set, from :func:`problem_of`.
+    """
+    psi, places, n = {}, {}, labelled.target.shape[1]
+    known = {z: e for z, e in labelled.environments.items() if str(z) in bases}
+    for z, of_element in known.items():
+        start, flat = bases[str(z)], of_element.flat(n)
+        x = _reduced(definition, start, of_element)
+        for l, basis in start["bases"].items():
+            rows = np.asarray(_kernel(definition.config, int(l), x, start["references"]))
+            psi[f"{z}_{l}"] = rows.reshape(*rows.shape[:2], -1) @ basis
+            places[f"{z}_{l}"] = flat[int(l)].swapaxes(1, 2)
+    target = _less(dataclasses.replace(labelled, environments=known), bases)
+    return Problem(psi, places, labelled.metric, target, np.float64(0.0), {})
+
+
+def _reduced(definition: Op2Density, start: Params, of_element: Environments) -> Params:
+    """Principal components of the irreps of an element's atoms."""
+    x = reduced(start["components"], of_element.features, definition.config.kernel)
+    return {l: np.asarray(v) for l, v in x.items()}
 
 
 def _orthonormal(k: np.ndarray) -> np.ndarray | None:
@@ -328,13 +373,24 @@ def solve_problem(
     """
     limits = {"tolerance": settings.tolerance, "cycles": settings.cycles}
     solution = conjugate_gradients(problem, **limits, run=run)
-    params = parameters(bases, solution.weights)
+    return solved(definition, problem, bases, solution.weights, run), solution
+
+
+def solved(
+    definition: Op2Density,
+    problem: Problem,
+    bases: dict[str, Params],
+    weights: Weights,
+    run: Run,
+) -> Params:
+    """Parameters of a model from weights of its problem, with variances if asked for."""
+    params = parameters(bases, weights)
     if definition.config.uncertainty:
         run.progress("variances", 0, 1)
-        variances = variance_parameters(problem, bases, solution.weights)
+        variances = variance_parameters(problem, bases, weights)
         params = {z: {**p, "variance": variances[z]} for z, p in params.items()}
         run.progress("variances", 1, 1)
-    return params, solution
+    return params
 
 
 def parameters(bases: dict[str, Params], weights: Weights) -> Params:

@@ -80,19 +80,21 @@ class Op2DensityFit:
     """How the kernels are solved for.
 
     Attributes:
-      penalty: Penalty of the squares of the weights, beside the mean error of a structure.
+      penalty: Penalty of the squares of the weights, beside the mean error of a structure; null
+        means that validation chooses it.
       tolerance: Conjugate gradients end at this residual, relative to the right-hand side.
       cycles: Conjugate gradients take at most so many steps.
     """
 
-    penalty: float = 1e-10
+    penalty: float | None = None
     tolerance: float = 1e-6
     cycles: int = 3000
 
     def __post_init__(self):
         at_least("model.fit", self, ("cycles",), 1)
-        for name in ("penalty", "tolerance"):
-            positive("model.fit", self, name)
+        positive("model.fit", self, "tolerance")
+        if self.penalty is not None:
+            positive("model.fit", self, "penalty")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,7 +109,8 @@ class Op2DensityConfig(ModelConfig):
       components: Principal components of the irreps of each degree and element that are compared.
       references: Reference environments of each element, chosen farthest point first.
       kernel: What multiplies products of irreps, which is gaussian or polynomial.
-      length: Length of the Gaussian kernel, in units of the spread of an element's scalars.
+      length: Length of the Gaussian kernel, in units of the spread of an element's scalars; null
+        means that validation chooses it.
       zeta: Power of the polynomial kernel, which is products of irreps times those of scalars to
         the power zeta - 1.
       baseline: What is learned is the difference from superposed free atoms (atoms), or from the
@@ -130,7 +133,7 @@ class Op2DensityConfig(ModelConfig):
     components: int = 32
     references: int = 100
     kernel: str = "gaussian"
-    length: float = 3.0
+    length: float | None = None
     zeta: int = 2
     baseline: str = "atoms"
     metric: str = "coulomb"
@@ -141,7 +144,8 @@ class Op2DensityConfig(ModelConfig):
 
     def __post_init__(self):
         at_least("model", self, ("components", "references", "zeta"), 1)
-        positive("model", self, "length")
+        if self.length is not None:
+            positive("model", self, "length")
         one_of("model.kernel", self.kernel, KERNELS)
         one_of("model.baseline", self.baseline, BASELINES)
         for name in ("metric", "fit_metric"):

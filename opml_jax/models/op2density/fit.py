@@ -10,11 +10,12 @@ from ...data import Dataset
 from ...learn.run import Run
 from ..base import Params
 from ..family import Fit
-from .closed_form import problem_of, solve_problem, subtract_baselines
+from .closed_form import problem_of, solve_problem, solved, subtract_baselines
 from .config import Op2DensityConfig, Op2DensityFit, Op2DensityNetworkFit
 from .fit_network import train_network, train_widths, true_densities
 from .functions import Op2Density
 from .labels import Labelled, free_atoms, label_dataset
+from .selection import chosen_kernels, lengths_of
 from .variance import calibrated
 
 
@@ -36,10 +37,9 @@ def fit(
     """
     network, history = config.network, []
     with run.stage("closed form"):
-        labelled = {"train": label_dataset(definition, sets["train"], run)}
-        params, facts = _solve(definition, config, sets["train"], labelled["train"], run)
-    if network is not None or config.uncertainty:
-        labelled["validation"] = label_dataset(definition, sets["validation"], run)
+        needed = ("train", "validation") if _judges(definition, config) else ("train",)
+        labelled = {name: label_dataset(definition, sets[name], run) for name in needed}
+        definition, params, facts = _solve(definition, config, sets["train"], labelled, run)
     if network is not None:
         settings = network.fit or Op2DensityNetworkFit()
         with run.stage("network") as end_with:
@@ -63,20 +63,37 @@ def fit(
             labelled["calibration"] = label_dataset(definition, sets["calibration"], run)
         held_out = labelled.get("calibration", labelled["validation"])
         params, facts["uncertainty_calibration"] = calibrated(definition, params, held_out)
-    return Fit(params, facts, history)
+    return Fit(params, facts, history, definition=definition)
+
+
+def _judges(definition: Op2Density, config: Op2DensityConfig) -> bool:
+    """Whether the validation set has a say in the training."""
+    if config.network is not None or config.uncertainty:
+        return True
+    return (config.fit or Op2DensityFit()).penalty is None or len(lengths_of(definition)) > 1
 
 
 def _solve(
-    definition: Op2Density, config: Op2DensityConfig, dataset: Dataset, labelled: Labelled, run: Run
-) -> tuple[Params, dict[str, Any]]:
-    """Parameters of the kernels, or of the baseline alone, and what the card says of them."""
+    definition: Op2Density,
+    config: Op2DensityConfig,
+    dataset: Dataset,
+    labelled: Mapping[str, Labelled],
+    run: Run,
+) -> tuple[Op2Density, Params, dict[str, Any]]:
+    """Functions with what validation chose, parameters of the kernels, and facts for the card.
+
+    Without kernels: the parameters of the baseline alone.
+    """
     atoms = free_atoms(definition, dataset)
     if config.network is not None and config.network.alone:
-        return subtract_baselines(definition, labelled, atoms)[0], {}
+        return definition, subtract_baselines(definition, labelled["train"], atoms)[0], {}
     settings = config.fit or Op2DensityFit()
-    problem = problem_of(definition, settings, labelled, atoms)
-    params, solution = solve_problem(definition, settings, *problem, run)
-    return params, {"cg_steps": solution.steps, "cg_residual": solution.residual}
+    if settings.penalty is not None and len(lengths_of(definition)) == 1:
+        set_problem = problem_of(definition, settings.penalty, labelled["train"], atoms)
+        params, solution = solve_problem(definition, settings, *set_problem, run)
+        return definition, params, {"cg_steps": solution.steps, "cg_residual": solution.residual}
+    definition, *rest, facts = chosen_kernels(definition, settings, labelled, atoms, run)
+    return definition, solved(definition, *rest, run), facts
 
 
 def _facts(name: str, trained: Fit, start: str) -> dict[str, Any]:

@@ -37,6 +37,12 @@ class Op2DensityModel(Model):
         flexible = self.definition.flexible and name == "widths"
         return name in ("density", "coefficients", "dipole") or flexible
 
+    def baseline(self, structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+        """Superposed free atoms, or mean isotropic coefficients of elements."""
+        kept = ("baseline", "components", "references")
+        params = {z: {k: v for k, v in p.items() if k in kept} for z, p in self.params.items()}
+        return dataclasses.replace(self, params=params).predict(structures)
+
     @property
     def instead(self) -> str:
         """What a user may do who asked for an energy, which needs a functional of densities."""

@@ -146,9 +146,9 @@ def _hessian_block(problem: Problem, a: str, b: str) -> np.ndarray:
 
 def _of_atoms(problem: Problem, key: str, scale: float) -> np.ndarray:
     """Likewise, by what functions of one atom make of the Hessian."""
-    u, v, inverse = map(np.asarray, problem.factors[key])
+    u, v, values = map(np.asarray, problem.factors[key])
     metric = np.einsum("nr,nm,mr->r", v, _radial_metric(problem, key), v)
-    return scale * (u * (inverse @ metric)) @ u.T
+    return scale * (u * ((1 / (values + float(problem.penalty))) @ metric)) @ u.T
 
 
 def calibrated(definition: Op2Density, params: Params, held_out: Labelled) -> tuple[Params, float]:

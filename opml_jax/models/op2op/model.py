@@ -23,7 +23,7 @@ from ...quantities import SIZES, SPREAD, Axis, quantity
 from ...structures import Structure, StructureBatch
 from ...structures.contacts import warn_of_contacts
 from ...structures.elements import symbol
-from ...structures.trained_for import warn_of_coordinations
+from ...structures.trained_for import warn_of_surroundings
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
@@ -57,6 +57,12 @@ class Op2OpModel(Model):
         """The first guess, of a model that goes on from it."""
         return {"guess": self.first_guess} if self.definition.config.density_words else {}
 
+    def baseline(self, structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+        """The first guess without what it learned: kinetic energy and electrostatics."""
+        first = self.first_guess
+        nothing = {**first.params, "guess": jax.tree.map(np.zeros_like, first.params["guess"])}
+        return dataclasses.replace(first, params=nothing).predict(structures)
+
     @property
     def doubted(self) -> tuple[str, ...]:
         """Labels that :meth:`predict` has standard deviations of."""
@@ -65,7 +71,16 @@ class Op2OpModel(Model):
     @property
     def quick_doubt(self) -> dict[str, Any]:
         """Options of :meth:`predict`: where a density does not converge there is no doubt."""
-        return {"uncertainty": True, "allow_unconverged": True}
+        return {"uncertainty": True, **self.tolerant}
+
+    @property
+    def tolerant(self) -> dict[str, Any]:
+        """Options of :meth:`predict` with which densities that do not converge are NaN."""
+        return {"allow_unconverged": True}
+
+    def failed(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
+        """Indices of the structures whose density did not become self-consistent."""
+        return np.flatnonzero(~(predicted["residual"] < UNCONVERGED))  # also where it is NaN
 
     @property
     def instead(self) -> str:
@@ -180,7 +195,7 @@ class Op2OpModel(Model):
         }
         evaluate = functools.partial(self._in_batches, several, sizes, uncertainty)
         out = in_chunks(evaluate, len(several), CHUNKS)
-        failed = np.flatnonzero(~(out["residual"] < UNCONVERGED))  # also where it is NaN
+        failed = self.failed(out)
         if len(failed):
             self._unconverged(several, out["residual"], failed, allow_unconverged)
         for values in (v for k, v in out.items() if k != "residual"):
@@ -190,6 +205,7 @@ class Op2OpModel(Model):
             values[doubtful] = np.nan
         out |= {k: np.array(v) for k, v in sizes.items()}
         if uncertainty:
+            self.grow(out, several)
             warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
         return out
 
@@ -242,7 +258,7 @@ class Op2OpModel(Model):
     def warn_of_extrapolation(self, structures: Sequence[Structure]) -> None:
         """As of every model; pairs of elements never seen have a warning of their own."""
         warn_of_contacts(structures, self.card.get("closest_bohr", {}), unseen=False)
-        warn_of_coordinations(structures, self.card.get("trained_for"))
+        warn_of_surroundings(structures, self.card.get("trained_for"))
         if unseen := self._unseen_pairs(structures):
             names = ", ".join(f"{symbol(a)}-{symbol(b)}" for a, b in unseen)
             warnings.warn(

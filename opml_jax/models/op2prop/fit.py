@@ -20,6 +20,7 @@ from .config import AtomwiseFit
 from .descriptors import Labelled, Wanted, build_cache, padded_labels, rounding_noise
 from .last_layer import fit_last_layer
 from .model import silenced
+from .novelty import left_out_growth
 from .residual import make_inputs, train_residual
 
 PARTS = ("train", "validation")
@@ -78,12 +79,16 @@ def fit_atomwise(
     if definition.config.last_layer:
         with run.stage("last layer"):
             held_out = sets["validation"]
-            last_layer = fit_last_layer(definition, fit, params, described.sets, held_out)
+            last_layer, lam = fit_last_layer(definition, fit, params, described.sets, held_out)
             params = {**params, "last_layer": last_layer}
+    refit = functools.partial(described.refitted, params)
     ridges = {"energy": solved.energy, **solved.heads}
     facts: dict[str, Any] = {f"{name}_lambda": ridge.lam for name, ridge in ridges.items()}
+    if definition.config.last_layer:
+        train = described.sets["train"], sets["train"]
+        facts["growth"] = left_out_growth(definition, fit, params, train, lam, refit, run)
     facts["n_invariants"] = definition.n_invariants
-    return Fit(params, facts, history, functools.partial(described.refitted, params))
+    return Fit(params, facts, history, refit)
 
 
 def describe(

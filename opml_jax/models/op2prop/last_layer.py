@@ -41,31 +41,44 @@ def fit_last_layer(
     params: Params,
     sets: Mapping[str, Labelled],
     held_out: Dataset,
-) -> Params:
+) -> tuple[Params, float]:
     """What a model needs for standard deviations of energies and, if learned, forces.
 
-    ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``.
+    ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``; and
+    lambda.
     """
-    forces, sigma = "forces" in fit.targets, fit.sigmas
-    train, gram = sets["train"].cache, np.zeros(())
-    for start in range(0, len(train), CHUNK):
-        part = train.subset(range(start, min(start + CHUNK, len(train))))
-        for name, features in feature_rows(params, part, forces).items():
-            gram = gram + (features.T @ features) / sigma[name] ** 2
+    forces, train = "forces" in fit.targets, sets["train"]
+    gram = gram_of(params, train, forces, fit.sigmas, np.arange(len(train)))
     rows = feature_rows(params, sets["validation"].cache, forces)
     predicted = EnergyModel(definition, params).predict(held_out.structures)
     errors = {k: np.abs(np.subtract(*paired(k, predicted, held_out))) for k in rows}
-    mean = np.trace(gram) / len(gram)
-    best, chosen = np.inf, {}
+    best, least, chosen = np.inf, LAMBDAS[0], {}
     for lam in LAMBDAS:
-        system = gram + lam * mean * np.eye(len(gram))
-        factor = scipy.linalg.inv(scipy.linalg.cholesky(system, lower=True)).T
+        factor = factor_of(gram, lam)
         spread = {k: np.linalg.norm(features @ factor, axis=1) for k, features in rows.items()}
         score = sum(_unlikely(errors[k], spread[k]) for k in rows)
         if score < best:
             scales = {k: np.asarray(scale_of(errors[k], spread[k])) for k in rows}
-            best, chosen = score, {"factor": factor, **scales}
-    return chosen
+            best, least, chosen = score, lam, {"factor": factor, **scales}
+    return chosen, least
+
+
+def gram_of(
+    params: Params, part: Labelled, forces: bool, sigma: Mapping[str, float], index: np.ndarray
+) -> np.ndarray:
+    """A^T A of the molecules at ``index``, each row divided by the error that counts as one."""
+    gram = np.zeros(())
+    for start in range(0, len(index), CHUNK):
+        few = part.cache.subset(index[start : start + CHUNK])
+        for name, features in feature_rows(params, few, forces).items():
+            gram = gram + (features.T @ features) / sigma[name] ** 2
+    return gram
+
+
+def factor_of(gram: np.ndarray, lam: float) -> np.ndarray:
+    """A matrix whose product with its transpose is (A^T A + lambda)^-1."""
+    system = gram + lam * np.trace(gram) / len(gram) * np.eye(len(gram))
+    return scipy.linalg.inv(scipy.linalg.cholesky(system, lower=True)).T
 
 
 def feature_rows(params: Params, cache: Cache, forces: bool) -> dict[str, np.ndarray]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from ...structures import Structure
 from ..base import EnergyModel, Params
 from .atomwise import AtomwiseDefinition
 from .config import PROPERTIES
-from .network import head_of
+from .network import HEADS, cartesian, head_of
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -33,6 +33,23 @@ class Op2PropModel(EnergyModel):
     def parts(self) -> dict[str, Op2PropModel]:
         """The closed form, as ``linear``."""
         return {"linear": self.closed_form}
+
+    def baseline(self, structures: Sequence[Structure]) -> dict[str, np.ndarray]:
+        """What the composition tells: sums over elements, and nothing that has a direction."""
+        counts = np.array([[s.numbers.count(z) for z in self.elements] for s in structures])
+        size = max(s.n_atoms for s in structures)
+        out = {
+            "energy": counts @ np.asarray(self.params["linear"]["offsets"]),
+            "forces": np.zeros((len(structures), size, 3)),
+        }
+        heads = {
+            name: counts @ np.asarray(self.params[name]["offsets"])
+            if l == 0
+            else np.zeros((len(structures), 2 * l + 1))
+            for name, l in HEADS.items()
+            if name in self.params
+        }
+        return out | {k: np.asarray(v) for k, v in cartesian(heads).items()}
 
     def has(self, name: str) -> bool:
         """Whether the model predicts a quantity."""

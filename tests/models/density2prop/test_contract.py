@@ -12,7 +12,12 @@ from opml_jax.models.op2prop import Op2PropFit
 from opml_jax.training import TrainConfig, train
 
 DENSITY = Op2DensityConfig(
-    aux_basis="demon", basis="6-31g**", components=6, references=8, fit=Op2DensityFit(penalty=1e-6)
+    aux_basis="demon",
+    basis="6-31g**",
+    length=3.0,
+    components=6,
+    references=8,
+    fit=Op2DensityFit(penalty=1e-6),
 )
 
 

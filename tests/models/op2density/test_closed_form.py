@@ -18,7 +18,7 @@ from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, clos
 from opml_jax.models.op2density.functions import kernel, reduced
 from opml_jax.models.op2density.variance import hessian_matrix
 
-CONFIG = Op2DensityConfig(powers=(1,), components=8, references=6, baseline="average")
+CONFIG = Op2DensityConfig(powers=(1,), length=3.0, components=8, references=6, baseline="average")
 FIT = Op2DensityFit(penalty=1e-8, tolerance=1e-9)
 SHELLS = {
     1: [(0, 2.0), (0, 0.4), (1, 0.7)],
@@ -52,7 +52,7 @@ def case() -> Case:
     definition = Op2Density(CONFIG, READ, AUX)
     coefficients = labels.labelled_coefficients(definition, data)
     labelled = labels.label(definition, data.structures, coefficients, Run())
-    problem, bases = closed_form.problem_of(definition, FIT, labelled)
+    problem, bases = closed_form.problem_of(definition, FIT.penalty, labelled)
     return Case(definition, data.structures, coefficients, labelled, problem, bases)
 
 
@@ -166,7 +166,7 @@ def test_irreps_that_vanish_say_nothing(case):
     labelled = labels.label(case.definition, case.structures, case.coefficients, Run())
     for own in labelled.environments.values():
         own.features[2][:] = 1e-17 * np.random.default_rng(0).normal(size=own.features[2].shape)
-    problem, bases = closed_form.problem_of(case.definition, FIT, labelled)
+    problem, bases = closed_form.problem_of(case.definition, FIT.penalty, labelled)
     params, solution = closed_form.solve_problem(case.definition, FIT, problem, bases, Run())
     assert not params["8"]["components"]["2"]["matrix"].any()
     assert set(case.problem.psi) - set(problem.psi) == {"8_2"}
@@ -185,7 +185,7 @@ def test_refusals(case):
         labels.label(case.definition, case.structures, nan, Run())
     config = dataclasses.replace(CONFIG, baseline="atoms")
     with pytest.raises(DataError, match="free atoms"):
-        closed_form.problem_of(Op2Density(config, READ, AUX), FIT, case.labelled)
+        closed_form.problem_of(Op2Density(config, READ, AUX), FIT.penalty, case.labelled)
     flat = Op2Density(CONFIG, opml.load_basis("sto-3g", [1, 8]), AUX)
     with pytest.raises(OpmlError, match="irreps up to 2"):
         flat.features(case.structures[0])
@@ -195,7 +195,7 @@ NETWORK = Op2DensityNetworkConfig()
 ALONE = Op2DensityNetworkConfig(alone=True)
 WIDTHS = Op2DensityNetworkConfig(widths=0.4)
 FEW_POINTS = Op2DensityNetworkConfig(fit=Op2DensityNetworkFit(points=50))
-UNCERTAIN = Op2DensityConfig(uncertainty=True, network=NETWORK)
+UNCERTAIN = Op2DensityConfig(uncertainty=True, length=3.0, network=NETWORK)
 
 
 @pytest.mark.parametrize(

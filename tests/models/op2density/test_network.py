@@ -31,7 +31,7 @@ AUX, READ = (
     for name, sets in (("to-d", SHELLS), ("s-p", {z: [(0, 0.5), (1, 0.5)] for z in (1, 8)}))
 )
 NETWORK = Op2DensityNetworkConfig(components=4, hidden=(8,), gates=4)
-KERNELS = {"powers": (1,), "components": 6, "references": 40, "baseline": "average"}
+KERNELS = {"powers": (1,), "length": 3.0, "components": 6, "references": 40, "baseline": "average"}
 CONFIG = Op2DensityConfig(**KERNELS, uncertainty=True, network=NETWORK)
 FIT = Op2DensityFit(penalty=1e-4, tolerance=1e-10)
 DESCENT = Op2DensityNetworkFit(epochs=30, batch_size=4, learning_rate=1e-2)
@@ -55,7 +55,7 @@ def case() -> Case:
     definition = Op2Density(CONFIG, READ, AUX)
     parts = {"train": range(N), "validation": range(N, 2 * N)}
     sets = {k: label_dataset(definition, data.subset(i), Run()) for k, i in parts.items()}
-    problem, bases = closed_form.problem_of(definition, FIT, sets["train"])
+    problem, bases = closed_form.problem_of(definition, FIT.penalty, sets["train"])
     params, solution = closed_form.solve_problem(definition, FIT, problem, bases, Run())
     return Case(definition, data.structures, sets, problem, bases, solution, params)
 

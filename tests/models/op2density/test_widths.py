@@ -47,7 +47,7 @@ AUX, READ = (
 )
 """Coarse: what this auxiliary basis misses is what widths are for."""
 NETWORK = Op2DensityNetworkConfig(components=4, hidden=(8,), gates=4, widths=0.4)
-CONFIG = Op2DensityConfig(powers=(1,), components=6, references=20, network=NETWORK)
+CONFIG = Op2DensityConfig(powers=(1,), length=3.0, components=6, references=20, network=NETWORK)
 FIT = Op2DensityFit(penalty=1e-4, tolerance=1e-10)
 DESCENT = Op2DensityNetworkFit(epochs=60, batch_size=4, learning_rate=2e-2, points=200)
 N = 12
@@ -73,7 +73,7 @@ def case() -> Case:
     for seed, (name, part) in enumerate({"train": train, "validation": validation}.items()):
         true = true_densities(definition, part, DESCENT.points, seed, Run())
         sets[name] = label_dataset(definition, part, Run()), true
-    problem = problem_of(definition, FIT, sets["train"][0], free_atoms(definition, train))
+    problem = problem_of(definition, FIT.penalty, sets["train"][0], free_atoms(definition, train))
     kernels, _ = solve_problem(definition, FIT, *problem, Run())
     fit = train_widths(definition, DESCENT, kernels, sets, Run())
     return Case(definition, test, sets, kernels, fit)
