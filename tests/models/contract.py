@@ -64,7 +64,16 @@ class Contract:
         own = family_of(model)
         assert own is family(self.config.family) is family_of(model.definition)
         assert isinstance(model.definition, own.Functions)
-        assert model.definition.config == self.config.functions
+        asked, known = (vars(c) for c in (self.config.functions, model.definition.config))
+        assert known == {k: known[k] if v is None else v for k, v in asked.items()}
+
+    def test_a_baseline_predicts_what_the_model_does(self, model, structures):
+        """In the same shapes, and worse: nothing of it was learned from an operator."""
+        baseline, predicted = model.baseline(structures), model.predict(structures)
+        assert set(baseline) <= set(predicted)
+        for name, values in baseline.items():
+            assert values.shape == predicted[name].shape, name
+            assert np.isfinite(values).all(), name
 
     def test_files_lose_nothing(self, model, structures, tmp_path):
         opml.save_model(tmp_path / "m.safetensors", model)

@@ -37,6 +37,7 @@ def test_thermal_water_has_two_coordinations(waters):
     assert found == {
         "electrons": [{"charge": 0, "spin": 0, "compositions": ["H2O"]}],
         "coordinations": ["H(O)", "O(H2)"],
+        "surroundings": ["ec2b1b61", "f6e06ed9"],
     }
     assert json.loads(json.dumps(found)) == found
 
@@ -106,7 +107,7 @@ def test_larger_molecules_of_known_coordinations_draw_none(water, waters):
 
 
 def test_surroundings_reach_two_bonds(molecules):
-    """Every atom of propane is bonded as one of butane is; who is around its middle is not there."""
+    """Atoms of propane are bonded as some of butane are; not so those around its middle."""
     propane, butane = (chain(n) for n in (3, 4))
     assert {*coordinations(propane)} == {*coordinations(butane)}
     assert {*surroundings(propane)} - {*surroundings(butane)} == {"C(C(CH3) C(CH3) H(C) H(C))"}
@@ -115,7 +116,8 @@ def test_surroundings_reach_two_bonds(molecules):
     assert not novel([propane], None).any()
     earlier = {k: v for k, v in known.items() if k != "surroundings"}
     assert not novel([propane], earlier).any()
-    with pytest.warns(DataWarning, match=r"two bonds far.*C\(C\(CH3\) C\(CH3\).*of structure 1"):
+    lacking = r"two bonds far.*C\(C\(CH3\) C\(CH3\).*of structure 1"
+    with pytest.warns(DataWarning, match=lacking):
         warn_of_surroundings([butane, propane], known)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -131,10 +133,10 @@ def chain(n: int) -> Structure:
     hydrogens = []
     for i, c in enumerate(carbons):
         up = 1.0 if i % 2 else -1.0
-        hydrogens += [c + [0, 0.62 * up, 0.9 * z] for z in (1, -1)]
+        hydrogens += [c + np.array([0, 0.62 * up, 0.9 * z]) for z in (1, -1)]
         if i in (0, n - 1):
             out = -1.0 if i == 0 else 1.0
-            hydrogens.append(c + [1.03 * out, -0.36 * up, 0.0])
+            hydrogens.append(c + np.array([1.03 * out, -0.36 * up, 0.0]))
     positions = np.concatenate([carbons, hydrogens]) / ANGSTROM_PER_BOHR
     return Structure([6] * n + [1] * (2 * n + 2), positions)
 

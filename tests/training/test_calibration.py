@@ -13,13 +13,12 @@ class Doubtful:
     """A model whose predictions are given."""
 
     doubted = ("energy", "forces")
-    tolerant: dict = {}
 
     def failed(self, predicted):
         return np.zeros(0, int)
 
     def __init__(self, found):
-        self.found = found
+        self.found, self.tolerant = found, {}
 
     def predict(self, structures, uncertainty):
         assert uncertainty

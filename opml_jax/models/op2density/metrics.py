@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
+from weakref import WeakKeyDictionary
 
 import jax
 import numpy as np
@@ -58,15 +60,64 @@ def density_errors(
     widths = None
     if "widths" in predicted:
         widths = [w[: n.n_shells] for w, n in zip(predicted["widths"], layouts, strict=True)]
-    references = labelled_coefficients(definition, dataset)
-    errors = coefficient_errors(c, references, structures, definition, widths)
-    basis, total = check_densities(definition, dataset), []
+    references = _references(definition, dataset)
+    fitted, total = [], []
     for i, (s, w) in enumerate(zip(structures, widths or [None] * len(c), strict=True)):
-        points, weights = density.grid(s, GRID_LEVEL)
-        exact = density.matrix_on_points(density_matrix(dataset, i, basis), s, basis, points)
-        rho = density.on_points(c[i], s, aux, points, w)
-        total.append(_percent(rho - exact, weights, s))
+        rho = density.on_points(c[i], s, aux, references.points[i], w)
+        fitted.append(rho - references.fitted[i])
+        total.append(_percent(rho - references.exact[i], references.weights[i], s))
+    on_grid = [*zip(fitted, references.weights, strict=True)]
+    known = references.coefficients, structures, definition, widths
+    errors = coefficient_errors(c, *known, on_grid=on_grid)
     return errors | {"density_error_total_percent": float(np.mean(total))}
+
+
+@dataclasses.dataclass(frozen=True)
+class References:
+    """Densities of a data set, an array for each structure.
+
+    Attributes:
+      coefficients: Fits ``(naux,)``.
+      points: ``(n_points, 3)`` of a grid of :data:`GRID_LEVEL`, and their ``weights``.
+      fitted: The fits there.
+      exact: Densities of the density matrices there.
+    """
+
+    coefficients: list[np.ndarray]
+    points: list[np.ndarray]
+    weights: list[np.ndarray]
+    fitted: list[np.ndarray]
+    exact: list[np.ndarray]
+
+
+_known: WeakKeyDictionary[Dataset, tuple[Op2Density, References]] = WeakKeyDictionary()
+
+
+def _references(definition: Op2Density, dataset: Dataset) -> References:
+    """The densities that errors are of; made once for a model, its parts and its baseline."""
+    asked, known = _known.get(dataset, (None, None))
+    if known is not None and asked is definition:
+        return known
+    basis, aux = check_densities(definition, dataset), definition.aux_basis
+    made = References(labelled_coefficients(definition, dataset), [], [], [], [])
+    for i, s in enumerate(dataset.structures):
+        points, weights = density.grid(s, GRID_LEVEL)
+        made.points.append(points)
+        made.weights.append(weights)
+        made.fitted.append(density.on_points(made.coefficients[i], s, aux, points))
+        dm = density_matrix(dataset, i, basis)
+        made.exact.append(density.matrix_on_points(dm, s, basis, points))
+    _known[dataset] = definition, made
+    return made
+
+
+def _on_grid(c, r, structure, aux, widths) -> tuple[np.ndarray, np.ndarray]:
+    """Error of coefficients c, of functions with widths, against r, on points; their weights."""
+    points, weights = density.grid(structure, GRID_LEVEL)
+    if widths is None:
+        return density.on_points(c - r, structure, aux, points), weights
+    predicted = density.on_points(c, structure, aux, points, widths)
+    return predicted - density.on_points(r, structure, aux, points), weights
 
 
 def _percent(error: np.ndarray, weights: np.ndarray, structure: Structure) -> float:
@@ -75,11 +126,12 @@ def _percent(error: np.ndarray, weights: np.ndarray, structure: Structure) -> fl
 
 
 def coefficient_errors(
-    predicted, references, structures, definition, widths=None
+    predicted, references, structures, definition, widths=None, on_grid=None
 ) -> dict[str, float]:
     """What :func:`density_errors` returns, of coefficients ``(naux,)`` for each structure.
 
-    ``widths`` ``(n_shells,)`` or None for each are of the predicted functions.
+    ``widths`` ``(n_shells,)`` or None for each are of the predicted functions; ``on_grid`` are
+    errors on points and the points' weights, if they are known.
     """
     aux = definition.aux_basis
     about = padded(references)  # less their mean isotropic coefficients
@@ -89,15 +141,12 @@ def coefficient_errors(
     absolute, energy, electrons, dipoles = [], [], [], []
     square = spread = 0.0
     widths = widths or [None] * len(predicted)
-    for c, r, s, w in zip(predicted, references, structures, widths, strict=True):
+    for i, (c, r, s, w) in enumerate(zip(predicted, references, structures, widths, strict=True)):
         coulomb, overlap = fixed = [np.asarray(m) for m in _metrics(s, aux)]
-        e, b = c - r, about[len(energy), : len(r)]
+        e, b = c - r, about[i, : len(r)]
         spread += b @ overlap @ b
-        points, weights = density.grid(s, GRID_LEVEL)
-        if w is None:
-            error = density.on_points(e, s, aux, points)
-        else:  # functions of both kinds: c of those with widths, less r of the basis
-            error = density.on_points(c, s, aux, points, w) - density.on_points(r, s, aux, points)
+        error, weights = on_grid[i] if on_grid else _on_grid(c, r, s, aux, w)
+        if w is not None:  # functions of both kinds: c of those with widths, less r of the basis
             e = np.concatenate([c, -r])
             parts = zip(_metrics(s, aux, w), _cross(s, aux, w), fixed, strict=True)
             coulomb, overlap = (np.block([[a, b], [b.T, m]]) for a, b, m in parts)

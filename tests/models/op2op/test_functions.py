@@ -30,7 +30,7 @@ from opml_jax.models.op2op.metrics import describe, errors_by_key
 from opml_jax.models.op2op.model import UNCONVERGED
 from opml_jax.observables import electron_number, idempotency_error, orbitals
 from opml_jax.testing import assert_grad_matches_fd
-from opml_jax.training.metrics import errors
+from opml_jax.training.metrics import errors, judged
 
 pytestmark = pytest.mark.slow  # def2-SVP takes more than a minute to train; the contract has STO-3G
 
@@ -328,3 +328,15 @@ def test_what_does_not_converge_may_be_left_out(model, parts):
         assert np.isnan(found[name][1]).all()
         np.testing.assert_allclose(found[name][0], wanted[name][0], rtol=0, atol=SELF_CONSISTENT)
     assert found["residual"][0] < UNCONVERGED < found["residual"][1]
+
+    labels = {"fock": [parts["test"].labels["fock"][0]] * 2}
+    both = opml.Dataset([apart, water], labels, parts["test"].meta)
+    with pytest.warns(DataWarning, match="NaN"):
+        metrics, evaluated = judged(model, both, "test", [40, 41])
+    assert metrics.pop("unconverged") == 1
+    alone, _ = judged(model, both.subset([1]))
+    assert metrics == pytest.approx(alone, rel=1e-6)  # digits of what is cut off
+    assert (evaluated.indices, evaluated.failed) == ([41], [40])
+    with pytest.warns(DataWarning, match="NaN"):
+        metrics, _ = judged(model, both.subset([0]))
+    assert metrics == {"n_structures": 0, "unconverged": 1}
