@@ -61,8 +61,8 @@ def run(args: argparse.Namespace) -> int:
             evaluated.predicted, evaluated.dataset, model, metrics[name]
         ):
             print(line)
-    if compare is not None:
-        few = dataset.subset(range(min(args.scf, len(dataset))))
+    if compare is not None and len(evaluated.dataset):
+        few = evaluated.dataset.subset(range(min(args.scf, len(evaluated.dataset))))
         metrics[name] |= compare(model, few)
     if args.json:
         write_text(args.json, json.dumps(metrics, indent=2) + "\n")

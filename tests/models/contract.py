@@ -151,6 +151,7 @@ class Contract:
         assert model.card["trained_for"] == {
             "electrons": [{"charge": 0, "spin": 0, "compositions": ["H2O"]}],
             "coordinations": ["H(O)", "O(H2)"],
+            "surroundings": ["ec2b1b61", "f6e06ed9"],
         }
 
     def test_a_charge_or_spin_never_seen(self, model, structures):
