@@ -75,7 +75,7 @@ def ridge_leave_one_out(
       tolerance: error within which labels are not worth fitting, in the unit of ``y``.
 
     Raises:
-      OpmlError: fewer than two rows, or lengths that differ.
+      OpmlError: no rows, or lengths that differ.
     """
     _check(a, y)
     u, s, vt = np.linalg.svd(a, full_matrices=False)
@@ -208,9 +208,9 @@ def _cholesky(gram: np.ndarray, right: np.ndarray, penalties: Sequence) -> np.nd
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:
-    if a.ndim != 2 or y.shape != (len(a),) or len(a) < 2:
+    if a.ndim != 2 or y.shape != (len(a),) or not len(a):
         got = f"shapes {a.shape} and {y.shape}"
-        expected = "(n_rows, n_columns) and (n_rows,) with at least two rows"
+        expected = "(n_rows, n_columns) and (n_rows,) with at least one row"
         raise OpmlError("rows", got=got, expected=expected)
 
 
