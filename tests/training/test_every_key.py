@@ -16,7 +16,7 @@ import opml_jax as opml
 from opml_jax.cli.runs import DONE, evaluate_run, train_run
 from opml_jax.data.reference import Method, calculate, polarizability
 from opml_jax.data.store import write_hdf5
-from opml_jax.errors import Code, ConvergenceError, OpmlError
+from opml_jax.errors import Code, OpmlError
 from opml_jax.models.family import FOLDERS, family
 from opml_jax.training.config import flat, read_mapping
 
@@ -141,8 +141,8 @@ KEYS: dict[str, dict[str, typing.Any]] = {
         "uncertainty": [False, True],
         "fit": {
             "observables": {
-                "targets": lambda rng: (
-                    some(rng, ["mo_energy", "dipole", "lowdin_charges", "polarizability"])
+                "targets": lambda rng: some(
+                    rng, ["mo_energy", "dipole", "lowdin_charges", "polarizability"]
                 ),
                 "components": [1, 3],
                 "steps": [1, 2],
@@ -240,6 +240,11 @@ def data(folder, n_train, n_validation, n_calibration):
     return {"path": str(folder / "four.h5"), **sizes, "n_test": -1}
 
 
+def _coded(err):
+    assert isinstance(err.code, Code)
+    return str(err)
+
+
 def check(name, seed, folder, run):
     """One draw: whether it was trained, or the code of its refusal."""
     rng = np.random.default_rng((list(FOLDERS).index(name), seed))
@@ -250,15 +255,15 @@ def check(name, seed, folder, run):
     try:
         config = read_mapping({"data": sizes, "model": model, "seed": seed})
     except OpmlError as err:
-        assert isinstance(err.code, Code)
-        return str(err)
+        return _coded(err)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
             trained, dataset, splits = train_run(config, str(run))
-        except OpmlError as err:  # told before the folder is made
-            assert not run.exists(), f"{err}, late, of {model}"
-            return str(err)
+        except OpmlError as err:
+            if run.exists():  # it is told before the folder is made
+                raise AssertionError(f"{err}, late, of {model}") from err
+            return _coded(err)
         evaluate_run(str(run), trained, dataset, splits, quiet=True)
         assert (run / DONE).exists()
         loaded = opml.load_model(run)

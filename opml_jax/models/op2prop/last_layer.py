@@ -44,7 +44,8 @@ def fit_last_layer(
 ) -> Params:
     """What a model needs for standard deviations of energies and, if learned, forces.
 
-    ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``.
+    ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``. What
+    ``params`` of a model that training starts from have seen counts with the training set.
     """
     forces, sigma = "forces" in fit.targets, fit.sigmas
     train, gram = sets["train"].cache, np.zeros(())
@@ -52,6 +53,9 @@ def fit_last_layer(
         part = train.subset(range(start, min(start + CHUNK, len(train))))
         for name, features in feature_rows(params, part, forces).items():
             gram = gram + (features.T @ features) / sigma[name] ** 2
+    if (known := params.get("last_layer")) is not None:
+        root = np.linalg.pinv(known["factor"])  # of the earlier A^T A + lambda
+        gram = gram + root.T @ root
     rows = feature_rows(params, sets["validation"].cache, forces)
     predicted = EnergyModel(definition, params).predict(held_out.structures)
     errors = {k: np.abs(np.subtract(*paired(k, predicted, held_out))) for k in rows}
