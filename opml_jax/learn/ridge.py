@@ -224,6 +224,11 @@ def _check(a: np.ndarray, y: np.ndarray) -> None:
         raise OpmlError("rows", got=got, expected=expected)
 
 
+def stated(lam: float) -> float | str:
+    """A lambda as cards, which are JSON, have it."""
+    return float(lam) if np.isfinite(lam) else "infinite"
+
+
 def composition_offsets(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:
     """Energy per atom of each element: least squares, of least norm when compositions repeat.
 

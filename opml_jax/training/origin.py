@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -113,3 +114,11 @@ def card_with(origin: Model, card: Mapping[str, Any]) -> dict[str, Any]:
             **{k: earlier[k] for k in REMEMBERED if k in earlier},
         },
     }
+
+
+def with_largest_doubt(origin: Model, model: Model) -> Model:
+    """The model whose card's largest standard deviation is at least that of its origin."""
+    both = [m.card["largest_doubt"] for m in (origin, model) if "largest_doubt" in m.card]
+    if "largest_doubt" not in model.card:
+        return model
+    return dataclasses.replace(model, card={**model.card, "largest_doubt": max(both)})

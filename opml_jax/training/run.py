@@ -23,7 +23,7 @@ from ..structures.trained_for import check_electrons, electrons_of, union_of
 from .calibration import calibrated
 from .card import card_of
 from .config import TrainConfig, mapping_of
-from .origin import card_with, check_origin, hash_of
+from .origin import card_with, check_origin, hash_of, with_largest_doubt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,7 @@ def train(
     card = card_of(definition, config, dataset, sets, fit, _hash(data, origin))
     card = card_with(origin, card) if origin else card
     model = calibrated(chosen.model(definition, fit.params, card), sets)
+    model = with_largest_doubt(origin, model) if origin else model
     return Trained(model, run.seconds, fit)
 
 

@@ -143,7 +143,12 @@ class Solution:
 
 
 def conjugate_gradients(
-    problem: Problem, *, tolerance: float = 1e-6, cycles: int = 1000, run: Run | None = None
+    problem: Problem,
+    *,
+    tolerance: float = 1e-6,
+    cycles: int = 1000,
+    run: Run | None = None,
+    name: str = STATE,
 ) -> Solution:
     """Minimise the loss on products of Psi and M alone; the Hessian is never formed.
 
@@ -153,6 +158,7 @@ def conjugate_gradients(
       cycles: most steps.
       run: hears of the residual, and keeps the state, from which a killed one goes on to the very
         same weights. Default: nothing is kept.
+      name: of that state.
 
     Raises:
       ConvergenceError: the tolerance was not reached.
@@ -165,7 +171,7 @@ def conjugate_gradients(
     z = problem.precondition(right)
     running = (jax.tree.map(jnp.zeros_like, right), right, z, _dot(right, z))
     steps, saved = 0, time.monotonic()
-    if state := run.load(STATE, running):
+    if state := run.load(name, running):
         running, steps = state[0], state[1]["steps"]
     residual = _residual(running, size)
     while residual > tolerance and steps < cycles:
@@ -174,7 +180,7 @@ def conjugate_gradients(
         residual = _residual(running, size)
         run.progress("conjugate gradients", steps, cycles, f"residual {residual:.1e}")
         if time.monotonic() > saved + SAVE_EVERY:
-            run.save(STATE, running, {"steps": steps})
+            run.save(name, running, {"steps": steps})
             saved = time.monotonic()
     if not residual <= tolerance:
         raise ConvergenceError(
@@ -290,7 +296,7 @@ def problem_of(
         references = {l: v[chosen] for l, v in x.items()}
         start |= {"references": references, "bases": {}}
         for l in of_element.places:
-            basis = _orthonormal(np.asarray(_kernel(config, l, references, references)))
+            basis = orthonormal(np.asarray(_kernel(config, l, references, references)))
             if basis is None:
                 continue
             key = f"{z}_{l}"
@@ -303,7 +309,7 @@ def problem_of(
     return Problem(psi, places, labelled.metric, target, penalty, inverses), bases
 
 
-def _orthonormal(k: np.ndarray) -> np.ndarray | None:
+def orthonormal(k: np.ndarray) -> np.ndarray | None:
     """Combinations of references, ``(n (2 l + 1), n_columns)``, orthonormal in the space they span.
 
     Of a kernel of references ``(n, 2 l + 1, n, 2 l + 1)``; None of irreps that vanish identically.

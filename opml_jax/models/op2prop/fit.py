@@ -11,6 +11,7 @@ import numpy as np
 
 from ...data import Dataset
 from ...learn.devices import of_first
+from ...learn.ridge import stated
 from ...learn.run import Run
 from ..base import Params
 from ..family import Fit
@@ -92,7 +93,7 @@ def fit_atomwise(
             last_layer = fit_last_layer(definition, fit, params, described.sets, held_out)
             params["last_layer"] = {**params.get("last_layer", {}), **last_layer}
     ridges = {"energy": solved.energy, **solved.heads}
-    facts: dict[str, Any] = {f"{name}_lambda": ridge.lam for name, ridge in ridges.items()}
+    facts: dict[str, Any] = {f"{name}_lambda": stated(r.lam) for name, r in ridges.items()}
     facts["n_invariants"] = definition.n_invariants
     return Fit(params, facts, history, functools.partial(described.refitted, params))
 
