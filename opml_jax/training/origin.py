@@ -79,6 +79,9 @@ def check_origin(origin: Model, config: ModelConfig, sets: Mapping[str, Dataset]
         got, known = (" ".join(map(symbol, x)) for x in (missing, origin.elements))
         expected = f"elements of the model that training starts from ({known})"
         raise ConfigError("structures", got=got, expected=expected, code=Code.UNSEEN_ELEMENT)
+    if "calibration" in sets and not (config.doubts or origin.doubted):
+        got = "some, and a model without standard deviations"
+        raise ConfigError("data.n_calibration", got=got, expected="0")
     learned = [*origin.card.get("targets", config.targets)]
     if more := [name for name in config.targets if name not in learned and not origin.has(name)]:
         expected = f"what the model that training starts from learned ({', '.join(learned)})"
