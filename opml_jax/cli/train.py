@@ -18,6 +18,13 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="override a setting, e.g. model.components=64",
     )
     p.add_argument(
+        "--from",
+        dest="origin",
+        metavar="MODEL",
+        help="start from a trained model of the same family: a run directory, a model file or "
+        "pretrained:NAME",
+    )
+    p.add_argument(
         "--curve",
         action="store_true",
         help="also solve the closed form for ever fewer structures: a learning curve",
@@ -62,7 +69,8 @@ def run(args: argparse.Namespace) -> int:
         train_run,
     )
 
-    config = load_config(args.config, args.overrides)
+    overrides = [*args.overrides, *([f"origin={args.origin}"] if args.origin else [])]
+    config = load_config(args.config, overrides)
     chosen = family(config.model.family)
     if args.curve and not chosen.refits:
         expected = "a family whose closed form can be solved for fewer structures"

@@ -7,7 +7,7 @@ squares needs, of training and of validation alike, and costs no precision.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -59,6 +59,16 @@ class KeyedSystem:
         x = rows[:, 1:-n_outputs]
         mean = rows[:, 0] @ x / (rows[:, 0] @ rows[:, 0]) if constant else 0.0
         return np.sqrt(((x - rows[:, :1] * mean) ** 2).sum(axis=0) / self.n_rows)
+
+    def less(self, weights: Mapping[str, np.ndarray]) -> KeyedSystem:
+        """The same rows with what ``weights`` (and a ``constant``) leave of the labels."""
+        linear, rows = weights["weights"], self.triangle().copy()
+        y = rows[:, -linear.shape[1] :]
+        y -= rows[:, 1 : 1 + len(linear)] @ linear
+        y -= rows[:, :1] * weights.get("constant", 0.0)
+        left = KeyedSystem()
+        left._rows, left._kept, left.n_rows = [rows], len(rows), self.n_rows
+        return left
 
     def sums_of_squares(self, coefficients: np.ndarray) -> np.ndarray:
         """Of the rows times each column of ``(1 + n_columns + n_outputs, n)``: ``(n,)``."""
@@ -127,12 +137,24 @@ def solve_key(
     n_outputs: int,
     constant: bool,
     least: np.ndarray | float = 0.0,
+    start: Mapping[str, np.ndarray] | None = None,
 ) -> list[Candidate]:
     """Weights of one key for each of :data:`LAMBDAS`; none if it vanishes by symmetry.
 
     Of a key that validation lacks (None) those from :data:`UNJUDGED` on, by what training leaves.
-    Columns that spread less than ``least`` are standardised by it.
+    Columns that spread less than ``least`` are standardised by it. With weights to ``start`` from,
+    these are what solutions are drawn to; with the last lambda, which is infinite, they stand.
     """
+    if start is not None:
+        left = validation and validation.less(start)
+        changes = solve_key(train.less(start), left, n_outputs, constant, least)
+        judge = left or train.less(start)
+        none = np.zeros((1 + len(start["weights"]), n_outputs))
+        error = judge.sums_of_squares(np.concatenate([none, np.eye(n_outputs)])).sum()
+        rmse = float(error / (judge.n_rows * n_outputs)) ** 0.5
+        kept = {k: np.array(v) for k, v in start.items()}
+        moved = [({k: kept[k] + v for k, v in change.items()}, fit) for change, fit in changes]
+        return [*moved, (kept, KeyFit(np.inf, rmse, 1.0))]
     own = spectrum(train, n_outputs, constant, least)
     if own is None:
         return []

@@ -20,6 +20,9 @@ LAMBDAS = tuple(10.0**k for k in np.arange(-10.0, 7.5, 0.5))
 """Default candidates for the regularisation of standardised columns."""
 
 
+CHANGES = (*LAMBDAS, np.inf)
+"""And where weights are differences from earlier ones, all of which are kept with the last."""
+
 MANY = 2048
 """Columns and rows beyond which normal equations take the place of orthogonal factorisations."""
 
@@ -75,7 +78,7 @@ def ridge_leave_one_out(
       tolerance: error within which labels are not worth fitting, in the unit of ``y``.
 
     Raises:
-      OpmlError: fewer than two rows, or lengths that differ.
+      OpmlError: no rows, or lengths that differ.
     """
     _check(a, y)
     u, s, vt = np.linalg.svd(a, full_matrices=False)
@@ -89,7 +92,7 @@ def ridge_leave_one_out(
     rest = np.where(spanned, 0.0, y - u @ uty)
     scores = []
     for lam in lambdas:
-        kept = lam / (s**2 + lam)
+        kept = 1.0 / (1.0 + s**2 / lam)
         residual = (rest + u @ (kept * uty)) / (outside + u**2 @ kept)
         scores.append(np.sqrt(np.mean(residual**2)))
     return _choose(weights, scores, lambdas, tolerance)
@@ -168,7 +171,14 @@ class _System:
             self.rows = triangle(rows) if len(rows) > n_columns else rows
 
     def solve(self, lambdas: Sequence[float]) -> np.ndarray:
-        """``(n_columns, n_lambdas)`` weights."""
+        """``(n_columns, n_lambdas)`` weights, zero for a lambda that is infinite."""
+        finite = np.isfinite(lambdas)
+        some = self._solve(np.asarray(lambdas)[finite])
+        weights = np.zeros((len(some), len(lambdas)))
+        weights[:, finite] = some
+        return weights
+
+    def _solve(self, lambdas: Sequence[float] | np.ndarray) -> np.ndarray:
         if self.gram is None:
             assert self.rows is not None  # nobody solves an empty system
             a, y = self.rows[:, :-1], self.rows[:, -1]
@@ -184,7 +194,7 @@ class _System:
         return _cholesky(gram, self.gram[:-1, -1] * inverse, penalties) * inverse[:, None]
 
 
-def _solve_rows(a: np.ndarray, y: np.ndarray, lambdas: Sequence[float]) -> np.ndarray:
+def _solve_rows(a: np.ndarray, y: np.ndarray, lambdas: Sequence[float] | np.ndarray) -> np.ndarray:
     """``(n_columns, n_lambdas)`` weights from normal equations of the rows."""
     gram = a @ a.T
     least = len(gram) * np.finfo(float).eps * gram.diagonal().max()
@@ -208,10 +218,15 @@ def _cholesky(gram: np.ndarray, right: np.ndarray, penalties: Sequence) -> np.nd
 
 
 def _check(a: np.ndarray, y: np.ndarray) -> None:
-    if a.ndim != 2 or y.shape != (len(a),) or len(a) < 2:
+    if a.ndim != 2 or y.shape != (len(a),) or not len(a):
         got = f"shapes {a.shape} and {y.shape}"
-        expected = "(n_rows, n_columns) and (n_rows,) with at least two rows"
+        expected = "(n_rows, n_columns) and (n_rows,) with at least one row"
         raise OpmlError("rows", got=got, expected=expected)
+
+
+def stated(lam: float) -> float | str:
+    """A lambda as cards, which are JSON, have it."""
+    return float(lam) if np.isfinite(lam) else "infinite"
 
 
 def composition_offsets(counts: np.ndarray, energies: np.ndarray) -> np.ndarray:

@@ -31,6 +31,7 @@ class Run:
       on_progress: Called with (stage, done, total, note).
       rows: Keeps the rows of epochs; None: nobody does.
       first_epoch: What epochs are counted from, where several descents follow each other.
+      origin: The model that training starts from; None: from nothing.
       seconds: Wall time of each stage, filled by :meth:`stage`.
     """
 
@@ -40,6 +41,7 @@ class Run:
     on_progress: Progress = silent
     rows: History | None = None
     first_epoch: int = 0
+    origin: Any = None
     seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
     def progress(self, stage: str, done: int, total: int, note: str = "") -> None:

@@ -123,3 +123,12 @@ def attribute_docs(cls: type) -> dict[str, list[str]]:
             if current:
                 found[current].append(text.replace("``", ""))
     return found
+
+
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested values by dotted keys."""
+    values = {}
+    for key, value in tree.items():
+        name = prefix + key
+        values |= flat(value, name + ".") if isinstance(value, Mapping) else {name: value}
+    return values

@@ -20,7 +20,7 @@ import numpy as np
 from ..basis import Basis
 from ..data import Dataset
 from ..errors import ConfigError, one_of
-from ..learn.schema import from_mapping
+from ..learn.schema import from_mapping, to_mapping
 from .base import Definition, Model, ModelConfig, Params
 from .base.metrics import quantity_errors
 
@@ -118,6 +118,7 @@ class Family(abc.ABC):
       Model: Class of its trained models.
       spreads: Whether its training runs in several processes.
       refits: Whether :attr:`Fit.refit` is there, so that learning curves can be had.
+      starts: Whether its training reads ``run.origin``, a model to start from.
     """
 
     name: ClassVar[str]
@@ -127,6 +128,7 @@ class Family(abc.ABC):
     Model: ClassVar[type[Model]]
     spreads: ClassVar[bool] = False
     refits: ClassVar[bool] = False
+    starts: ClassVar[bool] = False
 
     @abc.abstractmethod
     def define(self, config: Any, elements: Sequence[int]) -> Definition:
@@ -157,6 +159,10 @@ class Family(abc.ABC):
     def learned(self, config: Any, dataset: Dataset) -> list[str]:
         """Labels of a data set that training reads; they are in the fingerprint of a run."""
         return [name for name in config.targets if name in dataset]
+
+    def written(self, model: Any) -> dict[str, Any]:
+        """What a configuration says of a model's functions."""
+        return to_mapping(model.definition.config)
 
     def fingerprint_arrays(self, definition: Any, config: Any) -> list[np.ndarray]:
         """Arrays beside the labels that decide what training comes to."""

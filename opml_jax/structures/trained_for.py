@@ -71,6 +71,38 @@ def electrons_of(structures: Sequence[Structure]) -> list[dict[str, Any]]:
     ]
 
 
+def union_of(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
+    """What two training sets together had, each from :func:`trained_for`.
+
+    Raises:
+      DataError: a composition that has another charge or spin in the second.
+    """
+    states: dict[str, tuple[int, int]] = {}
+    bare = set()
+    for known in (first, second):
+        for e in known["electrons"]:
+            state = e["charge"], e["spin"]
+            bare.add(state)
+            for name in e["compositions"]:
+                if states.setdefault(name, state) != state:
+                    raise DataError(
+                        "structures",
+                        got=f"{name} with {_words(*state)}, and before {_words(*states[name])}",
+                        expected="of one charge and spin for each composition",
+                        hint="No model tells them apart; train one for each.",
+                        code=Code.ELECTRONS,
+                    )
+    named = [(s, sorted(k for k, state in states.items() if state == s)) for s in sorted(bare)]
+    sets = {
+        name: sorted({*first.get(name, ()), *second.get(name, ())})
+        for name in ("coordinations", "surroundings")
+        # one that an earlier version did not write is not known of both
+        if name == "coordinations" or (name in first and name in second)
+    }
+    electrons = [{"charge": c, "spin": s, "compositions": names} for (c, s), names in named]
+    return {"electrons": electrons, **sets}
+
+
 def coordinations(structure: Structure) -> dict[str, int]:
     """The coordinations of a molecule, and an atom that has each.
 

@@ -70,6 +70,7 @@ def card_text(card: Mapping[str, Any], table: str) -> str:
         f"- **Targets**: {', '.join(card['targets'])}",
         f"- **Labels**: {level}, from {card['source'] or 'an unnamed source'}"
         f"; geometries and labels of training and validation have the hash {card['data_hash']}",
+        *_about_origin(card),
         f"- **Structures**: {', '.join(f'{k} {n}' for k, n in card['splits'].items())}",
         f"- **Seeds**: training {card['config']['seed']}, random split "
         f"{card['config']['data']['seed']}",
@@ -100,6 +101,19 @@ def _warnings(card: Mapping[str, Any]) -> list[str]:
     """What :func:`~opml_jax.training.verdict.verdict` found, if anything."""
     texts = card.get("warnings", [])
     return ["## Warnings", "", *(f"- {text}" for text in texts), ""] if texts else []
+
+
+def _about_origin(card: Mapping[str, Any]) -> list[str]:
+    """What a card says about the model that training started from."""
+    if (origin := card.get("origin")) is None:
+        return []
+    level = "/".join(origin.get("reference", {}).get(k, "unstated") for k in ("method", "basis"))
+    return [
+        f"- **Starts from**: a model whose weights have the hash {origin['weights']}, trained on "
+        f"{origin.get('n_train', 'unstated')} structures of {level} from "
+        f"{origin.get('source') or 'an unnamed source'} (hash {origin.get('data_hash', 'unstated')}"
+        "); elements, targets and limits are those of both"
+    ]
 
 
 def _electrons(card: Mapping[str, Any]) -> str:

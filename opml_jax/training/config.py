@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from ..errors import Code, ConfigError, near_path, one_of
 from ..learn.schema import as_mapping, convert, from_mapping, to_mapping, yaml_lines
+from ..learn.schema import flat as flat
 from ..models.base import ModelConfig
 from ..models.family import families, family
 from .migrate import is_old
+from .origin import filled
 
 
 def _first_family() -> ModelConfig:
@@ -67,15 +69,19 @@ class TrainConfig:
       data: Labels and splits.
       model: The model, of the family that it names, and under fit how it is trained.
       seed: Seed of all that is random in training: mixtures, initial weights, order of batches.
+      origin: A trained model to start from, which is a run directory, a model file or
+        pretrained:NAME; keys of the model that are left out are those of that model. Empty means
+        that training starts from nothing.
     """
 
     data: DataConfig = DataConfig()
     model: ModelConfig = dataclasses.field(default_factory=_first_family)
     seed: int = 0
+    origin: str = ""
 
     def __post_init__(self):
         self.model.check()
-        if self.data.n_calibration and not self.model.doubts:
+        if self.data.n_calibration and not self.model.doubts and not self.origin:
             got = f"{self.data.n_calibration}, and a model without standard deviations"
             hint = "How a model gets them: docs/howto/uncertainty.md."
             raise ConfigError("data.n_calibration", got=got, expected="0", hint=hint)
@@ -87,6 +93,7 @@ def read_mapping(tree: Any) -> TrainConfig:
     Raises:
       ConfigError: an unknown key (the nearest is named), a wrong type or value, or a file in the
         form of version 0.1.
+      ModelFileError: no readable model under ``origin``.
     """
     tree = dict(as_mapping(tree, "config"))
     if is_old(tree):
@@ -96,10 +103,12 @@ def read_mapping(tree: Any) -> TrainConfig:
             "effective: and targets:. opml config migrate FILE prints it in this form."
         )
     model = dict(as_mapping(tree.pop("model", None), "model"))
+    if origin := convert(tree.get("origin", ""), str, "origin"):
+        model = filled(model, origin)
     name = model.pop("family", families()[0])
     settings = family(convert(name, str, "model.family")).Config
     values = {"model": from_mapping(settings, model, "model")}
-    kinds = {"data": DataConfig, "seed": int}
+    kinds = {"data": DataConfig, "seed": int, "origin": str}
     for key, value in tree.items():
         one_of("a key of config", key, ["model", *kinds])
         values[key] = convert(value, kinds[key], key)
@@ -167,7 +176,8 @@ def _override(tree: Any, item: str) -> None:
 def mapping_of(config: TrainConfig) -> dict[str, Any]:
     """The configuration as plain YAML- and JSON-able values."""
     model = {"family": config.model.family, **to_mapping(config.model)}
-    return {"data": to_mapping(config.data), "model": model, "seed": config.seed}
+    general = {"seed": config.seed, "origin": config.origin}
+    return {"data": to_mapping(config.data), "model": model, **general}
 
 
 def explained(config: TrainConfig) -> str:
@@ -177,12 +187,3 @@ def explained(config: TrainConfig) -> str:
     about = family(config.model.family).about
     lines[at:at] = [f"  # Family: {about}", f"  family: {config.model.family}"]
     return "\n".join(lines) + "\n"
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested values by dotted keys."""
-    values = {}
-    for key, value in tree.items():
-        name = prefix + key
-        values |= flat(value, name + ".") if isinstance(value, Mapping) else {name: value}
-    return values

@@ -17,6 +17,7 @@ from opml_jax.basis import layout_of
 from opml_jax.conventions import rotation_to_e3nn
 from opml_jax.errors import (
     Code,
+    ConfigError,
     DataError,
     DataWarning,
     OpmlError,
@@ -34,16 +35,21 @@ EQUIVARIANT = 1e-9  # relative: rotated integrals are the same sums in another o
 SINGLES = 1e-10  # relative: padded shapes are compiled to sums in another order
 
 
+NO_WORSE = 1.1  # what validation judges is a weighted sum of these errors, not each of them
+
+
 class Contract:
     """Tests of one family.
 
     Attributes:
       config: A configuration of the family that trains within a minute.
       equivariant: Tolerance of rotations and permutations, relative to the largest number.
+      judged: Errors that are not to grow when training starts from the model.
     """
 
     config = None
     equivariant = EQUIVARIANT
+    judged = ("energy_mae_mev", "forces_mae_mev_per_angstrom", "fock_mae", "density_error_percent")
 
     @pytest.fixture(scope="class")
     @classmethod
@@ -232,6 +238,22 @@ class Contract:
         assert jax.tree.structure(again.params) == jax.tree.structure(model.params)
         for a, b in zip(jax.tree.leaves(again.params), jax.tree.leaves(model.params), strict=True):
             np.testing.assert_array_equal(a, b)
+
+    def test_training_starts_from_it(self, model, data):
+        """On the labels that it knows: validation takes nothing that is worse."""
+        config = TrainConfig(model=self.config)
+        if not family_of(model).starts:
+            with pytest.raises(ConfigError, match="one that can start from a model"):
+                train(data, SPLITS, config, origin=model)
+            return
+        again = train(data, SPLITS, config, origin=model).model
+        assert again.definition == model.definition
+        assert again.card["origin"]["data_hash"] == model.card["data_hash"]
+        assert again.card["data_hash"] != model.card["data_hash"]  # it says where it started
+        judged = data.subset(SPLITS["validation"])
+        before, after = (opml.training.evaluate(m, judged) for m in (model, again))
+        for name in before.keys() & {*self.judged}:
+            assert after[name] <= NO_WORSE * before[name], name
 
     def test_it_is_refused_where_it_has_no_energies(self, model, structures):
         """At the door of ASE and of dynamics; tests/interfaces/test_doors.py has the others."""

@@ -82,6 +82,7 @@ class Density2PropFamily(Family):
     Model = Density2PropModel
     spreads = True
     refits = True
+    starts = True
 
     def define(self, config: Density2PropConfig, elements: Sequence[int]) -> Density2Prop:
         """The pure functions of a configuration, on the model of densities that it names."""
@@ -100,11 +101,18 @@ class Density2PropFamily(Family):
         """Train as Op2Prop does, on the descriptors of the density; see :meth:`Family.fit`."""
         from ..op2prop.fit import fit_atomwise
 
+        if run.origin is not None:  # which has a density of its own
+            return fit_atomwise(definition, config.training, sets, run, dict)
         model = read_density(config.density, definition.elements)
         structures = sets["train"].structures
         draw = functools.partial(definition.draw, run.seed, structures, model.params)
         fit = fit_atomwise(definition, config.training, sets, run, draw)
         return dataclasses.replace(fit, facts={**fit.facts, "density": model.card})
+
+    def written(self, model: Any) -> dict[str, Any]:
+        """What a configuration says of a model's functions, and where their density was read."""
+        read = model.card.get("config", {}).get("model", {}).get("density", "")
+        return {**super().written(model), "density": read}
 
     def fingerprint_arrays(self, definition: Any, config: Any) -> list[np.ndarray]:
         """Parameters of the model of densities."""

@@ -150,6 +150,7 @@ def conjugate_gradients(
     cycles: int = 1000,
     start: Weights | None = None,
     run: Run | None = None,
+    name: str = STATE,
 ) -> Solution:
     """Minimise the loss on products of Psi and M alone; the Hessian is never formed.
 
@@ -160,6 +161,7 @@ def conjugate_gradients(
       start: weights to begin with. Default: none.
       run: hears of the residual, and keeps the state, from which a killed one goes on to the very
         same weights. Default: nothing is kept.
+      name: of that state.
 
     Raises:
       ConvergenceError: the tolerance was not reached.
@@ -176,7 +178,7 @@ def conjugate_gradients(
     z = problem.precondition(rest)
     running = (b, rest, z, _dot(rest, z))
     steps, saved = 0, time.monotonic()
-    if state := run.load(STATE, running):
+    if state := run.load(name, running):
         running, steps = state[0], state[1]["steps"]
     residual = _residual(running, size)
     while residual > tolerance and steps < cycles:
@@ -185,7 +187,7 @@ def conjugate_gradients(
         residual = _residual(running, size)
         run.progress("conjugate gradients", steps, cycles, f"residual {residual:.1e}")
         if time.monotonic() > saved + SAVE_EVERY:
-            run.save(STATE, running, {"steps": steps})
+            run.save(name, running, {"steps": steps})
             saved = time.monotonic()
     if not residual <= tolerance:
         raise ConvergenceError(
@@ -306,7 +308,7 @@ def problem_of(
         references = {l: v[chosen] for l, v in x.items()}
         start |= {"references": references, "bases": {}}
         for l in of_element.places:
-            basis = _orthonormal(np.asarray(_kernel(definition.config, l, references, references)))
+            basis = orthonormal(np.asarray(_kernel(definition.config, l, references, references)))
             if basis is not None:
                 start["bases"][str(l)] = basis
     problem = held_out_problem(definition, labelled, starts)
@@ -348,7 +350,7 @@ def _reduced(definition: Op2Density, start: Params, of_element: Environments) ->
     return {l: np.asarray(v) for l, v in x.items()}
 
 
-def _orthonormal(k: np.ndarray) -> np.ndarray | None:
+def orthonormal(k: np.ndarray) -> np.ndarray | None:
     """Combinations of references, ``(n (2 l + 1), n_columns)``, orthonormal in the space they span.
 
     Of a kernel of references ``(n, 2 l + 1, n, 2 l + 1)``; None of irreps that vanish identically.

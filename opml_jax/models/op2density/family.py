@@ -29,6 +29,7 @@ class Op2DensityFamily(Family):
     Config = Op2DensityConfig
     Functions = Op2Density
     Model = Op2DensityModel
+    starts = True
 
     def define(self, config: Op2DensityConfig, elements: Sequence[int]) -> Op2Density:
         """The pure functions of a configuration, with bases loaded for ``elements``."""

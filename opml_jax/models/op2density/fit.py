@@ -10,6 +10,7 @@ from ...data import Dataset
 from ...learn.run import Run
 from ..base import Params
 from ..family import Fit
+from .changes import solve_changes, without_widths
 from .closed_form import problem_of, solve_problem, solved, subtract_baselines
 from .config import Op2DensityConfig, Op2DensityFit, Op2DensityNetworkFit
 from .fit_network import train_network, train_widths, true_densities
@@ -37,12 +38,17 @@ def fit(
     """
     network, history = config.network, []
     with run.stage("closed form"):
-        needed = ("train", "validation") if _judges(definition, config) else ("train",)
+        judges = run.origin is not None or _judges(definition, config)
+        needed = ("train", "validation") if judges else ("train",)
         labelled = {name: label_dataset(definition, sets[name], run) for name in needed}
-        definition, params, facts = _solve(definition, config, sets["train"], labelled, run)
+        if run.origin is None:
+            definition, params, facts = _solve(definition, config, sets["train"], labelled, run)
+        else:
+            params, facts = _solve_changes(definition, config, labelled, run)
     if network is not None:
         settings = network.fit or Op2DensityNetworkFit()
         with run.stage("network") as end_with:
+            earlier, params = params, without_widths(params)
             trained = train_network(definition, settings, params, labelled, run)
             params, history = trained.params, trained.history
             facts |= _facts("network", trained, "closed form")
@@ -54,6 +60,7 @@ def fit(
                     true = true_densities(definition, sets[name], settings.points, seed, run)
                     judged[name] = labelled[name], true
                 after = dataclasses.replace(run, first_epoch=done)
+                params = _with_widths(params, earlier)
                 trained = train_widths(definition, settings, params, judged, after)
                 params, facts = trained.params, facts | _facts("widths", trained, "fixed basis")
                 history += [{**row, "epoch": done + row["epoch"]} for row in trained.history]
@@ -94,6 +101,25 @@ def _solve(
         return definition, params, {"cg_steps": solution.steps, "cg_residual": solution.residual}
     definition, *rest, facts = chosen_kernels(definition, settings, labelled, atoms, run)
     return definition, solved(definition, *rest, run), facts
+
+
+def _solve_changes(
+    definition: Op2Density, config: Op2DensityConfig, labelled: Mapping[str, Labelled], run: Run
+) -> tuple[Params, dict[str, Any]]:
+    """Likewise of a model that starts from the origin of the run."""
+    if config.network is not None and config.network.alone:
+        return run.origin.params, {}
+    settings = config.fit or Op2DensityFit()
+    return solve_changes(definition, settings, labelled, run.origin.params, run)
+
+
+def _with_widths(params: Params, earlier: Params) -> Params:
+    """Parameters with the widths that networks had before, if they had some."""
+    out = {}
+    for z, p in params.items():
+        widths = earlier[z].get("network", {}).get("widths")
+        out[z] = {**p, "network": {**p["network"], "widths": widths}} if widths else p
+    return out
 
 
 def _facts(name: str, trained: Fit, start: str) -> dict[str, Any]:

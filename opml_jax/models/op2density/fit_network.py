@@ -82,7 +82,8 @@ def train_network(
       definition: the model's functions.
       settings: of the descent; batches are cut once, their order is drawn anew each epoch.
       params: what it adds to: kernels, or baselines
-        (:func:`opml_jax.models.op2density.closed_form.subtract_baselines`).
+        (:func:`opml_jax.models.op2density.closed_form.subtract_baselines`), and perhaps a network
+        to start from.
       sets: ``train``, molecules that are learned, and ``validation``, which choose the epoch, and
         how the readout is solved.
       run: keeps the state ``network``; its seed draws initial weights and batches.
@@ -96,7 +97,8 @@ def train_network(
       ModelFileError: a damaged state, or one of another training.
     """
     network, train = definition.network, sets["train"]
-    residual = {name: residuals(definition, params, labelled) for name, labelled in sets.items()}
+    kernels = {z: {k: v for k, v in p.items() if k != "network"} for z, p in params.items()}
+    residual = {name: residuals(definition, kernels, labelled) for name, labelled in sets.items()}
     columns, x = columns_and_inputs(definition, params, sets)
     whitening = _of_residuals(train, residual["train"])
     weights = initial_weights(network, params, x["train"], whitening, run.seed)
@@ -223,9 +225,11 @@ def train_widths(
         for z, atoms in train.environments.items()
     }
     weights = initial_weights(definition.network, params, x["train"], whitening, run.seed)
-    for network in weights.values():  # exponents as they are, by functions of the gated scalars
+    for z, network in weights.items():  # exponents as they are, by functions of gated scalars
         n, readout = len(network["readout"]["0"]), network["readout"]
-        network["widths"] = {l: jnp.zeros((n, r.shape[1])) for l, r in readout.items()}
+        known = params[z].get("network", {}).get("widths", {})
+        zero = {l: jnp.zeros((n, r.shape[1])) for l, r in readout.items()}
+        network["widths"] = zero | jax.tree.map(jnp.asarray, known)
     kernels = {z: {k: v for k, v in p.items() if k != "network"} for z, p in params.items()}
     parts, size = {}, min(settings.batch_size, len(train.target))
     for name, (molecules, true) in sets.items():

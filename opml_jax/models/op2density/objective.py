@@ -196,10 +196,11 @@ def initial_weights(
 
 def with_networks(params: Params, columns: Params, networks: Params) -> Params:
     """Parameters of a model with networks, of columns and of learned weights."""
-    return {
-        z: {**p, "network": {"columns": columns[z], **jax.tree.map(np.asarray, networks[z])}}
-        for z, p in params.items()
+    added = {
+        z: {"network": {"columns": columns[z], **jax.tree.map(np.asarray, network)}}
+        for z, network in networks.items()
     }
+    return {z: {**p, **added.get(z, {})} for z, p in params.items()}
 
 
 def cut(

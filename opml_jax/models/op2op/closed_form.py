@@ -41,6 +41,9 @@ be magnified a million times in a molecule where it does.
 CHUNK = 8
 """Molecules at once."""
 
+PARTS = ("guess", "known", "density")
+"""Parameters that have weights by the name of a key."""
+
 Sides = dict[str, tuple[Irreps, Irreps]]
 """Irreps of words and of what they are to make, of each linear map."""
 
@@ -101,14 +104,17 @@ def fit_closed_form(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) ->
 def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> ClosedForm:
     """A first guess, and perhaps the functional of a density that is made self-consistent."""
     atoms = atomic_densities(definition.basis) if definition.config.baseline == "superposed" else {}
+    origin: Params = run.origin.params if run.origin else {}
     start: Params = {"atoms": atoms} if atoms else {}
+    start |= {"network": origin["network"]} if "network" in origin else {}
     systems = gathered(definition, start, sets, run, sides_at_reference)
-    solved = {part: candidates(definition, system) for part, system in systems.items()}
+    known = {"guess": origin.get("guess", {}), "functional": joined_columns(origin)}
+    solved = {part: candidates(definition, s, known[part]) for part, s in systems.items()}
     judges = judges_of(sets["validation"])
     first = up_to(definition, 0)
     guess = _chosen(first, {"guess": solved["guess"]}, 0.0, start).params
     fades = judged_fades(first, lambda scale: {**guess, "fade": scale}, judges, run)
-    if best := best_fade(fades):
+    if best := max(best_fade(fades), origin.get("fade", 0.0)):
         start["fade"] = best
 
     def faded(scale: float) -> Params:
@@ -123,13 +129,22 @@ def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) 
             run,
             fades="fade" in start,
         )
+        scale = max(scale, origin.get("functional_fade", 0.0))
         start = faded(scale)
     floor = min(floors, key=lambda f: (floors[f], -f), default=0.0)
     chosen = _chosen(definition, solved, floor, start)
     if definition.config.uncertainty:
         last = "functional" if "functional" in solved else "guess"
-        chosen.params["draws"] = _draws(definition, systems[last], solved[last], floor)
-    return dataclasses.replace(chosen, floors=floors, fades=fades)
+        draws = _draws(definition, systems[last], solved[last], origin, floor)
+        chosen.params["draws"] = draws
+    params = _over(origin, {k: v for k, v in chosen.params.items() if k != "network"})
+    return dataclasses.replace(chosen, params=params, floors=floors, fades=fades)
+
+
+def _over(earlier: Params, params: Params) -> Params:
+    """Parameters, and those of an earlier model for keys (pairs of elements, say) they lack."""
+    lacking = {k: {**earlier[k], **params[k]} for k in params if k in PARTS and k in earlier}
+    return {**params, **lacking}
 
 
 def _fit_stage(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> ClosedForm:
@@ -137,8 +152,11 @@ def _fit_stage(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> Clos
     number = definition.config.stages - 1
     before = fit_closed_form(up_to(definition, number), sets, run)
     system = gathered(definition, before.params, sets, run, sides_of_stage)["functional"]
-    solved = candidates(definition, system)
+    origin: Params = run.origin.params if run.origin else {}
+    earlier = origin["stages"][str(number)] if origin else {}
+    solved = candidates(definition, system, joined_columns(earlier))
     weights, keys = _functional(definition, solved)
+    weights = _over(earlier, weights)
     stages = before.params.get("stages", {})
 
     def with_stage(**fade: float) -> Params:
@@ -146,18 +164,21 @@ def _fit_stage(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> Clos
 
     judges = judges_of(sets["validation"])
     fades = judged_fades(definition, lambda scale: with_stage(functional_fade=scale), judges, run)
-    best = best_fade(fades)
+    best = max(best_fade(fades), earlier.get("functional_fade", 0.0))
     params = with_stage(functional_fade=best) if best else with_stage()
     if definition.config.uncertainty:
-        params["draws"] = _draws(definition, system, solved)
+        params["draws"] = _draws(definition, system, solved, origin)
     return ClosedForm(params, {**before.keys, f"stage {number + 1}": keys}, fades=fades)
 
 
-def _draws(definition: Op2Op, systems: Systems, solved: Candidates, floor: float = 0.0) -> Params:
+def _draws(
+    definition: Op2Op, systems: Systems, solved: Candidates, origin: Params, floor: float = 0.0
+) -> Params:
     """What standard deviations need, of the last linear map."""
     best = {key: best_of(weights, floor) for key, weights in solved.items()}
-    sets = systems["train"], systems["validation"]
-    return drawn(definition, *sets, least_spreads(definition, systems["train"]), best)
+    sets, known = (systems["train"], systems["validation"]), origin.get("draws", {})
+    least = least_spreads(definition, systems["train"])
+    return {**known, **drawn(definition, *sets, least, best, known)}
 
 
 def _chosen(
@@ -193,6 +214,18 @@ def split_columns(definition: Op2Op, weights: Mapping[IrrepKey, Params]) -> Para
             out["known"][name] = known
             density.pop("constant", None)
         out["density"][name] = density
+    return out
+
+
+def joined_columns(params: Params) -> Params:
+    """By name of a key, what :func:`split_columns` made ``known`` and ``density`` of; or nothing.
+
+    Parameters of another kind have none.
+    """
+    known, out = params.get("known", {}), {}
+    for name, linear in params.get("density", {}).items():
+        parts = [known[name], linear] if name in known else [linear]
+        out[name] = {**parts[0], "weights": np.concatenate([p["weights"] for p in parts])}
     return out
 
 
@@ -245,11 +278,14 @@ def sides_at_reference(
     dm = density_matrix(fock, operators["S"], electrons, mask=mask)
     wanted = fock if definition.config.target == "fock" else dm
     residual = wanted - definition.baseline(params, structures, operators, table)
+    if not definition.config.density_words:  # of a model that training starts from
+        residual = residual - definition.learned(params, operators, known, table)
     sides = {"guess": (known, operator_irreps(residual[None], table))}
     if definition.config.density_words:
         operators = definition.with_density(structures, operators, dm)
         columns = joined(known, definition.density_irreps(operators, table))
         residual = fock - operators["T"] - operators["U"]
+        residual = residual - definition.learned(params, operators, columns, table)
         sides["functional"] = (columns, operator_irreps(residual[None], table))
     return sides
 
@@ -289,8 +325,12 @@ def gathered(
     return systems
 
 
-def candidates(definition: Op2Op, systems: Systems) -> Candidates:
-    """Weights of every key for every lambda; keys that vanish by symmetry have none."""
+def candidates(definition: Op2Op, systems: Systems, known: Params | None = None) -> Candidates:
+    """Weights of every key for every lambda; keys that vanish by symmetry have none.
+
+    Of keys by whose names weights are ``known`` (of a model that training starts from) those are
+    what solutions are drawn to.
+    """
     least = least_spreads(definition, systems["train"])
     solved = {
         key: solve_key(
@@ -299,6 +339,7 @@ def candidates(definition: Op2Op, systems: Systems) -> Candidates:
             definition.n_outputs(key),
             has_constant(key),
             least[key],
+            (known or {}).get(key_name(key)),
         )
         for key, system in systems["train"].items()
     }

@@ -80,7 +80,8 @@ def train_network(
     """
     network = definition.config.network
     assert network is not None  # what is trained
-    closed, fixed, parts = _prepared(definition, closed_form, sets, fit, run.seed)
+    known: Params = run.origin.params.get("network", {}) if run.origin else {}
+    closed, fixed, parts = _prepared(definition, closed_form, sets, fit, run.seed, known)
     parts = jax.tree.map(jnp.asarray, parts)
     loss = NetworkLoss(network, fit.losses, fixed)
     mean = jax.jit(loss.mean)
@@ -94,7 +95,10 @@ def train_network(
         lambda weights: (judge(weights), {}),
         **cut_batches(parts["train"]),
     )
-    done = descend(task, loss.start(parts["train"], run.seed), fit, run, "network")
+    weights = {k: jax.tree.map(jnp.asarray, known[k]) for k in known if k != "fixed"}
+    start = (float(judge(weights)), weights) if weights else None
+    weights = weights or loss.start(parts["train"], run.seed)
+    done = descend(task, weights, fit, run, "network", start)
     weights, chosen = _better_readout(loss, done, judge, parts)
     better = min(chosen.values()) < 1.0
     params = {**closed, "network": jax.tree.map(np.asarray, {"fixed": fixed, **weights})}
@@ -249,8 +253,11 @@ def _prepared(
     sets: Mapping[str, Dataset],
     fit: Op2OpNetworkFit,
     seed: int,
+    known: Params,
 ) -> tuple[Params, Params, dict[str, Params]]:
     """The closed form (constants alone if it is left out), what is fixed, and stacked batches.
+
+    With a network that is ``known`` what it has fixed stands, and so does the closed form.
 
     Fixed are components, inputs of gates and scales. Batches of ``train`` and ``validation`` have
     ``data`` of the network, the ``reference``, the ``residual`` matrices of the closed form and
@@ -269,18 +276,23 @@ def _prepared(
             batch = structures, table, jnp.asarray(fock)
             yield _residuals(definition, orbitals, params, *batch), table, n
 
-    params = _without_columns(closed_form, {}) if network.alone else closed_form
-    of_x, of_y = _moments(read(params, "train"))
-    if network.alone:
-        mean = {key_name(key): moments.mean for key, moments in of_y.items()}
-        params = _without_columns(closed_form, mean)
-    fixed = _fixed(network, of_x, of_y)
+    alone = network.alone and not known
+    params = _without_columns(closed_form, {}) if alone else closed_form
+    if known:
+        fixed = {k: v for k, v in known["fixed"].items() if k != "inputs"}
+    else:
+        of_x, of_y = _moments(read(params, "train"))
+        if alone:
+            mean = {key_name(key): moments.mean for key, moments in of_y.items()}
+            params = _without_columns(closed_form, mean)
+        fixed = _fixed(network, of_x, of_y)
     of_invariants: dict[str, Moments] = {}
     batches = {
         name: [_compressed(fixed["columns"], batch, moments) for batch in read(params, name)]
         for name, moments in (("train", of_invariants), ("validation", None))
     }
-    fixed["inputs"] = {g: m.components(network.inputs, True) for g, m in of_invariants.items()}
+    inputs = {g: m.components(network.inputs, True) for g, m in of_invariants.items()}
+    fixed["inputs"] = known["fixed"]["inputs"] if known else inputs
     squash, parts = jax.jit(functools.partial(saturated, fixed["inputs"])), {}
     for name, of_set in batches.items():
         for batch in of_set:

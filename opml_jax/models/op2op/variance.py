@@ -35,8 +35,11 @@ def draw(
     judge: KeyedSystem,
     rng: np.random.Generator,
     n_draws: int = N_DRAWS,
+    known: Params | None = None,
 ) -> Params:
     """Draws from the posterior of one key; ``judge`` says how large its errors are.
+
+    Those that are ``known``, of a model that training starts from, become less in what it sees.
 
     Returns:
       ``directions`` ``(n_columns, n_draws)``, ``scales`` ``(n_outputs, n_draws)`` and, of a key
@@ -48,6 +51,8 @@ def draw(
     # less where there are data: the covariance is 1 / (s^2 + lambda n) along their vectors
     less = 1 - np.sqrt(prior / (rows.s**2 + prior))
     a = rows.inverse[:, None] * (free - rows.vt.T @ (less[:, None] * (rows.vt @ free)))
+    if known is not None:
+        a = _updated(rows, known["directions"], prior, rng)
     moved = rng.standard_normal(n_draws) / rows.n**0.5 - rows.mean[:n_columns] @ a
     constant = moved if "constant" in weights else np.zeros(n_draws)
     leverage = np.concatenate([constant[None], a, np.zeros((n_outputs, n_draws))])
@@ -59,19 +64,38 @@ def draw(
     return {**out, "constant": constant} if "constant" in weights else out
 
 
+def _updated(
+    rows: Spectrum, directions: np.ndarray, prior: float, rng: np.random.Generator
+) -> np.ndarray:
+    """Earlier draws ``(n_columns, n_draws)``, each drawn to a solution of rows that are noise."""
+    spread = np.where(rows.inverse > 0, 1 / np.where(rows.inverse > 0, rows.inverse, 1.0), 0.0)
+    seen = rows.vt @ (spread[:, None] * directions)
+    noise = rng.standard_normal(seen.shape)
+    change = (rows.s[:, None] * noise - rows.s[:, None] ** 2 * seen) / (
+        rows.s[:, None] ** 2 + prior
+    )
+    return directions + rows.inverse[:, None] * (rows.vt.T @ change)
+
+
 def drawn(
     definition: Op2Op,
     train: dict[IrrepKey, KeyedSystem],
     validation: dict[IrrepKey, KeyedSystem],
     least: dict[IrrepKey, np.ndarray],
     chosen: dict[IrrepKey, Candidate],
+    known: Params,
 ) -> Params:
-    """Draws of every key, as :func:`opml_jax.models.op2op.draws.drawn_changes` reads them."""
+    """Draws of every key, as :func:`opml_jax.models.op2op.draws.drawn_changes` reads them.
+
+    Those that are ``known`` before, of a model that training starts from, are updated.
+    """
     out, rng = {}, np.random.default_rng(0)
     for key, best in chosen.items():
         rows = spectrum(train[key], definition.n_outputs(key), has_constant(key), least[key])
-        assert rows is not None  # or nothing could be chosen
-        out[key_name(key)] = draw(rows, best, validation.get(key, train[key]), rng)
+        if rows is None:  # what was chosen is earlier weights, whose draws are known
+            continue
+        judge, earlier = validation.get(key, train[key]), known.get(key_name(key))
+        out[key_name(key)] = draw(rows, best, judge, rng, known=earlier)
     return out
 
 

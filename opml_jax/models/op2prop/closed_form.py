@@ -8,7 +8,14 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 
 from ...conventions import CARTESIAN_TO_E3NN, cartesian_to_e3nn, matrix_to_e3nn
-from ...learn.ridge import Ridge, composition_offsets, ridge_leave_one_out, ridge_validated
+from ...learn.ridge import (
+    CHANGES,
+    LAMBDAS,
+    Ridge,
+    composition_offsets,
+    ridge_leave_one_out,
+    ridge_validated,
+)
 from ..base import Params
 from .atomwise import AtomwiseDefinition
 from .config import PROPERTIES, AtomwiseFit
@@ -18,6 +25,10 @@ from .network import HEADS, head_of
 from .scaling import fit_components, fit_scaler, scaled
 
 CHUNK = 64
+
+FREE = 1e3
+"""Scale of the columns of numbers of atoms where weights are differences from earlier ones: so
+large that the energies of atoms of another level of theory cost nothing."""
 
 SLOPES = ("forces", "field_dipole")
 """Minus derivatives of the energy that may be learned, in the order of their rows in a cache."""
@@ -69,10 +80,16 @@ class Columns:
         return cls((squares > 0).astype(np.float64))
 
     @classmethod
+    def of_counts(cls, cache: Cache) -> Columns:
+        """Those of one number that is 1 for every atom."""
+        return cls(FREE * (cache.one_hot.sum(axis=(0, 1)) > 0)[:, None])
+
+    @classmethod
     def of_irreps(cls, cache: Cache, l: int) -> Columns:
         """Those of irreps of L, scaled to a root mean square of one."""
         square = np.einsum("nie,nicm->ec", cache.one_hot, cache.v[l] ** 2, optimize=True)
-        rms = np.sqrt(square / ((2 * l + 1) * cache.one_hot.sum(axis=(0, 1)))[:, None])
+        counts = np.maximum(cache.one_hot.sum(axis=(0, 1)), 1.0)
+        rms = np.sqrt(square / ((2 * l + 1) * counts)[:, None])
         used = rms > 1e-9 * rms.max(axis=1, keepdims=True)
         return cls(np.where(used, 1.0 / np.where(used, rms, 1.0), 0.0))
 
@@ -94,21 +111,41 @@ class Columns:
         return weights * self.scale
 
 
-def fit_scalar(cache: Cache, labels: np.ndarray, tolerance: float = 0.0) -> tuple[Params, Ridge]:
-    """Offsets and weights of scalars ``(n,)``: a ridge on invariants, lambda by leave-one-out."""
+def fit_scalar(
+    cache: Cache, labels: np.ndarray, tolerance: float = 0.0, *, changes: bool = False
+) -> tuple[Params, Ridge]:
+    """Offsets and weights of scalars ``(n,)``: a ridge on invariants, lambda by leave-one-out.
+
+    With ``changes`` labels are what earlier parameters leave, and parameters differences from them.
+    """
     counts, columns = cache.one_hot.sum(axis=1), Columns.of_invariants(cache)
-    offsets, rows = composition_offsets(counts, labels), columns.rows(cache, cache.x[:, None])
+    rows = columns.rows(cache, cache.x[:, None])
+    if changes:
+        of_counts = Columns.of_counts(cache)
+        rows = np.hstack([rows, of_counts.rows(cache, ones(cache))])
+        fit = ridge_leave_one_out(rows, labels, CHANGES, tolerance=tolerance)
+        weights, offsets = np.split(fit.weights, [columns.n])
+        offsets = of_counts.weights(offsets)[:, 0]
+        return {"offsets": offsets, "weights": columns.weights(weights)}, fit
+    offsets = composition_offsets(counts, labels)
     fit = ridge_leave_one_out(rows, labels - counts @ offsets, tolerance=tolerance)
     return {"offsets": offsets, "weights": columns.weights(fit.weights)}, fit
 
 
-def fit_irreps(cache: Cache, labels: np.ndarray, tolerance: float = 0.0) -> tuple[Params, Ridge]:
+def fit_irreps(
+    cache: Cache, labels: np.ndarray, tolerance: float = 0.0, *, changes: bool = False
+) -> tuple[Params, Ridge]:
     """Weights of irreps for labels ``(n, 2 L + 1)``: a ridge, lambda by leave-one-out."""
     l = labels.shape[-1] // 2
-    columns = Columns.of_irreps(cache, l)
+    columns, lambdas = Columns.of_irreps(cache, l), CHANGES if changes else LAMBDAS
     rows = columns.rows(cache, np.moveaxis(cache.v[l], -1, 1))
-    fit = ridge_leave_one_out(rows, labels.reshape(-1), tolerance=tolerance)
+    fit = ridge_leave_one_out(rows, labels.reshape(-1), lambdas, tolerance=tolerance)
     return {"weights": columns.weights(fit.weights)}, fit
+
+
+def ones(cache: Cache) -> np.ndarray:
+    """``(n, 1, n_atoms, 1)``: the feature of :meth:`Columns.of_counts`."""
+    return np.ones((*cache.x.shape[:1], 1, cache.x.shape[1], 1))
 
 
 def fit_mixing(cache: Cache, n_mixed: int) -> np.ndarray:
@@ -130,7 +167,8 @@ class EnergySystem:
     """Rows of the ridge for energies and their derivatives, each divided by its ``sigma``.
 
     Columns are linear ones, those of a kernel, and those of 1o irreps, if their weights are solved
-    together with the energy's. ``offsets`` of elements are subtracted first.
+    together with the energy's. ``offsets`` of elements are subtracted first, or have columns of
+    their own, ``counts``, where weights are differences from earlier ones.
     """
 
     sigma: Mapping[str, float]
@@ -138,11 +176,12 @@ class EnergySystem:
     linear: Columns
     kernel: KernelColumns | None
     irreps: Columns | None
+    counts: Columns | None = None
 
     @property
     def cuts(self) -> list[int]:
-        """Where in a solution weights of kernel and irreps begin, and where all end."""
-        parts = (self.linear, self.kernel, self.irreps)
+        """Where in a solution weights of kernel, irreps and counts begin, and where all end."""
+        parts = (self.linear, self.kernel, self.irreps, self.counts)
         return list(np.cumsum([part.n if part else 0 for part in parts]))
 
     def rows(self, part: Labelled) -> tuple[np.ndarray, np.ndarray]:
@@ -168,8 +207,14 @@ class EnergySystem:
                 a = [np.pad(block, ((0, 0), (0, self.irreps.n))) for block in a]
                 dipoles = self.irreps.rows(cache, np.moveaxis(cache.v[1], -1, 1))
                 a.append(np.hstack([in_field, -dipoles]) / sigma["consistency"])
-                y.append(np.zeros(len(dipoles)))
-        return np.concatenate(a), np.concatenate(y)
+                apart = part.labels["field_dipole"] - part.labels["dipole"]  # 0 but for an origin
+                y.append(cartesian_to_e3nn(apart).ravel() / sigma["consistency"])
+        rows = np.concatenate(a)
+        if self.counts:
+            offsets = np.zeros((len(rows), self.counts.n))
+            offsets[: len(part)] = self.counts.rows(cache, ones(cache)) / sigma["energy"]
+            rows = np.hstack([rows, offsets])
+        return rows, np.concatenate(y)
 
     def chunks(self, train: Labelled) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """:meth:`rows` of a few molecules after the other."""
@@ -188,6 +233,7 @@ def fit_energy(
     tolerance: float,
     kernel: Params | None = None,
     refit: bool = False,
+    changes: bool = False,
 ) -> tuple[Params, Params | None, Params | None, Ridge]:
     """Offsets by composition, then one ridge on energies and their derivatives together.
 
@@ -195,18 +241,25 @@ def fit_energy(
     (n,), ``forces``, padded (n, n_atoms, 3), and ``field_dipole`` (n, 3), minus the derivative in
     the field, each divided by its ``sigma`` in atomic units. With a ``sigma`` of ``consistency``
     the weights of the 1o irreps are solved together, and it divides the difference of the dipoles.
-    With ``refit`` validation, once it has chosen lambda, joins the training set.
+    With ``refit`` validation, once it has chosen lambda, joins the training set. With ``changes``
+    labels are what earlier parameters leave, and parameters are differences from these.
 
     Returns:
       Linear parameters, those of the kernel (or None), of the dipole (or None), and the ridge.
     """
     cache, columns = train.cache, None if kernel is None else KernelColumns(kernel)
-    offsets = composition_offsets(cache.one_hot.sum(axis=1), train.labels["energy"])
     irreps = Columns.of_irreps(cache, 1) if "consistency" in sigma else None
-    system = EnergySystem(sigma, offsets, Columns.of_invariants(cache), columns, irreps)
-    held_out = system.rows(validation)
-    fit = ridge_validated(system.chunks(train), held_out, tolerance=tolerance, refit=refit)
-    linear, of_kernel, of_irreps = np.split(fit.weights, system.cuts[:2])
+    counts = Columns.of_counts(cache) if changes else None
+    offsets = np.zeros(cache.one_hot.shape[-1])
+    if counts is None:
+        offsets = composition_offsets(cache.one_hot.sum(axis=1), train.labels["energy"])
+    system = EnergySystem(sigma, offsets, Columns.of_invariants(cache), columns, irreps, counts)
+    held_out, options = system.rows(validation), {"tolerance": tolerance, "refit": refit}
+    lambdas = CHANGES if changes else LAMBDAS
+    fit = ridge_validated(system.chunks(train), held_out, lambdas, **options)
+    linear, of_kernel, of_irreps, of_counts = np.split(fit.weights, system.cuts[:3])
+    if counts is not None:
+        offsets = counts.weights(of_counts)[:, 0]
     weights = {"offsets": offsets, "weights": system.linear.weights(linear)}
     if kernel is not None and columns is not None:
         kernel = {**kernel, "weights": columns.weights(of_kernel)}

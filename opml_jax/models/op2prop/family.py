@@ -29,6 +29,7 @@ class Op2PropFamily(Family):
     Model = Op2PropModel
     spreads = True
     refits = True
+    starts = True
 
     def define(self, config: Op2PropConfig, elements: Sequence[int]) -> Op2Prop:
         """The pure functions of a configuration; see :meth:`Family.define`."""

@@ -11,10 +11,12 @@ import numpy as np
 
 from ...data import Dataset
 from ...learn.devices import of_first
+from ...learn.ridge import stated
 from ...learn.run import Run
 from ..base import Params
 from ..family import Fit
 from .atomwise import AtomwiseDefinition
+from .changes import fit_changes
 from .closed_form import TENSORS, ClosedForm, fit_closed_form
 from .config import AtomwiseFit
 from .descriptors import Labelled, Wanted, build_cache, padded_labels, rounding_noise
@@ -30,17 +32,23 @@ Sets = Mapping[str, Dataset]
 
 @dataclasses.dataclass(frozen=True)
 class Described:
-    """All that the parts of a training read: settings, sets and rounding noise of invariants."""
+    """All that the parts of a training read: settings, sets and rounding noise of invariants.
+
+    ``drawn`` are parameters that descriptors need. Without ``noise`` they are all parameters of the
+    model that training starts from, whose scaling stands.
+    """
 
     definition: AtomwiseDefinition
     fit: AtomwiseFit
     sets: dict[str, Labelled]
-    noise: np.ndarray
+    noise: np.ndarray | None
     drawn: Params
 
     def solved(self, **sets: Labelled) -> ClosedForm:
         """The closed form, of other sets where they are given."""
         every = {**self.sets, **sets}
+        if self.noise is None:
+            return fit_changes(self.definition, self.fit, every, self.drawn)
         return fit_closed_form(self.definition, self.fit, every, self.noise, self.drawn)
 
     def refitted(self, params: Params, index: np.ndarray) -> Params | None:
@@ -49,7 +57,8 @@ class Described:
         None if these structures lack an element.
         """
         train = self.sets["train"].subset(index)
-        if not train.cache.one_hot.any(axis=(0, 1)).all():
+        lacks = not train.cache.one_hot.any(axis=(0, 1)).all()
+        if lacks and self.noise is not None:
             return None
         return silenced({**params, **self.solved(train=train).params})
 
@@ -59,6 +68,8 @@ def fit_atomwise(
 ) -> Fit:
     """Train a model that reads descriptors of atoms: closed form first, then networks.
 
+    With an origin of the run both begin with its weights.
+
     Args:
       definition: the model's functions.
       fit: settings.
@@ -66,13 +77,14 @@ def fit_atomwise(
       run: keeps states and reports.
       draw: makes the parameters that the descriptors need.
     """
+    origin = run.origin and run.origin.params
     with run.stage("descriptors"):
-        described = describe(definition, fit, sets, run, draw())
+        described = describe(definition, fit, sets, run, origin or draw())
     with run.stage("closed form") as end_with:
         solved = described.solved()
         params, history = of_first(solved.params), []
         end_with(f"lambda {solved.energy.lam:.0e}")
-    if fit.epochs:
+    if fit.epochs or "residual" in params:
         with run.stage("network"):
             inputs = {k: make_inputs(params, part) for k, part in described.sets.items()}
             params, history = train_residual(definition, fit, params, inputs, run)
@@ -80,10 +92,10 @@ def fit_atomwise(
         with run.stage("last layer"):
             held_out = sets["validation"]
             last_layer, lam = fit_last_layer(definition, fit, params, described.sets, held_out)
-            params = {**params, "last_layer": last_layer}
+            params["last_layer"] = {**params.get("last_layer", {}), **last_layer}
     refit = functools.partial(described.refitted, params)
     ridges = {"energy": solved.energy, **solved.heads}
-    facts: dict[str, Any] = {f"{name}_lambda": ridge.lam for name, ridge in ridges.items()}
+    facts: dict[str, Any] = {f"{name}_lambda": stated(r.lam) for name, r in ridges.items()}
     if definition.config.last_layer:
         train = described.sets["train"], sets["train"]
         facts["growth"] = left_out_growth(definition, fit, params, train, lam, refit, run)
@@ -94,7 +106,10 @@ def fit_atomwise(
 def describe(
     definition: AtomwiseDefinition, fit: AtomwiseFit, sets: Sets, run: Run, drawn: Params
 ) -> Described:
-    """Descriptors, made with what was ``drawn``, and labels of training and validation set."""
+    """Descriptors, made with what was ``drawn``, and labels of training and validation set.
+
+    Of a run with an origin ``drawn`` are all its parameters.
+    """
     wanted = Wanted(
         derivatives="forces" in fit.targets,
         field="field_dipole" in fit.sigmas,
@@ -102,7 +117,9 @@ def describe(
     )
     structures = [s for k in PARTS for s in sets[k].structures]
     cache = build_cache(definition, structures, wanted, drawn, run=run)
-    noise = rounding_noise(definition, structures, cache, wanted, drawn, run=run)
+    noise = None
+    if run.origin is None:
+        noise = rounding_noise(definition, structures, cache, wanted, drawn, run=run)
     out, start = {}, 0
     for name in PARTS:
         stop = start + len(sets[name])

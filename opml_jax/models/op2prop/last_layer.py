@@ -45,10 +45,14 @@ def fit_last_layer(
     """What a model needs for standard deviations of energies and, if learned, forces.
 
     ``factor`` ``(n_features, n_features)``, the number ``energy`` and, if learned, ``forces``; and
-    lambda.
+    lambda. What ``params`` of a model that training starts from have seen counts with the training
+    set.
     """
     forces, train = "forces" in fit.targets, sets["train"]
     gram = gram_of(params, train, forces, fit.sigmas, np.arange(len(train)))
+    if (known := params.get("last_layer")) is not None:
+        root = np.linalg.pinv(known["factor"])  # of the earlier A^T A + lambda
+        gram = gram + root.T @ root
     rows = feature_rows(params, sets["validation"].cache, forces)
     predicted = EnergyModel(definition, params).predict(held_out.structures)
     errors = {k: np.abs(np.subtract(*paired(k, predicted, held_out))) for k in rows}

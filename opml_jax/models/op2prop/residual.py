@@ -148,9 +148,10 @@ class Objective:
     fit: AtomwiseFit
 
     @classmethod
-    def of(cls, module: Residual, fit: AtomwiseFit, train: Arrays) -> Objective:
-        """The objective of a training set."""
+    def of(cls, module: Residual, fit: AtomwiseFit, train: Arrays, known: Params) -> Objective:
+        """The objective of a training set, with scales of outputs that are ``known`` already."""
         scale = residual_scales(train)
+        scale |= {k: np.asarray(v) for k, v in known.items() if k in scale}
         if CONSISTENCY in fit.sigmas:
             scale[CONSISTENCY] = np.asarray(fit.sigmas[CONSISTENCY])
         return cls(module, scale, fit)
@@ -220,7 +221,8 @@ def train_residual(
 ) -> tuple[Params, list[dict[str, float]]]:
     """Fit the networks; keeps, for each member, the averaged weights of its best epoch.
 
-    Epoch 0 is the closed form itself, so a member is never worse than it on validation.
+    Epoch 0 is the closed form itself, so a member is never worse than it on validation; with
+    networks among its parameters (of a model that training starts from) it is with these.
 
     Args:
       definition: the model's functions.
@@ -237,11 +239,13 @@ def train_residual(
       OpmlError: the loss became NaN.
       ModelFileError: a damaged state, or one of another training.
     """
-    objective = Objective.of(definition.network(dipole="dipole" in closed_form), fit, sets["train"])
+    module, known = definition.network(dipole="dipole" in closed_form), closed_form.get("residual")
+    objective = Objective.of(module, fit, sets["train"], closed_form.get("scale", {}))
     train, validation = (objective.prepared(sets[k]) for k in ("train", "validation"))
     size, n_members = min(fit.batch_size, len(train["z"])), definition.config.members
     mesh = mesh_for(size)
-    weights = replicate(_initial(objective.module, run.seed, n_members, train), mesh)
+    first = known and jax.tree.map(lambda w: jnp.asarray(w, jnp.float32), known)
+    weights = replicate(first or _initial(module, run.seed, n_members, train), mesh)
     train, validation = (replicate(arrays, mesh) for arrays in (train, validation))
     judged = jit(objective.judge, mesh)
 
@@ -249,14 +253,18 @@ def train_residual(
         losses, squares = judged(weights, validation)
         return np.asarray(losses), objective.columns(squares)
 
-    silent = jax.tree.map(lambda w: w * 0.0, weights)  # zero networks: the closed form alone
+    # zero networks: the closed form alone
+    begin = weights if known else jax.tree.map(lambda w: w * 0.0, weights)
     task = _task(objective, judge, train, size, n_members, mesh)
-    start = judge(silent)[0], silent
+    start = judge(begin)[0], begin
     descent = descend(task, weights, fit, run, "network", start)
     params = {
         **closed_form,
         "residual": jax.tree.map(lambda w: np.asarray(w, np.float64), descent.weights),
-        "scale": {k: np.asarray(v) for k, v in objective.scale.items() if k in OUTPUTS},
+        "scale": {
+            **closed_form.get("scale", {}),
+            **{k: np.asarray(v) for k, v in objective.scale.items() if k in OUTPUTS},
+        },
     }
     if n_members > 1:
         members = jax.vmap(objective.predict, (0, None))(descent.weights, validation)
