@@ -211,6 +211,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {words[match[0]]!r}?" if match else ""
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things: ``1 structure``, ``2 structures``, ``0 geometries``."""
+    plural = f"{noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{noun}s"
+    return f"{n} {noun if n == 1 else plural}"
+
+
 def near_path(path: str | os.PathLike) -> str:
     """What to do about a path that is not there: the closest name in its folder, if any."""
     folder, name = os.path.split(os.fspath(path))

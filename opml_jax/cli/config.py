@@ -12,15 +12,20 @@ def configure(p: argparse.ArgumentParser) -> None:
     show.add_argument("name", nargs="?", default="water", help="of --list (default: water)")
     show.add_argument("--list", action="store_true", help="names of the templates")
     validate = sub.add_parser("validate", help="check a configuration file")
-    validate.add_argument("file")
+    validate.add_argument("file", help="YAML configuration")
     validate.add_argument(
         "--data", action="store_true", help="also the data it names: sizes, labels, elements"
     )
     validate.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. data.n_train=20; may be repeated",
     )
     migrate = sub.add_parser("migrate", help="print a file of version 0.1 in today's form")
-    migrate.add_argument("file")
+    migrate.add_argument("file", help="YAML configuration of version 0.1")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -11,15 +11,21 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = sub.add_parser("check", help="how many structures, which labels, and what is wrong")
-    check.add_argument("file")
-    check.add_argument("--splits", metavar="FILE", help="also: does validation or test leak?")
-    check.add_argument("--against", metavar="FILE", help="also: is this training file found there?")
+    check.add_argument("file", help="data set, in any format that is read")
+    check.add_argument(
+        "--splits", metavar="FILE", help="also: does validation or test leak? (default: not asked)"
+    )
+    check.add_argument(
+        "--against",
+        metavar="FILE",
+        help="also: is this training file found there? (default: not asked)",
+    )
     check.add_argument(
         "--tolerance",
         type=float,
         default=1e-4,
         metavar="ANGSTROM",
-        help="interatomic distances of equal geometries agree to this (default 1e-4)",
+        help="interatomic distances of equal geometries agree to this",
     )
     check.add_argument(
         "--fock",
@@ -27,21 +33,23 @@ def configure(p: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="also: of N structures, is the Fock matrix that of its own density, by PySCF at the "
-        "level of theory that the file states?",
+        "level of theory that the file states? (default: 0)",
     )
     add_reading_options(check)
     pack = sub.add_parser("pack", help="store a data set as HDF5, keeping some labels")
-    pack.add_argument("file")
-    pack.add_argument("-o", "--output", required=True)
-    pack.add_argument("--fields", default="energy,forces,dipole", help="comma-separated")
+    pack.add_argument("file", help="data set, in any format that is read")
+    pack.add_argument("-o", "--output", required=True, metavar="OUT", help="HDF5 file to write")
+    pack.add_argument(
+        "--fields", default="energy,forces,dipole", help="labels to keep, comma-separated"
+    )
     add_reading_options(pack)
     verify = sub.add_parser("verify", help="read every label against its checksums")
     verify.add_argument(
         "files", nargs="+", metavar="FILE", help="HDF5 data set, or a folder OUT.h5.parts"
     )
     merge = sub.add_parser("merge", help="join HDF5 data sets of one level of theory")
-    merge.add_argument("files", nargs="+", metavar="FILE")
-    merge.add_argument("-o", "--output", required=True, metavar="OUT")
+    merge.add_argument("files", nargs="+", metavar="FILE", help="HDF5 data set")
+    merge.add_argument("-o", "--output", required=True, metavar="OUT", help="HDF5 file to write")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     p.add_argument("run", metavar="RUN", help="run directory or model file")
     p.add_argument("data", metavar="DATA", help="labelled data, or bundled:water")
-    p.add_argument("--split", help="judge only this split of --splits")
+    p.add_argument("--split", help="judge only this split of --splits (default: all)")
     p.add_argument("--splits", default="", help="split file (default: splits.json of the run)")
     p.add_argument(
         "--scf",
@@ -25,9 +25,9 @@ def configure(p: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="of a model of matrices or densities: start PySCF from the first N predictions, "
-        "beside its own guesses",
+        "beside its own guesses (default: 0)",
     )
-    p.add_argument("--json", metavar="FILE", help="also write the metrics here")
+    p.add_argument("--json", metavar="FILE", help="also write the metrics here (default: not)")
     add_reading_options(p)
 
 
@@ -36,10 +36,11 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from ..data.files import write_text
+    from ..errors import counted
     from ..models import family_of, load_model
     from ..report.tables import text_table
     from ..training.metrics import check_compatible, errors
-    from .progress import working
+    from .progress import COMPILES, working
     from .runs import enable_x64
 
     enable_x64()
@@ -47,13 +48,14 @@ def run(args: argparse.Namespace) -> int:
     compare = _comparison(model) if args.scf else None
     name, dataset = _labelled(args)
     check_compatible(model, dataset)
-    with working(f"predicting {len(dataset)} structures (compiles first)"):
+    n = counted(len(dataset), "structure")
+    with working(f"predicting {n}", COMPILES):
         predicted = model.predict(dataset.structures)
         metrics = {name: errors(predicted, dataset, model)}
         for part_name, part in model.parts.items():
             of_part = part.predict(dataset.structures)
             metrics[f"{name}_{part_name}"] = errors(of_part, dataset, part)
-    print(f"{len(dataset)} structures of {args.data}")
+    print(f"{n} of {args.data}")
     print(text_table(metrics))
     for line in family_of(model).details(predicted, dataset, model, metrics[name]):
         print(line)

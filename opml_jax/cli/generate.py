@@ -13,8 +13,8 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("structures", help="xyz, extxyz, npz or HDF5 file")
     p.add_argument("-o", "--output", required=True, help="HDF5 file to write or to complete")
     p.add_argument("--method", default="pbe", help="hf or an exchange-correlation functional")
-    p.add_argument("--basis", default="def2-svp")
-    p.add_argument("--grid-level", type=int, default=4, help="PySCF integration grid (default 4)")
+    p.add_argument("--basis", default="def2-svp", help="basis set of PySCF's library")
+    p.add_argument("--grid-level", type=int, default=4, help="PySCF integration grid, 0 to 9")
     p.add_argument("--conv-tol", type=float, default=1e-10, help="energy convergence, Hartree")
     p.add_argument("--max-cycle", type=int, default=60, help="SCF cycles of the first attempt")
     p.add_argument(
@@ -28,22 +28,27 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="Coulomb matrices by density fitting, several times faster in large bases",
     )
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
-    p.add_argument("--limit", type=int, help="label only the first N structures")
+    p.add_argument(
+        "--limit", type=int, metavar="N", help="label only the first N structures (default: all)"
+    )
     add_geometry_options(p)
     p.add_argument(
         "--sample",
         type=int,
         metavar="N",
-        help="relax the first structure and label N geometries of its harmonic modes instead",
+        help="relax the first structure and label N geometries of its harmonic modes instead "
+        "(default: those of the file)",
     )
     p.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="Dask scheduler (address or scheduler file) whose workers calculate, instead of "
-        "processes of this machine",
+        "processes of this machine (default: these)",
     )
     p.add_argument("--temperature", type=float, default=300.0, help="of --sample, Kelvin")
-    p.add_argument("--seed", type=int, default=0, help="of --sample")
+    p.add_argument(
+        "--seed", type=int, default=0, help="of --sample: another one draws other geometries"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

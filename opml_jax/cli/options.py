@@ -7,12 +7,17 @@ import argparse
 from ..conventions import AO_ORDERS
 from ..units import ENERGY, LENGTH
 
+SAID = "default: what file or format says"
+UNSTATED = "of a file that does not state it (default: the format's own, see the page Files)"
+
 
 def add_geometry_options(p: argparse.ArgumentParser) -> None:
     """What a file of structures may not state itself."""
-    p.add_argument("--length-unit", choices=(*LENGTH,), help="of a file that does not state it")
-    p.add_argument("--charge", type=int, help="total charge, of a file that states none (0)")
-    p.add_argument("--spin", type=int, help="2S, of a file that states none (0)")
+    p.add_argument("--length-unit", choices=(*LENGTH,), help=UNSTATED)
+    p.add_argument(
+        "--charge", type=int, help="total charge, of a file that states none (default: 0)"
+    )
+    p.add_argument("--spin", type=int, help="2S, of a file that states none (default: 0)")
 
 
 def read_geometries(path, args: argparse.Namespace):
@@ -25,7 +30,7 @@ def read_geometries(path, args: argparse.Namespace):
 def add_reading_options(p: argparse.ArgumentParser) -> None:
     """Units of a file, and which of its labels mean what."""
     add_geometry_options(p)
-    p.add_argument("--energy-unit", choices=(*ENERGY,), help="of a file that does not state it")
+    p.add_argument("--energy-unit", choices=(*ENERGY,), help=UNSTATED)
     p.add_argument(
         "--label",
         action="append",
@@ -33,13 +38,17 @@ def add_reading_options(p: argparse.ArgumentParser) -> None:
         metavar="FIELD=NAME:UNIT",
         help="read this label instead of the format's, such as energy=U0:hartree; may be repeated",
     )
-    p.add_argument("--basis", metavar="NAME", help="of AO matrices in npz and database files")
+    p.add_argument(
+        "--basis", metavar="NAME", help=f"of AO matrices in npz and database files ({SAID})"
+    )
     p.add_argument(
         "--convention",
         choices=AO_ORDERS,
-        help="order of AO matrices in npz and database files (default: what file or format says)",
+        help=f"order of AO matrices in npz and database files ({SAID})",
     )
-    p.add_argument("--limit", type=int, metavar="N", help="read only the first N structures")
+    p.add_argument(
+        "--limit", type=int, metavar="N", help="read only the first N structures (default: all)"
+    )
 
 
 def read_labelled(path, args: argparse.Namespace, lazy: bool = False):

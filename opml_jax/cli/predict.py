@@ -38,10 +38,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pathlib import Path
 
-    from ..errors import one_of
+    from ..errors import counted, one_of
     from ..interfaces.files import write_extxyz, write_predictions
     from ..models import load_model
-    from .progress import working
+    from .progress import COMPILES, working
     from .runs import enable_x64
 
     enable_x64()
@@ -49,14 +49,14 @@ def run(args: argparse.Namespace) -> int:
     one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
     structures = read_geometries(args.structures, args)
-    options = _options(model, args)
-    with working(f"predicting {len(structures)} structures (compiles first)"):
+    options, n = _options(model, args), counted(len(structures), "structure")
+    with working(f"predicting {n}", COMPILES):
         predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):
         write_predictions(args.output, structures, predicted, model)
     else:
         write_extxyz(args.output, structures, predicted)
-    print(f"{args.output}: {len(structures)} structures")
+    print(f"{args.output}: {n}")
     return 0
 
 

@@ -52,6 +52,9 @@ SINGLE_MOST = 5.0
 """meV/Angstrom: what single precision may change a force by. Models whose weights are large and
 cancel each other magnify its rounding."""
 
+COMPILING = "compiling, usually a minute or two, longer for large molecules"
+"""What is said before the first step."""
+
 INSTALL = "pip install 'opml_jax[md]'"
 
 Properties = Callable[[Any, Structure], dict[str, Array]]
@@ -163,7 +166,8 @@ def simulate(
         for bit what it would have been; more steps make a finished one longer. When the run ends
         early, by an error or by Ctrl-C, the file holds what there is.
       restart: begin anew.
-      on_progress: called with steps done, steps in all, and a note on speed.
+      on_progress: called with steps done, steps in all, and a note on speed; before the first
+        step, which takes the longest, too.
 
     Returns:
       The trajectory; its first frame is the start.
@@ -215,9 +219,11 @@ def _chunks(
       starts: one a replica.
       settings: what to simulate.
       last: the step to go on from and the arrays of its state; -1 begins.
-      on_progress: as of :func:`simulate`, called when a chunk was taken.
+      on_progress: as of :func:`simulate`, called before the first chunk and after each.
     """
     done, leaves = last
+    if done < settings.steps:
+        on_progress(max(done, 0), settings.steps, COMPILING)
     if done < 0:
         done = 0
         state, frames = engine.begin(starts, settings)

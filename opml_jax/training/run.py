@@ -90,7 +90,9 @@ def train(
     )
     fit = chosen.fit(definition, config.model, sets, run)
     card = card_of(definition, config, dataset, sets, fit, _hash(data))
+    run.progress("standard deviations", 0, 1)
     model = calibrated(chosen.model(definition, fit.params, card), sets)
+    run.progress("standard deviations", 1, 1)
     return Trained(model, run.seconds, fit)
 
 
