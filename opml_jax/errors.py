@@ -11,6 +11,7 @@ import enum
 import os
 import re
 from collections.abc import Iterable
+from importlib.metadata import requires
 from typing import ClassVar
 
 
@@ -227,6 +228,42 @@ def near_path(path: str | os.PathLike) -> str:
     if not close or close[0] == name:
         return "Check the path."
     return f"Did you mean {os.path.join(folder, close[0])!r}?"
+
+
+def to_install(extra: str) -> str:
+    """The command that installs what an extra of this package has, from a clone or an index.
+
+    The package itself may be on no index, so what is named is what the extra asks for.
+    """
+    end = f'extra == "{extra}"'
+    wanted = [r.partition(";") for r in requires("opml_jax") or []]
+    packages = [r.strip() for r, _, when in wanted if when.strip().replace("'", '"') == end]
+    return f"pip install {' '.join(map(repr, packages))} (the extra {extra})"
+
+
+def check_file(
+    path: str | os.PathLike,
+    expected: str = "a file",
+    *,
+    error: type[OpmlError] = DataError,
+    hint: str = "",
+) -> None:
+    """Refuse a path that no file has.
+
+    Args:
+      path: of a file that is to be read.
+      expected: what kind of file.
+      error: class of the refusal.
+      hint: what else to do than to look at the path.
+
+    Raises:
+      OpmlError: of the class ``error``: nothing is there, or a folder.
+    """
+    if os.path.isfile(path):
+        return
+    hint = f"{near_path(path)} {hint}".rstrip()
+    what = f"{path} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path}"
+    raise error(f"{what}; expected {expected}. {hint}", code=Code.NO_FILE)
 
 
 def memory_wanted(err: BaseException) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .options import add_reading_options
@@ -39,6 +39,7 @@ def run(args: argparse.Namespace) -> int:
     from ..errors import counted
     from ..models import family_of, load_model
     from ..report.tables import text_table
+    from ..structures.names import called
     from ..training.metrics import check_compatible, errors
     from .progress import COMPILES, working
     from .runs import enable_x64
@@ -46,10 +47,10 @@ def run(args: argparse.Namespace) -> int:
     enable_x64()
     model = load_model(args.run)
     compare = _comparison(model) if args.scf else None
-    name, dataset = _labelled(args)
+    name, dataset, places = _labelled(args)
     check_compatible(model, dataset)
     n = counted(len(dataset), "structure")
-    with working(f"predicting {n}", COMPILES):
+    with called(places), working(f"predicting {n}", COMPILES):
         predicted = model.predict(dataset.structures)
         metrics = {name: errors(predicted, dataset, model)}
         for part_name, part in model.parts.items():
@@ -67,8 +68,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
-    """The labelled set that is judged, and its name.
+def _labelled(args: argparse.Namespace) -> tuple[str, Dataset, Sequence[int]]:
+    """The labelled set that is judged: its name, and the indices in the file.
 
     Raises:
       DataError: no labels, or no such split.
@@ -83,10 +84,12 @@ def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
     dataset, name = read_labelled(path, args), "data"
+    places: Sequence[int] = range(len(dataset))
     if args.split:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")
         one_of("--split", args.split, splits, DataError)
-        name, dataset = args.split, dataset.subset(splits[args.split])
+        name, places = args.split, splits[args.split]
+        dataset = dataset.subset(places)
     if not dataset.labels:
         raise DataError(
             str(args.data),
@@ -95,7 +98,7 @@ def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
             hint="Label it with opml generate, or name its labels with --label.",
             code=Code.LABEL,
         )
-    return name, dataset
+    return name, dataset, places
 
 
 def _comparison(model: Model) -> Callable[[Model, Dataset], dict[str, float]]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
+from pathlib import Path
 
 from ..conventions import AO_ORDERS
+from ..errors import OpmlError
 from ..units import ENERGY, LENGTH
 
 SAID = "default: what file or format says"
@@ -20,11 +24,20 @@ def add_geometry_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--spin", type=int, help="2S, of a file that states none (default: 0)")
 
 
-def read_geometries(path, args: argparse.Namespace):
-    """The structures of a file, as the options say."""
+def read_geometries(path: str, args: argparse.Namespace):
+    """The structures of a file, as the options say; ``-`` is standard input, extended xyz."""
     from ..data import read_structures
 
-    return read_structures(path, length_unit=args.length_unit, charge=args.charge, spin=args.spin)
+    given = {"length_unit": args.length_unit, "charge": args.charge, "spin": args.spin}
+    if path != "-":
+        return read_structures(path, **given)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "stdin.xyz")
+        file.write_bytes(sys.stdin.buffer.read())
+        try:
+            return read_structures(file, **given)
+        except OpmlError as err:
+            raise type(err)(err.message.replace(str(file), "stdin"), code=err.code) from err
 
 
 def add_reading_options(p: argparse.ArgumentParser) -> None:

@@ -30,6 +30,12 @@ def duration(seconds: float) -> str:
     return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
+def clock(seconds: float) -> str:
+    """A time that was measured: ``40 s``, ``3 min 05 s``, ``2 h 05 min``."""
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if 0 < minutes < 60 else duration(seconds)
+
+
 @dataclasses.dataclass
 class _Phase:
     """What is done from ``began`` on; ``total`` ends it, and ``done`` of ``items`` are counted."""
@@ -53,6 +59,8 @@ class _Phase:
             self.reports += 1
             if self.reports == 1:  # what it took to compile says nothing about the time left
                 self.first = now, done
+        if not self.reports:
+            self.about, note = note or self.about, ""
         self.done, self.items, self.note = done, items, note
 
     def words(self, now: float) -> str:
@@ -64,14 +72,14 @@ class _Phase:
             rate = (self.done - before) / (now - since)
             parts.append(f"{duration((self.items - self.done) / rate)} left")
         elif now - self.began > HEARTBEAT / 2:
-            parts.append(f"{duration(now - self.began)} so far")
-        note = self.note or self.about * (not self.reports)
+            parts.append(f"{clock(now - self.began)} so far")
+        note = self.note or self.about * (not self.said)
         return ", ".join([*parts, note] if note else parts)
 
     def ending(self, now: float) -> str:
         """What was done, in which time, and the note it ended with."""
         parts = [f"{self.done}/{self.items}"] * (self.items > 1)
-        parts += [f"{duration(now - self.began)}", *[self.note] * bool(self.note)]
+        parts += [clock(now - self.began), *[self.note] * bool(self.note)]
         return f"{self.label}: {', '.join(parts)}"
 
 
@@ -134,6 +142,7 @@ class Progress:
                 phase = self._phases[stage] = _Phase(stage, total, now, note)
             phase.count(done, total, note, now)
             if done >= total == phase.total:
+                phase.note = note
                 self._end(phase)
 
     @contextlib.contextmanager
@@ -152,8 +161,7 @@ class Progress:
                 elif phases and now - phases[-1].began > SILENT:
                     phase = phases[-1]
                     if not phase.said or now - self._last > HEARTBEAT:
-                        phase.said = True
-                        words = phase.words(now)
+                        words, phase.said = phase.words(now), True
                         self._say(f"{phase.label}: {words}" if words else f"{phase.label} ...")
 
     def _show(self, phases: list[_Phase], now: float) -> None:
@@ -164,10 +172,10 @@ class Progress:
         for phase in phases:
             if phase.label not in self._tasks:
                 self._tasks[phase.label] = self._bar.add_task(phase.label, state="")
-            phase.said = phase.said or now - phase.began > SILENT
             total = phase.items if phase.items > 1 else None
             shown = {"total": total, "completed": phase.done, "state": phase.words(now)}
             self._bar.update(self._tasks[phase.label], **shown)
+            phase.said = phase.said or now - phase.began > HEARTBEAT
 
     def _end(self, phase: _Phase) -> None:
         """Forget a phase and those within it; one that has said something says how it ended."""
@@ -176,6 +184,11 @@ class Progress:
             del self._phases[label]
         if phase.said or phase.note:
             self._say(phase.ending(time.monotonic()))
+
+    def say(self, text: str) -> None:
+        """Print a line about what is going on."""
+        with self._lock:
+            self._say(text)
 
     def _say(self, text: str) -> None:
         if self.quiet:

@@ -324,17 +324,19 @@ def evaluate_sets(
     ``on_progress`` is called with sets done and sets in all.
     """
     from ..models.family import Evaluated
+    from ..structures.names import called
     from ..training.metrics import check_compatible, errors
 
     metrics, evaluated = {}, []
     for done, (name, part) in enumerate(sets.items()):
         on_progress(done, len(sets))
         check_compatible(model, part)
-        predicted = model.predict(part.structures)
-        metrics[name] = errors(predicted, part, model)
-        for part_name, earlier in model.parts.items():
-            alone = earlier.predict(part.structures)
-            metrics[f"{name}_{part_name}"] = errors(alone, part, earlier)
         indices = splits.get(name, range(len(part)))
+        with called(indices):
+            predicted = model.predict(part.structures)
+            metrics[name] = errors(predicted, part, model)
+            for part_name, earlier in model.parts.items():
+                alone = earlier.predict(part.structures)
+                metrics[f"{name}_{part_name}"] = errors(alone, part, earlier)
         evaluated.append(Evaluated(name, part, predicted, indices))
     return metrics, evaluated

@@ -205,7 +205,7 @@ def _generate(
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
         raise DataError("structures", got="identical geometries", expected="distinct ones")
-    old = _earlier(output, method)
+    old = labelled_before(output, method)
     earlier = {record_id(s, method): i for i, s in enumerate(old.structures)}
     paths = [parts / f"{key}.npz" for key in ids]
     todo = [i for i, p in enumerate(paths) if ids[i] not in earlier and not p.exists()]
@@ -278,8 +278,12 @@ def _generate(
     return Outcome(done, found, tuple(sorted(failed)))
 
 
-def _earlier(output: Path, method: Method) -> Dataset:
-    """What a finished earlier run labelled, its labels unread."""
+def labelled_before(output: Path, method: Method) -> Dataset:
+    """What a finished earlier run labelled, its labels unread.
+
+    Raises:
+      ConventionError: at another level of theory.
+    """
     if not output.exists():
         return Dataset([])
     old = read_hdf5(output, lazy=True)

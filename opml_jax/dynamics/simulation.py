@@ -30,6 +30,7 @@ from ..errors import (
     StructureError,
     at_least,
     one_of,
+    to_install,
 )
 from ..models import Model
 from ..numerics import Array, require_x64
@@ -54,8 +55,6 @@ cancel each other magnify its rounding."""
 
 COMPILING = "compiling, usually a minute or two, longer for large molecules"
 """What is said before the first step."""
-
-INSTALL = "pip install 'opml_jax[md]'"
 
 Properties = Callable[[Any, Structure], dict[str, Array]]
 """Pure function of parameters and a molecule: ``energy``, maybe more. :meth:`Op2Prop.apply`."""
@@ -414,7 +413,7 @@ def _engine(
         import jax_md  # noqa: F401
     except ImportError as err:
         raise OpmlError(
-            f"molecular dynamics need jax-md, which is not installed: {INSTALL}"
+            f"molecular dynamics need jax-md, which is not installed: {to_install('md')}"
         ) from err
     if settings.dtype == "float32":
         _check_single(apply, params, molecule)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Code, ConfigError, near_path, one_of
+from ..errors import Code, ConfigError, check_file, one_of
 from ..learn.schema import as_mapping, convert, from_mapping, to_mapping, yaml_lines
 from ..models.base import ModelConfig
 from ..models.family import families, family
@@ -130,10 +130,8 @@ def read_tree(path: str | os.PathLike) -> Any:
     """
     import yaml
 
-    if not Path(path).is_file():
-        got, expected = f"{path}, which is not a file", "a YAML file"
-        hint = f"{near_path(path)} opml config template own > {path} makes one."
-        raise ConfigError("config", got=got, expected=expected, hint=hint, code=Code.NO_FILE)
+    hint = f"opml config template own > {path} makes one."
+    check_file(path, "a YAML configuration", error=ConfigError, hint=hint)
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:

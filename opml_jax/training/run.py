@@ -18,6 +18,7 @@ from ..learn.states import fingerprint
 from ..models.base import Definition, Model
 from ..models.family import Fit, family
 from ..numerics import require_x64
+from ..structures.names import called
 from ..structures.trained_for import check_electrons, electrons_of
 from .calibration import calibrated
 from .card import card_of
@@ -129,7 +130,8 @@ def _check_electrons(dataset: Dataset, splits: Mapping[str, Sequence[int]]) -> N
     structures = dataset.structures
     known = {"electrons": electrons_of([structures[i] for i in splits["train"]])}
     for name, indices in splits.items():
-        check_electrons([structures[i] for i in indices], known, f"the {name} split")
+        with called(indices):
+            check_electrons([structures[i] for i in indices], known, f"the {name} split")
 
 
 def data_hash(dataset: Dataset, splits: Mapping[str, Sequence[int]], config: TrainConfig) -> str:

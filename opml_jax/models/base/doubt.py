@@ -7,6 +7,7 @@ import warnings
 import numpy as np
 
 from ...errors import DataWarning
+from ...structures.names import name_of
 
 FAR = 2.0
 """Times the largest of the validation set."""
@@ -17,7 +18,7 @@ def warn_of_doubt(doubt: np.ndarray, largest: float | None) -> None:
     far = [] if largest is None else np.flatnonzero(doubt > FAR * largest)
     if not len(far):
         return
-    named = ", ".join(map(str, far[:5])) + (", ..." if len(far) > 5 else "")
+    named = ", ".join(name_of(int(i)) for i in far[:5]) + (", ..." if len(far) > 5 else "")
     warnings.warn(
         f"the standard deviation is more than {FAR:g} times the largest of the validation set in "
         f"{len(far)} of {len(doubt)} structures ({named}). Predictions are extrapolations there.",
