@@ -44,6 +44,7 @@ def _template(args: argparse.Namespace) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
+    from ..errors import counted
     from ..training.config import load_config
 
     config, there = load_config(args.file, args.overrides), ""
@@ -54,8 +55,9 @@ def _validate(args: argparse.Namespace) -> int:
         enable_x64()
         dataset, splits = load_data(config.data)
         check_trainable(dataset, splits, config)
+        n = counted(len(dataset), "structure")
         sizes = ", ".join(f"{len(index)} for {name}" for name, index in splits.items())
-        there = f"; of the {len(dataset)} structures of {config.data.path} {sizes}"
+        there = f"; of the {n} of {config.data.path} {sizes}"
     print(f"{args.file}: valid{there}")
     return 0
 

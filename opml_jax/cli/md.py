@@ -73,6 +73,7 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.files import locked
     from ..dynamics import DomainError, Settings, relax, simulate
+    from ..errors import counted
     from ..interfaces.files import write_extxyz
     from ..models import load_model
     from ..units import EV_PER_HARTREE
@@ -115,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
     spread = (
         trajectory.total_energy.std(axis=0).mean() / len(trajectory.numbers) * 1e3 * EV_PER_HARTREE
     )
+    frames = counted(len(trajectory["step"]), "frame")
     print(
-        f"{args.output}: {len(trajectory['step'])} frames to {trajectory.time_fs[-1] / 1e3:g} ps, "
-        f"{trajectory.n_replicas} replica(s), {trajectory.temperature.mean():.0f} K"
+        f"{args.output}: {frames} to {trajectory.time_fs[-1] / 1e3:g} ps, "
+        f"{counted(trajectory.n_replicas, 'replica')}, {trajectory.temperature.mean():.0f} K"
         + (f", energy within {spread:.2g} meV/atom" if args.ensemble == "nve" else "")
         + (f" ({speed})" if speed else "")
     )

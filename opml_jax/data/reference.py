@@ -15,7 +15,7 @@ import scipy.linalg
 
 from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis, to_pyscf
 from ..conventions import CONVENTION
-from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest
+from ..errors import Code, ConventionError, ConvergenceError, OpmlError, counted, nearest
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 from .dataset import Dataset
@@ -372,8 +372,8 @@ def converge(mf, guess: np.ndarray | None = None):
         if mf.converged:
             return mf, "second order"
     raise ConvergenceError(
-        f"the SCF of {mf.mol.natm} atoms did not converge in {mf.max_cycle} cycles, with a level "
-        "shift, or with the second-order solver. Check the geometry, charge and spin."
+        f"the SCF of {counted(mf.mol.natm, 'atom')} did not converge in {mf.max_cycle} cycles, with a "
+        "level shift, or with the second-order solver. Check the geometry, charge and spin."
     )
 
 

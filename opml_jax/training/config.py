@@ -172,8 +172,8 @@ def explained(config: TrainConfig) -> str:
     """A configuration as YAML, every key with what it means."""
     lines = yaml_lines(config)
     at = lines.index("model:") + 1
-    about = family(config.model.family).about
-    lines[at:at] = [f"  # Family: {about}", f"  family: {config.model.family}"]
+    name, _, about = family(config.model.family).about.partition(": ")
+    lines[at:at] = [f"  # The family is {name}: {about}.", f"  family: {config.model.family}"]
     return "\n".join(lines) + "\n"
 
 
