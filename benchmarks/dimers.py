@@ -20,7 +20,7 @@ pair, in which errors of the molecules themselves cancel.
     OMP_NUM_THREADS=1 python benchmarks/dimers.py --labels DIR [--pairs N]
 
 The second makes the labels again into DIR (an hour or two on one core; run again to go on), the
-file that is kept in ``data/``. ACDC needs featomic (``pip install opml_jax[bench]``), and is left
+file that is kept in ``data/``. ACDC needs featomic (``pip install '.[bench]'``), and is left
 out without.
 """
 

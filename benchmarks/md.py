@@ -37,8 +37,9 @@ from environment import record
 
 import opml_jax as opml
 from opml_jax.data import read_dataset
-from opml_jax.data.reference import Method, calculate, hessian
-from opml_jax.data.reference import relax as relax_with_pyscf
+from opml_jax.data.minima import hessian
+from opml_jax.data.minima import relax as relax_with_pyscf
+from opml_jax.data.reference import Method, calculate
 from opml_jax.data.sampling import normal_modes
 from opml_jax.dynamics import (
     Settings,

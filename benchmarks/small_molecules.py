@@ -18,7 +18,8 @@ import ase.io
 import numpy as np
 from ase.collections import g2
 
-from opml_jax.data.reference import Method, hessian
+from opml_jax.data.minima import hessian
+from opml_jax.data.reference import Method
 from opml_jax.data.sampling import normal_modes
 from opml_jax.interfaces.ase import structure_from_ase, structure_to_ase
 from opml_jax.units import HARTREE_PER_KELVIN, WAVENUMBER_PER_HARTREE

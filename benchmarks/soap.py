@@ -7,7 +7,7 @@ training molecules after training on the other 80 % (for N < 1000 that is more t
 set); the exponent (2 to 4) and the regularisation the same way from each training set, then
 fitted to all of it. Test molecules choose nothing.
 
-Descriptors come from featomic (``pip install opml_jax[bench]``): power spectra of every atom,
+Descriptors come from featomic (``pip install '.[bench]'``): power spectra of every atom,
 normalised or not, in the 500 leading directions of each element (found on training molecules;
 ``norm_lost`` is what that costs, the mean fraction of a squared norm, of the worst element).
 Kernels are sums over pairs of atoms of one element of the scalar product to the power zeta, or the

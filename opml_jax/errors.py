@@ -11,6 +11,7 @@ import enum
 import os
 import re
 from collections.abc import Iterable
+from importlib.metadata import requires
 from typing import ClassVar
 
 
@@ -211,6 +212,12 @@ def nearest(word: str, known: Iterable[str]) -> str:
     return f"Did you mean {words[match[0]]!r}?" if match else ""
 
 
+def counted(n: int, noun: str) -> str:
+    """A number of things: ``1 structure``, ``2 structures``, ``0 geometries``."""
+    plural = f"{noun[:-1]}ies" if noun[-1] == "y" and noun[-2] not in "aeiou" else f"{noun}s"
+    return f"{n} {noun if n == 1 else plural}"
+
+
 def near_path(path: str | os.PathLike) -> str:
     """What to do about a path that is not there: the closest name in its folder, if any."""
     folder, name = os.path.split(os.fspath(path))
@@ -221,6 +228,42 @@ def near_path(path: str | os.PathLike) -> str:
     if not close or close[0] == name:
         return "Check the path."
     return f"Did you mean {os.path.join(folder, close[0])!r}?"
+
+
+def to_install(extra: str) -> str:
+    """The command that installs what an extra of this package has, from a clone or an index.
+
+    The package itself may be on no index, so what is named is what the extra asks for.
+    """
+    end = f'extra == "{extra}"'
+    wanted = [r.partition(";") for r in requires("opml_jax") or []]
+    packages = [r.strip() for r, _, when in wanted if when.strip().replace("'", '"') == end]
+    return f"pip install {' '.join(map(repr, packages))} (the extra {extra})"
+
+
+def check_file(
+    path: str | os.PathLike,
+    expected: str = "a file",
+    *,
+    error: type[OpmlError] = DataError,
+    hint: str = "",
+) -> None:
+    """Refuse a path that no file has.
+
+    Args:
+      path: of a file that is to be read.
+      expected: what kind of file.
+      error: class of the refusal.
+      hint: what else to do than to look at the path.
+
+    Raises:
+      OpmlError: of the class ``error``: nothing is there, or a folder.
+    """
+    if os.path.isfile(path):
+        return
+    hint = f"{near_path(path)} {hint}".rstrip()
+    what = f"{path} is a folder, not a file" if os.path.isdir(path) else f"no such file: {path}"
+    raise error(f"{what}; expected {expected}. {hint}", code=Code.NO_FILE)
 
 
 def memory_wanted(err: BaseException) -> float | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from ..errors import Code, OpmlError, StructureError
+from ..errors import Code, OpmlError, StructureError, counted
 from ..structures import Structure
 from .primitives import Primitives, primitives
 from .shells import Basis
@@ -128,7 +128,7 @@ def buckets(
       BasisError: an element the basis does not cover.
     """
     if not structures or n < 1:
-        got = f"{len(structures)} structures, n={n}"
+        got = f"{counted(len(structures), 'structure')}, n={n}"
         raise OpmlError("structures, n", got=got, expected="at least one of each")
     molecules = [tuple(sorted(s.numbers)) for s in structures]
     count = Counter(molecules)

@@ -12,15 +12,20 @@ def configure(p: argparse.ArgumentParser) -> None:
     show.add_argument("name", nargs="?", default="water", help="of --list (default: water)")
     show.add_argument("--list", action="store_true", help="names of the templates")
     validate = sub.add_parser("validate", help="check a configuration file")
-    validate.add_argument("file")
+    validate.add_argument("file", help="YAML configuration")
     validate.add_argument(
         "--data", action="store_true", help="also the data it names: sizes, labels, elements"
     )
     validate.add_argument(
-        "--set", dest="overrides", action="append", default=[], metavar="KEY=VALUE"
+        "--set",
+        dest="overrides",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="override a setting, e.g. data.n_train=20; may be repeated",
     )
     migrate = sub.add_parser("migrate", help="print a file of version 0.1 in today's form")
-    migrate.add_argument("file")
+    migrate.add_argument("file", help="YAML configuration of version 0.1")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -39,6 +44,7 @@ def _template(args: argparse.Namespace) -> int:
 
 
 def _validate(args: argparse.Namespace) -> int:
+    from ..errors import counted
     from ..training.config import load_config
 
     config, there = load_config(args.file, args.overrides), ""
@@ -49,8 +55,9 @@ def _validate(args: argparse.Namespace) -> int:
         enable_x64()
         dataset, splits = load_data(config.data)
         check_trainable(dataset, splits, config)
+        n = counted(len(dataset), "structure")
         sizes = ", ".join(f"{len(index)} for {name}" for name, index in splits.items())
-        there = f"; of the {len(dataset)} structures of {config.data.path} {sizes}"
+        there = f"; of the {n} of {config.data.path} {sizes}"
     print(f"{args.file}: valid{there}")
     return 0
 

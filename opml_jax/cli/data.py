@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from ..errors import counted
 from .options import add_reading_options
 
 
@@ -11,15 +12,21 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     sub = p.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = sub.add_parser("check", help="how many structures, which labels, and what is wrong")
-    check.add_argument("file")
-    check.add_argument("--splits", metavar="FILE", help="also: does validation or test leak?")
-    check.add_argument("--against", metavar="FILE", help="also: is this training file found there?")
+    check.add_argument("file", help="data set, in any format that is read")
+    check.add_argument(
+        "--splits", metavar="FILE", help="also: does validation or test leak? (default: not asked)"
+    )
+    check.add_argument(
+        "--against",
+        metavar="FILE",
+        help="also: is this training file found there? (default: not asked)",
+    )
     check.add_argument(
         "--tolerance",
         type=float,
         default=1e-4,
         metavar="ANGSTROM",
-        help="interatomic distances of equal geometries agree to this (default 1e-4)",
+        help="interatomic distances of equal geometries agree to this",
     )
     check.add_argument(
         "--fock",
@@ -27,21 +34,23 @@ def configure(p: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="also: of N structures, is the Fock matrix that of its own density, by PySCF at the "
-        "level of theory that the file states?",
+        "level of theory that the file states? (default: 0)",
     )
     add_reading_options(check)
     pack = sub.add_parser("pack", help="store a data set as HDF5, keeping some labels")
-    pack.add_argument("file")
-    pack.add_argument("-o", "--output", required=True)
-    pack.add_argument("--fields", default="energy,forces,dipole", help="comma-separated")
+    pack.add_argument("file", help="data set, in any format that is read")
+    pack.add_argument("-o", "--output", required=True, metavar="OUT", help="HDF5 file to write")
+    pack.add_argument(
+        "--fields", default="energy,forces,dipole", help="labels to keep, comma-separated"
+    )
     add_reading_options(pack)
     verify = sub.add_parser("verify", help="read every label against its checksums")
     verify.add_argument(
         "files", nargs="+", metavar="FILE", help="HDF5 data set, or a folder OUT.h5.parts"
     )
     merge = sub.add_parser("merge", help="join HDF5 data sets of one level of theory")
-    merge.add_argument("files", nargs="+", metavar="FILE")
-    merge.add_argument("-o", "--output", required=True, metavar="OUT")
+    merge.add_argument("files", nargs="+", metavar="FILE", help="HDF5 data set")
+    merge.add_argument("-o", "--output", required=True, metavar="OUT", help="HDF5 file to write")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -55,8 +64,8 @@ def _verify(args: argparse.Namespace) -> int:
 
     for file in args.files:
         n, labels, wanted = verify(file)
-        of = f" of {wanted}" if wanted > n else ""
-        print(f"{file}: {n}{of} structures with {labels} labels each, all checksums are right")
+        there = f"{n} of {counted(wanted, 'structure')}" if wanted > n else counted(n, "structure")
+        print(f"{file}: {there} with {counted(labels, 'label')} each, all checksums are right")
     return 0
 
 
@@ -64,8 +73,9 @@ def _merge(args: argparse.Namespace) -> int:
     from ..data.shards import merge
 
     n, repeated = merge(args.files, args.output)
-    note = f", {repeated} repeated geometries left out" if repeated else ""
-    print(f"{args.output}: {n} structures of {len(args.files)} files{note}")
+    note = f", {counted(repeated, 'repeated geometry')} left out" if repeated else ""
+    files = counted(len(args.files), "file")
+    print(f"{args.output}: {counted(n, 'structure')} of {files}{note}")
     return 0
 
 
@@ -81,7 +91,8 @@ def _pack(args: argparse.Namespace) -> int:
     dataset.check_labels(names)  # before anything is written
     write_hdf5(args.output, dataset, names)
     size = Path(args.output).stat().st_size / 1e6
-    print(f"{args.output}: {len(dataset)} structures, {', '.join(names)}, {size:.2f} MB")
+    n = counted(len(dataset), "structure")
+    print(f"{args.output}: {n}, {', '.join(names)}, {size:.2f} MB")
     return 0
 
 
@@ -118,8 +129,9 @@ def _check(args: argparse.Namespace) -> int:
     if len(pairs):
         repeats = len(set(pairs[:, 1]))
         problems.append(
-            f"{repeats} geometries repeat an earlier one up to rotation, reflection and order "
-            f"({_identical(dataset, pairs, tolerance)} of {len(pairs)} pairs as written): "
+            f"{counted(repeats, 'geometry')} equal to an earlier one up to rotation, reflection "
+            f"and order ({_identical(dataset, pairs, tolerance)} of {counted(len(pairs), 'pair')} as "
+            "written): "
             f"{_some(f'{i} = {j}' for i, j in pairs)}"
         )
     if args.splits:
@@ -135,7 +147,7 @@ def _check(args: argparse.Namespace) -> int:
         problems += _leaks(args.against, dataset, every, other, there, tolerance)
     for line in problems:
         print(f"problem: {line}")
-    print("no problems found" if not problems else f"{len(problems)} problem(s)")
+    print("no problems found" if not problems else counted(len(problems), "problem"))
     return 0
 
 
@@ -149,7 +161,8 @@ def _understood(file: str, dataset) -> list[str]:
     sizes = [s.n_atoms for s in structures]
     elements = " ".join(symbol(z) for z in dataset.elements)
     lines = [
-        f"{file}: {len(dataset)} structures, {min(sizes)} to {max(sizes)} atoms of {elements}; "
+        f"{file}: {counted(len(dataset), 'structure')}, {min(sizes)} to {max(sizes)} atoms of "
+        f"{elements}; "
         f"labels: {', '.join(dataset.labels) or 'none'}"
     ]
     if "format" in meta:
@@ -222,7 +235,8 @@ def _fock(dataset, n: int) -> list[str]:
     means = np.array([x.mean() for x in off])
     micro, level = QUANTITIES["fock"].factor, f"{method.method}/{method.basis}"
     print(
-        f"fock: F[P] of {len(off)} structures by PySCF at {level}, grid level {method.grid_level}: "
+        f"fock: F[P] of {counted(len(off), 'structure')} by PySCF at {level}, grid level "
+        f"{method.grid_level}: "
         f"|F[P] - F| is {micro * means.mean():.2f} uHa on average, "
         f"{micro * max(x.max() for x in off):.1f} at most"
     )

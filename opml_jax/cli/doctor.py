@@ -38,6 +38,8 @@ def run(args: argparse.Namespace) -> int:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
+    from ..errors import to_install
+
     print(
         f"opml_jax {version('opml_jax')}, Python {platform.python_version()}, "
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, "
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         try:
             print(f"  {name:<12} {version(name)}")
         except PackageNotFoundError:
-            print(f"  {name:<12} not installed, for {use}: pip install 'opml_jax[{extra}]'")
+            print(f"  {name:<12} not installed, for {use}: {to_install(extra)}")
     failed = _devices(args.debug)
     for text, check in (
         ("overlap and potential against PySCF", _integrals),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .options import add_reading_options
@@ -17,7 +17,7 @@ def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     p.add_argument("run", metavar="RUN", help="run directory or model file")
     p.add_argument("data", metavar="DATA", help="labelled data, or bundled:water")
-    p.add_argument("--split", help="judge only this split of --splits")
+    p.add_argument("--split", help="judge only this split of --splits (default: all)")
     p.add_argument("--splits", default="", help="split file (default: splits.json of the run)")
     p.add_argument(
         "--scf",
@@ -25,9 +25,9 @@ def configure(p: argparse.ArgumentParser) -> None:
         default=0,
         metavar="N",
         help="of a model of matrices or densities: start PySCF from the first N predictions, "
-        "beside its own guesses",
+        "beside its own guesses (default: 0)",
     )
-    p.add_argument("--json", metavar="FILE", help="also write the metrics here")
+    p.add_argument("--json", metavar="FILE", help="also write the metrics here (default: not)")
     add_reading_options(p)
 
 
@@ -36,25 +36,28 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from ..data.files import write_text
+    from ..errors import counted
     from ..models import family_of, load_model
     from ..report.tables import text_table
+    from ..structures.names import called
     from ..training.metrics import baseline_errors, check_compatible, judged
-    from .progress import working
+    from .progress import COMPILES, working
     from .runs import enable_x64
 
     enable_x64()
     model = load_model(args.run)
     compare = _comparison(model) if args.scf else None
-    name, dataset = _labelled(args)
+    name, dataset, places = _labelled(args)
     check_compatible(model, dataset)
-    with working(f"predicting {len(dataset)} structures (compiles first)"):
-        found, evaluated = judged(model, dataset, name)
+    n = counted(len(dataset), "structure")
+    with called(places), working(f"predicting {n}", COMPILES):
+        found, evaluated = judged(model, dataset, name, places)
         metrics = {name: found}
         for part_name, part in model.parts.items():
             metrics[f"{name}_{part_name}"], _ = judged(part, dataset)
         if baseline := baseline_errors(model, evaluated):
             metrics[f"{name}_baseline"] = baseline
-    print(f"{len(dataset)} structures of {args.data}")
+    print(f"{n} of {args.data}")
     print(text_table(metrics))
     if len(evaluated.dataset):
         for line in family_of(model).details(
@@ -69,8 +72,8 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
-    """The labelled set that is judged, and its name.
+def _labelled(args: argparse.Namespace) -> tuple[str, Dataset, Sequence[int]]:
+    """The labelled set that is judged: its name, and the indices in the file.
 
     Raises:
       DataError: no labels, or no such split.
@@ -85,10 +88,12 @@ def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
     if path.startswith("bundled:"):
         path = bundled(path.removeprefix("bundled:"))
     dataset, name = read_labelled(path, args), "data"
+    places: Sequence[int] = range(len(dataset))
     if args.split:
         splits = read_splits(args.splits or Path(args.run) / "splits.json")
         one_of("--split", args.split, splits, DataError)
-        name, dataset = args.split, dataset.subset(splits[args.split])
+        name, places = args.split, splits[args.split]
+        dataset = dataset.subset(places)
     if not dataset.labels:
         raise DataError(
             str(args.data),
@@ -97,7 +102,7 @@ def _labelled(args: argparse.Namespace) -> tuple[str, Dataset]:
             hint="Label it with opml generate, or name its labels with --label.",
             code=Code.LABEL,
         )
-    return name, dataset
+    return name, dataset, places
 
 
 def _comparison(model: Model) -> Callable[[Model, Dataset], dict[str, float]]:

@@ -10,10 +10,18 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("run", metavar="RUN", help="run directory or model file")
     p.add_argument("structure", metavar="STRUCTURE", help="file whose first structure is meant")
     p.add_argument("-o", "--output", required=True, metavar="OUT", help=".stablehlo")
-    p.add_argument("--length-unit", choices=("angstrom", "bohr"), default="angstrom")
-    p.add_argument("--energy-unit", choices=("ev", "hartree", "kcal/mol"), default="ev")
     p.add_argument(
-        "--platforms", nargs="+", default=["cpu"], metavar="P", help="cpu, cuda, rocm, tpu"
+        "--length-unit", choices=("angstrom", "bohr"), default="angstrom", help="of positions"
+    )
+    p.add_argument(
+        "--energy-unit", choices=("ev", "hartree", "kcal/mol"), default="ev", help="of energies"
+    )
+    p.add_argument(
+        "--platforms",
+        nargs="+",
+        default=["cpu"],
+        metavar="P",
+        help="one or several of cpu, cuda, rocm, tpu",
     )
 
 
@@ -29,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.run)
     structure = read_structures(args.structure)[0]
     require_flatbuffers()
-    with working("compiling"):
+    with working("compiling", "usually a minute or two"):
         program = export_energy(
             model,
             structure.numbers,

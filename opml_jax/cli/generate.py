@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+from pathlib import Path
 
 from .options import add_geometry_options, read_geometries
 
@@ -13,8 +14,8 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument("structures", help="xyz, extxyz, npz or HDF5 file")
     p.add_argument("-o", "--output", required=True, help="HDF5 file to write or to complete")
     p.add_argument("--method", default="pbe", help="hf or an exchange-correlation functional")
-    p.add_argument("--basis", default="def2-svp")
-    p.add_argument("--grid-level", type=int, default=4, help="PySCF integration grid (default 4)")
+    p.add_argument("--basis", default="def2-svp", help="basis set of PySCF's library")
+    p.add_argument("--grid-level", type=int, default=4, help="PySCF integration grid, 0 to 9")
     p.add_argument("--conv-tol", type=float, default=1e-10, help="energy convergence, Hartree")
     p.add_argument("--max-cycle", type=int, default=60, help="SCF cycles of the first attempt")
     p.add_argument(
@@ -28,22 +29,27 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="Coulomb matrices by density fitting, several times faster in large bases",
     )
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
-    p.add_argument("--limit", type=int, help="label only the first N structures")
+    p.add_argument(
+        "--limit", type=int, metavar="N", help="label only the first N structures (default: all)"
+    )
     add_geometry_options(p)
     p.add_argument(
         "--sample",
         type=int,
         metavar="N",
-        help="relax the first structure and label N geometries of its harmonic modes instead",
+        help="relax the first structure and label N geometries of its harmonic modes instead "
+        "(default: those of the file)",
     )
     p.add_argument(
         "--scheduler",
         metavar="ADDRESS",
         help="Dask scheduler (address or scheduler file) whose workers calculate, instead of "
-        "processes of this machine",
+        "processes of this machine (default: these)",
     )
     p.add_argument("--temperature", type=float, default=300.0, help="of --sample, Kelvin")
-    p.add_argument("--seed", type=int, default=0, help="of --sample")
+    p.add_argument(
+        "--seed", type=int, default=0, help="of --sample: another one draws other geometries"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -74,8 +80,9 @@ def run(args: argparse.Namespace) -> int:
     structures = _read(args)
     meta = {"source": os.path.basename(args.structures)}
     load_basis(method.basis, {z for s in structures for z in s.numbers})
+    state = Path(args.output + ".minimum.npz")
     if args.sample:
-        structures, sampled = _sample(structures[0], method, args)
+        structures, sampled = _sample(structures[0], method, args, state)
         meta |= sampled
     if args.limit is not None:
         structures = structures[: args.limit]
@@ -96,6 +103,7 @@ def run(args: argparse.Namespace) -> int:
             extra_meta=meta,
             on_progress=progress.update,
         )
+    state.unlink(missing_ok=True)  # the file says by now what it said
     print(
         f"{args.output}: {outcome.done} labelled, {outcome.found} found, "
         f"{len(outcome.failed)} failed ({method.method}/{method.basis})"
@@ -120,46 +128,54 @@ def _read(args):
             raise DataError(str(warning), code=Code.UNIT) from warning
 
 
-def _sample(start, method, args):
+def _sample(start, method, args, state):
     """Thermal geometries around the relaxed start, with the record of how they were made."""
-    import dataclasses
-    import json
-    from pathlib import Path
-
     import numpy as np
 
-    from ..data.files import write_text
-    from ..data.reference import hessian, relax
+    from ..data.generate import labelled_before
     from ..data.sampling import sample_thermal
 
-    cache = Path(args.output + ".minimum.json")
-    key = [list(start.numbers), np.asarray(start.positions).tolist(), dataclasses.asdict(method)]
-    saved = json.loads(cache.read_text()) if cache.exists() else {}
-    if saved.get("key") != key:  # the minimum is found once; a restart samples the same geometries
-        print(f"relaxing {start!r} ({method.method}/{method.basis}) ...", flush=True)
-        minimum = relax(start, method)
-        saved = {
-            "key": key,
-            "positions": minimum.positions.tolist(),
-            "hessian": hessian(minimum, method).tolist(),
+    # the minimum is found once: a restart, and one that asks for more, samples the same geometries
+    known = labelled_before(Path(args.output), method).meta.get("sampling", {})
+    begun = [list(start.numbers), np.asarray(start.positions).tolist()]
+    if [known.get("numbers"), known.get("start_bohr")] != begun:
+        minimum, matrix = _minimum(start, method, state)
+        known = {
+            "how": "classical Boltzmann distribution of harmonic normal modes, random orientation",
+            "minimum_bohr": np.asarray(minimum.positions).tolist(),
+            "hessian": matrix.tolist(),
+            "numbers": begun[0],
+            "start_bohr": begun[1],
         }
-        write_text(cache, json.dumps(saved))
-    minimum = start.replace(positions=np.array(saved["positions"]))
     structures = sample_thermal(
-        minimum,
-        np.array(saved["hessian"]),
+        start.replace(positions=np.array(known["minimum_bohr"])),
+        np.array(known["hessian"]),
         temperature=args.temperature,
         n=args.sample,
         seed=args.seed,
     )
-    meta = {
-        "sampling": {
-            "how": "classical Boltzmann distribution of harmonic normal modes, random orientation",
-            "temperature_kelvin": args.temperature,
-            "seed": args.seed,
-            "minimum_bohr": saved["positions"],
-            "hessian": saved["hessian"],
-            "numbers": list(start.numbers),
-        }
-    }
-    return structures, meta
+    drawn = {"temperature_kelvin": args.temperature, "seed": args.seed}
+    return structures, {"sampling": known | drawn}
+
+
+def _minimum(start, method, state):
+    """Relaxed start and its force constants, a line each step."""
+    from ..data.files import locked
+    from ..data.minima import Journal, hessian, relax
+    from ..structures.elements import formula
+    from ..units import EV_PER_ANGSTROM_PER_ATOMIC_FORCE
+    from .progress import Progress
+
+    name = f"{formula(start.numbers)} ({method.method}/{method.basis})"
+    with locked(state):
+        journal = Journal(state, start, method)
+        with Progress(f"relaxing {name}", "ten to forty steps, usually") as progress:
+
+            def say(step: int, energy: float, force: float) -> None:
+                largest = f"{EV_PER_ANGSTROM_PER_ATOMIC_FORCE * force:.4f} eV/Angstrom"
+                progress.say(f"step {step}: energy {energy:.6f} Hartree, largest force {largest}")
+
+            minimum = relax(start, method, journal=journal, on_step=say)
+        with Progress(f"normal modes of {name}", "second derivatives of integrals") as progress:
+            matrix = hessian(minimum, method, journal=journal, on_progress=progress.update)
+    return minimum, matrix

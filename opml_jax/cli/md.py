@@ -14,29 +14,37 @@ def configure(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "-o", "--output", required=True, metavar="TRAJ", help="HDF5 file to write or to go on with"
     )
-    p.add_argument("--steps", type=int, default=10_000)
-    p.add_argument("--timestep-fs", type=float, default=0.5)
+    p.add_argument("--steps", type=int, default=10_000, help="number of time steps")
+    p.add_argument("--timestep-fs", type=float, default=0.5, help="of a step, fs")
     p.add_argument("--temperature", type=float, default=300.0, help="Kelvin")
     p.add_argument("--ensemble", default="nve", help="nve or nvt")
     p.add_argument("--thermostat", default="langevin", help="of nvt: langevin or nose-hoover")
     p.add_argument(
-        "--coupling-fs", type=float, default=100.0, help="inverse friction, or period of the chain"
+        "--coupling-fs",
+        type=float,
+        default=100.0,
+        help="inverse friction, or period of the chain, fs",
     )
     p.add_argument(
-        "--warmup-fs", type=float, default=0.0, help="Langevin dynamics before the first frame"
+        "--warmup-fs", type=float, default=0.0, help="Langevin dynamics before the first frame, fs"
     )
-    p.add_argument("--stride", type=int, default=4, help="steps between frames (default 4)")
+    p.add_argument("--stride", type=int, default=4, help="steps between frames")
     p.add_argument("--replicas", type=int, default=1, help="trajectories, on all devices or cores")
-    p.add_argument("--seed", type=int, default=0)
+    p.add_argument("--seed", type=int, default=0, help="of velocities and thermostat")
     p.add_argument("--forces", action="store_true", help="record forces")
     p.add_argument("--dtype", default="float64", help="of energies and forces: float64 or float32")
     p.add_argument(
         "--max-uncertainty-mev",
         type=float,
-        help="stop when the energy's standard deviation is more, per atom (ensembles, last layers)",
+        help="stop when the energy's standard deviation is more, meV per atom (ensembles and "
+        "last layers; default: never)",
     )
     p.add_argument("--relax", action="store_true", help="start from the minimum near START")
-    p.add_argument("--extxyz", metavar="FILE", help="also write the first replica in eV, Angstrom")
+    p.add_argument(
+        "--extxyz",
+        metavar="FILE",
+        help="also write the first replica in eV, Angstrom (default: not)",
+    )
     add_geometry_options(p)
     p.add_argument("--restart", action="store_true", help="begin anew, whatever TRAJ holds")
 
@@ -65,19 +73,22 @@ def run(args: argparse.Namespace) -> int:
 
     from ..data.files import locked
     from ..dynamics import DomainError, Settings, relax, simulate
+    from ..errors import counted
     from ..interfaces.files import write_extxyz
     from ..models import load_model
     from ..units import EV_PER_HARTREE
-    from .progress import Progress
+    from .progress import Progress, working
     from .runs import enable_x64
 
     every_core(args.replicas)
     enable_x64()
     settings = Settings(**{f.name: getattr(args, f.name) for f in dataclasses.fields(Settings)})
-    model = load_model(args.run)
+    with working("loading the model"):
+        model = load_model(args.run)
     start = read_geometries(args.start, args)[0]
     if args.relax:
-        start = relax(model, start)
+        with working("relaxing", "compiles second derivatives, usually a minute or two"):
+            start = relax(model, start)
     speed = ""
 
     def report(done: int, total: int, note: str) -> None:
@@ -105,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
     spread = (
         trajectory.total_energy.std(axis=0).mean() / len(trajectory.numbers) * 1e3 * EV_PER_HARTREE
     )
+    frames = counted(len(trajectory["step"]), "frame")
     print(
-        f"{args.output}: {len(trajectory['step'])} frames to {trajectory.time_fs[-1] / 1e3:g} ps, "
-        f"{trajectory.n_replicas} replica(s), {trajectory.temperature.mean():.0f} K"
+        f"{args.output}: {frames} to {trajectory.time_fs[-1] / 1e3:g} ps, "
+        f"{counted(trajectory.n_replicas, 'replica')}, {trajectory.temperature.mean():.0f} K"
         + (f", energy within {spread:.2g} meV/atom" if args.ensemble == "nve" else "")
         + (f" ({speed})" if speed else "")
     )

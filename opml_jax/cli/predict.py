@@ -10,7 +10,12 @@ from .options import add_geometry_options, read_geometries
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     p.add_argument("run", metavar="RUN", help="run directory or model file")
-    p.add_argument("structures", metavar="STRUCTURES", help="xyz, extxyz, npz or HDF5 file")
+    p.add_argument(
+        "structures",
+        metavar="STRUCTURES",
+        nargs="+",
+        help="xyz, extxyz, npz or HDF5 files; - is standard input, extended xyz",
+    )
     p.add_argument(
         "-o",
         "--output",
@@ -38,26 +43,38 @@ def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from pathlib import Path
 
-    from ..errors import one_of
+    from ..errors import counted, one_of
     from ..interfaces.files import write_extxyz, write_predictions
     from ..models import load_model
-    from .progress import working
+    from ..structures.names import called
+    from .progress import COMPILES, working
     from .runs import enable_x64
 
     enable_x64()
     suffix = Path(args.output).suffix
     one_of("suffix of --output", suffix, (".extxyz", ".xyz", ".h5", ".hdf5"))
     model = load_model(args.run)
-    structures = read_geometries(args.structures, args)
-    options = _options(model, args)
-    with working(f"predicting {len(structures)} structures (compiles first)"):
+    structures, places = _read(args)
+    options, n = _options(model, args), counted(len(structures), "structure")
+    with called(places), working(f"predicting {n}", COMPILES):
         predicted = model.predict(structures, **options)
     if suffix in (".h5", ".hdf5"):
         write_predictions(args.output, structures, predicted, model)
     else:
         write_extxyz(args.output, structures, predicted)
-    print(f"{args.output}: {len(structures)} structures")
+    print(f"{args.output}: {n}")
     return 0
+
+
+def _read(args: argparse.Namespace):
+    """Structures of all files, one after the other, and what each is called."""
+    several = len(args.structures) > 1
+    structures, places = [], []
+    for path in args.structures:
+        part = read_geometries(path, args)
+        structures += part
+        places += [f"{i} of {path}" if several else i for i in range(len(part))]
+    return structures, places
 
 
 def _options(model, args: argparse.Namespace) -> dict[str, bool]:

@@ -33,6 +33,7 @@ def _run(args: argparse.Namespace) -> int:
     from ..report import text_table
     from ..training.config import DataConfig, TrainConfig
     from ..training.learning_curve import closed_form_learning_curve
+    from .progress import working
     from .runs import evaluate_run, train_run
 
     clock = time.perf_counter()
@@ -49,18 +50,17 @@ def _run(args: argparse.Namespace) -> int:
     fresh = _fresh(dataset, Path(args.out), args.workers)
     lap("fresh PySCF labels")
     test = dataset.subset(splits["test"])
-    curve = closed_form_learning_curve(trained, test, config, CURVE)
+    with working("learning curve"):
+        curve = closed_form_learning_curve(trained, test, config, CURVE)
     lap("learning curve")
     metrics = evaluate_run(
         args.out, trained, dataset, splits, {"fresh": fresh}, curve=curve, quiet=True
     )
     lap("evaluation and report")
     structures = test.structures + fresh.structures
-    write_extxyz(
-        Path(args.out) / "predictions.extxyz",
-        structures,
-        trained.model.predict(structures),
-    )
+    with working("predictions"):
+        predicted = trained.model.predict(structures)
+    write_extxyz(Path(args.out) / "predictions.extxyz", structures, predicted)
     level = f"{dataset.meta['method'].upper()}/{dataset.meta['basis']}"
     print(
         f"Op2Prop on water, {level}: {len(splits['train'])} training, "

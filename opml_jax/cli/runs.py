@@ -100,23 +100,11 @@ def _refuse_sizes(config: DataConfig, there: int) -> None:
 
 @contextlib.contextmanager
 def stages(*, quiet: bool = False) -> Iterator[Callable[[str, int, int, str], None]]:
-    """A reporter for :func:`opml_jax.training.train` that shows one progress bar per stage."""
+    """A reporter for :func:`opml_jax.training.train` that says what is going on."""
     from .progress import Progress
 
-    if quiet:
-        yield lambda stage, done, total, note: None
-        return
-
-    with contextlib.ExitStack() as stack:
-        current: list = [None, None]
-
-        def report(stage: str, done: int, total: int, note: str) -> None:
-            if current[0] != stage:
-                stack.close()
-                current[:] = [stage, stack.enter_context(Progress(stage))]
-            current[1].update(done, total, note=note)
-
-        yield report
+    with Progress(quiet=quiet) as progress:
+        yield progress.report
 
 
 def check_writable(folder: Path) -> None:
@@ -239,13 +227,15 @@ def train_run(
     from ..training import train
     from ..training.config import mapping_of
     from ..training.run import check_trainable
+    from .progress import working
 
     folder = Path(output)
     check_writable(folder)
     if not restart:
         check_same(folder, config)
-    dataset, splits = load_data(config.data)
-    check_trainable(dataset, splits, config)
+    with working("reading and checking data"):
+        dataset, splits = load_data(config.data)
+        check_trainable(dataset, splits, config)
     if is_first():
         folder.mkdir(parents=True, exist_ok=True)
         if restart:
@@ -288,6 +278,7 @@ def evaluate_run(
       quiet: do not print the table.
     """
     from ..data.files import write_text
+    from ..errors import counted
     from ..learn.history import write_history
     from ..learn.states import forget
     from ..models import save_model
@@ -295,11 +286,13 @@ def evaluate_run(
     from ..training.calibration import reliability, shares
     from ..training.card import card_text
     from ..training.verdict import verdict
-    from .progress import working
+    from .progress import COMPILES, Progress
 
     sets = {k: dataset.subset(i) for k, i in splits.items() if i} | (extra or {})
-    with working(f"errors of {sum(map(len, sets.values()))} structures (compiles first)"):
-        metrics, evaluated = evaluate_sets(trained.model, sets, splits)
+    n = counted(sum(map(len, sets.values())), "structure")
+    with Progress(f"errors of {n}", COMPILES) as progress:
+        metrics, evaluated = evaluate_sets(trained.model, sets, splits, progress.update)
+        progress.update(len(sets), len(sets), note="standard deviations")
         judged = "test" if "test" in sets else [*sets][-1]
         some = sets[judged].subset(range(min(len(sets[judged]), JUDGED)))
         doubts = reliability(trained.model, some)
@@ -319,7 +312,8 @@ def evaluate_run(
     write_text(folder / "card.md", card_text(card, text_table(metrics)))
     if curve:
         write_history(folder / "learning_curve.jsonl", curve)
-    write_report(folder / DONE, model, evaluated, trained.history, metrics, curve, doubts)
+    with Progress("report"):
+        write_report(folder / DONE, model, evaluated, trained.history, metrics, curve, doubts)
     forget(folder)
     if not quiet:
         print(text_table(metrics))
@@ -329,18 +323,28 @@ def evaluate_run(
 
 
 def evaluate_sets(
-    model: Model, sets: dict[str, Dataset], splits: dict[str, list[int]]
+    model: Model,
+    sets: dict[str, Dataset],
+    splits: dict[str, list[int]],
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> tuple[dict[str, dict[str, float]], list[Evaluated]]:
-    """Errors of a model, its earlier parts and its baseline on each set, and its predictions."""
+    """Errors of a model, its earlier parts and its baseline on each set, and its predictions.
+
+    ``on_progress`` is called with sets done and sets in all.
+    """
+    from ..structures.names import called
     from ..training.metrics import baseline_errors, check_compatible, judged
 
     metrics, evaluated = {}, []
-    for name, part in sets.items():
+    for done, (name, part) in enumerate(sets.items()):
+        on_progress(done, len(sets))
         check_compatible(model, part)
-        metrics[name], whole = judged(model, part, name, splits.get(name))
-        for part_name, earlier in model.parts.items():
-            metrics[f"{name}_{part_name}"], _ = judged(earlier, part)
-        if name != "train" and (found := baseline_errors(model, whole)):
-            metrics[f"{name}_baseline"] = found
+        indices = splits.get(name, range(len(part)))
+        with called(indices):
+            metrics[name], whole = judged(model, part, name, indices)
+            for part_name, earlier in model.parts.items():
+                metrics[f"{name}_{part_name}"], _ = judged(earlier, part)
+            if name != "train" and (found := baseline_errors(model, whole)):
+                metrics[f"{name}_baseline"] = found
         evaluated.append(whole)
     return metrics, evaluated

@@ -9,8 +9,8 @@ from typing import Any
 def configure(p: argparse.ArgumentParser) -> None:
     """Arguments of the command."""
     p.add_argument("trajectory", metavar="TRAJ", help="HDF5 file of opml md")
-    p.add_argument("-o", "--output", required=True, metavar="DIR")
-    p.add_argument("--resolution", type=float, default=10.0, help="cm^-1 (default 10)")
+    p.add_argument("-o", "--output", required=True, metavar="DIR", help="folder to write into")
+    p.add_argument("--resolution", type=float, default=10.0, help="cm^-1")
     p.add_argument("--window", default="hann", help="of lags: hann, gaussian or none")
     p.add_argument(
         "--correction",
@@ -19,13 +19,15 @@ def configure(p: argparse.ArgumentParser) -> None:
     )
     p.add_argument("--max-wavenumber", type=float, default=4500.0, help="of the pictures, cm^-1")
     p.add_argument(
-        "--harmonic", metavar="RUN", help="also harmonic lines of this model near the first frame"
+        "--harmonic",
+        metavar="RUN",
+        help="also harmonic lines of this model near the first frame (default: none)",
     )
     p.add_argument(
         "--raman",
         metavar="RUN",
         help="also Raman activities of those lines, of this model's "
-        "polarizability (Op2Op, or Op2Prop trained on it)",
+        "polarizability (Op2Op, or Op2Prop trained on it; default: none)",
     )
 
 
@@ -55,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
         spectra["infrared"] = absorption, "km/mol per cm^-1"
     lines = scattered = None
     if args.harmonic:
-        with working("harmonic lines (compiles second derivatives)"):
+        with working("harmonic lines", "compiles second derivatives, usually a minute or two"):
             lines, scattered = _lines(args, trajectory)
     summary = {
         **options,

@@ -15,7 +15,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="KEY=VALUE",
-        help="override a setting, e.g. model.components=64",
+        help="override a setting, e.g. model.components=64; may be repeated",
     )
     p.add_argument(
         "--from",
@@ -44,10 +44,17 @@ def configure(p: argparse.ArgumentParser) -> None:
         "--coordinator",
         metavar="HOST:PORT",
         help="train with other processes, this command in each: address of the first one, or auto "
-        "where JAX finds them itself (Slurm, Open MPI, Kubernetes)",
+        "where JAX finds them itself (Slurm, Open MPI, Kubernetes; default: alone)",
     )
-    p.add_argument("--processes", type=int, metavar="N", help="how many, with --coordinator")
-    p.add_argument("--process", type=int, metavar="I", help="which one this is, from 0")
+    p.add_argument(
+        "--processes",
+        type=int,
+        metavar="N",
+        help="how many, with --coordinator (default: JAX knows)",
+    )
+    p.add_argument(
+        "--process", type=int, metavar="I", help="which one this is, from 0 (default: JAX knows)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     from ..models.family import family
     from ..training.config import load_config
     from ..training.learning_curve import closed_form_learning_curve
+    from .progress import working
     from .runs import (
         check_same,
         check_same_data,
@@ -96,7 +104,8 @@ def run(args: argparse.Namespace) -> int:
         curve = []
         if args.curve:
             test = dataset.subset(splits.get("test") or splits["validation"])
-            curve = closed_form_learning_curve(trained, test, config)
+            with working("learning curve"):
+                curve = closed_form_learning_curve(trained, test, config)
         evaluate_run(args.output, trained, dataset, splits, curve=curve)
     print(f"{args.output}: report.html, model.safetensors, card.md, metrics.json, history.jsonl")
     return 0

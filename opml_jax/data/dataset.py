@@ -8,7 +8,7 @@ from typing import Any, SupportsInt, overload
 import numpy as np
 
 from ..basis import Basis, layout_of
-from ..errors import Code, ConventionError, DataError, one_of
+from ..errors import Code, ConventionError, DataError, counted, one_of
 from ..quantities import LABELS
 from ..structures import Structure
 from .stored import StoredLabel
@@ -51,7 +51,7 @@ class Dataset(Sequence):
             raise DataError(
                 "layout_hashes",
                 got=len(self.layout_hashes),
-                expected=f"one for each of {len(self)} structures",
+                expected=f"one for each of {counted(len(self), 'structure')}",
             )
         for name, values in (labels or {}).items():
             one_of("label", name, LABELS, DataError)
@@ -59,7 +59,7 @@ class Dataset(Sequence):
                 raise DataError(
                     name,
                     got=f"{len(values)} values",
-                    expected=f"one for each of {len(self.structures)} structures",
+                    expected=f"one for each of {counted(len(self.structures), 'structure')}",
                     code=Code.LABEL_SHAPE,
                 )
             if not isinstance(values, StoredLabel):
@@ -82,7 +82,7 @@ class Dataset(Sequence):
                     raise DataError(
                         f"{name}[{i}]",
                         got=f"shape {shape}",
-                        expected=f"axes {axes} for {s.n_atoms} atoms"
+                        expected=f"axes {axes} for {counted(s.n_atoms, 'atom')}"
                         + (f", as other labels {others}, mo up to ao" if others else ""),
                         code=Code.LABEL_SHAPE,
                     )
@@ -178,7 +178,7 @@ class Dataset(Sequence):
     def __repr__(self) -> str:
         level = "/".join(str(self.meta[k]) for k in ("method", "basis") if k in self.meta)
         lazy = any(isinstance(v, StoredLabel) for v in self.labels.values())
-        about = [f"{len(self)} structures", *self.labels, level, "lazy" * lazy]
+        about = [counted(len(self), "structure"), *self.labels, level, "lazy" * lazy]
         return f"Dataset({', '.join(filter(None, about))})"
 
 

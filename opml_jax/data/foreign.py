@@ -20,7 +20,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError
+from ..errors import Code, DataError, OpmlError, counted
 from ..structures.elements import atomic_number
 from .hdf5 import load, one_line, read_whole
 from .records import Layout, Record
@@ -137,7 +137,7 @@ def _conformations(
     values = {k: np.asarray(load(group, k, path), np.float64) for k in labels if k in group}
     if odd := [k for k, v in values.items() if v.shape[:1] != (len(positions),)]:
         got = f"shape {values[odd[0]].shape}"
-        expected = f"a row for each of {len(positions)} geometries"
+        expected = f"a row for each of {counted(len(positions), 'geometry')}"
         raise DataError(odd[0], got=got, expected=expected, code=Code.LABEL_SHAPE)
     if "dft_total_gradient" in values:
         values["dft_total_gradient"] *= -1  # forces from here on

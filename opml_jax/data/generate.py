@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from ..basis import layout_of, load_basis
-from ..errors import Code, ConventionError, DataError, OpmlError
+from ..errors import Code, ConventionError, DataError, OpmlError, counted
 from ..structures import Structure
 from .dataset import Dataset
 from .files import atomic_path, locked, write_text
@@ -102,8 +102,8 @@ def _labelled(
             yield futures[future], reason
     except BrokenExecutor as err:
         raise DataError(
-            f"a worker process died after {done} of {len(jobs)} labels (out of memory?). "
-            "Nothing finished is lost: run the same command again, with fewer workers.",
+            f"a worker process died after {done} of {counted(len(jobs), 'label')} (out of "
+            "memory?). Nothing finished is lost: run the same command again, with fewer workers.",
             code=Code.WORKER,
         ) from err
     finally:
@@ -205,7 +205,7 @@ def _generate(
     ids = [record_id(s, method) for s in structures]
     if len(set(ids)) != len(ids):
         raise DataError("structures", got="identical geometries", expected="distinct ones")
-    old = _earlier(output, method)
+    old = labelled_before(output, method)
     earlier = {record_id(s, method): i for i, s in enumerate(old.structures)}
     paths = [parts / f"{key}.npz" for key in ids]
     todo = [i for i, p in enumerate(paths) if ids[i] not in earlier and not p.exists()]
@@ -249,7 +249,7 @@ def _generate(
     if not kept and not rest:
         shutil.rmtree(parts, ignore_errors=True)
         raise DataError(
-            f"none of {len(ids)} geometries could be labelled; the first: {failed[0][1]}"
+            f"none of {counted(len(ids), 'geometry')} could be labelled; the first: {failed[0][1]}"
         )
     new = [i for i in kept if i in shapes]
     position = {i: k for k, i in enumerate(new)}
@@ -278,8 +278,12 @@ def _generate(
     return Outcome(done, found, tuple(sorted(failed)))
 
 
-def _earlier(output: Path, method: Method) -> Dataset:
-    """What a finished earlier run labelled, its labels unread."""
+def labelled_before(output: Path, method: Method) -> Dataset:
+    """What a finished earlier run labelled, its labels unread.
+
+    Raises:
+      ConventionError: at another level of theory.
+    """
     if not output.exists():
         return Dataset([])
     old = read_hdf5(output, lazy=True)

@@ -22,7 +22,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError, near_path
+from ..errors import Code, DataError, OpmlError, check_file
 from .files import atomic_path
 
 LIBVER = ("v110", "v110")
@@ -137,9 +137,7 @@ def read_whole(path: Path, read: Callable[[h5py.File], Any], expected: str, hint
     Raises:
       DataError: what ``read`` raises, or a file that HDF5 cannot read.
     """
-    if not path.is_file():
-        got = f"{path}, which is not a file"
-        raise DataError("path", got=got, expected=expected, hint=near_path(path), code=Code.NO_FILE)
+    check_file(path, expected)
     with one_line(path, expected, hint):
         _check_heaps(path)
         with h5py.File(path, "r") as f:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..basis import Basis, batch
 from ..basis.buckets import Bucket, buckets
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..numerics import Array, pytree
 from ..quantities import LABELS
 from ..structures import StructureBatch
@@ -74,7 +74,7 @@ class Loader:
         shuffle: bool = True,
     ):
         if not len(dataset) or batch_size < 1:
-            got = f"{len(dataset)} structures, batch_size={batch_size}"
+            got = f"{counted(len(dataset), 'structure')}, batch_size={batch_size}"
             raise DataError("loader", got=got, expected="at least one of each")
         self.dataset = dataset
         self.basis = basis

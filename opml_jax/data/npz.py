@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError
+from ..errors import Code, DataError, OpmlError, counted
 from ..quantities import LABELS
 from ..structures.elements import atomic_number
 from .keys import states_charge_or_spin, states_unit
@@ -131,7 +131,7 @@ def _records(
             raise DataError(
                 f"{name} of {path}",
                 got=f"shape {array.shape}",
-                expected=f"shape {shape}, a row for each of {n} structures",
+                expected=f"shape {shape}, a row for each of {counted(n, 'structure')}",
                 hint="Is it another quantity? Name what to read with labels.",
                 code=Code.LABEL_SHAPE,
             )

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError, near_path, one_of
+from ..errors import Code, DataError, OpmlError, check_file, one_of
 from ..structures import Structure
 from . import databases, foreign, keys, npz
 from .assembly import Given, assembled
@@ -188,14 +188,7 @@ def _suffix(path: Path) -> str:
 
 def _existing(path: str | os.PathLike) -> Path:
     path = Path(path)
-    if not path.is_file():
-        raise DataError(
-            "path",
-            got=f"{path}, which is not a file",
-            expected="a file",
-            hint=near_path(path),
-            code=Code.NO_FILE,
-        )
+    check_file(path, "structures")
     one_of(f"suffix of {path.name}", _suffix(path), SUFFIXES, DataError)
     if path.stat().st_size == 0:
         raise DataError(str(path), got="an empty file", expected="structures", code=Code.DAMAGED)

@@ -15,7 +15,7 @@ import scipy.linalg
 
 from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis, to_pyscf
 from ..conventions import CONVENTION
-from ..errors import Code, ConventionError, ConvergenceError, OpmlError, nearest
+from ..errors import Code, ConventionError, ConvergenceError, OpmlError, counted, nearest
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 from .dataset import Dataset
@@ -342,11 +342,12 @@ def mean_field(structure: Structure, method: Method):
     return mf
 
 
-def converge(mf):
+def converge(mf, guess: np.ndarray | None = None):
     """Run an SCF through a ladder of attempts: plain, level shift, second order.
 
     Args:
       mf: a PySCF mean-field object.
+      guess: density matrix ``(nao, nao)`` to begin with, PySCF's AO order. Default: PySCF's guess.
 
     Returns:
       ``(mf, attempt)``, the converged object (free of any level shift) and what it took.
@@ -354,7 +355,7 @@ def converge(mf):
     Raises:
       ConvergenceError: every attempt failed.
     """
-    mf.kernel()
+    mf.kernel(dm0=guess)
     if mf.converged:
         return mf, "plain"
     mf.level_shift, mf.damp = 0.3, 0.0
@@ -371,8 +372,8 @@ def converge(mf):
         if mf.converged:
             return mf, "second order"
     raise ConvergenceError(
-        f"the SCF of {mf.mol.natm} atoms did not converge in {mf.max_cycle} cycles, with a level "
-        "shift, or with the second-order solver. Check the geometry, charge and spin."
+        f"the SCF of {counted(mf.mol.natm, 'atom')} did not converge in {mf.max_cycle} cycles, with a "
+        "level shift, or with the second-order solver. Check the geometry, charge and spin."
     )
 
 
@@ -466,39 +467,3 @@ def polarizability(structure: Structure, method: Method, *, step: float = 2e-3) 
             dipoles.append(-np.einsum("xij,ji->x", r, mf.make_rdm1()))
         out.append((dipoles[0] - dipoles[1]) / (2 * step))
     return np.array(out)
-
-
-def relax(structure: Structure, method: Method, *, gtol: float = 1e-5) -> Structure:
-    """Minimum-energy geometry near ``structure`` (BFGS on PySCF gradients).
-
-    Args:
-      structure: start.
-      method: level of theory.
-      gtol: largest gradient component left, Hartree/Bohr.
-
-    Raises:
-      ConvergenceError: the minimiser stopped above ``gtol``.
-    """
-    from scipy.optimize import minimize
-
-    def energy_and_gradient(x):
-        mf, _ = converge(mean_field(structure.replace(positions=x.reshape(-1, 3)), method))
-        gradient = mf.nuc_grad_method()
-        gradient.grid_response = not method.is_hf
-        return mf.e_tot, gradient.kernel().ravel()
-
-    start = np.asarray(structure.positions, np.float64).ravel()
-    found = minimize(energy_and_gradient, start, jac=True, method="BFGS", options={"gtol": gtol})
-    if np.abs(found.jac).max() > 10 * gtol:
-        raise ConvergenceError(
-            f"the geometry did not relax: gradient {np.abs(found.jac).max():.1e}"
-        )
-    return structure.replace(positions=found.x.reshape(-1, 3))
-
-
-def hessian(structure: Structure, method: Method) -> np.ndarray:
-    """Analytic second derivatives of the energy, ``(3 n_atoms, 3 n_atoms)`` Hartree/Bohr^2."""
-    mf, _ = converge(mean_field(structure, method))
-    n = structure.n_atoms
-    h = mf.Hessian().kernel()
-    return np.asarray(h).transpose(0, 2, 1, 3).reshape(3 * n, 3 * n)

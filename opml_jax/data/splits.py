@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import Code, DataError
+from ..errors import Code, DataError, check_file
 from ..structures.elements import symbol
 from .dataset import Dataset
 from .files import write_text
@@ -58,6 +58,7 @@ def read_splits(path: str | os.PathLike) -> dict[str, list[int]]:
     Raises:
       DataError: unreadable, an unknown or missing name, or an index in two splits.
     """
+    check_file(path, "a split file")
     try:
         splits = json.loads(Path(path).read_text(encoding="utf-8"))
         splits = {str(k): [_index(i) for i in v] for k, v in splits.items()}

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
 from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from ..errors import Code, DataError, OpmlError
+from ..errors import Code, DataError, OpmlError, to_install
 
-WATCH = 1.0
-"""Seconds between looks of a worker at whether its parent is still there."""
+SPAWN = get_context("spawn")
+"""How processes begin: anew, because a fork of a process with JAX's threads hangs."""
 
 
 class Workers(Executor):
@@ -24,7 +25,8 @@ class Workers(Executor):
 
     One that dies (out of memory, a crash of compiled code) is replaced, and only the call that it
     was busy with is lost: its future raises :class:`DataError`. In a ``ProcessPoolExecutor`` one
-    death ends all calls.
+    death ends all calls. If the block of its ``with`` is left by an exception, Ctrl-C among them,
+    they end at once, whatever they are busy with; and they end with their parent.
 
     Args:
       n: processes.
@@ -36,21 +38,33 @@ class Workers(Executor):
         self._handlers = ThreadPoolExecutor(n)
         self._own = threading.local()
         self._pools: list[ProcessPoolExecutor] = []
+        self._watched, self._held = SPAWN.Pipe(duplex=False)  # closed, it tells workers to end
 
     def submit(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Future:
         """As of every executor."""
         return self._handlers.submit(self._call, fn, *args, **kwargs)
+
+    def __exit__(self, kind, *_) -> None:
+        """Wait for the calls, or end them if an exception leaves the block."""
+        if kind is not None:
+            self._held.close()
+        self.shutdown(cancel_futures=kind is not None)
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """As of every executor."""
         self._handlers.shutdown(wait, cancel_futures=cancel_futures)
         for pool in self._pools:
             pool.shutdown(wait, cancel_futures=cancel_futures)
+        if wait:
+            self._held.close()
+            self._watched.close()
 
     def _call(self, fn: Callable, /, *args: Any, **kwargs: Any) -> Any:
         pool = getattr(self._own, "pool", None)
         if pool is None:
-            start = (get_context("spawn"), set_up, (self._n_threads, os.getpid()))
+            if hasattr(signal, "pthread_sigmask"):  # workers inherit it: their parent ends them
+                signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            start = (SPAWN, set_up, (self._n_threads, self._watched))
             pool = self._own.pool = ProcessPoolExecutor(1, *start)
             self._pools.append(pool)
         try:
@@ -60,24 +74,23 @@ class Workers(Executor):
             raise DataError("its process died (out of memory?)", code=Code.WORKER) from err
 
 
-def set_up(threads: int, parent: int) -> None:
+def set_up(threads: int, parent: Connection) -> None:
     """Start of a worker process: threads PySCF may use, and an end with its parent.
 
     Args:
       threads: for PySCF.
-      parent: number of the process that started it. A parent that is killed cannot stop its
-        workers, and they would calculate for nobody.
+      parent: end of a pipe whose other end the parent alone has. A parent that is killed cannot
+        stop its workers, and they would calculate for nobody.
     """
-    from pyscf import lib
-
-    lib.num_threads(threads)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(WATCH)
+        parent.poll(None)  # nothing is ever sent: until the other end is closed
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
+    from pyscf import lib
+
+    lib.num_threads(threads)
 
 
 @contextlib.contextmanager
@@ -94,7 +107,7 @@ def dask_workers(scheduler: str) -> Iterator[Executor]:
         from distributed import Client
     except ImportError as err:
         raise OpmlError(
-            "a Dask scheduler needs Dask: pip install 'opml_jax[dask]'", code=Code.DEVICE
+            f"a Dask scheduler needs Dask: {to_install('dask')}", code=Code.DEVICE
         ) from err
     file = Path(scheduler).is_file()
     try:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import Code, DataError, OpmlError
+from ..errors import Code, DataError, OpmlError, counted
 from ..structures.elements import WEIGHTS, isotope
 from ..units import ENERGY
 from .keys import CHARGE, MULTIPLICITY, is_suggestive, states_charge_or_spin
@@ -69,7 +69,7 @@ def read_frames(path: Path) -> Iterator[Record]:
     except (EOFError, OSError, ValueError) as err:
         raise DataError(
             str(path),
-            got=f"after {n} frames, near line {line}: {err}",
+            got=f"after {counted(n, 'frame')}, near line {line}: {err}",
             expected="a complete xyz or extxyz file",
             hint="A frame: number of atoms, a comment, then symbol x y z (Angstrom) of each.",
             code=Code.DAMAGED,
@@ -93,7 +93,9 @@ def _frame(text: str, lines: Iterator[tuple[int, str]], n: int) -> Record:
     comment = next(lines, (0, None))[1]
     rows = [row.split() for _, row in zip(range(int(count)), (t for _, t in lines), strict=False)]
     if comment is None or len(rows) < int(count):
-        raise ValueError(f"the file ends within frame {n}, after {len(rows)} of {count} atoms")
+        raise ValueError(
+            f"the file ends within frame {n}, after {len(rows)} of {counted(count, 'atom')}"
+        )
     info, words = read_comment(comment)
     try:
         return _record(info, words, rows)

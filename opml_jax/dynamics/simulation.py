@@ -30,6 +30,7 @@ from ..errors import (
     StructureError,
     at_least,
     one_of,
+    to_install,
 )
 from ..models import Model
 from ..numerics import Array, require_x64
@@ -52,7 +53,8 @@ SINGLE_MOST = 5.0
 """meV/Angstrom: what single precision may change a force by. Models whose weights are large and
 cancel each other magnify its rounding."""
 
-INSTALL = "pip install 'opml_jax[md]'"
+COMPILING = "compiling, usually a minute or two, longer for large molecules"
+"""What is said before the first step."""
 
 Properties = Callable[[Any, Structure], dict[str, Array]]
 """Pure function of parameters and a molecule: ``energy``, maybe more. :meth:`Op2Prop.apply`."""
@@ -163,7 +165,8 @@ def simulate(
         for bit what it would have been; more steps make a finished one longer. When the run ends
         early, by an error or by Ctrl-C, the file holds what there is.
       restart: begin anew.
-      on_progress: called with steps done, steps in all, and a note on speed.
+      on_progress: called with steps done, steps in all, and a note on speed; before the first
+        step, which takes the longest, too.
 
     Returns:
       The trajectory; its first frame is the start.
@@ -215,9 +218,11 @@ def _chunks(
       starts: one a replica.
       settings: what to simulate.
       last: the step to go on from and the arrays of its state; -1 begins.
-      on_progress: as of :func:`simulate`, called when a chunk was taken.
+      on_progress: as of :func:`simulate`, called before the first chunk and after each.
     """
     done, leaves = last
+    if done < settings.steps:
+        on_progress(max(done, 0), settings.steps, COMPILING)
     if done < 0:
         done = 0
         state, frames = engine.begin(starts, settings)
@@ -408,7 +413,7 @@ def _engine(
         import jax_md  # noqa: F401
     except ImportError as err:
         raise OpmlError(
-            f"molecular dynamics need jax-md, which is not installed: {INSTALL}"
+            f"molecular dynamics need jax-md, which is not installed: {to_install('md')}"
         ) from err
     if settings.dtype == "float32":
         _check_single(apply, params, molecule)

@@ -24,7 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.files import atomic_path
-from ..errors import OpmlError, one_of
+from ..errors import OpmlError, one_of, to_install
 from ..models import Model
 from .jax_md import energy_fn
 
@@ -100,6 +100,5 @@ def require_flatbuffers() -> None:
     """
     if importlib.util.find_spec("flatbuffers") is None:
         raise OpmlError(
-            "programs are written with flatbuffers, which is not installed: "
-            "pip install 'opml_jax[export]'"
+            f"programs are written with flatbuffers, which is not installed: {to_install('export')}"
         )

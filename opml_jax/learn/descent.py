@@ -116,6 +116,7 @@ def descend(
         running, kept = replicate((running, kept), task.mesh)
         history = facts["history"]
     epoch = _epoch(task, optimizer, config)
+    run.announce_epochs(len(history), config.epochs)
     for number in range(len(history) + 1, config.epochs + 1):
         if is_over(history, config):
             break

@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..errors import Code, ConfigError, OpmlError
+from ..errors import Code, ConfigError, OpmlError, counted
 
 AXIS = "molecules"
 
@@ -76,7 +76,7 @@ def mesh_for(n: int | None = None) -> Mesh | None:
     devices = jax.devices()
     if n is not None and n % len(devices):
         if jax.process_count() > 1:
-            got = f"batches of {n} structures for {len(devices)} devices"
+            got = f"batches of {counted(n, 'structure')} for {len(devices)} devices"
             expected = "a multiple of their number"
             raise ConfigError("fit.batch_size", got=got, expected=expected)
         devices = devices[: max(k for k in range(1, len(devices)) if n % k == 0)]

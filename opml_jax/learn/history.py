@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..data.files import write_text
-from ..errors import OpmlError
+from ..errors import OpmlError, to_install
 from ..quantities import QUANTITIES, metric
 
 
@@ -77,7 +77,7 @@ class _Board:
         except ImportError as err:
             raise OpmlError(
                 "TensorBoard's files are written with tensorboardX, which is not installed: "
-                "pip install 'opml_jax[tensorboard]'"
+                f"{to_install('tensorboard')}"
             ) from err
         self._folder, self._writer, self._file = folder, EventsWriter, None
         self._events, self._summaries = event_pb2, summary_pb2

@@ -13,7 +13,14 @@ from .history import History, note
 from .states import STATES, load_state, save_state
 
 Progress = Callable[[str, int, int, str], None]
-"""Called with (stage, done, total, note): the one signature of progress."""
+"""Called with (stage, done, total, note): the one signature of progress.
+
+A stage says that it begins, with nothing done, before it computes; its note then says how long
+that usually takes.
+"""
+
+COMPILING = "compiling, usually a minute or two"
+"""A note for what waits for XLA."""
 
 
 def silent(stage: str, done: int, total: int, note: str) -> None:
@@ -80,6 +87,11 @@ class Run:
         if (path := self.path(f"{name}.npz")) is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             save_state(path, state, {**facts, "fingerprint": self.fingerprint})
+
+    def announce_epochs(self, done: int, epochs: int) -> None:
+        """Say that a descent of ``epochs`` begins, or goes on after ``done``; it compiles next."""
+        total = self.first_epoch + epochs
+        self.progress("epochs", self.first_epoch + done, total, f"network: {COMPILING}")
 
     def epoch(self, row: Mapping[str, float], epochs: int) -> None:
         """Keep and report the row of an epoch of a descent that takes ``epochs``."""

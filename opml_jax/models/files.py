@@ -21,7 +21,7 @@ import numpy as np
 from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
-from ..errors import Code, ConventionError, ModelFileError, OpmlError, one_of
+from ..errors import Code, ConventionError, ModelFileError, OpmlError, check_file, one_of
 from ..learn.schema import to_mapping
 from .base import Model
 from .family import families, family, family_of
@@ -126,14 +126,8 @@ def load_model(path: str | os.PathLike) -> Model:
     path = Path(path)
     if path.is_dir():
         path = path / "model.safetensors"
-    if not path.is_file():
-        raise ModelFileError(
-            "path",
-            got=f"{path}, which is not a file",
-            expected="a model file or a run directory with one",
-            hint="opml train CONFIG -o RUN makes one.",
-            code=Code.NO_FILE,
-        )
+    expected, hint = "a model file or a run directory with one", "opml train makes one."
+    check_file(path, expected, error=ModelFileError, hint=hint)
     header, tensors = _read(path)
     _check_header(header, path)
     try:

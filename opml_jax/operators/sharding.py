@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from ..errors import ConventionError, OpmlError
+from ..errors import ConventionError, OpmlError, counted
 from ..numerics import Array, pytree, static
 from ..structures import StructureBatch
 from .operator import Operator
@@ -63,7 +63,7 @@ def shard_batch(batch: StructureBatch, mesh: Mesh) -> StructureBatch:
     if n % mesh.size:
         raise OpmlError(
             "batch",
-            got=f"{n} molecules",
+            got=counted(n, "molecule"),
             expected=f"a multiple of {mesh.size} devices",
             hint="Repeat the last molecule, and drop its copies from the result.",
         )

@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import DataWarning
 from ..units import ANGSTROM_PER_BOHR
 from .elements import symbol
+from .names import name_of
 from .structure import Structure
 
 BONDED = 1.25
@@ -79,7 +80,7 @@ def warn_of_contacts(
                 far[name] = distance, i
     if far:
         text = "; ".join(
-            f"{name} at {distance * ANGSTROM_PER_BOHR:.2f} A in structure {i} (training: "
+            f"{name} at {distance * ANGSTROM_PER_BOHR:.2f} A in structure {name_of(i)} (training: "
             + (f"{known[name] * ANGSTROM_PER_BOHR:.2f} A)" if name in known else "never)")
             for name, (distance, i) in sorted(far.items())
         )

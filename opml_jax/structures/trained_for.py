@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import Code, DataError, DataWarning, StructureError
 from .contacts import bonds
 from .elements import formula, symbol
+from .names import name_of
 from .structure import Structure
 
 UNSAID: dict[str, Any] = {"electrons": [{"charge": 0, "spin": 0, "compositions": []}]}
@@ -187,7 +188,7 @@ def check_electrons(
             said = "as in training" if known else "as the model does not say what it was trained on"
             raise StructureError(
                 where,
-                got=f"{formula(structure.numbers)} with {_words(*state)} (structure {i})",
+                got=f"{formula(structure.numbers)} with {_words(*state)} (structure {name_of(i)})",
                 expected=f"molecules with {expected}, {said}",
                 hint="Models do not read charges and spins: train one on such molecules.",
                 code=Code.ELECTRONS,
@@ -229,7 +230,8 @@ def _unseen(
 
 def _warn(text: str, unseen: Mapping[str, tuple[int, int]]) -> None:
     named = ", ".join(
-        f"{name} (atom {atom} of structure {i})" for name, (atom, i) in [*unseen.items()][:NAMED]
+        f"{name} (atom {atom} of structure {name_of(i)})"
+        for name, (atom, i) in [*unseen.items()][:NAMED]
     )
     more = f" and {len(unseen) - NAMED} more" if len(unseen) > NAMED else ""
     warnings.warn(

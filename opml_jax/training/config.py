@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import Code, ConfigError, near_path, one_of
+from ..errors import Code, ConfigError, check_file, one_of
 from ..learn.schema import as_mapping, convert, from_mapping, to_mapping, yaml_lines
 from ..learn.schema import flat as flat
 from ..models.base import ModelConfig
@@ -139,10 +139,8 @@ def read_tree(path: str | os.PathLike) -> Any:
     """
     import yaml
 
-    if not Path(path).is_file():
-        got, expected = f"{path}, which is not a file", "a YAML file"
-        hint = f"{near_path(path)} opml config template own > {path} makes one."
-        raise ConfigError("config", got=got, expected=expected, hint=hint, code=Code.NO_FILE)
+    hint = f"opml config template own > {path} makes one."
+    check_file(path, "a YAML configuration", error=ConfigError, hint=hint)
     try:
         return yaml.safe_load(Path(path).read_text(encoding="utf-8")) or {}
     except (OSError, yaml.YAMLError, UnicodeDecodeError, RecursionError) as err:
@@ -184,6 +182,6 @@ def explained(config: TrainConfig) -> str:
     """A configuration as YAML, every key with what it means."""
     lines = yaml_lines(config)
     at = lines.index("model:") + 1
-    about = family(config.model.family).about
-    lines[at:at] = [f"  # Family: {about}", f"  family: {config.model.family}"]
+    name, _, about = family(config.model.family).about.partition(": ")
+    lines[at:at] = [f"  # The family is {name}: {about}.", f"  family: {config.model.family}"]
     return "\n".join(lines) + "\n"

@@ -19,6 +19,7 @@ from ..models.base import Definition, Model
 from ..models.family import Fit, family
 from ..models.files import load_model
 from ..numerics import require_x64
+from ..structures.names import called
 from ..structures.trained_for import check_electrons, electrons_of, union_of
 from .calibration import calibrated
 from .card import card_of
@@ -101,8 +102,10 @@ def train(
     definition = fit.definition or definition
     card = card_of(definition, config, dataset, sets, fit, _hash(data, origin))
     card = card_with(origin, card) if origin else card
+    run.progress("standard deviations", 0, 1)
     model = calibrated(chosen.model(definition, fit.params, card), sets)
     model = with_largest_doubt(origin, model) if origin else model
+    run.progress("standard deviations", 1, 1)
     return Trained(model, run.seconds, fit)
 
 
@@ -162,7 +165,8 @@ def _check_electrons(
     if origin and (before := origin.card.get("trained_for")):
         known = union_of(before, known)
     for name, indices in splits.items():
-        check_electrons([structures[i] for i in indices], known, f"the {name} split")
+        with called(indices):
+            check_electrons([structures[i] for i in indices], known, f"the {name} split")
 
 
 def data_hash(dataset: Dataset, splits: Mapping[str, Sequence[int]], config: TrainConfig) -> str:

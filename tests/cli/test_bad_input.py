@@ -184,7 +184,7 @@ FILES = {
     "data outside the file": ("w.h5", _hdf5(_outside), ["outside", "403"]),
     "newer format": ("w.h5", _hdf5(_newer), ["format_version 99", "Upgrade", "404"]),
     "unknown suffix": ("w.pdb", _text(WATER), ["w.pdb", ".xyz"]),
-    "missing file": ("w.xyz", lambda path: None, ["not a file", "401"]),
+    "missing file": ("w.xyz", lambda path: None, ["no such file", "401"]),
     "a folder": ("w.xyz", lambda path: path.mkdir(), ["not a file", "401"]),
 }
 
@@ -256,7 +256,7 @@ def _long_header(path):
 
 
 MODELS = {
-    "missing": (lambda path: None, ["not a file", "401"]),
+    "missing": (lambda path: None, ["no such file", "401"]),
     "empty": (_text(""), ["unreadable", "402"]),
     "text": (_text(WATER), ["unreadable", "402"]),
     "pickle": (_pickle, ["unreadable", "402"]),
@@ -544,7 +544,7 @@ def test_tracebacks_are_for_debugging(run, tmp_path):
     from opml_jax.errors import DataError
 
     for argv in (("--debug", "data", "check", "w.xyz"), ("data", "--debug", "check", "w.xyz")):
-        with pytest.raises(DataError, match="not a file"):
+        with pytest.raises(DataError, match="no such file"):
             run(*argv)
 
 

@@ -183,7 +183,7 @@ def test_a_missing_file_is_named_with_the_nearest(tmp_path, capsys):
         capsys, ["data", "check", str(tmp_path / "mien.h5")], "Did you mean", "mine.h5", "401"
     )
     _one_line(capsys, ["spectrum", str(tmp_path / "t.h5"), "-o", str(tmp_path)], "Check", "401")
-    says = ("no.yaml, which is not a file", "opml config template own", "401")
+    says = ("no such file", "no.yaml", "opml config template own", "401")
     _one_line(capsys, ["train", str(tmp_path / "no.yaml"), "-o", str(tmp_path / "r")], *says)
 
 
@@ -242,7 +242,7 @@ def test_unknown_command_and_missing_argument(capsys):
 
 
 def test_debug_shows_the_traceback(tmp_path):
-    with pytest.raises(ValueError, match="which is not a file"):
+    with pytest.raises(ValueError, match="no such file"):
         main(["--debug", "data", "check", str(tmp_path / "none.xyz")])
 
 

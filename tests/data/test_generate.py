@@ -18,7 +18,8 @@ from opml_jax.basis import from_pyscf, layout_of, load_basis
 from opml_jax.data import Loader, read_dataset
 from opml_jax.data import generate as module
 from opml_jax.data.generate import Outcome, generate
-from opml_jax.data.reference import Method, calculate, converge, mean_field, record_id, relax
+from opml_jax.data.minima import relax
+from opml_jax.data.reference import Method, calculate, converge, mean_field, record_id
 from opml_jax.data.shards import merge
 from opml_jax.data.store import write_hdf5
 from opml_jax.errors import BasisError, ConventionError, ConvergenceError, DataError, OpmlError

@@ -187,8 +187,8 @@ def test_files_that_are_not_what_they_say(write, name, content, says):
 
 
 def test_missing_files_and_folders(tmp_path):
-    for path in (tmp_path / "absent.xyz", tmp_path):
-        with pytest.raises(DataError, match="which is not a file"):
+    for path, says in (tmp_path / "absent.xyz", "no such file"), (tmp_path, "a folder, not a file"):
+        with pytest.raises(DataError, match=says):
             read_structures(path)
 
 

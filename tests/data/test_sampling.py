@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from pyscf.hessian import thermo
 
-from opml_jax.data.reference import Method, converge, hessian, mean_field, relax
+from opml_jax.data.minima import hessian, relax
+from opml_jax.data.reference import Method, converge, mean_field
 from opml_jax.data.sampling import internal_motion, is_linear, normal_modes, sample_thermal
 from opml_jax.errors import OpmlError
 from opml_jax.structures import Structure

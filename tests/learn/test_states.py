@@ -116,7 +116,7 @@ def test_history_for_tensorboard(tmp_path):
 
 def test_tensorboard_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorboardX.event_file_writer", None)
-    with pytest.raises(OpmlError, match=r"pip install 'opml_jax\[tensorboard\]'"):
+    with pytest.raises(OpmlError, match=r"(?i)pip install .tensorboardX>=.*extra tensorboard"):
         History(tmp_path / "history.jsonl", tensorboard=True)
 
 

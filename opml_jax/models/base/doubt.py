@@ -6,7 +6,8 @@ import warnings
 
 import numpy as np
 
-from ...errors import DataWarning
+from ...errors import DataWarning, counted
+from ...structures.names import name_of
 
 FAR = 2.0
 """Times the largest of the validation set."""
@@ -17,10 +18,10 @@ def warn_of_doubt(doubt: np.ndarray, largest: float | None) -> None:
     far = [] if largest is None else np.flatnonzero(doubt > FAR * largest)
     if not len(far):
         return
-    named = ", ".join(map(str, far[:5])) + (", ..." if len(far) > 5 else "")
+    named = ", ".join(name_of(int(i)) for i in far[:5]) + (", ..." if len(far) > 5 else "")
     warnings.warn(
         f"the standard deviation is more than {FAR:g} times the largest of the validation set in "
-        f"{len(far)} of {len(doubt)} structures ({named}). Predictions are extrapolations there.",
+        f"{len(far)} of {counted(len(doubt), 'structure')} ({named}). Predictions are extrapolations there.",
         DataWarning,
         stacklevel=4,
     )

@@ -25,7 +25,7 @@ import numpy as np
 
 from ...errors import ConvergenceError, DataError
 from ...learn.references import farthest_points
-from ...learn.run import Run
+from ...learn.run import COMPILING, Run
 from ...learn.states import SAVE_EVERY
 from ...numerics import Array, einsum, pytree
 from ..base import Params
@@ -181,6 +181,7 @@ def conjugate_gradients(
     if state := run.load(name, running):
         running, steps = state[0], state[1]["steps"]
     residual = _residual(running, size)
+    run.progress("conjugate gradients", steps, cycles, COMPILING)
     while residual > tolerance and steps < cycles:
         running = _advance(problem, running)
         steps += STEPS

@@ -190,6 +190,7 @@ def true_densities(
     """
     basis, rng = check_densities(definition, dataset), np.random.default_rng(seed)
     rows: dict[str, list[np.ndarray]] = {"points": [], "weights": [], "values": []}
+    run.progress("densities on points", 0, len(dataset))
     for i, s in enumerate(dataset.structures):
         points, weights = draw_points(s, n_points, rng)
         values = density.matrix_on_points(density_matrix(dataset, i, basis), s, basis, points)

@@ -15,7 +15,7 @@ from ...data import Dataset
 from ...data.reference import Method, density_of, molecule
 from ...errors import Code, DataError, OpmlError
 from ...learn.padding import padded
-from ...learn.run import Run
+from ...learn.run import COMPILING, Run
 from ...structures import Structure
 from ..base import Params
 from .functions import Op2Density, atoms_of, channels
@@ -132,6 +132,7 @@ def labelled_coefficients(
     run = run or Run()
     basis = check_densities(definition, dataset)
     aux, out = definition.aux_basis, []
+    run.progress("density fitting", 0, len(dataset))
     for i, s in enumerate(dataset.structures):
         dm = density_matrix(dataset, i, basis)
         out.append(np.asarray(density.fit(dm, s, basis, aux, definition.config.fit_metric)))
@@ -177,10 +178,10 @@ def label(
       OpmlError: a metric that is not positive definite.
     """
     _check_coefficients(definition, structures, coefficients)
-    run.progress("features", 0, 1)
+    run.progress("features", 0, 1, COMPILING)
     of_atoms = environments(definition, structures)
     run.progress("features", 1, 1)
-    run.progress("metrics", 0, 1)
+    run.progress("metrics", 0, 1, COMPILING)
     metric = metric_matrices(definition, structures)
     run.progress("metrics", 1, 1)
     return Labelled(metric, padded(coefficients), of_atoms, tuple(structures))

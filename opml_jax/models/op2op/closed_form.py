@@ -18,7 +18,7 @@ from ...data.reference import atomic_densities
 from ...errors import DataWarning
 from ...features.couple import IrrepKey, has_constant, key_name
 from ...learn.keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key
-from ...learn.run import Run
+from ...learn.run import COMPILING, Run
 from ...numerics import Array, require_x64
 from ...observables import density_matrix
 from ...operators.species import SpeciesTable
@@ -302,6 +302,7 @@ def gathered(
     total = sum(len(sets[name]) for name in names)
     systems: dict[str, Systems] = {}
     lacking: set[IrrepKey] = set()
+    run.progress("closed form", 0, total, COMPILING)
     for name in names:
         for structures, table, fock, n in labelled_batches(definition, sets[name], CHUNK):
             for part, (x, y) in sides_of(definition, params, structures, table, fock).items():

@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...data import Dataset
-from ...learn.run import Run
+from ...learn.run import COMPILING, Run
 from ...numerics import Array, require_x64
 from ..base.definition import Params
 from ..family import Fit
@@ -135,6 +135,7 @@ class _Objective:
     def minimum(self, sizes: np.ndarray) -> Point:
         """The better end of two ways: in proportion to ``sizes`` and then alike, or alike."""
         alike, steps = np.ones_like(sizes), self.fit.steps
+        self.run.progress("observables", 0, 2 * steps, COMPILING)
         start = self.point(self.start)
         by_size = self.descend(start, sizes, (steps + 1) // 2)
         ends = [self.descend(by_size, alike, steps // 2), self.descend(start, alike, steps)]

@@ -23,6 +23,7 @@ from ...quantities import SIZES, SPREAD, Axis, quantity
 from ...structures import Structure, StructureBatch
 from ...structures.contacts import warn_of_contacts
 from ...structures.elements import symbol
+from ...structures.names import name_of
 from ...structures.trained_for import warn_of_surroundings
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
@@ -244,8 +245,8 @@ class Op2OpModel(Model):
         worst = failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))]
         others = f", and those of {len(failed) - 1} others," if len(failed) > 1 else ""
         text = (
-            f"the density of {structures[worst]!r} (structure {worst}){others} did not become "
-            f"self-consistent: {residual[worst]:.1e} Hartree are left after "
+            f"the density of {structures[worst]!r} (structure {name_of(int(worst))}){others} did "
+            f"not become self-consistent: {residual[worst]:.1e} Hartree are left after "
             f"{self.definition.config.cycles} cycles."
         )
         if not allowed:

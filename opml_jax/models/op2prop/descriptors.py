@@ -25,7 +25,7 @@ from ...data.plausibility import check_finite
 from ...errors import Code, DataError
 from ...learn.devices import collect, mesh_for
 from ...learn.rows import Rows, Selected
-from ...learn.run import Run, silent
+from ...learn.run import COMPILING, Run, silent
 from ...learn.states import fingerprint
 from ...numerics import Array
 from ...operators import map_molecules, shard_batch
@@ -178,7 +178,7 @@ def build_cache(
     params = params or {}
     folder = run.path(name) if jax.process_count() == 1 else None
     rows = Rows(n, folder, fingerprint(settings, structures, jax.tree.leaves(params)))
-    run.progress("descriptors", rows.done, n)
+    run.progress("descriptors", rows.done, n, COMPILING)
     for start in range(rows.done, n, chunk):
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
