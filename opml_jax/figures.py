@@ -5,8 +5,10 @@ matplotlib and ase are imported when something is drawn.
 
 from __future__ import annotations
 
+import colorsys
+import io
+import re
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -15,7 +17,13 @@ from .basis import Basis, layout_of
 from .structures import Structure
 from .units import ANGSTROM_PER_BOHR
 
-BLUE, RED, GREY = "#1f4e8c", "#c8553d", "#8a8a8a"
+BLUE, RED, GREY = "#2f6fbd", "#c8553d", "#8a8a8a"
+"""Read well on white and on black."""
+WHITE, BLACK = "#fefefe", "#010101"
+"""Stay what they are in dark style: hydrogen, and marks on what is drawn in colours of its own."""
+
+_HEX = re.compile(r"#[0-9a-f]{6}\b")
+_SVG = re.compile(r"<svg\b[^>]*>")
 
 
 def figure(
@@ -46,34 +54,108 @@ def figure(
     return drawn, drawn.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
 
 
-def heat_maps(named: Mapping[str, np.ndarray], structure: Structure, basis: Basis) -> Any:
-    """AO matrices of one molecule side by side, with lines between atoms.
+def svg(drawn: Any) -> str:
+    """A figure as an SVG document that follows the reader's light or dark style.
+
+    Text stays text, the background is transparent, and the same figure is the same document.
 
     Args:
-      named: matrices ``(nao, nao)`` by title.
+      drawn: a ``matplotlib.figure.Figure``.
+    """
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "opml_jax"}):
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        drawn.savefig(buffer, format="svg", transparent=True, metadata=nothing, dpi=200)
+    text = buffer.getvalue()
+    return two_styles(text[text.index("<svg") :])
+
+
+def two_styles(document: str) -> str:
+    """An SVG document whose colours turn with ``prefers-color-scheme``: white to black, and back.
+
+    Hues stay; pictures within the document, :data:`WHITE` and :data:`BLACK` do too.
+
+    Args:
+      document: colours in it are of the form ``#rrggbb``, and text without one is black.
+    """
+
+    def variable(colour: str) -> str:
+        return f"--c{colour[1:]}"
+
+    def style(rule: str) -> str:
+        return f"svg{{fill:var(--c000000);{rule}}}"
+
+    first = _SVG.search(document)
+    if first is None:
+        raise ValueError("no <svg> in the document")
+    colours = sorted({"#000000", *_HEX.findall(document)} - {WHITE, BLACK})
+    light = "".join(f"{variable(c)}:{c};" for c in colours)
+    dark = "".join(f"{variable(c)}:{_dark(c)};" for c in colours)
+    sheet = f"{style(light)}@media (prefers-color-scheme:dark){{{style(dark)}}}"
+    body = _HEX.sub(
+        lambda m: m[0] if m[0] in (WHITE, BLACK) else f"var({variable(m[0])})",
+        document[first.end() :],
+    )
+    return f"{document[: first.end()]}<style>{sheet}</style>{body}"
+
+
+def _dark(colour: str) -> str:
+    """A colour of the same hue, dark for light and light for dark; greys are a little blue."""
+    hue, light, strength = colorsys.rgb_to_hls(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+    if strength < 0.1:
+        hue, strength = 0.63, 0.12
+    light = 0.93 - 0.79 * light
+    return "#" + "".join(f"{round(255 * x):02x}" for x in colorsys.hls_to_rgb(hue, light, strength))
+
+
+def heat_map(title: str, values: np.ndarray, structure: Structure, basis: Basis) -> Any:
+    """An AO matrix of one molecule, with lines between atoms; colours are logarithmic.
+
+    Args:
+      title: what it is.
+      values: ``(nao, nao)``.
       structure: the molecule.
-      basis: what they are in.
+      basis: what it is in.
 
     Returns:
       A ``matplotlib.figure.Figure``.
     """
-    from matplotlib.colors import SymLogNorm
-
     offsets = layout_of(structure, basis).offsets
     centres = (offsets[:-1] + offsets[1:] - 1) / 2
     atoms = [f"{s}{i}" for i, s in enumerate(structure.symbols)]
-    drawn, axes = figure(len(named), height=4.2)
-    for axis, (title, values) in zip(axes, named.items(), strict=True):
-        top = np.abs(values).max()
-        norm = SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top)
-        drawn.colorbar(axis.imshow(values, cmap="RdBu_r", norm=norm), ax=axis, shrink=0.8)
-        axis.set_title(title)
-        axis.set_xticks(centres, atoms)
-        axis.set_yticks(centres, atoms)
-        for edge in offsets[1:-1] - 0.5:
-            axis.axhline(edge, color="black", lw=0.6)
-            axis.axvline(edge, color="black", lw=0.6)
+    drawn, (axis,) = figure(1, width=3.9, height=3.5)
+    drawn.set_label(f"{title}: heat map, atoms {', '.join(atoms)}")
+    signed_map(axis, values, aspect="equal")
+    axis.set_title(title)
+    axis.set_xticks(centres, atoms)
+    axis.set_yticks(centres, atoms)
+    axis.tick_params(length=0, labelsize=9 if len(atoms) < 12 else 5)
+    for edge in offsets[1:-1] - 0.5:
+        axis.axhline(edge, color=GREY, lw=0.6)
+        axis.axvline(edge, color=GREY, lw=0.6)
     return drawn
+
+
+def signed_map(axis: Any, values: np.ndarray, **options: Any) -> None:
+    """Numbers of both signs as colours, in three decades of each, with a bar that says which.
+
+    Args:
+      axis: a ``matplotlib.axes.Axes``.
+      values: ``(rows, columns)``.
+      options: of ``imshow``.
+    """
+    from matplotlib.colors import SymLogNorm
+
+    top = np.abs(values).max() or 1.0
+    norm = SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top)
+    image = axis.imshow(values, cmap="RdBu_r", norm=norm, interpolation="none", **options)
+    bar = axis.figure.colorbar(image, ax=axis, shrink=0.85)
+    powers = 10.0 ** (np.floor(np.log10(top)) - np.arange(3))
+    ticks = np.concatenate([-powers, [0], powers[::-1]])
+    bar.set_ticks(ticks, labels=[f"{x:.0e}" if abs(np.log10(top)) > 3 and x else f"{x:g}" for x in ticks])
+    bar.minorticks_off()
 
 
 def principal_axes(structure: Structure) -> tuple[np.ndarray, np.ndarray]:
@@ -101,7 +183,8 @@ def draw_molecule(axis: Any, structure: Structure) -> None:
     x = (np.asarray(structure.positions) - centre) @ directions.T * ANGSTROM_PER_BOHR
     radii = covalent_radii[list(structure.numbers)]
     for i, z in enumerate(structure.numbers):
-        options = {"facecolor": jmol_colors[z], "edgecolor": "#333333", "lw": 0.6}
+        face = WHITE if z == 1 else jmol_colors[z]
+        options = {"facecolor": face, "edgecolor": "#333333", "lw": 0.6}
         axis.add_patch(
             Circle((x[i, 0], x[i, 1]), 0.25 + 0.3 * radii[i], zorder=10 + x[i, 2], **options)
         )

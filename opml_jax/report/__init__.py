@@ -1,4 +1,4 @@
-"""A self-contained HTML report of a model: errors, parity, curves, worst structures.
+"""A self-contained HTML report of a model: errors, residuals, curves, worst structures.
 
 What is special to a family of models comes from it: ``Family.pictures``, ``parity``, ``worst``.
 """
@@ -7,18 +7,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from ..data.files import write_text
 from ..models.base import Model
 from ..models.family import Evaluated, Picture, family_of
-from . import curves, page
-from .parity import parity
+from . import curves, page, words
+from .residuals import residuals
 from .tables import html_table
 from .tables import text_table as text_table
 from .worst import worst
 
+_RESIDUALS = (
+    "Predicted minus reference, against the reference, of whatever is known on both sides; beside "
+    "the name of each set its mean absolute error (MAE), of vectors that of a component. Energies "
+    "are relative to the mean of the references."
+)
 _LEARNING = (
     "Mean absolute test errors of the closed form against the number of training geometries."
 )
@@ -28,10 +34,10 @@ _RELIABILITY = (
     "mean square errors of tenths of the data by their standard deviations, atomic units."
 )
 _WORST = (
-    "Largest errors first, a row or two for each kind of error that is known: index in the data "
-    "file, composition, error of the energy (predicted minus reference), largest error of the "
-    "force on an atom, length of the error of the dipole; of matrices the mean absolute error of "
-    "an element or, where there is no reference, of an occupied level, in atomic units."
+    "Largest errors first, a row for each kind of error that is known: index in the data file, "
+    "composition, error of the energy (predicted minus reference), largest error of the force on "
+    "an atom, length of the error of the dipole; of matrices the mean absolute error of an element "
+    "or, where there is no reference, of an occupied level, in atomic units."
 )
 
 
@@ -44,12 +50,12 @@ def write_report(
     learning_curve: Sequence[Mapping[str, float]] = (),
     doubts: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> None:
-    """Write the report, atomically; pictures are embedded.
+    """Write the report, atomically; pictures are embedded, and follow light and dark styles.
 
     Args:
-      path: HTML file.
-      model: the model.
-      sets: evaluated sets; the last is drawn on top of the parity plots.
+      path: HTML file, in the folder of the run.
+      model: the model; ``card["warnings"]``, sentences, are shown first.
+      sets: evaluated sets; the last is drawn on top of the residuals.
       history: rows of the training history.
       metrics: errors by set name, see :data:`opml_jax.report.tables.Metrics`.
       learning_curve: rows with ``n_train`` and the metric names, closed form on the test split.
@@ -58,7 +64,14 @@ def write_report(
     family = family_of(model)
     shown = [s for s in sets if s.name != "train"] or list(sets)
     judged = next((s for s in shown if s.name == "test"), shown[-1])
-    pictures = [Picture("Parity", lambda: parity(shown, family), "")]
+    title, run = words.title(model), Path(path).resolve().parent.name
+    parts = [
+        page.header(title, _summary(model)),
+        page.warnings(model.card.get("warnings", [])),
+        words.use(model, run, judged.dataset),
+        page.section("Errors", html_table(metrics)),
+    ]
+    pictures = [Picture("Residuals", lambda: residuals(shown, family), _RESIDUALS)]
     if learning_curve:
         pictures.append(
             Picture("Learning curve", lambda: curves.learning_curve(learning_curve), _LEARNING)
@@ -69,20 +82,26 @@ def write_report(
         pictures.append(
             Picture("Standard deviations", lambda: curves.reliability(doubts), _RELIABILITY)
         )
-    heading = f"Worst structures of {judged.name}"
-    pictures.append(Picture(heading, lambda: worst(judged, family), _WORST))
-    parts = [page.title(repr(model), _summary(model)), page.section("Errors", html_table(metrics))]
-    for picture in (*pictures, *family.pictures(model, judged)):
-        if (figure := picture.figure()) is not None:
-            parts.append(page.section(picture.title, page.image(figure), picture.note))
-    write_text(path, page.document(parts))
+    parts += map(_section, pictures)
+    if rows := worst(judged, family):
+        parts.append(page.section(f"Worst structures of {judged.name}", rows, _WORST))
+    parts += map(_section, family.pictures(model, judged))
+    write_text(path, page.document(title, parts))
+
+
+def _section(picture: Picture) -> str:
+    """A section of the report in HTML; empty if there is nothing to draw."""
+    figures = picture.figure()
+    if figures is None:
+        return ""
+    drawn = page.images(figures, f"{picture.title}. {picture.note}")
+    return page.section(picture.title, drawn, picture.note)
 
 
 def _summary(model: Model) -> str:
     card = model.card
-    reference = card.get("reference", {})
-    level = "/".join(str(reference[k]) for k in ("method", "basis") if k in reference)
     return (
-        f"Input: {family_of(model).summary(model)}. Labels: {level or 'level not stated'}. "
+        f"Input: {family_of(model).summary(model)}. "
+        f"Labels: {words.level(model) or 'level not stated'}. "
         f"{card.get('n_train', '?')} training structures."
     )

@@ -15,23 +15,29 @@ from .page import pretty
 Rows = Sequence[Mapping[str, float]]
 
 
-def learning_curve(rows: Rows) -> Any:
-    """Errors against the number of training geometries, a panel for each quantity."""
-    shown = columns(rows[:1])
-    drawn, axes = figure(len(shown))
-    for axis, (key, heading, unit) in zip(axes, shown, strict=True):
-        axis.loglog([r["n_train"] for r in rows], [r[key] for r in rows], "o-", color=BLUE, ms=4)
-        axis.set(xlabel="training geometries", ylabel=f"test MAE, {heading}, {pretty(unit)}")
-        axis.grid(which="both", alpha=0.2)
+def learning_curve(rows: Rows) -> list[Any]:
+    """Errors against the number of training geometries, a figure for each quantity."""
+    return [_learning_curve(rows, *column) for column in columns(rows[:1])]
+
+
+def _learning_curve(rows: Rows, key: str, heading: str, unit: str) -> Any:
+    drawn, axis = _panel()
+    sizes, errors = [r["n_train"] for r in rows], [r[key] for r in rows]
+    axis.loglog(sizes, errors, "o-", color=BLUE, ms=4)
+    axis.set(xlabel="training geometries", ylabel=f"test MAE, {heading}, {pretty(unit)}")
+    axis.grid(which="both", alpha=0.2)
+    ends = f"{errors[0]:.2g} from {sizes[0]} to {errors[-1]:.2g} {pretty(unit)} from {sizes[-1]}"
+    drawn.set_label(f"Learning curve, test error of {heading}: {ends} training geometries")
     return drawn
 
 
-def history(rows: Rows) -> Any:
+def history(rows: Rows) -> list[Any]:
     """The loss and the validation errors of a training by epoch."""
     errors = {f"validation_{metric(name, 'rmse')}": name for name in QUANTITIES}
     errors = {key: name for key, name in errors.items() if key in rows[0]}
-    drawn, (first, *axes) = figure(1 + len(errors), width=3.4)
-    epoch = "epoch" if "epoch" in rows[0] else "step"
+    loss, first = _panel()
+    loss.set_label("Loss of training and validation by epoch, logarithmic")
+    figures, epoch = [loss], "epoch" if "epoch" in rows[0] else "step"
     epochs = [r[epoch] for r in rows]
     for key, name, colour in (
         ("loss", "training", GREY),
@@ -41,20 +47,25 @@ def history(rows: Rows) -> Any:
             first.semilogy(epochs, [r[key] for r in rows], color=colour, label=name)
     first.set(xlabel=epoch, ylabel="loss")
     first.legend(frameon=False)
-    for axis, (key, name) in zip(axes, errors.items(), strict=True):
+    for key, name in errors.items():
+        drawn, axis = _panel()
         axis.semilogy(epochs, [r[key] for r in rows], color=BLUE)
         text = f"{name.replace('_', ' ')}, {pretty(QUANTITIES[name].shown)}"
         axis.set(xlabel=epoch, ylabel=f"validation RMSE, {text}")
-    return drawn
+        drawn.set_label(f"Validation error of {text} by {epoch}, {rows[-1][key]:.2g} at the end")
+        figures.append(drawn)
+    return figures
 
 
-def reliability(doubts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Any:
+def reliability(doubts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Any]:
     """How many errors are within so many standard deviations, and how the two go together.
 
     Args:
       doubts: absolute errors and standard deviations, ``(n,)`` each, by label.
     """
-    drawn, (shares, sizes) = figure(2)
+    (first, shares), (second, sizes) = _panel(), _panel()
+    first.set_label("Share of errors within so many standard deviations, and of a normal one")
+    second.set_label("Root mean square errors by standard deviation, beside the line of equality")
     widths = np.linspace(0, 3, 61)
     normal = [math.erf(w / 2**0.5) for w in widths]
     shares.plot(widths, normal, color=GREY, linewidth=3)
@@ -68,4 +79,10 @@ def reliability(doubts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> Any:
     shares.set(xlabel="standard deviations", ylabel="share of errors within")
     shares.legend(frameon=False)
     sizes.set(xlabel="standard deviation", ylabel="root mean square error")
-    return drawn
+    return [first, second]
+
+
+def _panel() -> tuple[Any, Any]:
+    """A figure of one panel, and its axis."""
+    drawn, (axis,) = figure(1, width=3.2, height=2.7)
+    return drawn, axis

@@ -31,12 +31,13 @@ def html_table(metrics: Metrics) -> str:
     headings = ["mean absolute error", "structures"]
     for _, heading, unit in columns(metrics.values()):
         headings.append(", ".join(filter(None, (heading, pretty(unit)))))
-    lines = ["".join(f"<th>{html.escape(text)}</th>" for text in headings)]
+    lines = ["".join(f'<th scope="col">{html.escape(text)}</th>' for text in headings)]
     for ((name, part), cells), row in zip(_rows(metrics, "–"), metrics.values(), strict=True):
         label = ", ".join(filter(None, (name, _PARTS.get(part, part))))
         values = [html.escape(label), str(row["n_structures"]), *cells]
         lines.append("".join(f"<td>{value}</td>" for value in values))
-    return "<table>" + "".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    rows = "".join(f"<tr>{line}</tr>" for line in lines)
+    return f'<div class="wide"><table>{rows}</table></div>'
 
 
 def _rows(metrics: Metrics, missing: str) -> list[tuple[tuple[str, str], list[str]]]:

@@ -9,30 +9,36 @@ import numpy as np
 from ..figures import draw_molecule, figure, sum_formula
 from ..models.family import Evaluated, Family
 from ..quantities import QUANTITIES
+from . import page
 
 COLUMNS = 5
+"""Structures in a row."""
 
 Errors = dict[str, tuple[np.ndarray, str]]
 """One error a structure, and how it is written, by name."""
 
 
-def worst(evaluated: Evaluated, family: Family) -> Any:
-    """The structures with the largest errors, a row or two for each kind; None without errors."""
-    errors = errors_of(evaluated, family)
-    if not errors:
-        return None
-    each = COLUMNS * max(1, 3 - len(errors))
-    chosen = [i for values, _ in errors.values() for i in np.argsort(-np.abs(values))[:each]]
-    drawn, axes = figure(COLUMNS, -(-len(chosen) // COLUMNS), width=2.2, height=2.4)
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, i in zip(axes, chosen, strict=False):
-        structure = evaluated.dataset.structures[i]
-        texts = ", ".join(text.format(values[i]) for values, text in errors.values())
-        draw_molecule(axis, structure)
-        title = f"{evaluated.indices[i]}: {sum_formula(structure)}\n{texts}"
-        axis.set_title(title, fontsize=8)
-    return drawn
+def worst(evaluated: Evaluated, family: Family) -> str:
+    """The structures with the largest errors in HTML, a row for each kind; empty without errors."""
+    errors, rows = errors_of(evaluated, family), []
+    for name, (values, _) in errors.items():
+        known = int(np.isfinite(values).sum())
+        chosen = np.argsort(-np.abs(values))[: min(COLUMNS, known)]  # NaN comes last
+        if known:
+            cells = [_cell(evaluated, int(i), errors) for i in chosen]
+            rows.append(page.row(f"by {name.replace('_', ' ')}", cells))
+    return "".join(rows)
+
+
+def _cell(evaluated: Evaluated, i: int, errors: Errors) -> tuple[Any, str]:
+    """A drawing of a structure, and its errors in words."""
+    structure = evaluated.dataset.structures[i]
+    drawn, (axis,) = figure(1, width=1.7, height=1.5)
+    axis.set_axis_off()
+    draw_molecule(axis, structure)
+    drawn.set_label(f"Molecule {evaluated.indices[i]}, {sum_formula(structure)}, balls and sticks")
+    texts = [text.format(values[i]) for values, text in errors.values()]
+    return drawn, "\n".join([f"{evaluated.indices[i]}: {sum_formula(structure)}", *texts])
 
 
 def errors_of(evaluated: Evaluated, family: Family) -> Errors:

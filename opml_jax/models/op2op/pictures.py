@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ...figures import heat_maps
+from ...figures import heat_map
 from ..family import Evaluated, Picture
 from .metrics import MICRO, errors_by_structure, is_effective, paired_levels, paired_matrices
 from .model import Op2OpModel
@@ -31,14 +31,19 @@ def matrix_picture(model: Op2OpModel, evaluated: Evaluated) -> Picture:
     )
 
 
-def _worst_matrix(model: Op2OpModel, evaluated: Evaluated) -> Any:
+def _worst_matrix(model: Op2OpModel, evaluated: Evaluated) -> list[Any] | None:
+    """Heat maps; None if no prediction is a number."""
     predicted, dataset = evaluated.predicted, evaluated.dataset
-    i = int(np.argmax(errors_by_structure(predicted, dataset)))
+    errors = errors_by_structure(predicted, dataset)
+    if not np.isfinite(errors).any():
+        return None
+    i = int(np.nanargmax(errors))
     n = predicted["nao"][i]
     if is_effective(predicted, dataset):
         named = {"F, Hartree": predicted["fock"][i, :n, :n]}
     else:
         matrix, wanted = paired_matrices(predicted, dataset)[i]
-        name, unit = ("F, Hartree", " μHa") if "fock" in predicted else ("P", " 1e-6")
-        named = {name: matrix, f"error,{unit}": MICRO * (matrix - wanted)}
-    return heat_maps(named, dataset.structures[i], model.definition.basis)
+        name, unit = ("F, Hartree", "μHartree") if "fock" in predicted else ("P", "1e-6")
+        named = {name: matrix, f"error, {unit}": MICRO * (matrix - wanted)}
+    structure, basis = dataset.structures[i], model.definition.basis
+    return [heat_map(title, values, structure, basis) for title, values in named.items()]
