@@ -49,6 +49,8 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(prog="opml", description="Machine learning on quantum-mechanical operators.")
     parser.add_argument("--version", action="version", version=f"opml_jax {version('opml_jax')}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    no_cache = "neither use nor keep compiled programs on disk"
+    parser.add_argument("--no-cache", action="store_true", help=no_cache)
     sub = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=_Parser
     )
@@ -57,6 +59,7 @@ def _parser(command: str | None) -> argparse.ArgumentParser:
         p.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
         )
+        p.add_argument("--no-cache", action="store_true", default=argparse.SUPPRESS, help=no_cache)
         if name == command:
             importlib.import_module(f".{name}", __package__).configure(p)
     return parser
@@ -69,6 +72,8 @@ def main(argv: list[str] | None = None) -> int:
     args = _parser(command).parse_args(argv)
     if not args.debug:  # XLA's alarms about slow compilation; what fails is raised in any case
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    if args.no_cache:
+        os.environ["OPML_CACHE"] = "off"  # of child processes too
     module = importlib.import_module(f".{args.command}", __package__)
     try:
         with warnings.catch_warnings():
