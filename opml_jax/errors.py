@@ -68,6 +68,7 @@ class Code(enum.StrEnum):
     BUSY = "OPML-803"
     UNIT_WARNING = "OPML-900"
     DATA_WARNING = "OPML-901"
+    CACHE_WARNING = "OPML-902"
 
 
 class OpmlError(ValueError):
@@ -165,6 +166,12 @@ class DataWarning(UserWarning):
     """Labels of a file that are left unread."""
 
     code: ClassVar[Code] = Code.DATA_WARNING
+
+
+class CacheWarning(UserWarning):
+    """Compiled programs that cannot be kept for the next process."""
+
+    code: ClassVar[Code] = Code.CACHE_WARNING
 
 
 def one_of(

@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
         except PackageNotFoundError:
             print(f"  {name:<12} not installed, for {use}: {to_install(extra)}")
     failed = _devices(args.debug)
+    print(f"compiled programs: {_programs()}")
     for text, check in (
         ("overlap and potential against PySCF", _integrals),
         ("gradient of the potential", _gradient),
@@ -90,6 +91,20 @@ def _devices(debug: bool) -> int:
         failed = 1
     print(f"JAX devices: {', '.join(str(d) for d in jax.devices())}")
     return failed
+
+
+def _programs() -> str:
+    """Where compiled programs are kept, and how many there are."""
+    from ..programs import LARGEST, keeps, program_cache
+
+    cache = program_cache()
+    if cache.folder is None:
+        return f"not kept ({cache.reason})"
+    if not keeps():
+        return f"not kept ({cache.folder} cannot be written)"
+    number, size = cache.size
+    most = f" of at most {LARGEST / 2**20:.0f}" if cache.ours else ""
+    return f"kept in {cache.folder} ({cache.reason}): {number}, {size / 2**20:.1f}{most} MiB"
 
 
 def _water():

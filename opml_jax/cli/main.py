@@ -87,6 +87,8 @@ def parser_of(command: str | None) -> argparse.ArgumentParser:
     parser = _Parser(prog="opml", description="Machine learning on quantum-mechanical operators.")
     parser.add_argument("--version", action="version", version=f"opml_jax {version('opml_jax')}")
     parser.add_argument("--debug", action="store_true", help="show tracebacks")
+    no_cache = "neither use nor keep compiled programs on disk"
+    parser.add_argument("--no-cache", action="store_true", help=no_cache)
     sub = parser.add_subparsers(
         dest="command", required=True, metavar="COMMAND", parser_class=_Parser
     )
@@ -95,6 +97,7 @@ def parser_of(command: str | None) -> argparse.ArgumentParser:
         p.add_argument(
             "--debug", action="store_true", default=argparse.SUPPRESS, help="show tracebacks"
         )
+        p.add_argument("--no-cache", action="store_true", default=argparse.SUPPRESS, help=no_cache)
         if name == command:
             importlib.import_module(f".{name}", __package__).configure(p)
     return parser
@@ -109,6 +112,8 @@ def main(argv: list[str] | None = None) -> int:
         os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     command = next((a for a in argv if a in COMMANDS), None)
     args = parser_of(command).parse_args(argv)
+    if args.no_cache:
+        os.environ["OPML_CACHE"] = "off"  # of child processes too
     module = importlib.import_module(f".{args.command}", __package__)
     try:
         with warnings.catch_warnings():

@@ -27,7 +27,7 @@ a derivative in every coordinate."""
 
 
 def enable_x64() -> None:
-    """The command line, unlike the library, turns float64 on by itself.
+    """The command line, unlike the library, turns float64 on and keeps compiled programs.
 
     Raises:
       OpmlError: the environment asks for a device that is not there.
@@ -35,8 +35,10 @@ def enable_x64() -> None:
     import jax
 
     from ..errors import Code, OpmlError
+    from ..programs import keep_programs
 
     jax.config.update("jax_enable_x64", True)
+    keep_programs()
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as err:  # JAX has both, with and without a plugin

@@ -19,6 +19,7 @@ from ..data.keys import state_of, states_charge_or_spin
 from ..errors import Code, OpmlError, StructureError
 from ..models import Model, load_model
 from ..numerics import require_x64
+from ..programs import keep_programs
 from ..quantities import in_ase_units
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR
@@ -38,7 +39,9 @@ class OPMLCalculator(Calculator):
     """ASE calculator of a trained model.
 
     Shapes are padded to a capacity, which grows in round steps: a run of one composition compiles
-    once, and a molecule that fits what came before compiles nothing.
+    once, and a molecule that fits what came before compiles nothing. What was compiled is kept on
+    disk for the next process (:mod:`opml_jax.programs`; ``OPML_CACHE=off`` in the environment turns
+    that off).
 
     Args:
       model: a :class:`opml_jax.Model` of energies, or the path of a model file or run directory.
@@ -75,6 +78,7 @@ class OPMLCalculator(Calculator):
         **kwargs: Any,
     ):
         require_x64("a float64 model")
+        keep_programs()
         self.model = load_model(model) if isinstance(model, str | os.PathLike) else model
         self.model.require("energy")
         self.uncertainty = uncertainty

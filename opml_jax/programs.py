@@ -1,0 +1,187 @@
+"""Compiled programs kept on disk, so that the next process need not compile them again.
+
+The command line and the ASE calculator turn this on (:func:`keep_programs`); importing the library
+does not. It is JAX's own cache, in a folder for each kind of processor and version of jaxlib: XLA
+compiles for the processor at hand, and its programs may crash on another.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+import platform
+import sys
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from .errors import CacheWarning
+
+VARIABLE = "OPML_CACHE"
+"""Environment variable: a folder for compiled programs, or ``off``."""
+
+OFF = ("off", "0", "no", "false", "none")
+LARGEST = 512 * 2**20
+"""Bytes of programs kept for one processor; what was not used for longest goes first."""
+
+QUICKEST = 0.1
+"""Seconds: what compiles faster is not kept, as reading it back would save next to nothing."""
+
+FORGOTTEN = 60 * 86400
+"""Seconds after which programs of a processor or a jaxlib that nobody came with are deleted."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ProgramCache:
+    """Where compiled programs are kept.
+
+    Attributes:
+      folder: the folder, or None where nothing is kept.
+      reason: what decided so.
+      ours: whether this library bounds its size; one that was named to JAX itself is JAX's.
+    """
+
+    folder: Path | None
+    reason: str
+    ours: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Number of programs there, and their bytes."""
+        sizes = [path.stat().st_size for path in _entries(self.folder, "-cache")]
+        return len(sizes), sum(sizes)
+
+
+def program_cache() -> ProgramCache:
+    """Where programs are to be kept, by the environment; nothing is made or changed.
+
+    What was set for JAX itself (``JAX_COMPILATION_CACHE_DIR`` and its kin) goes before
+    ``OPML_CACHE``, and that before ``XDG_CACHE_HOME`` and the system's folder for caches.
+    """
+    import jax
+
+    text = os.environ.get(VARIABLE, "").strip()
+    if text.lower() in OFF:
+        return ProgramCache(None, f"{VARIABLE}={text}")
+    if not jax.config.jax_enable_compilation_cache:
+        return ProgramCache(None, "JAX_ENABLE_COMPILATION_CACHE")
+    known = jax.config.jax_compilation_cache_dir
+    if known and Path(known) != _kept:
+        return ProgramCache(Path(known), "JAX_COMPILATION_CACHE_DIR", ours=False)
+    try:
+        root = Path(text).expanduser() if text else _system_folder() / "opml_jax" / "programs"
+    except RuntimeError:  # a user without a home
+        return ProgramCache(None, "no home directory")
+    return ProgramCache(root.absolute() / _processor(), VARIABLE if text else "default")
+
+
+_kept: Path | None = None
+_tried = False
+"""The folder that this process has turned on, and whether it has tried to."""
+
+
+def keeps() -> bool:
+    """Whether this process keeps what it compiles."""
+    import jax
+
+    on = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+    return bool(on)
+
+
+def keep_programs() -> None:
+    """Let JAX keep what it compiles, for all that this process compiles from now on.
+
+    A folder that cannot be written is a :class:`~opml_jax.errors.CacheWarning`, once, and the
+    programs are compiled as if there were none.
+    """
+    import jax
+
+    global _kept, _tried
+    cache = program_cache()
+    if cache.folder is None and cache.reason.startswith(VARIABLE):
+        return _set(jax_enable_compilation_cache=False)
+    # JAX opens one folder in a process; a program of several processes serves no single one
+    if cache.folder is None or not cache.ours or _tried or jax.distributed.is_initialized():
+        return None
+    _tried = True
+    try:
+        cache.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=cache.folder):
+            os.utime(cache.folder)
+        _tidy(cache.folder)
+    except OSError as err:
+        text = f"compiled programs are not kept: {cache.folder}: {err.strerror or err}. "
+        warnings.warn(
+            f"{text}Set {VARIABLE} to a folder that can be written, or to off.",
+            CacheWarning,
+            stacklevel=2,
+        )
+        return None
+    _kept = cache.folder
+    # a damaged or a busy entry is compiled anew, which is nobody's concern
+    told = "Error (reading|writing) persistent compilation cache entry"
+    warnings.filterwarnings("ignore", told, UserWarning)
+    return _set(
+        jax_compilation_cache_dir=str(cache.folder),
+        jax_compilation_cache_max_size=LARGEST,
+        jax_persistent_cache_min_compile_time_secs=QUICKEST,
+    )
+
+
+def _set(**options: object) -> None:
+    import jax
+
+    for name, value in options.items():
+        jax.config.update(name, value)
+
+
+def _system_folder() -> Path:
+    """The user's folder for caches; RuntimeError: there is no home."""
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder)
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    return Path.home() / ("Library/Caches" if sys.platform == "darwin" else ".cache")
+
+
+def _processor() -> str:
+    """A name for the kind of processor and the compiler, the same on every machine of the kind."""
+    words = [platform.machine(), platform.processor(), version("jaxlib")]
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").split("\n\n")[0].splitlines()
+    except OSError:
+        lines = []
+    told = ("vendor_id", "cpu family", "model", "flags", "Features", "CPU implementer", "CPU part")
+    for line in lines:
+        name, _, value = line.partition(":")
+        if name.strip() in told:
+            words += sorted(value.split())
+    mark = hashlib.sha256(" ".join(words).encode()).hexdigest()[:12]
+    return f"{platform.machine() or 'cpu'}-{mark}-jaxlib-{version('jaxlib')}"
+
+
+def _entries(folder: Path | None, ending: str) -> Iterator[Path]:
+    """Files of the cache; none where there is no folder."""
+    if folder is not None and folder.is_dir():
+        yield from folder.glob(f"*{ending}")
+
+
+def _tidy(folder: Path) -> None:
+    """Delete what JAX never would: halves of a killed process, and programs that nobody can use.
+
+    A program without its time of access stops JAX from making room for others.
+    """
+    for path in _entries(folder, "-cache"):
+        told = path.with_name(path.name.removesuffix("-cache") + "-atime")
+        # one that is being written now is young
+        if not told.exists() and time.time() - path.stat().st_mtime > 60:
+            path.unlink(missing_ok=True)
+    for other in folder.parent.glob("*-jaxlib-*"):
+        if other != folder and time.time() - other.stat().st_mtime > FORGOTTEN:
+            for path in other.iterdir():
+                path.unlink(missing_ok=True)
+            other.rmdir()
