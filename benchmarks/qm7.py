@@ -157,7 +157,7 @@ def run(model: str, dataset, args) -> None:
         inputs = {k: make_inputs(start, part) for k, part in sets.items()}
         runs = []
         for seed in range(args.seeds):
-            params, _ = train_residual(definition, NETWORKS, start, inputs, Run(seed=seed))
+            params = train_residual(definition, NETWORKS, start, inputs, Run(seed=seed)).params
             runs.append(predicted(definition, params, judged))
             report(f"{model}_linear_network", n, runs[-1], seed=seed)
         report(f"{model}_linear_networks_mean", n, np.mean(runs, axis=0), seeds=args.seeds)

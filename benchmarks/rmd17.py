@@ -115,7 +115,7 @@ def residuals(
     test = inputs["test"]
     if not fit.epochs:
         return test
-    params, _ = train_residual(definition, fit, params, inputs, Run(seed=seed))
+    params = train_residual(definition, fit, params, inputs, Run(seed=seed)).params
 
     def network(z, one_hot):
         members = definition.networks(params["residual"], z, one_hot, dipole=False)

@@ -103,7 +103,9 @@ def two_styles(document: str) -> str:
 
 def _dark(colour: str) -> str:
     """A colour of the same hue, dark for light and light for dark; greys are a little blue."""
-    hue, light, strength = colorsys.rgb_to_hls(*(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)))
+    hue, light, strength = colorsys.rgb_to_hls(
+        *(int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5))
+    )
     if strength < 0.1:
         hue, strength = 0.63, 0.12
     light = 0.93 - 0.79 * light
@@ -154,7 +156,9 @@ def signed_map(axis: Any, values: np.ndarray, **options: Any) -> None:
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.85)
     powers = 10.0 ** (np.floor(np.log10(top)) - np.arange(3))
     ticks = np.concatenate([-powers, [0], powers[::-1]])
-    bar.set_ticks(ticks, labels=[f"{x:.0e}" if abs(np.log10(top)) > 3 and x else f"{x:g}" for x in ticks])
+    bar.set_ticks(
+        ticks, labels=[f"{x:.0e}" if abs(np.log10(top)) > 3 and x else f"{x:g}" for x in ticks]
+    )
     bar.minorticks_off()
 
 

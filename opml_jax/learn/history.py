@@ -14,6 +14,9 @@ from ..data.files import write_text
 from ..errors import OpmlError, to_install
 from ..quantities import QUANTITIES, metric
 
+RMSE = "validation rmse "
+"""What a note of errors begins with."""
+
 
 def validation_errors(errors: Mapping[str, float]) -> dict[str, float]:
     """Columns of a row from root mean square errors of quantities, given in atomic units."""
@@ -32,7 +35,7 @@ def note(row: Mapping[str, float]) -> str:
         if key in row
     ]
     if found:
-        return f"validation rmse {', '.join(found)}"
+        return f"{RMSE}{', '.join(found)}"
     return f"validation loss {row['validation_loss']:.3g}"
 
 

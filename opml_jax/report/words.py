@@ -34,7 +34,9 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 def title(model: Model) -> str:
     """What of what by which model, such as "Energies and forces of water: Op2Prop, PBE/def2-SVP"."""
     card, family = model.card, family_of(model)
-    targets = [PLURALS.get(x, x.replace("_", " ").rstrip("s") + "s") for x in card.get("targets", [])]
+    targets = [
+        PLURALS.get(x, x.replace("_", " ").rstrip("s") + "s") for x in card.get("targets", [])
+    ]
     *most, last = targets or ["properties"]
     words = f"{', '.join(most)} and {last}" if most else last
     name = getattr(family, "about", family.name).split(":")[0]

@@ -72,6 +72,7 @@ def card_text(card: Mapping[str, Any], table: str) -> str:
         f"; geometries and labels of training and validation have the hash {card['data_hash']}",
         *_about_origin(card),
         f"- **Structures**: {', '.join(f'{k} {n}' for k, n in card['splits'].items())}",
+        *([f"- **Networks**: {card['network']}"] if "network" in card else []),
         f"- **Seeds**: training {card['config']['seed']}, random split "
         f"{card['config']['data']['seed']}",
         f"- **Versions**: {', '.join(f'{k} {v}' for k, v in card['versions'].items())}",

@@ -23,9 +23,12 @@ from .descriptors import Labelled, Wanted, build_cache, padded_labels, rounding_
 from .last_layer import fit_last_layer
 from .model import silenced
 from .novelty import left_out_growth
-from .residual import make_inputs, train_residual
+from .residual import Residuals, make_inputs, train_residual
 
 PARTS = ("train", "validation")
+
+LEFT_OUT = "left out"
+"""What is said of networks that do not pay."""
 
 Sets = Mapping[str, Dataset]
 
@@ -83,11 +86,15 @@ def fit_atomwise(
     with run.stage("closed form") as end_with:
         solved = described.solved()
         params, history = of_first(solved.params), []
+        facts: dict[str, Any] = {}
         end_with(f"lambda {solved.energy.lam:.0e}")
     if fit.epochs or "residual" in params:
-        with run.stage("network"):
+        with run.stage("network") as end_with:
             inputs = {k: make_inputs(params, part) for k, part in described.sets.items()}
-            params, history = train_residual(definition, fit, params, inputs, run)
+            trained = train_residual(definition, fit, params, inputs, run)
+            history, facts = trained.history, {"network": _judgement(definition, params, trained)}
+            params = params if facts["network"].startswith(LEFT_OUT) else trained.params
+            end_with(facts["network"])
     if definition.config.last_layer:
         with run.stage("last layer"):
             held_out = sets["validation"]
@@ -95,12 +102,26 @@ def fit_atomwise(
             params["last_layer"] = {**params.get("last_layer", {}), **last_layer}
     refit = functools.partial(described.refitted, params)
     ridges = {"energy": solved.energy, **solved.heads}
-    facts: dict[str, Any] = {f"{name}_lambda": stated(r.lam) for name, r in ridges.items()}
+    facts |= {f"{name}_lambda": stated(r.lam) for name, r in ridges.items()}
     if definition.config.last_layer:
         train = described.sets["train"], sets["train"]
         facts["growth"] = left_out_growth(definition, fit, params, train, lam, refit, run)
     facts["n_invariants"] = definition.n_invariants
     return Fit(params, facts, history, refit)
+
+
+def _judgement(definition: AtomwiseDefinition, closed_form: Params, trained: Residuals) -> str:
+    """Whether networks stay, and why, in words.
+
+    Those of an ensemble without a last layer stay in any case, for its standard deviations, and so
+    do those of a model that training started from.
+    """
+    config = definition.config
+    if trained.pays:
+        return f"kept: {trained.words}"
+    if "residual" in closed_form or (config.members > 1 and not config.last_layer):
+        return f"of little use, but kept: {trained.words}"
+    return f"{LEFT_OUT}, as it hardly helps: {trained.words}"
 
 
 def describe(

@@ -20,7 +20,7 @@ from ...conventions import e3nn_to_cartesian
 from ...learn.calibration import scale_of
 from ...learn.descent import Task, descend
 from ...learn.devices import jit, mesh_for, replicate, spread
-from ...learn.history import validation_errors
+from ...learn.history import RMSE, note, validation_errors
 from ...learn.run import Run
 from ...numerics import Array, einsum
 from ..base import Params
@@ -212,13 +212,46 @@ def _mean(name: str, values: Array, batch: Arrays) -> Array:
     return jnp.sum(values * mask) / jnp.sum(mask) if name == "forces" else jnp.mean(values)
 
 
+PAYS = 0.05
+"""Networks that lower no error on validation by this part are not worth their time."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Residuals:
+    """Result of :func:`train_residual`.
+
+    Attributes:
+      params: Parameters with ``residual`` (stacked over members), ``scale`` and of ensembles
+        :func:`calibration` added.
+      history: One row an epoch.
+      before: Root mean square errors on validation without what was trained, as the history has
+        them.
+      after: And with it.
+    """
+
+    params: Params
+    history: list[dict[str, float]]
+    before: dict[str, float]
+    after: dict[str, float]
+
+    @property
+    def pays(self) -> bool:
+        """Whether some error on validation is lower by more than :data:`PAYS`."""
+        return any(self.after[k] < (1 - PAYS) * error for k, error in self.before.items())
+
+    @property
+    def words(self) -> str:
+        """The errors before and after, for people."""
+        return f"{note(self.before)} before, {note(self.after).removeprefix(RMSE)} after"
+
+
 def train_residual(
     definition: AtomwiseDefinition,
     fit: AtomwiseFit,
     closed_form: Params,
     sets: Mapping[str, Arrays],
     run: Run,
-) -> tuple[Params, list[dict[str, float]]]:
+) -> Residuals:
     """Fit the networks; keeps, for each member, the averaged weights of its best epoch.
 
     Epoch 0 is the closed form itself, so a member is never worse than it on validation; with
@@ -230,10 +263,6 @@ def train_residual(
       closed_form: its closed-form parameters.
       sets: inputs of ``train`` and ``validation`` (:func:`make_inputs`).
       run: its seed draws initial weights and batch order.
-
-    Returns:
-      Parameters with ``residual`` (stacked over members), ``scale`` and of ensembles
-      :func:`calibration` added, and one row per epoch.
 
     Raises:
       OpmlError: the loss became NaN.
@@ -256,7 +285,8 @@ def train_residual(
     # zero networks: the closed form alone
     begin = weights if known else jax.tree.map(lambda w: w * 0.0, weights)
     task = _task(objective, judge, train, size, n_members, mesh)
-    start = judge(begin)[0], begin
+    losses, before = judge(begin)
+    start = losses, begin
     descent = descend(task, weights, fit, run, "network", start)
     params = {
         **closed_form,
@@ -269,7 +299,7 @@ def train_residual(
     if n_members > 1:
         members = jax.vmap(objective.predict, (0, None))(descent.weights, validation)
         params["calibration"] = calibration(members, validation)
-    return params, descent.history
+    return Residuals(params, descent.history, before, judge(descent.weights)[1])
 
 
 def _initial(module: Residual, seed: int, n_members: int, arrays: Arrays) -> Params:
