@@ -30,7 +30,8 @@ def reliability(model: Model, data: Dataset) -> dict[str, tuple[np.ndarray, np.n
     if not names:
         return {}
     with warnings.catch_warnings(action="ignore", category=DataWarning):
-        predicted = model.predict(data.structures, uncertainty=True, **model.tolerant)
+        options = model.quick_doubt if names == ["energy"] else {"uncertainty": True}
+        predicted = model.predict(data.structures, **options, **model.tolerant)
     failed = set(model.failed(predicted).tolist())
     there = [i for i in range(len(data)) if i not in failed]
     return {
