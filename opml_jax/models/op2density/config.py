@@ -125,6 +125,7 @@ class Op2DensityConfig(ModelConfig):
     """
 
     family: ClassVar[str] = "op2density"
+    chosen: ClassVar[tuple[str, ...]] = ("length",)
 
     aux_basis: str = "def2-universal-jkfit"
     basis: str = "even-tempered-f"

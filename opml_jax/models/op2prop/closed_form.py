@@ -26,7 +26,7 @@ from .scaling import fit_components, fit_scaler, scaled
 
 CHUNK = 64
 
-FREE = 1e3
+FREE = 1e4
 """Scale of the columns of numbers of atoms where weights are differences from earlier ones: so
 large that the energies of atoms of another level of theory cost nothing."""
 
