@@ -22,6 +22,7 @@ BLUE, RED, GREY = "#2f6fbd", "#c8553d", "#8a8a8a"
 WHITE, BLACK = "#fefefe", "#010101"
 """Stay what they are in dark style: hydrogen, and marks on what is drawn in colours of its own."""
 
+_SUPERSCRIPTS = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 _HEX = re.compile(r"#[0-9a-f]{6}\b")
 _SVG = re.compile(r"<svg\b[^>]*>")
 
@@ -51,7 +52,12 @@ def figure(
 
     drawn = Figure(figsize=(width * columns, height * rows), layout="constrained", dpi=110)
     FigureCanvasAgg(drawn)
-    return drawn, drawn.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
+    axes = drawn.subplots(rows, columns, squeeze=False, sharey=sharey).ravel()
+    for axis in axes:
+        axis.tick_params(labelsize=8)
+        for text, size in ((axis.title, 10), (axis.xaxis.label, 9), (axis.yaxis.label, 9)):
+            text.set_size(size)
+    return drawn, axes
 
 
 def svg(drawn: Any) -> str:
@@ -133,7 +139,7 @@ def heat_map(title: str, values: np.ndarray, structure: Structure, basis: Basis)
     axis.set_title(title)
     axis.set_xticks(centres, atoms)
     axis.set_yticks(centres, atoms)
-    axis.tick_params(length=0, labelsize=9 if len(atoms) < 12 else 5)
+    axis.tick_params(length=0, labelsize=8 if len(atoms) < 12 else 5)
     for edge in offsets[1:-1] - 0.5:
         axis.axhline(edge, color=GREY, lw=0.6)
         axis.axvline(edge, color=GREY, lw=0.6)
@@ -154,12 +160,19 @@ def signed_map(axis: Any, values: np.ndarray, **options: Any) -> None:
     norm = SymLogNorm(linthresh=1e-3 * top, vmin=-top, vmax=top)
     image = axis.imshow(values, cmap="RdBu_r", norm=norm, interpolation="none", **options)
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.85)
-    powers = 10.0 ** (np.floor(np.log10(top)) - np.arange(3))
-    ticks = np.concatenate([-powers, [0], powers[::-1]])
-    bar.set_ticks(
-        ticks, labels=[f"{x:.0e}" if abs(np.log10(top)) > 3 and x else f"{x:g}" for x in ticks]
-    )
+    decades = int(np.floor(np.log10(top))) - np.arange(3)
+    signed = [(-1, k) for k in decades] + [(0, 0)] + [(1, k) for k in decades[::-1]]
+    bar.set_ticks([sign * 10.0**k for sign, k in signed], labels=[_power(*x) for x in signed])
     bar.minorticks_off()
+    bar.ax.tick_params(labelsize=8)
+
+
+def _power(sign: int, k: int) -> str:
+    """A power of ten as text."""
+    if not sign:
+        return "0"
+    digits = f"{10.0**k:g}" if abs(k) < 3 else "10" + str(k).translate(_SUPERSCRIPTS)
+    return "−" * (sign < 0) + digits
 
 
 def principal_axes(structure: Structure) -> tuple[np.ndarray, np.ndarray]:

@@ -8,9 +8,16 @@ from __future__ import annotations
 import argparse
 import ast
 import functools
-import json
+import importlib
+import inspect
 import re
+import sys
 from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+import notebook_pages
+import peers
+from docstrings import to_markdown
 
 ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("ARCHITECTURE.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md")
@@ -35,13 +42,43 @@ ROOMS = {
     "report": "The HTML report.",
     "testing": "Helpers for your own tests.",
 }
+CALLED = {
+    "Molecules": ("Structure", "read_structures", "read_dataset", "bundled"),
+    "Models": (
+        *("load_model", "models.Model.predict", "models.Model.has", "pretrained", "save_model"),
+        *("models.EnergyModel.energy_fn", "models.Op2OpModel.fock_fn"),
+        "models.Op2DensityModel.density_fn",
+    ),
+    "Other programs": (
+        *("interfaces.ase.OPMLCalculator", "interfaces.pyscf.guess"),
+        *("interfaces.jax_md.energy_fn", "interfaces.export.export_energy"),
+        *("interfaces.files.write_extxyz", "density.write_cube"),
+    ),
+    "Training and dynamics": (
+        *("training.TrainConfig", "training.train", "dynamics.simulate", "dynamics.infrared"),
+        "data.generate.generate",
+    ),
+    "Operators": (
+        *("load_basis", "batch", "operators.external_potential", "operators.screened_potential"),
+        *("features.atom_features", "to_pyscf", "from_pyscf"),
+    ),
+}
+"""What users call, by what they want; the page of the API begins with it."""
 FOUNDATIONS = ("units", "quantities", "errors", "numerics", "lapack")
 PACKAGE = ROOT / "opml_jax"
 
 
 def documents() -> dict[str, str]:
-    """The project's Markdown files, at the same places relative to each other."""
-    return {name: (ROOT / name).read_text() for name in DOCUMENTS}
+    """The project's Markdown files, at the same places relative to each other.
+
+    Benchmarks begin with pictures beside other programs.
+    """
+    texts = {name: (ROOT / name).read_text() for name in DOCUMENTS}
+    intro, tables, rest = texts["benchmarks/README.md"].partition("\n| script | question |\n")
+    texts["benchmarks/README.md"] = (
+        f"{intro}\n{peers.shown('pictures')}\n## Scripts\n{tables}{rest}"
+    )
+    return texts
 
 
 def pictures() -> dict[str, Path]:
@@ -55,18 +92,17 @@ def pictures() -> dict[str, Path]:
 
 
 def notebooks() -> dict[str, str]:
-    """Notebooks as pages, without outputs; tests run them."""
-    pages = {}
-    for path in sorted((ROOT / "notebooks").glob("*.ipynb")):
-        parts = []
-        for cell in json.loads(path.read_text())["cells"]:
-            source = "".join(cell["source"])
-            parts.append(source if cell["cell_type"] == "markdown" else f"```python\n{source}\n```")
-        parts.insert(
-            1, f"*The notebook is `notebooks/{path.name}`; its outputs come when it runs.*"
-        )
-        pages[f"notebooks/{path.stem}.md"] = "\n\n".join(parts) + "\n"
-    return pages
+    """Notebooks as pages, without outputs; the site runs them, and tests do."""
+    return {
+        f"notebooks/{name}.md": notebook_pages.page(name, None) for name in notebook_pages.names()
+    }
+
+
+def parts(path: str) -> list[str]:
+    """Blocks of a document before its second heading: paragraphs, tables, code, pictures."""
+    fenced = re.split(r"(^```.*?^```$)", section(path, ""), flags=re.M | re.S)
+    blocks = [[x] if x.startswith("```") else x.split("\n\n") for x in fenced]
+    return [x.strip() for block in blocks for x in block if x.strip()]
 
 
 def section(path: str, heading: str) -> str:
@@ -130,9 +166,44 @@ def modules(room: str) -> list[str]:
     return face + [f"opml_jax.{room}.{stem}" for stem in files]
 
 
+def called() -> list[str]:
+    """Tables of what users call, with the first sentence of each docstring."""
+    lines = []
+    for heading, names in CALLED.items():
+        lines += [f"## {heading}", "", "| call | what it does |", "|---|---|"]
+        for name in names:
+            found = _named(name)
+            path = f"{found.__module__}.{found.__qualname__}"
+            words = inspect.signature(found).parameters.values()
+            needed = [
+                p.name
+                for p in words
+                if p.name != "self" and p.default is p.empty and p.kind is p.POSITIONAL_OR_KEYWORD
+            ]
+            first = to_markdown((inspect.getdoc(found) or "").split("\n\n")[0])
+            about = " ".join(first.split()).replace("|", r"\|")
+            link = f"{page_of(path).removeprefix('api/')}#{path}"
+            lines.append(f"| [`opml.{name}({', '.join(needed)})`]({link}) | {about} |")
+        lines.append("")
+    return lines
+
+
+def _named(name: str):
+    """What ``opml_jax.<name>`` is."""
+    *modules, last = name.split(".")
+    found = importlib.import_module("opml_jax")
+    for i, part in enumerate(modules, 1):
+        found = getattr(found, part, None) or importlib.import_module(
+            f"opml_jax.{'.'.join(modules[:i])}"
+        )
+    return getattr(found, last)
+
+
 def api() -> dict[str, str]:
-    """A page for each room, and one for what stands below all rooms."""
-    pages, index = {}, ["# Python, room by room", ""]
+    """A page of what users call, one for each room, and one for what stands below all rooms."""
+    pages, index = {}, ["# Python", ""]
+    index += ["What most programs call; everything else is [below](#room-by-room).", ""]
+    index += [*called(), "## Room by room", ""]
     index += [
         "Every public function, class and constant, from its docstring. Names that a room's page"
         " lists under its modules are usually used from the room itself:"

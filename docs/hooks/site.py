@@ -15,10 +15,15 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File
 
 sys.path.insert(0, str(Path(__file__).parent))
+import notebook_pages
 import pages
+import peers
 from docstrings import to_markdown
 
+from opml_jax.figures import two_styles
+
 _INCLUDE = re.compile(r"^<!-- include: ([\w./]+)(?:#(.*?))? -->$", re.MULTILINE)
+_PART = re.compile(r"^<!-- part: ([\w./]+)#(\d+) -->$", re.MULTILINE)
 _SOURCE = re.compile(r"^<!-- code: ([\w./]+) -->$", re.MULTILINE)
 _RAISERS = re.compile(r"^<!-- raised: (\w+) -->$", re.MULTILINE)
 _CODE = re.compile(r"(?<![`\[])`opml(?:_jax)?\.([\w.]+)(\([^`\n]*\))?`(?!`)")
@@ -41,12 +46,29 @@ def canonical(name: str) -> str | None:
 
 
 def on_files(files, config):
-    """Add pages and pictures that have their source elsewhere."""
-    for uri, text in pages.generated().items():
-        files.append(File.generated(config, uri, content=text))
+    """Add pages and pictures that have their source elsewhere; SVG follows light and dark."""
+    for uri, content in generated().items():
+        files.append(File.generated(config, uri, content=content))
     for uri, path in pages.pictures().items():
-        files.append(File.generated(config, uri, abs_src_path=str(path)))
+        if path.suffix != ".svg":
+            files.append(File.generated(config, uri, abs_src_path=str(path)))
+    for file in [f for f in files if f.src_uri.endswith(".svg") and f.abs_src_path]:
+        drawn = two_styles(Path(file.abs_src_path).read_text())
+        files.remove(file)
+        files.append(File.generated(config, file.src_uri, content=drawn))
     return files
+
+
+@functools.cache
+def generated() -> dict[str, str | bytes]:
+    """Pages and pictures that are made now, by their place in the site."""
+    made = {**pages.generated()}
+    for name in notebook_pages.names():
+        ran = notebook_pages.executed(name)
+        made[f"notebooks/{name}.md"] = notebook_pages.page(name, ran)
+        made |= notebook_pages.pictures(name, ran) if ran else {}
+    drawn = {f"benchmarks/pictures/{c.name}.svg": c.draw() for c in peers.comparisons()}
+    return made | drawn
 
 
 def on_page_markdown(markdown, page, config, files):
@@ -54,6 +76,7 @@ def on_page_markdown(markdown, page, config, files):
     if page.file.src_uri in pages.generated():
         return markdown
     markdown = _INCLUDE.sub(lambda m: pages.section(m[1], m[2] or ""), markdown)
+    markdown = _PART.sub(lambda m: pages.parts(m[1])[int(m[2]) - 1], markdown)
     markdown = _SOURCE.sub(lambda m: pages.code(m[1]), markdown)
     markdown = _RAISERS.sub(lambda m: raisers(m[1]), markdown)
     here = posixpath.dirname(page.file.src_uri)

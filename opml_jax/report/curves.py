@@ -46,13 +46,15 @@ def history(rows: Rows) -> list[Any]:
         if key in rows[0]:
             first.semilogy(epochs, [r[key] for r in rows], color=colour, label=name)
     first.set(xlabel=epoch, ylabel="loss")
-    first.legend(frameon=False)
+    first.legend(frameon=False, fontsize=8)
     for key, name in errors.items():
         drawn, axis = _panel()
-        axis.semilogy(epochs, [r[key] for r in rows], color=BLUE)
+        values = [r[key] for r in rows]
+        axis.plot(epochs, values, color=BLUE)
+        axis.set_yscale("log" if max(values) > 5 * min(values) > 0 else "linear")
         text = f"{name.replace('_', ' ')}, {pretty(QUANTITIES[name].shown)}"
         axis.set(xlabel=epoch, ylabel=f"validation RMSE, {text}")
-        drawn.set_label(f"Validation error of {text} by {epoch}, {rows[-1][key]:.2g} at the end")
+        drawn.set_label(f"Validation error of {text} by {epoch}, {values[-1]:.2g} at the end")
         figures.append(drawn)
     return figures
 
@@ -77,7 +79,7 @@ def reliability(doubts: Mapping[str, tuple[np.ndarray, np.ndarray]]) -> list[Any
         sizes.loglog(x, y, "o-", color=colour, markersize=4)
         sizes.plot(x, x, color=GREY, linewidth=1)
     shares.set(xlabel="standard deviations", ylabel="share of errors within")
-    shares.legend(frameon=False)
+    shares.legend(frameon=False, fontsize=8)
     sizes.set(xlabel="standard deviation", ylabel="root mean square error")
     return [first, second]
 

@@ -53,7 +53,8 @@ button { font: inherit; font-size: .84rem; padding: .35rem .7rem; cursor: pointe
 button:hover { border-color: var(--accent); }
 @media (max-width: 36rem) {
   body { padding: 1rem .9rem 3rem; } h1 { font-size: 1.35rem; }
-  .panels img { width: 100%; } .row { grid-template-columns: repeat(3, minmax(0, 1fr)); }
+  .panels img { width: 100%; }
+  .row { grid-template-columns: repeat(5, 7rem); overflow-x: auto; padding-bottom: .5rem; }
   .copy { flex-direction: column; align-items: stretch; }
 }
 @media print { button { display: none; } }

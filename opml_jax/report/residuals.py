@@ -64,7 +64,7 @@ def _panel(panel: Panel, of_sets: dict[str, Pair]) -> Any:
         style = {"ms": 3.2, "alpha": 0.65, "mew": 0, "rasterized": len(residual) > MANY}
         axis.plot(reference[known], residual, "o", color=colour, label=text, **style)
         errors.append(text)
-    axis.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted - reference ({unit})")
+    axis.set(xlabel=f"reference {name} ({unit})", ylabel=f"predicted − reference ({unit})")
     limit = 1.08 * (np.abs(axis.get_ylim()).max() or 1.0)
     axis.set(ylim=(-limit, limit))
     axis.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3), useMathText=False)

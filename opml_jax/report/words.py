@@ -23,6 +23,7 @@ PLURALS = {
     "density": "electron densities",
     "polarizability": "polarizabilities",
     "lowdin_charges": "charges",
+    "property": "properties",
 }
 """Of targets that do not only take an s."""
 FILE = "molecules.xyz"
@@ -32,12 +33,10 @@ _SUBSCRIPTS = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
 
 
 def title(model: Model) -> str:
-    """What of what by which model, such as "Energies and forces of water: Op2Prop, PBE/def2-SVP"."""
+    """What of what by which model: "Energies and forces of water: Op2Prop, PBE/def2-SVP"."""
     card, family = model.card, family_of(model)
-    targets = [
-        PLURALS.get(x, x.replace("_", " ").rstrip("s") + "s") for x in card.get("targets", [])
-    ]
-    *most, last = targets or ["properties"]
+    targets = card.get("targets") or ["property"]
+    *most, last = (PLURALS.get(x, x.replace("_", " ").rstrip("s") + "s") for x in targets)
     words = f"{', '.join(most)} and {last}" if most else last
     name = getattr(family, "about", family.name).split(":")[0]
     ends = ", ".join(filter(None, (name, level(model))))

@@ -58,9 +58,9 @@ def _draw(model: Op2DensityModel, dataset: Dataset) -> list[Any]:
     drawn = [plane.density(rho)]
     if "dm" in dataset or "fock" in dataset:
         (reference,) = labelled_coefficients(model.definition, dataset)
-        drawn.append(plane.difference("predicted - reference", rho - on_plane(reference)))
+        drawn.append(plane.difference("predicted − reference", rho - on_plane(reference)))
     change = rho - on_plane(_baseline(model, structure))
-    return [*drawn, plane.difference("predicted - baseline", change)]
+    return [*drawn, plane.difference("predicted − baseline", change)]
 
 
 class _Plane:
@@ -84,7 +84,7 @@ class _Plane:
             np.maximum(rho, 1e-4).reshape(POINTS, POINTS),
             **{"cmap": "viridis", "norm": LogNorm(1e-3, rho.max()), **self._options},
         )
-        drawn.colorbar(image, ax=axis, shrink=0.85)
+        drawn.colorbar(image, ax=axis, shrink=0.85).ax.tick_params(labelsize=8)
         return drawn
 
     def difference(self, title: str, values: np.ndarray) -> Any:
