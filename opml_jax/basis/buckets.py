@@ -108,7 +108,7 @@ def bucket_of(structures: Sequence[Structure], basis: Basis) -> Bucket:
 
 
 def buckets(
-    structures: Sequence[Structure], basis: Basis, *, n: int = 8
+    structures: Sequence[Structure], basis: Basis, *, n: int = 8, each: float = 0.0, chunk: int = 1
 ) -> list[tuple[Bucket, np.ndarray]]:
     """Few shapes for a whole data set, chosen to waste little work.
 
@@ -119,6 +119,9 @@ def buckets(
       structures: molecules of any composition.
       basis: covers every element.
       n: most buckets allowed: one compilation each.
+      each: what a bucket costs beside its work, in units of pair work: fewer buckets are chosen
+        where that is less in all.
+      chunk: structures computed at once; a bucket's last ones are filled up.
 
     Returns:
       ``[(bucket, indices), ...]``: every structure in exactly one, smallest bucket first.
@@ -143,7 +146,7 @@ def buckets(
             if not widest.covers(shape[order[j]]):
                 widest = _largest([widest, shape[order[j]]])
             members += count[order[j]]
-            cost[i, j] = members * widest.pair_work
+            cost[i, j] = -(-members // chunk) * chunk * widest.pair_work + each
     best, cuts = cost[0].copy(), []
     for _ in range(min(n, m) - 1):
         # last run starts at k: everything before it in one bucket less

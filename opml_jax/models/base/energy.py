@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -13,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 
 from ...basis import batch
-from ...basis.buckets import Bucket, smallest_bucket
+from ...basis.buckets import Bucket, buckets
 from ...learn.chunks import in_chunks
 from ...numerics import Array
+from ...programs import COMPILING, Program
 from ...structures import Structure, StructureBatch
 from .definition import Definition, Params
 from .doubt import warn_of_doubt
@@ -26,6 +28,41 @@ CHUNKS = (1, 16)
 
 Few, because compiling for another number costs more than filling up.
 """
+
+MOST_SHAPES = 8
+"""Shapes that a list is padded to, at most."""
+
+
+class _Shapes:
+    """The shapes that this process has programs for.
+
+    Attributes:
+      work: what was done in each shape, in pairs of primitives times nuclei.
+      wasted: what was done more because molecules of a shape were padded to another.
+    """
+
+    def __init__(self):
+        self.work: Counter[Bucket] = Counter()
+        self.wasted: Counter[Bucket] = Counter()
+
+    def take(self, needed: Bucket, n: int, exact: bool = False) -> tuple[Bucket, int]:
+        """A shape for ``n`` structures, and the work done in it when they are done.
+
+        Unless it is to be exact, one that is there, until more was wasted in it than compiling
+        another one costs.
+        """
+        fitting = [shape for shape in self.work if shape.covers(needed)]
+        shape = min(fitting, key=lambda shape: shape.pair_work, default=needed)
+        wasted = n * (shape.pair_work - needed.pair_work)
+        if exact or self.wasted[needed] + wasted > COMPILING:
+            shape, wasted = needed, 0
+        self.wasted[needed] += wasted
+        self.work[shape] += n * shape.pair_work
+        return shape, self.work[shape]
+
+
+_shapes: dict[Any, _Shapes] = defaultdict(_Shapes)
+"""By definition, kind of standard deviations, and structures at once."""
 
 Uncertainty = bool | Literal["energy"]
 
@@ -102,7 +139,8 @@ class EnergyModel(Model):
             lacked they are as large as errors on molecules left out, if the model was trained on
             several (``card["growth"]``). Structures far beyond the validation set's are a
             ``DataWarning``.
-          bucket: shape to pad to. Default: the smallest round one that holds each chunk.
+          bucket: shape to pad to. Default: of few round ones, so that little is compiled, those
+            that waste least work.
 
         Returns:
           ``energy`` (Hartree), ``forces`` (Hartree/Bohr), and, if trained, ``dipole`` (e Bohr),
@@ -121,9 +159,8 @@ class EnergyModel(Model):
             return of_one(several, ("n_atoms",))
         several = self.ready(structures, uncertainty)
         n_atoms = np.array([s.n_atoms for s in several])
-        order = np.argsort(n_atoms, kind="stable")
-        evaluate = functools.partial(self._in_order, several, order, uncertainty, bucket)
-        found = in_chunks(evaluate, len(several), CHUNKS)
+        evaluate = functools.partial(self._by_shape, several, uncertainty, bucket)
+        order, found = in_chunks(evaluate, len(several), CHUNKS)
         back = np.argsort(order)
         out = {}
         for name, values in found.items():
@@ -139,27 +176,33 @@ class EnergyModel(Model):
             warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
         return out
 
-    def _in_order(
+    def _by_shape(
         self,
         structures: Sequence[Structure],
-        order: np.ndarray,
         uncertainty: Uncertainty,
         bucket: Bucket | None,
         chunk: int,
-    ) -> dict[str, list[np.ndarray]]:
-        """Predictions in the order given, ``chunk`` structures at once."""
+    ) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
+        """Indices shape by shape, and predictions in this order, ``chunk`` structures at once."""
         out: dict[str, list[np.ndarray]] = {}
-        basis = self.definition.basis
-        for start in range(0, len(order), chunk):
-            part = [structures[i] for i in order[start : start + chunk]]
-            full = part + [part[-1]] * (chunk - len(part))
-            # Always round numbers: a list of many compositions must not compile for each.
-            shape = bucket or smallest_bucket(basis.spec, [s.numbers for s in full]).rounded()
-            padded = batch(full, basis, bucket=shape)
-            result = _evaluate(self.definition, self.params, padded, uncertainty)
-            for name, values in result.items():
-                out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
-        return out
+        known = _shapes[self.definition, uncertainty, chunk]
+        if bucket is None:
+            basis = self.definition.basis
+            shapes = buckets(structures, basis, n=MOST_SHAPES, each=COMPILING, chunk=chunk)
+        else:
+            shapes = [(bucket, np.arange(len(structures)))]
+        for needed, index in shapes:
+            n = -(-len(index) // chunk) * chunk
+            shape, work = known.take(bucket or needed.rounded(), n, exact=bucket is not None)
+            evaluate = _evaluate.for_work(work)
+            for start in range(0, len(index), chunk):
+                part = [structures[i] for i in index[start : start + chunk]]
+                full = part + [part[-1]] * (chunk - len(part))
+                padded = batch(full, self.definition.basis, bucket=shape)
+                result = evaluate(self.definition, self.params, padded, uncertainty)
+                for name, values in result.items():
+                    out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
+        return np.concatenate([index for _, index in shapes]), out
 
     def doubt(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
         """Standard deviation of the energy per atom, Hartree, ``(n_structures,)``."""
@@ -171,7 +214,7 @@ class EnergyModel(Model):
         return {"uncertainty": "energy"}
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3))
+@functools.partial(Program, static_argnums=(0, 3))
 def _evaluate(
     definition: EnergyDefinition,
     params: Params,

@@ -18,7 +18,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from ...basis import Bucket, batch, bucket_of
+from ...basis import Bucket, batch
+from ...basis.buckets import smallest_bucket
 from ...data import Dataset
 from ...data.moments import centred_quadrupoles
 from ...data.plausibility import check_finite
@@ -29,6 +30,7 @@ from ...learn.run import COMPILING, Run, silent
 from ...learn.states import fingerprint
 from ...numerics import Array
 from ...operators import map_molecules, shard_batch
+from ...programs import Program
 from ...structures import Structure, StructureBatch
 from ..base import Params
 from .atomwise import AtomwiseDefinition
@@ -165,7 +167,7 @@ def build_cache(
       name: under which it does.
     """
     run = run or Run()
-    bucket = bucket or bucket_of(structures, definition.basis)
+    bucket = bucket or _bucket(definition, structures)
     n, mesh = len(structures), mesh_for()
     chunk = _chunk_size(n, wanted, bucket, mesh)
     settings = {
@@ -179,12 +181,14 @@ def build_cache(
     folder = run.path(name) if jax.process_count() == 1 else None
     rows = Rows(n, folder, fingerprint(settings, structures, jax.tree.leaves(params)))
     run.progress("descriptors", rows.done, n, COMPILING)
+    directions = 3 * bucket.n_atoms if wanted.derivatives else 1
+    evaluate = _of_chunk.for_work(n * bucket.pair_work * directions)
     for start in range(rows.done, n, chunk):
         part = list(structures[start : start + chunk])
         full = part + [part[-1]] * (chunk - len(part))
         padded = batch(full, definition.basis, bucket=bucket)
         padded = padded if mesh is None else shard_batch(padded, mesh)
-        x, v, one_hot, dx = collect(_of_chunk(mesh, definition, wanted, padded, params))
+        x, v, one_hot, dx = collect(evaluate(mesh, definition, wanted, padded, params))
         arrays = {"x": x, "one_hot": one_hot, **{f"v{l}": irreps for l, irreps in v.items()}}
         if dx is not None:
             few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE
@@ -193,6 +197,11 @@ def build_cache(
         run.progress("descriptors", rows.done, n)
     a = rows.arrays()
     return Cache(a["x"], a.get("dx"), {l: a[f"v{l}"] for l in wanted.irreps}, a["one_hot"])
+
+
+def _bucket(definition: AtomwiseDefinition, structures: Sequence[Structure]) -> Bucket:
+    """The smallest shape: derivatives of padded atoms would cost as much as others."""
+    return smallest_bucket(definition.basis.spec, [s.numbers for s in structures])
 
 
 def _chunk_size(n: int, wanted: Wanted, bucket: Bucket, mesh: Mesh | None) -> int:
@@ -204,7 +213,7 @@ def _chunk_size(n: int, wanted: Wanted, bucket: Bucket, mesh: Mesh | None) -> in
     return chunk if mesh is None else -(-chunk // mesh.size) * mesh.size
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+@functools.partial(Program, static_argnums=(0, 1, 2))
 def _of_chunk(
     mesh: Mesh | None,
     definition: AtomwiseDefinition,
@@ -270,7 +279,7 @@ def rounding_noise(
     for i in chosen:
         q, _ = np.linalg.qr(rng.normal(size=(3, 3)))
         turned.append(structures[i].replace(positions=np.asarray(structures[i].positions) @ q.T))
-    bucket = bucket_of(structures, definition.basis)
+    bucket = _bucket(definition, structures)
     run = run and dataclasses.replace(run, on_progress=silent)
     other = build_cache(definition, turned, wanted, params, bucket=bucket, run=run, name="turned")
     square = np.einsum("nie,nik->ek", other.one_hot, (other.x - cache.x[chosen]) ** 2)
