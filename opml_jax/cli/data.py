@@ -130,8 +130,8 @@ def _check(args: argparse.Namespace) -> int:
         repeats = len(set(pairs[:, 1]))
         problems.append(
             f"{counted(repeats, 'geometry')} equal to an earlier one up to rotation, reflection "
-            f"and order ({_identical(dataset, pairs, tolerance)} of {counted(len(pairs), 'pair')} as "
-            "written): "
+            f"and order ({_identical(dataset, pairs, tolerance)} of {counted(len(pairs), 'pair')} "
+            "as written): "
             f"{_some(f'{i} = {j}' for i, j in pairs)}"
         )
     if args.splits:

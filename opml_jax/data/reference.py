@@ -372,8 +372,8 @@ def converge(mf, guess: np.ndarray | None = None):
         if mf.converged:
             return mf, "second order"
     raise ConvergenceError(
-        f"the SCF of {counted(mf.mol.natm, 'atom')} did not converge in {mf.max_cycle} cycles, with a "
-        "level shift, or with the second-order solver. Check the geometry, charge and spin."
+        f"the SCF of {counted(mf.mol.natm, 'atom')} did not converge in {mf.max_cycle} cycles, "
+        "with a level shift, or with the second-order solver. Check the geometry, charge and spin."
     )
 
 

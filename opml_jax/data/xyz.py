@@ -94,7 +94,7 @@ def _frame(text: str, lines: Iterator[tuple[int, str]], n: int) -> Record:
     rows = [row.split() for _, row in zip(range(int(count)), (t for _, t in lines), strict=False)]
     if comment is None or len(rows) < int(count):
         raise ValueError(
-            f"the file ends within frame {n}, after {len(rows)} of {counted(count, 'atom')}"
+            f"the file ends within frame {n}, after {len(rows)} of {counted(int(count), 'atom')}"
         )
     info, words = read_comment(comment)
     try:

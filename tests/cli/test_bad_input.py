@@ -432,16 +432,16 @@ def test_duplicates_and_leaks_are_reported(run, tmp_path):
     code, out, err = run("data", "check", "w.xyz", "--splits", "s.json")
     assert (code, err) == (0, "")
     assert "s.json: train 2, validation 2, test 2" in out
-    assert "2 geometries repeat an earlier one" in out
+    assert "2 geometries equal to an earlier one" in out
     assert "(1 of 3 pairs as written): 0 = 4, 0 = 5, 4 = 5" in out
     assert "validation: 1 of 2 are training geometries: 5 = 0" in out
     assert "test: 1 of 2 are training geometries: 4 = 0" in out
-    assert "3 problem(s)" in out
+    assert "3 problems" in out
     (tmp_path / "v.xyz").write_text(stretched[0] + stretched[1])
     out = run("data", "check", "w.xyz", "--against", "v.xyz")[1]
     assert "v.xyz: 2 of 2 are training geometries: 0 = 1, 1 = 2" in out
     out = run("data", "check", "v.xyz", "--tolerance", "0.1")[1]
-    assert "1 geometries repeat" in out
+    assert "1 geometry equal to" in out
     _is_one_clear_line(run("data", "check", "v.xyz", "--tolerance", "0"), ["--tolerance", "0"])
 
 
@@ -532,7 +532,7 @@ def test_bohr_given_as_angstrom_is_a_problem(run, tmp_path):
     assert "problem: b.xyz: bonds are" in out
     assert "Bohr given as Angstrom" in out
     assert "--length-unit bohr" in out
-    assert "1 problem(s)" in out
+    assert "1 problem" in out
     assert "no problems found" in run("data", "check", "b.xyz", "--length-unit", "bohr")[1]
     # labels take hours, and are refused until the unit is named
     _is_one_clear_line(run("generate", "b.xyz", *GENERATE), ["Bohr given as Angstrom", "OPML-406"])

@@ -21,7 +21,8 @@ def warn_of_doubt(doubt: np.ndarray, largest: float | None) -> None:
     named = ", ".join(name_of(int(i)) for i in far[:5]) + (", ..." if len(far) > 5 else "")
     warnings.warn(
         f"the standard deviation is more than {FAR:g} times the largest of the validation set in "
-        f"{len(far)} of {counted(len(doubt), 'structure')} ({named}). Predictions are extrapolations there.",
+        f"{len(far)} of {counted(len(doubt), 'structure')} ({named}). Predictions are "
+        "extrapolations there.",
         DataWarning,
         stacklevel=4,
     )
