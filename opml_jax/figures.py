@@ -114,7 +114,8 @@ def _dark(colour: str) -> str:
     )
     if strength < 0.1:
         hue, strength = 0.63, 0.12
-    light = 0.93 - 0.79 * light
+    vivid = strength > 0.3 and 0.2 < light < 0.75  # lines and words, which must be seen
+    light = max(0.93 - 0.79 * light, 0.62 if vivid else 0.0)
     return "#" + "".join(f"{round(255 * x):02x}" for x in colorsys.hls_to_rgb(hue, light, strength))
 
 

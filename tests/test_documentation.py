@@ -294,6 +294,108 @@ def test_the_command_line_page_has_every_option():
             assert f"`{(action.option_strings or [action.metavar or action.dest])[-1]}`" in part
 
 
+LONGEST = 90
+"""Characters of a line of code that fit the usual width of the site."""
+ON_ONE_LINE = "python3 -m venv .venv && "
+"""Commands of the README that other programs read as one line; the site breaks them."""
+
+
+@pytest.mark.parametrize("page", [*FILES, *(p for p in GENERATED if p.startswith("notebooks/"))])
+def test_code_fits_the_width(page):
+    text = GENERATED[page] if page.startswith("notebooks/") else FILES[page]
+    for fence in re.findall(r"^ *```.*?\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL):
+        for line in fence.splitlines():
+            assert len(line) <= LONGEST or line.startswith(ON_ONE_LINE), line
+
+
+def test_the_front_page_has_a_picture_and_three_doors():
+    page = PAGES["index.md"]
+    doors = re.findall(r"^### \[(\w+)\]\(([\w/]+\.md)\)", page, re.MULTILINE)
+    assert [name for name, _ in doors] == ["Predict", "Train", "Operators"]
+    parts = [site.parts(path)[int(n) - 1] for path, n in re.findall(r"part: (\S+)#(\d+)", page)]
+    assert parts[0] in (ROOT / "README.md").read_text()
+    assert parts[1].startswith("![")
+    assert page.index("#3 -->") < page.index("doors")
+    assert len(parts) == len(site.parts("README.md")) == 6  # nothing of the opening is lost
+
+
+def test_the_api_begins_with_what_users_call():
+    page = GENERATED["api/index.md"]
+    first, rooms = page.split("## Room by room")
+    rows = re.findall(
+        r"^\| \[`opml\.([\w.]+)\(.*?\)`\]\(([\w/]+\.md)#([\w.]+)\) \| (.+) \|$", first, re.M
+    )
+    assert [name for name, *_ in rows] == [n for names in site.CALLED.values() for n in names]
+    assert {"load_model", "models.Model.predict", "Structure", "read_structures"} <= {
+        name for name, *_ in rows
+    }
+    for name, uri, path, about in rows:
+        assert _resolves(name.split(".")), name
+        module = path.rsplit(".", 2)[0] if "Model." in path else path.rpartition(".")[0]
+        assert f"::: {module}\n" in GENERATED[f"api/{uri}"], (name, uri)
+        assert about.endswith("."), name
+    assert "opml_jax.operators" in rooms
+
+
+def test_pictures_of_benchmarks_have_the_numbers_of_the_tables():
+    import peers
+
+    text = (ROOT / "benchmarks" / "README.md").read_text()
+    for comparison in peers.comparisons():
+        section = text[text.index(f"## {comparison.section}\n") :]
+        section = section[: section.find("\n## ", 5)]
+        numbers = {float(x) for x in re.findall(r"\d+(?:\.\d+)?", section)}
+        curves = [value for curve in comparison.curves.values() for value in curve.values()]
+        for value in [*comparison.bars.values(), *curves]:
+            shown = {float(f"{value:.{n}{kind}}") for n, kind in ((2, "g"), (3, "g"), (2, "f"))}
+            assert shown & numbers, (comparison.name, value)
+        picture = comparison.draw()
+        assert "prefers-color-scheme" in picture
+        assert len(picture) < 60_000
+
+
+def test_pages_of_notebooks_show_what_a_run_printed_and_drew():
+    """Of a run that is written down here: streams, pictures of either kind, colours, many lines."""
+    import base64
+
+    svg = '<?xml version="1.0"?>\n<svg><path style="fill: #ffffff"/></svg>'
+    png = base64.b64encode(b"bitmap").decode()
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": ["10 %\r100 %\n", "done\n"]},
+        {"output_type": "stream", "name": "stderr", "text": ["noise"]},
+        {"output_type": "display_data", "data": {"image/svg+xml": [svg], "image/png": png}},
+        {"output_type": "display_data", "data": {"image/png": png, "text/plain": "<Figure>"}},
+        {"output_type": "execute_result", "data": {"text/plain": ["\x1b[31mArray\x1b[0m"]}},
+    ]
+    cells = [
+        {"cell_type": "markdown", "source": ["# Title\n", "\n", "## Part"]},
+        {"cell_type": "code", "source": ["print(1)"], "outputs": outputs},
+    ]
+    runs = site.notebook_pages
+    page = runs.page("01_toy", {"cells": cells})
+    assert "``` { .text .output }\n100 %\ndone\n```" in page
+    assert "``` { .text .output }\nArray\n```" in page
+    assert "noise" not in page
+    assert re.findall(r"!\[(.*?)\]\((.*?)\)", page) == [
+        ("Part: picture 1", "pictures/01_toy_1.svg"),
+        ("Part: picture 2", "pictures/01_toy_2.png"),
+    ]
+    drawn = runs.pictures("01_toy", {"cells": cells})
+    assert drawn["notebooks/pictures/01_toy_2.png"] == b"bitmap"
+    assert b"prefers-color-scheme" in drawn["notebooks/pictures/01_toy_1.svg"]
+
+
+def test_search_reads_its_index_from_disk():
+    """The theme's plugin, and in the site itself what it would load from elsewhere."""
+    text = (ROOT / "mkdocs.yml").read_text()
+    assert re.search(r"^  - search\n  - offline", text, re.MULTILINE)
+    assert "polyfills: [iframe-worker.js]" in text
+    assert "IFrameWorker" in (DOCS / "iframe-worker.js").read_text()
+    for path in DOCS.rglob("*"):
+        if path.suffix in (".js", ".css"):
+            assert "//" not in path.read_text().replace("/*", ""), path
+
+
 def test_pictures_are_small_and_have_their_script():
     scripts = "".join(p.read_text() for p in (DOCS / "pictures").glob("*.py"))
     for path in (DOCS / "pictures").glob("*.svg"):

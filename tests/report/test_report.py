@@ -12,7 +12,7 @@ from opml_jax import figures
 from opml_jax.models.family import Evaluated, Family, Picture, _registered
 from opml_jax.quantities import QUANTITIES, metric
 from opml_jax.report import write_report
-from opml_jax.report.parity import pairs
+from opml_jax.report.residuals import pairs
 from opml_jax.report.tables import html_table, text_table
 from opml_jax.report.worst import errors_of
 from opml_jax.units import DEBYE_PER_EBOHR, EV_PER_HARTREE
@@ -23,7 +23,7 @@ SHOWN = {name: q for name, q in QUANTITIES.items() if q.heading}
 def columns_of(page):
     """Heading and cells of each column of a table in HTML."""
     head, *rows = re.findall("<tr>(.*?)</tr>", page)
-    headings = re.findall("<th>(.*?)</th>", head)
+    headings = re.findall('<th scope="col">(.*?)</th>', head)
     cells = [re.findall("<td>(.*?)</td>", row) for row in rows]
     return dict(zip(map(html.unescape, headings), zip(*cells, strict=True), strict=True))
 
@@ -99,6 +99,13 @@ class Toy(Family):
         return [Picture("A toy", lambda: figures.figure(1)[0], f"of {evaluated.name}")]
 
 
+def model_of(family="toy", quantities=(), **card):
+    """What a report asks of a model, with a card."""
+    basis = SimpleNamespace(name="sto-3g")
+    definition = SimpleNamespace(config=SimpleNamespace(family=family), basis=basis)
+    return SimpleNamespace(definition=definition, card=card, has=lambda name: name in quantities)
+
+
 def test_parity_and_worst_are_in_the_units_of_the_table(evaluated):
     table = pairs(evaluated, Toy())
     assert list(table) == [
@@ -124,8 +131,7 @@ def test_parity_and_worst_are_in_the_units_of_the_table(evaluated):
 
 def test_a_family_brings_its_own_sections(evaluated, tmp_path, monkeypatch):
     monkeypatch.setitem(_registered, "toy", Toy())
-    config = SimpleNamespace(family="toy")
-    model = SimpleNamespace(definition=SimpleNamespace(config=config), card={"n_train": 7})
+    model = model_of(n_train=7)
     error = metric("energy")
     metrics = {"test": {"n_structures": 6, error: 1.0}}
     history = [
@@ -138,23 +144,22 @@ def test_a_family_brings_its_own_sections(evaluated, tmp_path, monkeypatch):
     write_report(path, model, [evaluated], history, metrics, curve, doubts)
     text = path.read_text()
     assert re.findall("<h2>(.*?)</h2>", text) == [
-        *("Errors", "Parity", "Learning curve", "Training", "Standard deviations"),
-        *("Worst structures of test", "A toy"),
+        *("Use this model", "Errors", "Residuals", "Learning curve", "Training"),
+        *("Standard deviations", "Worst structures of test", "A toy"),
     ]
-    assert text.count("data:image/png;base64,") == 6
+    # residuals and one of the family, a learning curve, loss and energy, two of doubts, the family
+    assert text.count("data:image/svg+xml;base64,") == 4 + 1 + 2 + 2 + 3 * 5 + 1
     assert "Input: nothing &lt;at&gt; all. Labels: level not stated. 7 training structures" in text
-    assert "<p class=note>of test</p>" in text
+    assert '<p class="note">of test</p>' in text
 
 
 def test_a_report_of_what_has_no_references(evaluated, tmp_path, monkeypatch):
     """Errors of such a family alone: nothing to compare, and no empty pictures."""
     monkeypatch.setitem(_registered, "toy", Bare())
-    config = SimpleNamespace(family="toy")
-    model = SimpleNamespace(definition=SimpleNamespace(config=config, basis=config), card={})
-    config.name = "sto-3g"
     bare = Evaluated("test", evaluated.dataset, {}, range(6))
-    write_report(tmp_path / "r.html", model, [bare], [], {"test": {"n_structures": 6}})
-    assert re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text()) == ["Errors"]
+    write_report(tmp_path / "r.html", model_of(), [bare], [], {"test": {"n_structures": 6}})
+    headings = re.findall("<h2>(.*?)</h2>", (tmp_path / "r.html").read_text())
+    assert headings == ["Use this model", "Errors"]
 
 
 class Bare(Family):
