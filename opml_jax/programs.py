@@ -187,6 +187,9 @@ COMPILING = 4e6
 """Pairs of primitives times nuclei whose potential, features and forces cost as much as compiling
 for one more shape: some ten seconds of a core."""
 
+CALL = 5e3
+"""What a call costs beside its work, in the same unit: thousands of small steps are much work."""
+
 MUCH = 10
 """Times :data:`COMPILING`, after which a thorough compilation pays for itself."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import functools
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -17,7 +17,7 @@ from ...basis import batch
 from ...basis.buckets import Bucket, buckets
 from ...learn.chunks import in_chunks
 from ...numerics import Array
-from ...programs import COMPILING, Program
+from ...programs import CALL, COMPILING, Program
 from ...structures import Structure, StructureBatch
 from .definition import Definition, Params
 from .doubt import warn_of_doubt
@@ -42,11 +42,11 @@ class _Shapes:
     """
 
     def __init__(self):
-        self.work: Counter[Bucket] = Counter()
-        self.wasted: Counter[Bucket] = Counter()
+        self.work: defaultdict[Bucket, float] = defaultdict(float)
+        self.wasted: defaultdict[Bucket, float] = defaultdict(float)
 
-    def take(self, needed: Bucket, n: int, exact: bool = False) -> tuple[Bucket, int]:
-        """A shape for ``n`` structures, and the work done in it when they are done.
+    def take(self, needed: Bucket, n: int, calls: int, exact: bool = False) -> tuple[Bucket, float]:
+        """A shape for ``n`` structures in some calls, and the work done in it when they are done.
 
         Unless it is to be exact, one that is there, until more was wasted in it than compiling
         another one costs.
@@ -57,7 +57,7 @@ class _Shapes:
         if exact or self.wasted[needed] + wasted > COMPILING:
             shape, wasted = needed, 0
         self.wasted[needed] += wasted
-        self.work[shape] += n * shape.pair_work
+        self.work[shape] += n * shape.pair_work + calls * CALL
         return shape, self.work[shape]
 
 
@@ -192,8 +192,10 @@ class EnergyModel(Model):
         else:
             shapes = [(bucket, np.arange(len(structures)))]
         for needed, index in shapes:
-            n = -(-len(index) // chunk) * chunk
-            shape, work = known.take(bucket or needed.rounded(), n, exact=bucket is not None)
+            calls = -(-len(index) // chunk)
+            shape, work = known.take(
+                bucket or needed.rounded(), calls * chunk, calls, exact=bucket is not None
+            )
             evaluate = _evaluate.for_work(work)
             for start in range(0, len(index), chunk):
                 part = [structures[i] for i in index[start : start + chunk]]
