@@ -127,9 +127,11 @@ def test_ten_labels_on_top_of_a_pretrained_model_beat_ten_alone():
 
 
 @pytest.mark.parametrize("sizes", [{"members": 2}, {"last_layer": True, "references": 3}])
-def test_networks_and_their_doubts_go_on(data, sizes):
+def test_networks_and_their_doubts_go_on(data, sizes, tmp_path):
+    """From a file, which makes arrays of numbers."""
     config = dataclasses.replace(TINY, **sizes, fit=dataclasses.replace(FIT, epochs=2))
-    first = train(data, FIRST, TrainConfig(model=config)).model
+    opml.save_model(tmp_path / "m.safetensors", train(data, FIRST, TrainConfig(model=config)).model)
+    first = opml.load_model(tmp_path / "m.safetensors")
     still = dataclasses.replace(config, fit=FIT)
     again = train(data, FIRST, TrainConfig(model=still), origin=first).model
     for a, b in zip(*(jax.tree.leaves(m.params["residual"]) for m in (first, again)), strict=True):

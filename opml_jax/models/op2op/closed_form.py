@@ -114,7 +114,7 @@ def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) 
     first = up_to(definition, 0)
     guess = _chosen(first, {"guess": solved["guess"]}, 0.0, start).params
     fades = judged_fades(first, lambda scale: {**guess, "fade": scale}, judges, run)
-    if best := max(best_fade(fades), origin.get("fade", 0.0)):
+    if best := max(best_fade(fades), float(np.max(origin.get("fade", 0.0)))):
         start["fade"] = best
 
     def faded(scale: float) -> Params:
@@ -129,7 +129,7 @@ def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) 
             run,
             fades="fade" in start,
         )
-        scale = max(scale, origin.get("functional_fade", 0.0))
+        scale = max(scale, float(np.max(origin.get("functional_fade", 0.0))))
         start = faded(scale)
     floor = min(floors, key=lambda f: (floors[f], -f), default=0.0)
     chosen = _chosen(definition, solved, floor, start)
@@ -164,7 +164,7 @@ def _fit_stage(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> Clos
 
     judges = judges_of(sets["validation"])
     fades = judged_fades(definition, lambda scale: with_stage(functional_fade=scale), judges, run)
-    best = max(best_fade(fades), earlier.get("functional_fade", 0.0))
+    best = max(best_fade(fades), float(np.max(earlier.get("functional_fade", 0.0))))
     params = with_stage(functional_fade=best) if best else with_stage()
     if definition.config.uncertainty:
         params["draws"] = _draws(definition, system, solved, origin)

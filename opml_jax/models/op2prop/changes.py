@@ -27,6 +27,12 @@ BY_NETWORKS = ("energy", "dipole", *SLOPES)
 """Labels that networks have a part in."""
 
 
+def with_numbers(params: Params) -> Params:
+    """Parameters whose scales are numbers ``()``, of which files make ``(1,)``."""
+    scales = {k: np.reshape(v, ()) for k, v in params.get("scale", {}).items()}
+    return {**params, "scale": scales} if scales else params
+
+
 def what_is_left(definition: AtomwiseDefinition, params: Params, part: Labelled) -> Labelled:
     """A set whose labels are what a model leaves of them, and whose invariants are standardised."""
     inputs = make_inputs(params, part)

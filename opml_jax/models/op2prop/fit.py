@@ -16,7 +16,7 @@ from ...learn.run import Run
 from ..base import Params
 from ..family import Fit
 from .atomwise import AtomwiseDefinition
-from .changes import fit_changes
+from .changes import fit_changes, with_numbers
 from .closed_form import TENSORS, ClosedForm, fit_closed_form
 from .config import AtomwiseFit
 from .descriptors import Labelled, Wanted, build_cache, padded_labels, rounding_noise
@@ -80,7 +80,7 @@ def fit_atomwise(
       run: keeps states and reports.
       draw: makes the parameters that the descriptors need.
     """
-    origin = run.origin and run.origin.params
+    origin = run.origin and with_numbers(run.origin.params)
     with run.stage("descriptors"):
         described = describe(definition, fit, sets, run, origin or draw())
     with run.stage("closed form") as end_with:
