@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 
 import opml_jax as opml
+from opml_jax.basis import to_pyscf
 from opml_jax.cli.runs import DONE, evaluate_run, train_run
-from opml_jax.conventions import to_pyscf
 from opml_jax.data.reference import Method, calculate, molecule, polarizability
 from opml_jax.data.store import write_hdf5
 from opml_jax.errors import Code, OpmlError
