@@ -62,7 +62,7 @@ class _Shapes:
 
 
 _shapes: dict[Any, _Shapes] = defaultdict(_Shapes)
-"""By definition, kind of standard deviations, and structures at once."""
+"""By definition, whether forces have standard deviations, and structures at once."""
 
 Uncertainty = bool | Literal["energy"]
 
@@ -171,7 +171,9 @@ class EnergyModel(Model):
             else:
                 out[name] = np.array(values)[back]
         out["n_atoms"] = n_atoms
-        if uncertainty:
+        if not uncertainty:
+            out.pop("energy_uncertainty", None)
+        else:
             self.grow(out, several)
             warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
         return out
@@ -185,7 +187,7 @@ class EnergyModel(Model):
     ) -> tuple[np.ndarray, dict[str, list[np.ndarray]]]:
         """Indices shape by shape, and predictions in this order, ``chunk`` structures at once."""
         out: dict[str, list[np.ndarray]] = {}
-        known = _shapes[self.definition, uncertainty, chunk]
+        known = _shapes[self.definition, uncertainty is True, chunk]
         if bucket is None:
             basis = self.definition.basis
             shapes = buckets(structures, basis, n=MOST_SHAPES, each=COMPILING, chunk=chunk)
@@ -201,7 +203,7 @@ class EnergyModel(Model):
                 part = [structures[i] for i in index[start : start + chunk]]
                 full = part + [part[-1]] * (chunk - len(part))
                 padded = batch(full, self.definition.basis, bucket=shape)
-                result = evaluate(self.definition, self.params, padded, uncertainty)
+                result = evaluate(self.definition, self.params, padded, uncertainty is True)
                 for name, values in result.items():
                     out.setdefault(name, []).extend(np.asarray(values)[: len(part)])
         return np.concatenate([index for _, index in shapes]), out
@@ -218,36 +220,32 @@ class EnergyModel(Model):
 
 @functools.partial(Program, static_argnums=(0, 3))
 def _evaluate(
-    definition: EnergyDefinition,
-    params: Params,
-    structures: StructureBatch,
-    uncertainty: Uncertainty,
+    definition: EnergyDefinition, params: Params, structures: StructureBatch, of_forces: bool
 ) -> dict[str, Array]:
-    """Everything that :meth:`EnergyModel.predict` returns of a batch."""
+    """Everything that :meth:`EnergyModel.predict` returns of a batch.
+
+    Standard deviations of energies are always there: they cost nothing, and one program serves
+    those who ask for them and those who do not. Those of forces (``of_forces``) cost more.
+    """
 
     def total(positions):
         out = definition.apply(params, structures.replace(positions=positions))
         members = out.pop("energy_members", None)
-        if members is not None or not uncertainty:
-            out.pop("energy_uncertainty", None)
-        return (out["energy"], members if uncertainty else None), out
+        return (out["energy"], members if of_forces else None), (out, members)
 
-    (energy, members), back, out = jax.vjp(total, jnp.asarray(structures.positions), has_aux=True)
-    nothing = jax.tree.map(jnp.zeros_like, members)
+    positions = jnp.asarray(structures.positions)
+    (energy, _), back, (out, members) = jax.vjp(total, positions, has_aux=True)
+    nothing = jax.tree.map(jnp.zeros_like, members if of_forces else None)
     out["forces"] = -back((jnp.ones_like(energy), nothing))[0]
-    if not uncertainty:
-        return out
     factor = {"energy": 1.0, "forces": 1.0, **params.get("calibration", {})}
     if members is not None:
         out["energy_uncertainty"] = factor["energy"] * jnp.std(members, axis=-1)
-    if uncertainty == "energy":
-        return out
-    if members is not None:
+    if of_forces and members is not None:
         one = jnp.eye(members.shape[-1], dtype=members.dtype)
         each = jax.vmap(
             lambda m: -back((jnp.zeros_like(energy), jnp.broadcast_to(m, members.shape)))[0]
         )(one)
         out["forces_uncertainty"] = factor["forces"] * jnp.std(each, axis=0)
-    elif (of_forces := definition.forces_uncertainty(params, structures)) is not None:
-        out["forces_uncertainty"] = of_forces
+    elif of_forces and (spread := definition.forces_uncertainty(params, structures)) is not None:
+        out["forces_uncertainty"] = spread
     return out
