@@ -69,9 +69,9 @@ def program_cache() -> ProgramCache:
     text = os.environ.get(VARIABLE, "").strip()
     if text.lower() in OFF:
         return ProgramCache(None, f"{VARIABLE}={text}")
-    if not jax.config.jax_enable_compilation_cache:
+    if not _of_jax("jax_enable_compilation_cache"):
         return ProgramCache(None, "JAX_ENABLE_COMPILATION_CACHE")
-    known = jax.config.jax_compilation_cache_dir
+    known = _of_jax("jax_compilation_cache_dir")
     if known and Path(known) != _kept:
         return ProgramCache(Path(known), "JAX_COMPILATION_CACHE_DIR", ours=False)
     try:
@@ -88,7 +88,7 @@ _tried = False
 
 def keeps() -> bool:
     """Whether this process keeps what it compiles."""
-    on = jax.config.jax_enable_compilation_cache and jax.config.jax_compilation_cache_dir
+    on = _of_jax("jax_enable_compilation_cache") and _of_jax("jax_compilation_cache_dir")
     return bool(on)
 
 
@@ -128,6 +128,11 @@ def keep_programs() -> None:
         jax_compilation_cache_max_size=LARGEST,
         jax_persistent_cache_min_compile_time_secs=QUICKEST,
     )
+
+
+def _of_jax(option: str) -> Any:
+    """A setting of JAX, which declares no types for most."""
+    return getattr(jax.config, option)
 
 
 def _set(**options: object) -> None:
