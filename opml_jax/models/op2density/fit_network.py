@@ -162,9 +162,9 @@ def _solved(
             key = f"{z}_{l}"
             psi[key], places[key] = np.asarray(columns[str(l)]), p.swapaxes(1, 2)
             on_atom[key] = atoms.on_atom(train.metric, l)
+    of_atoms = {k: factors(f, on_atom[k], len(residual)) for k, f in psi.items()}
     for penalty in PENALTIES:
-        inverses = {k: factors(f, on_atom[k], len(residual), penalty) for k, f in psi.items()}
-        problem = Problem(psi, places, train.metric, residual, np.float64(penalty), inverses)
+        problem = Problem(psi, places, train.metric, residual, np.float64(penalty), of_atoms)
         try:
             solution = conjugate_gradients(problem, tolerance=TOLERANCE).weights
         except ConvergenceError:
