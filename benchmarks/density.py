@@ -47,12 +47,7 @@ from opml_jax.models.op2density import (
     Op2DensityNetworkConfig,
     Op2DensityNetworkFit,
 )
-from opml_jax.models.op2density.closed_form import (
-    Problem,
-    problem_of,
-    solve_problem,
-    subtract_baselines,
-)
+from opml_jax.models.op2density.closed_form import problem_of, solve_problem, subtract_baselines
 from opml_jax.models.op2density.fit_network import train_network
 from opml_jax.models.op2density.functions import kernel, reduced
 from opml_jax.models.op2density.labels import (
@@ -66,6 +61,7 @@ from opml_jax.models.op2density.labels import (
     residuals,
 )
 from opml_jax.models.op2density.metrics import coefficient_errors, density_errors
+from opml_jax.models.op2density.problem import Problem
 from opml_jax.models.op2density.variance import calibrated, variance_parameters
 from opml_jax.training import TrainConfig, train
 

@@ -41,6 +41,7 @@ FLOORS = {
     "interfaces": 10,
     "report": 10,
     "analysis": 10,
+    "__main__": 12,
     "cli": 11,  # stands beside interfaces, and may use the report
 }
 IN_MODELS = {

@@ -18,10 +18,11 @@ from ...learn.references import farthest_points
 from ...learn.ridge import stated
 from ...learn.run import Run
 from ..base import Params
-from .closed_form import STATE, Problem, conjugate_gradients, factors, orthonormal, parameters
+from .closed_form import orthonormal, parameters
 from .config import Op2DensityFit
 from .functions import Op2Density, kernel, reduced
 from .labels import Environments, Labelled, residuals
+from .problem import STATE, Problem, conjugate_gradients, factors
 from .variance import variance_parameters
 
 STRONGER = (1e0, 1e2, 1e4, 1e6)

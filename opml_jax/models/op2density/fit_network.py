@@ -45,7 +45,6 @@ from ...learn.run import Run
 from ...numerics import Array, einsum
 from ..base import Params
 from ..family import Fit
-from .closed_form import Problem, conjugate_gradients, factors
 from .config import Op2DensityNetworkConfig, Op2DensityNetworkFit
 from .functions import Op2Density
 from .labels import Environments, Labelled, check_densities, density_matrix, residuals
@@ -60,6 +59,7 @@ from .objective import (
     maps_of,
     with_networks,
 )
+from .problem import Problem, conjugate_gradients, factors
 
 PENALTIES = (1e-4, 1e-6)
 """Of the readout's weights, relative to what is to be learned; validation chooses."""

@@ -12,17 +12,11 @@ import numpy as np
 from ...errors import ConvergenceError
 from ...learn.run import Run
 from ..base import Params
-from .closed_form import (
-    Problem,
-    Solution,
-    Weights,
-    conjugate_gradients,
-    held_out_problem,
-    problem_of,
-)
+from .closed_form import held_out_problem, problem_of
 from .config import Op2DensityFit
 from .functions import Op2Density
 from .labels import Labelled
+from .problem import Problem, Solution, Weights, conjugate_gradients
 
 LENGTHS = (3.0, 10.0, 30.0)
 """Candidates for the length, in units of the spread of an element's scalars."""

@@ -30,7 +30,7 @@ from .functions import Op2Density
 from .labels import Labelled, residuals
 
 if TYPE_CHECKING:
-    from .closed_form import Problem, Weights
+    from .problem import Problem, Weights
 
 EXACT = 8192
 """Up to so many weights the Hessian is formed and inverted (0.5 GB); beyond, its blocks between

@@ -15,6 +15,7 @@ from opml_jax.errors import ConfigError, ConvergenceError, DataError, OpmlError
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
 from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, closed_form, labels
+from opml_jax.models.op2density import problem as problem_module
 from opml_jax.models.op2density.functions import kernel, reduced
 from opml_jax.models.op2density.variance import hessian_matrix
 
@@ -42,7 +43,7 @@ class Case:
     structures: list
     coefficients: list
     labelled: labels.Labelled
-    problem: closed_form.Problem
+    problem: problem_module.Problem
     bases: dict
 
 
@@ -58,7 +59,7 @@ def case() -> Case:
 
 @pytest.fixture(scope="module")
 def solution(case):
-    return closed_form.conjugate_gradients(case.problem, tolerance=FIT.tolerance)
+    return problem_module.conjugate_gradients(case.problem, tolerance=FIT.tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -98,14 +99,14 @@ def test_the_preconditioner_takes_less_than_a_third_of_the_steps(case):
         for k, (u, v, _) in case.problem.factors.items()
     }
     steps = [
-        closed_form.conjugate_gradients(problem, tolerance=1e-4, cycles=20000).steps
+        problem_module.conjugate_gradients(problem, tolerance=1e-4, cycles=20000).steps
         for problem in (case.problem, dataclasses.replace(case.problem, factors=plain))
     ]
     assert 3 * steps[0] <= steps[1]
 
 
 def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, monkeypatch):
-    monkeypatch.setattr(closed_form, "SAVE_EVERY", 0.0)
+    monkeypatch.setattr(problem_module, "SAVE_EVERY", 0.0)
     seen = []
 
     def report(stage, steps, total, note):
@@ -113,7 +114,7 @@ def test_a_killed_solver_goes_on_to_the_same_weights(case, solution, tmp_path, m
         if seen == [10, 20]:
             raise KeyboardInterrupt
 
-    solve = functools.partial(closed_form.conjugate_gradients, case.problem, tolerance=1e-9)
+    solve = functools.partial(problem_module.conjugate_gradients, case.problem, tolerance=1e-9)
     with pytest.raises(KeyboardInterrupt):
         solve(run=Run(tmp_path, on_progress=report))
     found = solve(run=Run(tmp_path, on_progress=report))
@@ -177,7 +178,7 @@ def test_irreps_that_vanish_say_nothing(case):
 
 def test_refusals(case):
     with pytest.raises(ConvergenceError, match=r"Raise model\.fit\.penalty"):
-        closed_form.conjugate_gradients(case.problem, tolerance=1e-14, cycles=10)
+        problem_module.conjugate_gradients(case.problem, tolerance=1e-14, cycles=10)
     with pytest.raises(DataError, match=r"coefficients of structure 0.*numbers"):
         labels.label(case.definition, case.structures, [c[:-1] for c in case.coefficients], Run())
     nan = [np.where(np.arange(len(c)) == 3, np.nan, c) for c in case.coefficients]

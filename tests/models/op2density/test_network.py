@@ -12,6 +12,7 @@ from opml_jax.basis import Basis, Shell, layout_of
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Density, Op2DensityConfig, Op2DensityModel, Op2DensityNetworkConfig
 from opml_jax.models.op2density import Op2DensityFit, Op2DensityNetworkFit, closed_form
+from opml_jax.models.op2density import problem as problem_module
 from opml_jax.models.op2density.fit_network import train_network
 from opml_jax.models.op2density.labels import (
     Labelled,
@@ -43,9 +44,9 @@ class Case:
     definition: Op2Density
     structures: list
     sets: dict[str, Labelled]
-    problem: closed_form.Problem
+    problem: problem_module.Problem
     bases: dict
-    solution: closed_form.Solution
+    solution: problem_module.Solution
     params: dict
 
 
