@@ -78,7 +78,7 @@ def set_up(threads: int, parent: Any) -> None:
 
     Args:
       threads: for PySCF.
-      parent: connection, the end of a pipe whose other end the parent alone has. A parent that is killed cannot
+      parent: end of a pipe whose other end the parent alone has. A parent that is killed cannot
         stop its workers, and they would calculate for nobody.
     """
 
