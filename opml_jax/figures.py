@@ -162,6 +162,7 @@ def signed_map(axis: Any, values: np.ndarray, **options: Any) -> None:
     image = axis.imshow(values, cmap="RdBu_r", norm=norm, interpolation="none", **options)
     bar = axis.figure.colorbar(image, ax=axis, shrink=0.85)
     decades = int(np.floor(np.log10(top))) - np.arange(3)
+    decades = decades.tolist()
     signed = [(-1, k) for k in decades] + [(0, 0)] + [(1, k) for k in decades[::-1]]
     bar.set_ticks([sign * 10.0**k for sign, k in signed], labels=[_power(*x) for x in signed])
     bar.minorticks_off()

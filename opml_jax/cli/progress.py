@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 SILENT = 2.0
 """Seconds after which a phase says what it is: shorter ones are not worth a line."""
@@ -97,7 +98,7 @@ class Progress:
     def __init__(self, label: str = "", about: str = "", *, quiet: bool = False):
         self.label, self.about, self.quiet = label, about, quiet
         self._phases: dict[str, _Phase] = {}
-        self._tasks: dict[str, int] = {}
+        self._tasks: dict[str, Any] = {}
         self._last = time.monotonic()
         self._lock, self._stop = threading.Lock(), threading.Event()
         self._bar = None

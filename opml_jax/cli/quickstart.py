@@ -45,7 +45,7 @@ def _run(args: argparse.Namespace) -> int:
         seconds[stage], clock = now - clock, now
 
     config = TrainConfig(data=DataConfig(path="bundled:water", splits="bundled:water"))
-    trained, dataset, splits = train_run(config, args.out, restart=True)
+    trained, dataset, splits = train_run(config, args.out, restart=_begins(args.out, config))
     lap("training")
     fresh = _fresh(dataset, Path(args.out), args.workers)
     lap("fresh PySCF labels")
@@ -78,6 +78,20 @@ def _run(args: argparse.Namespace) -> int:
     write_text(Path(args.out) / "timings.json", json.dumps({**seconds, **trained.seconds}) + "\n")
     print(f"{args.out}: report.html, model.safetensors, card.md, metrics.json, predictions.extxyz")
     return 0
+
+
+def _begins(output: str, config) -> bool:
+    """Whether a run is begun anew: any but one of this configuration that was interrupted."""
+    from pathlib import Path
+
+    from ..errors import ConfigError
+    from .runs import check_same, complete
+
+    try:
+        check_same(Path(output), config)
+    except ConfigError:
+        return True
+    return complete(Path(output), curve=True)
 
 
 def _fresh(dataset, folder, workers: int):

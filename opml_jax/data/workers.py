@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor
 from concurrent.futures.thread import ThreadPoolExecutor
 from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +73,7 @@ class Workers(Executor):
             raise DataError("its process died (out of memory?)", code=Code.WORKER) from err
 
 
-def set_up(threads: int, parent: Connection) -> None:
+def set_up(threads: int, parent: Any) -> None:
     """Start of a worker process: threads PySCF may use, and an end with its parent.
 
     Args:

@@ -45,18 +45,20 @@ def judged(
     predicted = model.predict(dataset.structures, **model.tolerant)
     failed = model.failed(predicted)
     there = np.setdiff1d(np.arange(len(dataset)), failed)
-    indices = np.arange(len(dataset)) if indices is None else np.asarray(indices)
+    places = np.asarray(range(len(dataset)) if indices is None else indices)
     evaluated = Evaluated(
         name,
         dataset.subset(there.tolist()),
         {k: np.asarray(v)[there] for k, v in predicted.items()},
-        indices[there].tolist(),
-        indices[failed].tolist(),
+        places[there].tolist(),
+        places[failed].tolist(),
     )
-    found = {"n_structures": 0}
+    found: dict[str, float] = {"n_structures": 0}
     if len(there):
         found = errors(evaluated.predicted, evaluated.dataset, model)
-    return found | ({"unconverged": len(failed)} if len(failed) else {}), evaluated
+    if len(failed):
+        found["unconverged"] = len(failed)
+    return found, evaluated
 
 
 def baseline_errors(model: Model, evaluated: Evaluated) -> dict[str, float]:

@@ -99,8 +99,9 @@ def _solve(
         set_problem = problem_of(definition, settings.penalty, labelled["train"], atoms)
         params, solution = solve_problem(definition, settings, *set_problem, run)
         return definition, params, {"cg_steps": solution.steps, "cg_residual": solution.residual}
-    definition, *rest, facts = chosen_kernels(definition, settings, labelled, atoms, run)
-    return definition, solved(definition, *rest, run), facts
+    chosen = chosen_kernels(definition, settings, labelled, atoms, run)
+    definition, problem, bases, weights, facts = chosen
+    return definition, solved(definition, problem, bases, weights, run), facts
 
 
 def _solve_changes(

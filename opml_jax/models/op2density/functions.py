@@ -280,6 +280,7 @@ def _scalar_kernel(config: Op2DensityConfig, l: int, a: Params, b: Params) -> Ar
     """What multiplies products of irreps of degree l (at l = 0 all there is), ``(n_a, n_b)``."""
     za, zb = a["0"][..., 0], b["0"][..., 0]
     if config.kernel == "gaussian":
+        assert config.length is not None  # validation has chosen it
         # squares of differences, not of sums: close environments differ in the last digits
         d2 = jnp.sum((za[:, None] - zb[None]) ** 2, axis=-1)
         return jnp.exp(-0.5 / config.length**2 * d2)

@@ -113,7 +113,7 @@ def chosen_kernels(
         definition = with_length(definition, facts["length"])
         problem, bases = problem_of(definition, facts["penalty"], labelled["train"], atoms)
         if kernels := run.load(KERNELS, problem.right()):
-            weights = {k: np.asarray(v) for k, v in kernels[0].items()}
+            weights: Weights = {k: np.asarray(v) for k, v in kernels[0].items()}
             return definition, problem, bases, weights, facts
     penalties = PENALTIES if settings.penalty is None else (settings.penalty,)
     best: Choice | None = None

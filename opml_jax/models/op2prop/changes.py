@@ -48,8 +48,9 @@ def what_is_left(definition: AtomwiseDefinition, params: Params, part: Labelled)
         for name, of_members in of_member(params["residual"]).items():
             left[name] = left[name] - np.asarray(of_members).mean(axis=0)
     cache = scaled(part.cache, params["scaler"])
-    heads = {k: params[k] for k, l in HEADS.items() if k in params and (not l or l in cache.v)}
-    linear = cartesian(linear_heads(heads, cache.x, cache.v, cache.one_hot))
+    irreps: Any = cache.v
+    heads: Any = {k: params[k] for k, l in HEADS.items() if k in params and (not l or l in cache.v)}
+    linear = cartesian(linear_heads(heads, cache.x, irreps, cache.one_hot))
     for name, labels in part.labels.items():
         if name not in BY_NETWORKS:
             left[name] = labels - np.asarray(linear[name])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -42,7 +43,7 @@ class Op2PropModel(EnergyModel):
             "energy": counts @ np.asarray(self.params["linear"]["offsets"]),
             "forces": np.zeros((len(structures), size, 3)),
         }
-        heads = {
+        heads: dict[str, Any] = {
             name: counts @ np.asarray(self.params[name]["offsets"])
             if l == 0
             else np.zeros((len(structures), 2 * l + 1))

@@ -44,7 +44,8 @@ def _operators(definition: Op2Prop, evaluated: Evaluated) -> list[Any]:
             title = name.replace("_", " ") if k == 1 else f"{name}^{k}"
             title = title.replace("^2", "²").replace("^3", "³").replace("^4", "⁴")
             drawn.append((title, matrix))
-    return [heat_map(*one, structure, definition.basis) for one in drawn[:SHOWN]]
+    basis = definition.basis
+    return [heat_map(title, matrix, structure, basis) for title, matrix in drawn[:SHOWN]]
 
 
 def forces_picture(evaluated: Evaluated) -> list[Picture]:
