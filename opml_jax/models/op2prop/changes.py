@@ -8,12 +8,14 @@ its lambda, infinite at most, is how much they are trusted.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
+from ...errors import DataWarning
 from ..base import Params
 from .atomwise import AtomwiseDefinition
 from .closed_form import SLOPES, ClosedForm, fit_energy, fit_irreps, fit_scalar, head_labels
@@ -21,7 +23,10 @@ from .config import AtomwiseFit
 from .descriptors import Labelled
 from .network import HEADS, cartesian, linear_heads
 from .residual import make_inputs, predict_residual
-from .scaling import scaled
+from .scaling import fit_scaler, scaled
+
+WORTH = 0.9
+"""Errors from nothing that are below this part of those from a model are said."""
 
 BY_NETWORKS = ("energy", "dipole", *SLOPES)
 """Labels that networks have a part in."""
@@ -57,12 +62,44 @@ def what_is_left(definition: AtomwiseDefinition, params: Params, part: Labelled)
     return Labelled(cache, {k: np.reshape(left[k], np.shape(v)) for k, v in part.labels.items()})
 
 
+def _compare(
+    definition: AtomwiseDefinition,
+    fit: AtomwiseFit,
+    sets: Mapping[str, Labelled],
+    noise: np.ndarray,
+    score: float,
+) -> None:
+    """Warn if energies and forces of the validation set are better learned from nothing."""
+    cache = sets["train"].cache
+    if not cache.one_hot.any(axis=(0, 1)).all():
+        return  # from nothing, elements that are not there cannot be learned
+    scaler = fit_scaler(cache, noise)
+    scaler["inverse_std"] = scaler["inverse_std"] * definition.prior
+    train, validation = (
+        Labelled(scaled(sets[k].cache, scaler), sets[k].labels) for k in ("train", "validation")
+    )
+    alone = fit_energy(train, validation, fit.sigmas, fit.force_precision / fit.force_sigma)[-1]
+    if alone.score < WORTH * score:
+        warnings.warn(
+            f"the model that training starts from does not help: without it the closed form's "
+            f"error of energies and forces on the validation set is {alone.score / score:.2f} "
+            "times as large. Train from nothing, or on labels of both.",
+            DataWarning,
+            stacklevel=2,
+        )
+
+
 def fit_changes(
-    definition: AtomwiseDefinition, fit: AtomwiseFit, sets: Mapping[str, Labelled], origin: Params
+    definition: AtomwiseDefinition,
+    fit: AtomwiseFit,
+    sets: Mapping[str, Labelled],
+    noise: np.ndarray,
+    origin: Params,
 ) -> ClosedForm:
     """All parameters of a model that starts from ``origin``, whose closed form alone is changed.
 
-    Other arguments as for :func:`~.closed_form.fit_closed_form`.
+    Other arguments as for :func:`~.closed_form.fit_closed_form`. A solution from nothing that is
+    better on the validation set is a ``DataWarning``.
     """
     train, validation = (what_is_left(definition, origin, sets[k]) for k in ("train", "validation"))
     kernel = origin.get("kernel")
@@ -75,6 +112,7 @@ def fit_changes(
         refit=not (fit.epochs or definition.config.last_layer or "calibration" in origin),
         changes=True,
     )
+    _compare(definition, fit, sets, noise, energy.score)
     changes, ridges = {"linear": linear}, {}
     if kernel is not None:
         changes["kernel"] = {"weights": kernel["weights"]}

@@ -37,22 +37,22 @@ Sets = Mapping[str, Dataset]
 class Described:
     """All that the parts of a training read: settings, sets and rounding noise of invariants.
 
-    ``drawn`` are parameters that descriptors need. Without ``noise`` they are all parameters of the
-    model that training starts from, whose scaling stands.
+    ``drawn`` are parameters that descriptors need, or all those of the model that training
+    ``starts`` from, whose scaling stands.
     """
 
     definition: AtomwiseDefinition
     fit: AtomwiseFit
     sets: dict[str, Labelled]
-    noise: np.ndarray | None
+    noise: np.ndarray
     drawn: Params
+    starts: bool = False
 
     def solved(self, **sets: Labelled) -> ClosedForm:
         """The closed form, of other sets where they are given."""
         every = {**self.sets, **sets}
-        if self.noise is None:
-            return fit_changes(self.definition, self.fit, every, self.drawn)
-        return fit_closed_form(self.definition, self.fit, every, self.noise, self.drawn)
+        solve = fit_changes if self.starts else fit_closed_form
+        return solve(self.definition, self.fit, every, self.noise, self.drawn)
 
     def refitted(self, params: Params, index: np.ndarray) -> Params | None:
         """Parameters with the closed form solved for part of the training set, networks silenced.
@@ -61,7 +61,7 @@ class Described:
         """
         train = self.sets["train"].subset(index)
         lacks = not train.cache.one_hot.any(axis=(0, 1)).all()
-        if lacks and self.noise is not None:
+        if lacks and not self.starts:
             return None
         return silenced({**params, **self.solved(train=train).params})
 
@@ -138,9 +138,7 @@ def describe(
     )
     structures = [s for k in PARTS for s in sets[k].structures]
     cache = build_cache(definition, structures, wanted, drawn, run=run)
-    noise = None
-    if run.origin is None:
-        noise = rounding_noise(definition, structures, cache, wanted, drawn, run=run)
+    noise = rounding_noise(definition, structures, cache, wanted, drawn, run=run)
     out, start = {}, 0
     for name in PARTS:
         stop = start + len(sets[name])
@@ -149,4 +147,4 @@ def describe(
             labels["field_dipole"] = labels["dipole"]
         out[name] = Labelled(cache.subset(range(start, stop)), labels)
         start = stop
-    return Described(definition, fit, out, noise, drawn)
+    return Described(definition, fit, out, noise, drawn, run.origin is not None)
