@@ -47,6 +47,8 @@ class Comparison:
 
     def draw(self) -> str:
         """An SVG document."""
+        from matplotlib.ticker import LogLocator
+
         drawn, (axis,) = figure(1, width=3.4, height=2.2)
         axis.set_title(self.title, loc="left", fontsize=9, fontweight="bold")
         for side in ("top", "right"):
@@ -57,6 +59,12 @@ class Comparison:
             axis.loglog([*curve], [*curve.values()], "o-", color=colour, ms=4, label=who)
             axis.set(xlabel="training structures", ylabel=self.unit)
             axis.legend(frameon=False, fontsize=8)
+        if self.curves:
+            sizes = sorted({n for curve in self.curves.values() for n in curve})
+            axis.set_xticks(sizes, labels=map(str, sizes))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 3)))
+            axis.yaxis.set_major_formatter("{x:g}")
+            axis.minorticks_off()
         return svg(drawn)
 
     def _draw_bars(self, axis: Any) -> None:
@@ -120,7 +128,7 @@ def comparisons() -> list[Comparison]:
                    "Electron densities", curves=densities),
         Comparison("heats", "Heats of formation, QM7", "MAE, kcal/mol",
                    "Heats of formation of QM7", curves=heats),
-        Comparison("larger", "A larger molecule, 3BPA, from 500", "force RMSE, meV/Å",
+        Comparison("larger", "3BPA, from 500 at 300 K", "force RMSE, meV/Å",
                    "3BPA", bars=larger),
         Comparison("cost", "Energy and forces of ethanol", "ms a molecule, one core, float64",
                    "What a prediction costs", bars=costs),
