@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +15,7 @@ import numpy as np
 from .basis import AOLayout
 from .conventions import rotation_to_e3nn
 from .errors import OpmlError, one_of
+from .irreps import e3nn
 from .numerics import Array, matmul
 from .structures import Structure
 from .units import ANGSTROM_PER_BOHR

@@ -21,6 +21,7 @@ FLOORS = {
     "errors": 0,
     "quantities": 1,
     "numerics": 1,
+    "irreps": 1,
     "programs": 1,
     "lapack": 2,
     "structures": 2,

@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import functools
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..basis import BasisSpec
+from ..irreps import e3nn
 from ..numerics import Array, einsum
 from ..operators.species import SpeciesKey
 

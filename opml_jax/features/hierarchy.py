@@ -20,13 +20,13 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..basis import AOLayout, Basis, BasisSpec
 from ..errors import ConventionError, OpmlError, one_of
+from ..irreps import e3nn
 from ..numerics import Array, einsum
 from ..operators import Operator, on_site_blocks, pair_blocks, pooled_blocks, powers
 from ..structures import Structure, StructureBatch

@@ -10,11 +10,11 @@ from __future__ import annotations
 import functools
 from collections.abc import Mapping, Sequence
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ..irreps import e3nn
 from ..numerics import einsum
 from .hierarchy import AtomFeatures
 

@@ -24,12 +24,12 @@ import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..basis import BasisSpec
+from ..irreps import e3nn
 from ..numerics import Array, einsum
 from ..structures import Structure
 from ..units import ANGSTROM_PER_BOHR

@@ -28,7 +28,6 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 
-import e3nn_jax as e3nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -37,6 +36,7 @@ from ... import density
 from ...basis import Basis, BasisSpec, batch, bucket_of, layout_of
 from ...errors import ConfigError, OpmlError
 from ...features import Products
+from ...irreps import e3nn
 from ...numerics import Array
 from ...structures import Structure
 from ..base import Params
