@@ -9,7 +9,7 @@ import sys
 from types import ModuleType
 
 _UNUSED = "scipy.signal"
-"""e3nn names it when it is imported; what uses it says ``scipy.signal``, which SciPy imports then."""
+"""e3nn names it when it is imported; SciPy itself imports it when something in it is asked for."""
 
 _stands_in = sys.modules.setdefault(_UNUSED, ModuleType(_UNUSED))
 try:
