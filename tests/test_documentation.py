@@ -113,7 +113,7 @@ def _command_lines():
 
 
 def test_commands_parse():
-    from opml_jax.cli.main import _parser
+    from opml_jax.cli.main import parser_of
     from opml_jax.training.templates import templates
 
     found = list(_command_lines())
@@ -121,7 +121,7 @@ def test_commands_parse():
     for page, words in found:
         words = words[: words.index(">")] if ">" in words else words
         try:
-            args = _parser(words[0]).parse_args(words)
+            args = parser_of(words[0]).parse_args(words)
         except SystemExit:
             pytest.fail(f"{page}: opml {' '.join(words)}")
         assert words[:2] != ["config", "template"] or args.name in templates(), page
@@ -272,7 +272,7 @@ def test_every_page_is_in_the_navigation_and_every_document_is_found():
 def test_every_room_has_its_page():
     folder = ROOT / "opml_jax"
     rooms = {p.stem for p in folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").exists()}
-    assert rooms - {"__init__", "cli"} == set(site.ROOMS) | set(site.FOUNDATIONS)
+    assert rooms - {"__init__", "__main__", "cli"} == set(site.ROOMS) | set(site.FOUNDATIONS)
 
 
 def test_every_error_is_explained():
@@ -289,7 +289,7 @@ def test_the_command_line_page_has_every_option():
     for command, parser in site.parsers().items():
         part = page[page.index(f"## opml {command}\n") :]
         for action in parser._actions:
-            if isinstance(action, argparse._HelpAction) or action.dest == "debug":
+            if isinstance(action, argparse._HelpAction) or action.dest in ("debug", "no_cache"):
                 continue
             assert f"`{(action.option_strings or [action.metavar or action.dest])[-1]}`" in part
 

@@ -133,7 +133,7 @@ def test_doctor_and_the_flag(tmp_path):
     assert program_cache().reason == "JAX_COMPILATION_CACHE_DIR"  # of these tests
     script = """
 import sys
-from opml_jax.cli.main import _parser
+from opml_jax.cli.main import parser_of
 from opml_jax.cli import doctor, runs
 runs.enable_x64()
 print(doctor._programs())

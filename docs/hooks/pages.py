@@ -64,7 +64,7 @@ CALLED = {
     ),
 }
 """What users call, by what they want; the page of the API begins with it."""
-FOUNDATIONS = ("units", "quantities", "errors", "numerics", "lapack")
+FOUNDATIONS = ("units", "quantities", "errors", "numerics", "irreps", "programs", "lapack")
 PACKAGE = ROOT / "opml_jax"
 
 
@@ -220,7 +220,7 @@ def api() -> dict[str, str]:
         for module in modules(room):
             text += [f"## {module.removeprefix('opml_jax.')}", "", f"::: {module}", ""]
         pages[page] = "\n".join(text)
-    about = "Units, quantities, errors, safe mathematics, LAPACK."
+    about = "Units, quantities, errors, safe mathematics, e3nn, compiled programs, LAPACK."
     index.append(f"| [below all rooms](foundations.md) | {about} |")
     text = ["# Below all rooms", ""]
     for module in FOUNDATIONS:
@@ -230,11 +230,11 @@ def api() -> dict[str, str]:
 
 def parsers() -> dict[str, argparse.ArgumentParser]:
     """Parsers of all commands by name: ``"generate"``, ``"data check"``."""
-    from opml_jax.cli.main import COMMANDS, _parser
+    from opml_jax.cli.main import COMMANDS, parser_of
 
     found = {}
     for command in COMMANDS:
-        subparsers = _subparsers(_parser(command))
+        subparsers = _subparsers(parser_of(command))
         below = _subparsers(subparsers[command])
         found |= {f"{command} {k}": v for k, v in below.items()} or {command: subparsers[command]}
     return found
@@ -255,13 +255,14 @@ def command_line() -> str:
         "# Command line",
         "",
         "`opml COMMAND --help` prints the same. Bad input is answered with one line and exit code"
-        " 2; `--debug` shows the traceback. `RUN` is a run directory or a model file.",
+        " 2; `--debug` shows the traceback, `--no-cache` neither uses nor keeps [compiled"
+        " programs](../howto/compilation.md). `RUN` is a run directory or a model file.",
     ]
     for name, parser in parsers().items():
         about = parser.description or COMMANDS.get(name) or ""
         lines += ["", f"## opml {name}", "", about, "", "| argument | default | |", "|---|---|---|"]
         for action in parser._actions:
-            if action.dest in ("help", "debug"):
+            if action.dest in ("help", "debug", "no_cache"):
                 continue
             named = ", ".join(f"`{o}`" for o in action.option_strings)
             value = action.metavar or action.dest

@@ -237,13 +237,13 @@ def copied(path):
 
 
 def test_lines_to_copy_are_commands_and_python(page):
-    from opml_jax.cli.main import _parser
+    from opml_jax.cli.main import parser_of
 
     (shell, *python), _ = copied(page)
     assert len(python) == 2
     name, *arguments = shlex.split(shell)
     assert name == "opml"
-    assert _parser(arguments[0]).parse_args(arguments).run == "my run"
+    assert parser_of(arguments[0]).parse_args(arguments).run == "my run"
     for block in python:
         compile(block, "report", "exec")
 
