@@ -22,7 +22,7 @@ def configure(p: argparse.ArgumentParser) -> None:
         dest="origin",
         metavar="MODEL",
         help="start from a trained model of the same family: a run directory, a model file or "
-        "pretrained:NAME",
+        "pretrained:NAME (default: that of the configuration, or none)",
     )
     p.add_argument(
         "--curve",

@@ -527,7 +527,7 @@ def test_bohr_given_as_angstrom_is_a_problem(run, tmp_path):
     (tmp_path / "b.xyz").write_text(f"3\n\n{lines}")
     code, out, err = run("data", "check", "b.xyz")
     assert code == 0
-    assert "1 structures" in out
+    assert "1 structure," in out
     assert err == ""
     assert "problem: b.xyz: bonds are" in out
     assert "Bohr given as Angstrom" in out
@@ -552,7 +552,7 @@ def test_good_input_is_no_error(run, tmp_path):
     (tmp_path / "w.xyz").write_text(WATER)
     code, out, err = run("data", "check", "w.xyz")
     assert (code, err) == (0, "")
-    assert "1 structures, 3 to 3 atoms of H O" in out
+    assert "1 structure, 3 to 3 atoms of H O" in out
     code, out, err = run("generate", "w.xyz", *GENERATE)
     assert code == 0
     assert "1 labelled, 0 found, 0 failed (hf/sto-3g)" in out
@@ -565,7 +565,7 @@ def test_good_input_is_no_error(run, tmp_path):
     for name in ("small.h5", "out.h5"):  # also into the file it is read from
         code, out, err = run("data", "pack", "out.h5", "-o", name, "--fields", "energy,fock")
         assert (code, err) == (0, "")
-        assert "1 structures, energy, fock" in out
+        assert "1 structure, energy, fock" in out
         code, out, err = run("data", "check", name)
         assert "labels: energy, fock" in out
         assert "no problems found" in out

@@ -46,7 +46,7 @@ def test_refuses_what_does_not_fit(water):
         DataError, match=r"label must be one of .*energy, .*; got 'enrgy'.*'energy'"
     ):
         Dataset([water], {"enrgy": [1.0]})
-    with pytest.raises(DataError, match="energy must be one for each of 1 structures; got 2"):
+    with pytest.raises(DataError, match="energy must be one for each of 1 structure; got 2"):
         Dataset([water], {"energy": [1.0, 2.0]})
     with pytest.raises(DataError, match=r"forces\[0\].*3 atoms.*\(2, 3\)"):
         Dataset([water], {"forces": [np.zeros((2, 3))]})
@@ -85,7 +85,7 @@ def test_layouts_are_checked(water, molecules):
 
 
 def test_one_layout_hash_for_each_structure(water):
-    with pytest.raises(DataError, match="layout_hashes must be one for each of 1 structures"):
+    with pytest.raises(DataError, match="layout_hashes must be one for each of 1 structure"):
         Dataset([water], layout_hashes=[])
 
 

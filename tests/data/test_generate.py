@@ -220,7 +220,7 @@ def test_what_does_not_converge_is_logged_and_left_out(tmp_path, geometries, mon
 
 def test_all_failed_is_an_error_and_leaves_no_file(tmp_path, geometries, monkeypatch):
     monkeypatch.setattr(module, "calculate", _failing_at(0, geometries))
-    with pytest.raises(DataError, match=r"none of 1 geometries.*did not converge"):
+    with pytest.raises(DataError, match=r"none of 1 geometry.*did not converge"):
         generate(geometries[:1], tmp_path / "out.h5", HF)
     assert _names(tmp_path) == ["out.h5.failed.txt"]
 

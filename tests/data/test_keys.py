@@ -232,11 +232,11 @@ def test_frames_do_not_vanish(xyz, between, newline):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        (f"3\nc\n{WATER}the end\n", "after 1 frames, near line 6: 'the end'"),
+        (f"3\nc\n{WATER}the end\n", "after 1 frame, near line 6: 'the end'"),
         (f"3\nc\n{WATER}3\nc\n{WATER[:20]}", "within frame 1, after 2 of 3 atoms"),
         (f"3\nc\n{WATER}\n3\n", "within frame 1"),
         (f"3\nc\n{WATER}4\nc\n{WATER}", "within frame 1, after 3 of 4 atoms"),
-        (f"2\nc\n{WATER}", "after 1 frames, near line 5: 'H 0 -0.757"),
+        (f"2\nc\n{WATER}", "after 1 frame, near line 5: 'H 0 -0.757"),
         (f"3\nc\n{WATER.replace(chr(10), chr(10) * 2)}", "atom 1 has '' in place of 4 columns"),
         ("0\nc\n", "frame 0 must be at least one; got no atoms"),
     ],

@@ -41,7 +41,7 @@ def _check_same(found, expected):
 def test_merged_files_are_one_run(pair, water, tmp_path, capsys):
     whole = tmp_path / "all.h5"
     assert not main(["data", "merge", *map(str, pair), "-o", str(whole)])
-    assert "5 structures of 2 files, 1 repeated geometries left out" in capsys.readouterr().out
+    assert "5 structures of 2 files, 1 repeated geometry left out" in capsys.readouterr().out
     generate(water, tmp_path / "one.h5", HF)
     found, expected = (opml.read_dataset(tmp_path / name) for name in ("all.h5", "one.h5"))
     _check_same(found.structures, expected.structures)

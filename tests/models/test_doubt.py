@@ -53,5 +53,5 @@ def test_far_structures_are_named(model, water):
         model.predict([near, near], uncertainty="energy")
         model.predict([near, far])  # nobody asked
     calculator = OPMLCalculator(model, uncertainty=True)
-    with pytest.warns(DataWarning, match="in 1 of 1 structures"):
+    with pytest.warns(DataWarning, match="in 1 of 1 structure "):
         calculator.get_potential_energy(structure_to_ase(far))
