@@ -120,7 +120,8 @@ class Op2OpFamily(Family):
         if "fock" not in evaluated.dataset:
             return {}
         errors = errors_by_structure(evaluated.predicted, evaluated.dataset)
-        return {"matrix": (MICRO * errors, "{:.3g} 1e-6")}
+        unit = "μHartree" if "fock" in evaluated.predicted else "1e-6"
+        return {"matrix": (MICRO * errors, "{:.3g} " + unit)}
 
     def pictures(self, model: Op2OpModel, evaluated: Evaluated) -> list[Picture]:
         """The matrix of the worst structure, where data have matrices."""
