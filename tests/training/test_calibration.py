@@ -18,7 +18,7 @@ class Doubtful:
         return np.zeros(0, int)
 
     def __init__(self, found):
-        self.found, self.tolerant = found, {}
+        self.found, self.tolerant, self.quick_doubt = found, {}, {"uncertainty": True}
 
     def predict(self, structures, uncertainty):
         assert uncertainty

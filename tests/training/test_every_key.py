@@ -319,7 +319,7 @@ def test_no_epochs_of_an_ensemble(folder, tmp_path):
     quick = {**QUICK["op2prop"], "members": 4, "last_layer": False, "metric": "plain"}
     quick |= {"resolve": "none", "operator": "screened_potential", "gram_powers": [1]}
     quick["fit"] = {**quick["fit"], "epochs": 0, "field_dipole_sigma": 0.0}
-    assert check("op2prop", 0, folder, tmp_path / "run", **quick) is None
+    assert check("op2prop", 1, folder, tmp_path / "run", **quick) is None
     assert not opml.load_model(tmp_path / "run").doubted
 
 
