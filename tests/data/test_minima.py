@@ -113,6 +113,7 @@ def _command(output, n=3):
     return ["generate", "w.xyz", "-o", output, *level, "--no-forces", "--sample", str(n)]
 
 
+@pytest.mark.slow
 def test_sigkill_half_way_gives_the_same_geometries(tmp_path, monkeypatch, capsys):
     """A process killed while it relaxes, then the same command; and one that was never killed."""
     monkeypatch.chdir(tmp_path)

@@ -12,6 +12,8 @@ from opml_jax.data.reference import molecule
 from opml_jax.errors import OpmlError
 from opml_jax.testing import assert_grad_matches_fd
 
+pytestmark = pytest.mark.slow  # a minute of compiling
+
 AUX = Basis.from_shells(
     "contracted",
     {

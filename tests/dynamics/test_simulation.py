@@ -190,6 +190,7 @@ simulate(Trimer.properties, Trimer.start, LANGEVIN, replicas=3, output=sys.argv[
 """
 
 
+@pytest.mark.slow
 def test_two_devices_give_the_numbers_of_one(trimer, tmp_path):
     """Three replicas, so that one is padding; the run of two devices goes on where there is one."""
     path = tmp_path / "t.h5"

@@ -305,7 +305,11 @@ def check(name, seed, folder, run, **given):
     return None
 
 
-@pytest.mark.parametrize("name", FOLDERS)
+QUICKEST = ("op2prop", "op2density")
+NAMES = [n if n in QUICKEST else pytest.param(n, marks=pytest.mark.slow) for n in FOLDERS]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_what_is_drawn_trains_or_is_refused(name, folder, tmp_path):
     """Until one is trained; with settings that compile little."""
     for seed in range(DRAWS):

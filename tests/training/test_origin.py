@@ -128,6 +128,7 @@ def test_ten_labels_on_top_of_a_pretrained_model():
         assert on_top[name] < GAIN * before[name], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [{"members": 2}, {"last_layer": True, "references": 3}])
 def test_networks_and_their_doubts_go_on(data, sizes, tmp_path):
     """From a file, which makes arrays of numbers."""

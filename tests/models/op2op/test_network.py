@@ -20,6 +20,8 @@ from opml_jax.models.op2op.fit_network import train_network
 from opml_jax.testing import assert_grad_matches_fd, random_rotation
 from opml_jax.training.config import TrainConfig, explained, read_mapping
 
+pytestmark = pytest.mark.slow  # a minute of compiling
+
 N_TRAIN, N_VALIDATION = 20, 8
 FEW = Op2OpConfig("sto-3g", ("S", "T", "W", "W S"), density_words=(), exponents=())
 """A first guess that compiles fast."""

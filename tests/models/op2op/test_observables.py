@@ -228,9 +228,8 @@ def test_command_line(tmp_path, capsys):
     assert model.definition.config.density_words == ()
 
 
-@pytest.mark.parametrize(
-    "stages", [0, pytest.param(1, marks=pytest.mark.slow)], ids=["first guess", "stage"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [0, 1], ids=["first guess", "stage"])
 def test_what_it_starts_from_stays_as_it_is(water, stages):
     """Fades are left out of a copy, and weights move in one."""
     words = {"words": ("S", "W"), "exponents": (), "density_words": ("P",) if stages else ()}
