@@ -55,13 +55,7 @@ def electrons_of(structures: Sequence[Structure]) -> list[dict[str, Any]]:
         name = formula(structure.numbers)
         first = states.setdefault(name, structure)
         if _state(first) != _state(structure):
-            raise DataError(
-                "structures",
-                got=f"{name} with {_words(*_state(first))} and with {_words(*_state(structure))}",
-                expected="of one charge and spin for each composition",
-                hint="No model tells them apart; train one for each.",
-                code=Code.ELECTRONS,
-            )
+            raise _two_states(name, _state(first), _state(structure))
     return [
         {
             "charge": charge,
@@ -70,6 +64,17 @@ def electrons_of(structures: Sequence[Structure]) -> list[dict[str, Any]]:
         }
         for charge, spin in sorted({_state(s) for s in states.values()})
     ]
+
+
+def _two_states(name: str, first: tuple[int, int], second: tuple[int, int]) -> DataError:
+    """The refusal of a composition that has two charges or spins."""
+    return DataError(
+        "structures",
+        got=f"{name} with {_words(*first)} and with {_words(*second)}",
+        expected="of one charge and spin for each composition",
+        hint="No model tells them apart; train one for each.",
+        code=Code.ELECTRONS,
+    )
 
 
 def union_of(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,13 +91,7 @@ def union_of(first: Mapping[str, Any], second: Mapping[str, Any]) -> dict[str, A
             bare.add(state)
             for name in e["compositions"]:
                 if states.setdefault(name, state) != state:
-                    raise DataError(
-                        "structures",
-                        got=f"{name} with {_words(*state)}, and before {_words(*states[name])}",
-                        expected="of one charge and spin for each composition",
-                        hint="No model tells them apart; train one for each.",
-                        code=Code.ELECTRONS,
-                    )
+                    raise _two_states(name, states[name], state)
     named = [(s, sorted(k for k, state in states.items() if state == s)) for s in sorted(bare)]
     sets = {
         name: sorted({*first.get(name, ()), *second.get(name, ())})
@@ -204,26 +203,25 @@ def warn_of_surroundings(structures: Sequence[Structure], known: Mapping[str, An
     """
     if not known:
         return
-    bonded = _unseen(structures, coordinations, known["coordinations"])
-    if bonded:
+    seen = set(known["coordinations"])
+    if bonded := _unseen(structures, coordinations, seen.__contains__):
         _warn("atoms are bonded as none was in training", bonded)
     elif "surroundings" in known:
-        seen = {_hash(k): k for s in structures for k in surroundings(s)}
-        had = [name for key, name in seen.items() if key in set(known["surroundings"])]
-        if lacking := _unseen(structures, surroundings, had):
+        hashes = set(known["surroundings"])
+        if lacking := _unseen(structures, surroundings, lambda name: _hash(name) in hashes):
             _warn("atoms are surrounded, two bonds far, as none was in training", lacking)
 
 
 def _unseen(
     structures: Sequence[Structure],
     names: Callable[[Structure], Mapping[str, int]],
-    seen: Sequence[str],
+    known: Callable[[str], bool],
 ) -> dict[str, tuple[int, int]]:
-    """An atom and its structure for each name that is not among those ``seen``."""
-    known, unseen = set(seen), {}
+    """An atom and its structure for each name that is not ``known``."""
+    unseen: dict[str, tuple[int, int]] = {}
     for i, structure in enumerate(structures):
         for name, atom in names(structure).items():
-            if name not in known:
+            if not known(name):
                 unseen.setdefault(name, (atom, i))
     return unseen
 

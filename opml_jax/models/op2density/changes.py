@@ -8,6 +8,7 @@ much: as the configuration says, more, or that nothing changes.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
@@ -18,11 +19,11 @@ from ...learn.references import farthest_points
 from ...learn.ridge import stated
 from ...learn.run import Run
 from ..base import Params
-from .closed_form import orthonormal, parameters
+from .closed_form import on_components, parameters, spanned, training_problem
 from .config import Op2DensityFit
-from .functions import Op2Density, kernel, reduced
+from .functions import Op2Density, kernel
 from .labels import Environments, Labelled, residuals
-from .problem import STATE, Problem, conjugate_gradients, factors
+from .problem import STATE, conjugate_gradients
 from .variance import variance_parameters
 
 STRONGER = (1e0, 1e2, 1e4, 1e6)
@@ -48,26 +49,16 @@ def solve_changes(
     """
     fixed = without_widths(origin)
     target = residuals(definition, fixed, sets["train"])
-    psi, places, on_atom, bases = {}, {}, {}, {}
-    for z, atoms in sets["train"].environments.items():
-        start = _with_references(definition, origin[str(z)], atoms)
-        flat = atoms.flat(target.shape[1])
-        x = _reduced(definition, start, atoms)
-        for l in atoms.places:
-            k = np.asarray(_kernel(definition.config, l, start["references"], start["references"]))
-            if (basis := orthonormal(k)) is None:
-                continue
-            rows = np.asarray(_kernel(definition.config, l, x, start["references"]))
-            psi[f"{z}_{l}"] = rows.reshape(*rows.shape[:2], -1) @ basis
-            places[f"{z}_{l}"] = flat[l].swapaxes(1, 2)
-            on_atom[f"{z}_{l}"] = atoms.on_atom(sets["train"].metric, l)
-            start["bases"][str(l)] = basis
-        bases[str(z)] = start
+    bases = {
+        str(z): _with_references(definition, origin[str(z)], atoms)
+        for z, atoms in sets["train"].environments.items()
+    }
+    problem = training_problem(definition, sets["train"], bases, 0.0)
+    problem = dataclasses.replace(problem, target=target)
     best, penalty, params = _error(definition, fixed, sets["validation"]), np.inf, origin
-    of_atoms = {k: factors(p, on_atom[k], len(target)) for k, p in psi.items()}
     for i, factor in enumerate(STRONGER):
         eta = np.float64((settings.penalty or WEAKEST) * factor)
-        problem = Problem(psi, places, sets["train"].metric, target, eta, of_atoms)
+        problem = dataclasses.replace(problem, penalty=eta)
         limits = {"tolerance": settings.tolerance, "cycles": settings.cycles}
         solution = conjugate_gradients(problem, **limits, run=run, name=f"{STATE}_{i}")
         changed = {**origin, **_added(origin, parameters(bases, solution.weights))}
@@ -90,18 +81,14 @@ def without_widths(params: Params) -> Params:
     return {z: fixed(of_element) for z, of_element in params.items()}
 
 
-def _reduced(definition: Op2Density, start: Params, atoms: Environments) -> Params:
-    x = reduced(start["components"], atoms.features, definition.config.kernel)
-    return {l: np.asarray(v) for l, v in x.items()}
-
-
 def _with_references(definition: Op2Density, start: Params, atoms: Environments) -> Params:
-    """One element's parameters with references of new environments, and no bases."""
-    x = _reduced(definition, start, atoms)
+    """One element's parameters with references of new environments, and what these span."""
+    x = on_components(definition, start, atoms)
     chosen = farthest_points(x["0"][..., 0], definition.config.references)
     references = {l: np.concatenate([start["references"][l], v[chosen]]) for l, v in x.items()}
     kept = {k: start[k] for k in ("baseline", "components")}
-    return {**kept, "references": references, "bases": {}}
+    bases = spanned(definition, atoms, references)
+    return {**kept, "references": references, "bases": bases}
 
 
 def _added(origin: Params, changes: Params) -> Params:

@@ -120,25 +120,39 @@ def problem_of(
     Raises:
       DataError: free atoms that are missing.
     """
-    starts, target = subtract_baselines(definition, labelled, atoms)
+    starts, _ = subtract_baselines(definition, labelled, atoms)
     for z, of_element in labelled.environments.items():
         start = starts[str(z)]
-        x = _reduced(definition, start, of_element)
+        x = on_components(definition, start, of_element)
         chosen = farthest_points(x["0"][..., 0], definition.config.references)
         references = {l: v[chosen] for l, v in x.items()}
-        start |= {"references": references, "bases": {}}
-        for l in of_element.places:
-            basis = orthonormal(np.asarray(_kernel(definition.config, l, references, references)))
-            if basis is not None:
-                start["bases"][str(l)] = basis
+        start |= {"references": references, "bases": spanned(definition, of_element, references)}
+    return training_problem(definition, labelled, starts, penalty), starts
+
+
+def spanned(
+    definition: Op2Density, of_element: Environments, references: Params
+) -> dict[str, np.ndarray]:
+    """Orthonormal combinations of an element's references, by degree; none of vanishing irreps."""
+    bases = {}
+    for l in of_element.places:
+        kernels = np.asarray(_kernel(definition.config, l, references, references))
+        if (basis := orthonormal(kernels)) is not None:
+            bases[str(l)] = basis
+    return bases
+
+
+def training_problem(
+    definition: Op2Density, labelled: Labelled, starts: dict[str, Params], penalty: float
+) -> Problem:
+    """The loss of molecules whose references and bases are known, with a preconditioner."""
     problem = held_out_problem(definition, labelled, starts)
     of_atoms = {}
     for key, psi in problem.psi.items():
         z, l = map(int, key.split("_"))
         on_atom = labelled.environments[z].on_atom(labelled.metric, l)
-        of_atoms[key] = factors(np.asarray(psi), on_atom, len(target))
-    problem = dataclasses.replace(problem, penalty=np.float64(penalty), factors=of_atoms)
-    return problem, starts
+        of_atoms[key] = factors(np.asarray(psi), on_atom, len(problem.target))
+    return dataclasses.replace(problem, penalty=np.float64(penalty), factors=of_atoms)
 
 
 def held_out_problem(
@@ -155,7 +169,7 @@ def held_out_problem(
     known = {z: e for z, e in labelled.environments.items() if str(z) in bases}
     for z, of_element in known.items():
         start, flat = bases[str(z)], of_element.flat(n)
-        x = _reduced(definition, start, of_element)
+        x = on_components(definition, start, of_element)
         for l, basis in start["bases"].items():
             rows = np.asarray(_kernel(definition.config, int(l), x, start["references"]))
             psi[f"{z}_{l}"] = rows.reshape(*rows.shape[:2], -1) @ basis
@@ -164,7 +178,7 @@ def held_out_problem(
     return Problem(psi, places, labelled.metric, target, np.float64(0.0), {})
 
 
-def _reduced(definition: Op2Density, start: Params, of_element: Environments) -> Params:
+def on_components(definition: Op2Density, start: Params, of_element: Environments) -> Params:
     """Principal components of the irreps of an element's atoms."""
     x = reduced(start["components"], of_element.features, definition.config.kernel)
     return {l: np.asarray(v) for l, v in x.items()}

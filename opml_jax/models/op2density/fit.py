@@ -16,7 +16,7 @@ from .config import Op2DensityConfig, Op2DensityFit, Op2DensityNetworkFit
 from .fit_network import train_network, train_widths, true_densities
 from .functions import Op2Density
 from .labels import Labelled, free_atoms, label_dataset
-from .selection import chosen_kernels, lengths_of
+from .selection import chosen_kernels, is_set
 from .variance import calibrated
 
 
@@ -77,7 +77,7 @@ def _judges(definition: Op2Density, config: Op2DensityConfig) -> bool:
     """Whether the validation set has a say in the training."""
     if config.network is not None or config.uncertainty:
         return True
-    return (config.fit or Op2DensityFit()).penalty is None or len(lengths_of(definition)) > 1
+    return not is_set(definition, config.fit or Op2DensityFit())
 
 
 def _solve(
@@ -95,7 +95,7 @@ def _solve(
     if config.network is not None and config.network.alone:
         return definition, subtract_baselines(definition, labelled["train"], atoms)[0], {}
     settings = config.fit or Op2DensityFit()
-    if settings.penalty is not None and len(lengths_of(definition)) == 1:
+    if settings.penalty is not None and is_set(definition, settings):
         set_problem = problem_of(definition, settings.penalty, labelled["train"], atoms)
         params, solution = solve_problem(definition, settings, *set_problem, run)
         return definition, params, {"cg_steps": solution.steps, "cg_residual": solution.residual}

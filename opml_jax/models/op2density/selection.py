@@ -75,6 +75,11 @@ def lengths_of(definition: Op2Density) -> tuple[float | None, ...]:
     return LENGTHS if open_length else (config.length,)
 
 
+def is_set(definition: Op2Density, settings: Op2DensityFit) -> bool:
+    """Whether length and penalty are given, so that validation has nothing to choose."""
+    return settings.penalty is not None and len(lengths_of(definition)) == 1
+
+
 def with_length(definition: Op2Density, length: float | None) -> Op2Density:
     """The functions with kernels of this length."""
     config = dataclasses.replace(definition.config, length=length)
