@@ -113,8 +113,14 @@ def _about_origin(card: Mapping[str, Any]) -> list[str]:
         f"- **Starts from**: a model whose weights have the hash {origin['weights']}, trained on "
         f"{origin.get('n_train', 'unstated')} structures of {level} from "
         f"{origin.get('source') or 'an unnamed source'} (hash {origin.get('data_hash', 'unstated')}"
-        "); elements, targets and limits are those of both"
+        f"); {_of_both(card)}"
     ]
+
+
+def _of_both(card: Mapping[str, Any]) -> str:
+    if card.get("start") == "scaling":
+        return "its weights were no help, and only the scaling of its features was taken over"
+    return "elements, targets and limits are those of both"
 
 
 def _electrons(card: Mapping[str, Any]) -> str:

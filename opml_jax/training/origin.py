@@ -100,10 +100,18 @@ def hash_of(origin: Model) -> str:
 def card_with(origin: Model, card: Mapping[str, Any]) -> dict[str, Any]:
     """The card of a model that started from ``origin``: what both were trained for.
 
+    If its weights did not stay (``start``: ``scaling``) that is what the second was trained for.
+
     Raises:
       DataError: a composition that has another charge or spin in both.
     """
     earlier = origin.card
+    about = {
+        "weights": hash_of(origin),
+        **{k: earlier[k] for k in REMEMBERED if k in earlier},
+    }
+    if not _stays(card):
+        return {**card, "origin": about}
     closest = [c.get("closest_bohr", {}) for c in (earlier, card)]
     pairs = {**closest[0], **closest[1]}
     return {
@@ -115,16 +123,18 @@ def card_with(origin: Model, card: Mapping[str, Any]) -> dict[str, Any]:
             name: min(c[name] for c in closest if name in c) for name in sorted(pairs)
         },
         "trained_for": union_of(earlier.get("trained_for", UNSAID), card["trained_for"]),
-        "origin": {
-            "weights": hash_of(origin),
-            **{k: earlier[k] for k in REMEMBERED if k in earlier},
-        },
+        "origin": about,
     }
+
+
+def _stays(card: Mapping[str, Any]) -> bool:
+    """Whether anything that the earlier model learned is in the later one."""
+    return card.get("start") != "scaling"
 
 
 def with_largest_doubt(origin: Model, model: Model) -> Model:
     """The model whose card's largest standard deviation is at least that of its origin."""
     both = [m.card["largest_doubt"] for m in (origin, model) if "largest_doubt" in m.card]
-    if "largest_doubt" not in model.card:
+    if "largest_doubt" not in model.card or not _stays(model.card):
         return model
     return dataclasses.replace(model, card={**model.card, "largest_doubt": max(both)})

@@ -37,8 +37,10 @@ class Model(abc.ABC):
 
     @property
     def elements(self) -> tuple[int, ...]:
-        """Atomic numbers the model was trained on."""
-        return self.definition.elements
+        """Atomic numbers the model was trained on, which may be fewer than its functions know."""
+        known = self.definition.elements
+        trained = self.card.get("elements")
+        return known if trained is None else tuple(z for z in known if symbol(z) in trained)
 
     @abc.abstractmethod
     def predict(self, structures: Structure | Sequence[Structure], **options: Any) -> dict:

@@ -2,20 +2,20 @@
 
 What the earlier model, networks included, leaves of the labels is fitted by the same columns, in
 the same scaling, and added to its weights. The ridge then draws towards them instead of zero, and
-its lambda, infinite at most, is how much they are trusted.
+its lambda, infinite at most, is how much they are trusted. Where the earlier weights are no help,
+as on molecules of which they say little, the scaling is: it tells which of thousands of columns
+matter, which a few labels cannot.
 """
 
 from __future__ import annotations
 
 import functools
-import warnings
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import numpy as np
 
-from ...errors import DataWarning
 from ..base import Params
 from .atomwise import AtomwiseDefinition
 from .closed_form import SLOPES, ClosedForm, fit_energy, fit_irreps, fit_scalar, head_labels
@@ -23,13 +23,22 @@ from .config import AtomwiseFit
 from .descriptors import Labelled
 from .network import HEADS, cartesian, linear_heads
 from .residual import make_inputs, predict_residual
-from .scaling import fit_scaler, scaled
+from .scaling import scaled
 
 WORTH = 0.9
-"""Errors from nothing that are below this part of those from a model are said."""
+"""Weights of a model stay unless without them the error is below this part of that with them."""
 
 BY_NETWORKS = ("energy", "dipole", *SLOPES)
 """Labels that networks have a part in."""
+
+
+LEARNED = ("residual", "scale", "calibration", "last_layer")
+"""Parameters of networks and doubts, which mean nothing beside other weights of a closed form."""
+
+
+def what_is_there(definition: AtomwiseDefinition, params: Params, part: Labelled) -> Labelled:
+    """A set with its labels, whose invariants are standardised as a model's."""
+    return Labelled(scaled(part.cache, params["scaler"]), part.labels)
 
 
 def with_numbers(params: Params) -> Params:
@@ -62,46 +71,26 @@ def what_is_left(definition: AtomwiseDefinition, params: Params, part: Labelled)
     return Labelled(cache, {k: np.reshape(left[k], np.shape(v)) for k, v in part.labels.items()})
 
 
-def _compare(
-    definition: AtomwiseDefinition,
-    fit: AtomwiseFit,
-    sets: Mapping[str, Labelled],
-    noise: np.ndarray,
-    score: float,
-) -> None:
-    """Warn if energies and forces of the validation set are better learned from nothing."""
-    cache = sets["train"].cache
-    if not cache.one_hot.any(axis=(0, 1)).all():
-        return  # from nothing, elements that are not there cannot be learned
-    scaler = fit_scaler(cache, noise)
-    scaler["inverse_std"] = scaler["inverse_std"] * definition.prior
-    train, validation = (
-        Labelled(scaled(sets[k].cache, scaler), sets[k].labels) for k in ("train", "validation")
-    )
-    alone = fit_energy(train, validation, fit.sigmas, fit.force_precision / fit.force_sigma)[-1]
-    if alone.score < WORTH * score:
-        warnings.warn(
-            f"the model that training starts from does not help: without it the closed form's "
-            f"error of energies and forces on the validation set is {alone.score / score:.2f} "
-            "times as large. Train from nothing, or on labels of both.",
-            DataWarning,
-            stacklevel=2,
-        )
-
-
 def fit_changes(
     definition: AtomwiseDefinition,
     fit: AtomwiseFit,
     sets: Mapping[str, Labelled],
-    noise: np.ndarray,
     origin: Params,
+    *,
+    weights: bool = True,
 ) -> ClosedForm:
     """All parameters of a model that starts from ``origin``, whose closed form alone is changed.
 
-    Other arguments as for :func:`~.closed_form.fit_closed_form`. A solution from nothing that is
-    better on the validation set is a ``DataWarning``.
+    Args:
+      definition: the functions of both models.
+      fit: settings.
+      sets: ``train``, and ``validation``, which chooses lambda.
+      origin: parameters of the earlier model.
+      weights: whether the ridge draws to the earlier weights, and networks stay. Else it draws to
+        zero, networks go, and all that is taken over are the columns and their scales.
     """
-    train, validation = (what_is_left(definition, origin, sets[k]) for k in ("train", "validation"))
+    left = what_is_left if weights else what_is_there
+    train, validation = (left(definition, origin, sets[k]) for k in ("train", "validation"))
     kernel = origin.get("kernel")
     linear, kernel, dipole, energy = fit_energy(
         train,
@@ -112,7 +101,6 @@ def fit_changes(
         refit=not (fit.epochs or definition.config.last_layer or "calibration" in origin),
         changes=True,
     )
-    _compare(definition, fit, sets, noise, energy.score)
     changes, ridges = {"linear": linear}, {}
     if kernel is not None:
         changes["kernel"] = {"weights": kernel["weights"]}
@@ -122,8 +110,9 @@ def fit_changes(
             continue
         solve, precision = (fit_irreps if HEADS[name] else fit_scalar), fit.precisions.get(name, 0)
         changes[name], ridges[name] = solve(train.cache, labels, precision, changes=True)
+    stay = {k: v for k, v in origin.items() if weights or k not in LEARNED}
     changed = {
-        part: {**origin[part], **{k: origin[part][k] + v for k, v in of_part.items()}}
+        part: {**stay[part], **{k: weights * stay[part][k] + v for k, v in of_part.items()}}
         for part, of_part in changes.items()
     }
-    return ClosedForm({**origin, **changed}, energy, ridges)
+    return ClosedForm({**stay, **changed}, energy, ridges)

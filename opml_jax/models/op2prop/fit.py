@@ -13,10 +13,11 @@ from ...data import Dataset
 from ...learn.devices import of_first
 from ...learn.ridge import stated
 from ...learn.run import Run
+from ...structures.elements import symbol
 from ..base import Params
 from ..family import Fit
 from .atomwise import AtomwiseDefinition
-from .changes import fit_changes, with_numbers
+from .changes import WORTH, fit_changes, with_numbers
 from .closed_form import TENSORS, ClosedForm, fit_closed_form
 from .config import AtomwiseFit
 from .descriptors import Labelled, Wanted, build_cache, padded_labels, rounding_noise
@@ -30,6 +31,11 @@ PARTS = ("train", "validation")
 LEFT_OUT = "left out"
 """What is said of networks that do not pay."""
 
+WEIGHTS, SCALING = "weights", "scaling"
+"""What is taken over from a model that training starts from."""
+
+SAID = {"": "", WEIGHTS: ", in the earlier weights", SCALING: ", in the earlier scaling alone"}
+
 Sets = Mapping[str, Dataset]
 
 
@@ -37,8 +43,8 @@ Sets = Mapping[str, Dataset]
 class Described:
     """All that the parts of a training read: settings, sets and rounding noise of invariants.
 
-    ``drawn`` are parameters that descriptors need, or all those of the model that training
-    ``starts`` from, whose scaling stands.
+    ``drawn`` are parameters that descriptors need, or all those of the model that training starts
+    from: with its :data:`WEIGHTS`, or with its :data:`SCALING` alone.
     """
 
     definition: AtomwiseDefinition
@@ -46,13 +52,29 @@ class Described:
     sets: dict[str, Labelled]
     noise: np.ndarray
     drawn: Params
-    starts: bool = False
+    start: str = ""
 
     def solved(self, **sets: Labelled) -> ClosedForm:
         """The closed form, of other sets where they are given."""
-        every = {**self.sets, **sets}
-        solve = fit_changes if self.starts else fit_closed_form
-        return solve(self.definition, self.fit, every, self.noise, self.drawn)
+        every, given = {**self.sets, **sets}, (self.definition, self.fit)
+        if self.start:
+            return fit_changes(*given, every, self.drawn, weights=self.start == WEIGHTS)
+        return fit_closed_form(*given, every, self.noise, self.drawn)
+
+    def chosen(self) -> tuple[Described, ClosedForm]:
+        """Itself and the closed form; of a model's weights and scaling what validates better."""
+        solved = self.solved()
+        if self.start != WEIGHTS:
+            return self, solved
+        other = dataclasses.replace(self, start=SCALING)
+        without = other.solved()
+        better = without.energy.score < WORTH * solved.energy.score
+        return (other, without) if better else (self, solved)
+
+    @property
+    def elements(self) -> np.ndarray:
+        """``(n_elements,)``: whether the training set has atoms of each."""
+        return self.sets["train"].cache.one_hot.any(axis=(0, 1))
 
     def refitted(self, params: Params, index: np.ndarray) -> Params | None:
         """Parameters with the closed form solved for part of the training set, networks silenced.
@@ -60,8 +82,7 @@ class Described:
         None if these structures lack an element.
         """
         train = self.sets["train"].subset(index)
-        lacks = not train.cache.one_hot.any(axis=(0, 1)).all()
-        if lacks and not self.starts:
+        if self.start != WEIGHTS and (train.cache.one_hot.any(axis=(0, 1)) < self.elements).any():
             return None
         return silenced({**params, **self.solved(train=train).params})
 
@@ -71,7 +92,8 @@ def fit_atomwise(
 ) -> Fit:
     """Train a model that reads descriptors of atoms: closed form first, then networks.
 
-    With an origin of the run both begin with its weights.
+    With an origin of the run both begin with its weights, or, where these do not help, with its
+    scaling.
 
     Args:
       definition: the model's functions.
@@ -84,15 +106,15 @@ def fit_atomwise(
     with run.stage("descriptors"):
         described = describe(definition, fit, sets, run, origin or draw())
     with run.stage("closed form") as end_with:
-        solved = described.solved()
+        described, solved = described.chosen()
         params, history = of_first(solved.params), []
-        facts: dict[str, Any] = {}
-        end_with(f"lambda {solved.energy.lam:.0e}")
+        facts = _about_start(described)
+        end_with(f"lambda {solved.energy.lam:.0e}{SAID[described.start]}")
     if fit.epochs or "residual" in params:
         with run.stage("network") as end_with:
             inputs = {k: make_inputs(params, part) for k, part in described.sets.items()}
             trained = train_residual(definition, fit, params, inputs, run)
-            history, facts = trained.history, {"network": _judgement(definition, params, trained)}
+            history, facts["network"] = trained.history, _judgement(definition, params, trained)
             params = params if facts["network"].startswith(LEFT_OUT) else trained.params
             end_with(facts["network"])
     if definition.config.last_layer:
@@ -108,6 +130,15 @@ def fit_atomwise(
         facts["growth"] = left_out_growth(definition, fit, params, train, lam, refit, run)
     facts["n_invariants"] = definition.n_invariants
     return Fit(params, facts, history, refit)
+
+
+def _about_start(described: Described) -> dict[str, Any]:
+    """What was taken over from an earlier model; elements that are lost with its weights go."""
+    if described.start != SCALING:
+        return {"start": described.start} if described.start else {}
+    known = described.definition.elements
+    there = [symbol(z) for z, has in zip(known, described.elements, strict=True) if has]
+    return {"start": described.start, "elements": there}
 
 
 def _judgement(definition: AtomwiseDefinition, closed_form: Params, trained: Residuals) -> str:
@@ -147,4 +178,4 @@ def describe(
             labels["field_dipole"] = labels["dipole"]
         out[name] = Labelled(cache.subset(range(start, stop)), labels)
         start = stop
-    return Described(definition, fit, out, noise, drawn, run.origin is not None)
+    return Described(definition, fit, out, noise, drawn, WEIGHTS if run.origin else "")
