@@ -64,10 +64,10 @@ def kept_trace(
         shapes = [jax.typeof(x) for x in leaves]
         try:
             told = [_text(fixed), _structure(tree), [(str(x), x.weak_type) for x in shapes]]
-        except TypeError as err:
+            text = repr([function.__module__, function.__qualname__, *told, _surroundings()])
+        except (TypeError, OSError, ImportError) as err:
             _log.debug("%s is traced: %s", function.__name__, err)
             return function(*arguments)
-        text = repr([function.__module__, function.__qualname__, *told, _surroundings()])
         name = f"{BEGINNING}{function.__name__}-{hashlib.sha256(text.encode()).hexdigest()}"
         program = _read(place, name)
         if program is None:
@@ -130,9 +130,16 @@ def _structure(tree: Any) -> str:
 
 @functools.cache
 def _sources() -> tuple[str, ...]:
-    """What traces are made by: a hash of every source file here, and versions."""
-    digest = hashlib.sha256()
-    for path in sorted(_PACKAGE.rglob("*.py")):
+    """What traces are made by: a hash of every source file here, and versions.
+
+    Raises:
+      OSError: no sources are there, such as in an archive.
+      ImportError: an unknown version.
+    """
+    digest, paths = hashlib.sha256(), sorted(_PACKAGE.rglob("*.py"))
+    if Path(__file__) not in paths:
+        raise FileNotFoundError(f"the sources of {_PACKAGE.name}")
+    for path in paths:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()} {len(content)}\n".encode())
         digest.update(content)
