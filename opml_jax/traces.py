@@ -28,6 +28,7 @@ import jax
 
 _log = logging.getLogger(__name__)
 _PACKAGE = Path(__file__).parent
+_IMPORTED = time.time()
 BEGINNING = "trace_"
 """Of the names of traces."""
 
@@ -133,12 +134,14 @@ def _sources() -> tuple[str, ...]:
     """What traces are made by: a hash of every source file here, and versions.
 
     Raises:
-      OSError: no sources are there, such as in an archive.
+      OSError: no sources are there, such as in an archive, or other ones than were imported.
       ImportError: an unknown version.
     """
     digest, paths = hashlib.sha256(), sorted(_PACKAGE.rglob("*.py"))
     if Path(__file__) not in paths:
         raise FileNotFoundError(f"the sources of {_PACKAGE.name}")
+    if changed := [p.name for p in paths if p.stat().st_mtime > _IMPORTED]:
+        raise OSError(f"{', '.join(changed)} changed since this process began")
     for path in paths:
         content = path.read_bytes()
         digest.update(f"{path.relative_to(_PACKAGE).as_posix()} {len(content)}\n".encode())

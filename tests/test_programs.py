@@ -221,15 +221,21 @@ def test_damaged_traces_are_made_anew_by_processes_at_once(tmp_path):
 
 def test_other_sources_and_settings_have_other_traces(tmp_path):
     shutil.copytree(Path(opml.__file__).parent, tmp_path / "changed" / "opml_jax")
-    _end(_start(script=TRACES, OPML_CACHE=tmp_path / "kept"))
     copied = {"OPML_CACHE": tmp_path / "kept", "PYTHONPATH": tmp_path / "changed"}
     copied["PYTHONSAFEPATH"] = "1"  # not the sources of the folder that tests run in
-    assert _end(_start(script=TRACES, **copied))[0]["traced"] == 0
+    assert _end(_start(script=TRACES, **copied))[0]["traced"] == 4
     setting = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
     assert _end(_start(script=TRACES, **copied, **setting))[0]["traced"] == 4
     with open(tmp_path / "changed" / "opml_jax" / "numerics.py", "a") as file:
         file.write("# another\n")
     assert _end(_start(script=TRACES, **copied))[0]["traced"] == 4
+
+
+def test_sources_that_were_edited_meanwhile_are_no_key(monkeypatch):
+    traces._sources.__wrapped__()
+    monkeypatch.setattr(traces, "_IMPORTED", 0.0)
+    with pytest.raises(OSError, match="changed since this process began"):
+        traces._sources.__wrapped__()
 
 
 def test_only_what_is_the_same_everywhere_is_told_apart_by_a_text():
