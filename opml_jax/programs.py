@@ -3,7 +3,8 @@
 Programs are kept so that the next process need not compile them again. The command line and the
 ASE calculator turn this on (:func:`keep_programs`); importing the library does not. It is JAX's own
 cache, in a folder for each kind of processor and version of jaxlib: XLA compiles for the processor
-at hand, and its programs may crash on another.
+at hand, and its programs may crash on another. Beside what XLA makes of it lies what XLA is given
+by a :class:`Program`, so that the next process need not trace it again (:mod:`opml_jax.traces`).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from typing import Any
 import jax
 
 from .errors import CacheWarning
+from .traces import BEGINNING, UNFINISHED, kept_trace
 
 VARIABLE = "OPML_CACHE"
 """Environment variable: a folder for compiled programs, or ``off``."""
@@ -54,10 +56,11 @@ class ProgramCache:
     ours: bool = True
 
     @property
-    def size(self) -> tuple[int, int]:
-        """Number of programs there, and their bytes."""
-        sizes = [path.stat().st_size for path in _entries(self.folder, "-cache")]
-        return len(sizes), sum(sizes)
+    def size(self) -> tuple[int, int, int]:
+        """Number of programs there, of traces, and the bytes of all."""
+        paths = list(_entries(self.folder, "-cache"))
+        traces = sum(path.name.startswith(BEGINNING) for path in paths)
+        return len(paths) - traces, traces, sum(path.stat().st_size for path in paths)
 
 
 def program_cache() -> ProgramCache:
@@ -181,6 +184,9 @@ def _tidy(folder: Path) -> None:
         # one that is being written now is young
         if not told.exists() and time.time() - path.stat().st_mtime > 60:
             path.unlink(missing_ok=True)
+    for path in _entries(folder, UNFINISHED):
+        if time.time() - path.stat().st_mtime > 60:
+            path.unlink(missing_ok=True)
     for other in folder.parent.glob("*-jaxlib-*"):
         if other != folder and time.time() - other.stat().st_mtime > FORGOTTEN:
             for path in other.iterdir():
@@ -205,12 +211,16 @@ class Program:
     On CPUs XLA's full effort takes two to four times as long, and gives programs that run up to
     twice as fast; results agree to rounding. On other devices effort is always full.
 
+    Its trace is kept on disk where programs are (:func:`opml_jax.traces.kept_trace`): there it can
+    be evaluated, but neither differentiated nor mapped over.
+
     Args:
       function: a pure function.
       static_argnums: of ``jax.jit``.
     """
 
     def __init__(self, function: Callable[..., Any], static_argnums: tuple[int, ...] = ()):
+        function = kept_trace(function, static_argnums, lambda: _kept if keeps() else None)
         self.thorough = jax.jit(function, static_argnums=static_argnums)
         self.quick = jax.jit(function, static_argnums=static_argnums, compiler_options=_LITTLE)
 

@@ -19,6 +19,7 @@ MAX_LINES = 600
 FLOORS = {
     "units": 0,
     "errors": 0,
+    "traces": 0,
     "quantities": 1,
     "numerics": 1,
     "irreps": 1,
@@ -336,6 +337,24 @@ except SystemExit:
     assert done.returncode == 0, done.stderr
 
 
+def test_what_e3nn_imports_late_is_there_when_it_is_asked_for():
+    script = """
+import sys
+from opml_jax.irreps import e3nn
+late = ("e3nn_jax.flax", "scipy.signal", "scipy.spatial", "sympy")
+assert not [m for m in late if m in sys.modules]
+import jax.numpy as jnp
+harmonics = e3nn.spherical_harmonics("2e", jnp.ones(3), True, algorithm=("recursive", "dense"))
+assert harmonics.irreps == "2e" and "sympy" in sys.modules
+import e3nn_jax, e3nn_jax.flax, flax, scipy.signal, sympy
+assert issubclass(e3nn.flax.Linear, flax.linen.Module)
+assert e3nn_jax._src.s2grid.scipy.signal.find_peaks is scipy.signal.find_peaks
+assert sympy.sqrt(4) == 2
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 def test_using_a_model_loads_no_training():
     script = f"""
 import sys
@@ -344,7 +363,7 @@ jax.config.update("jax_enable_x64", True)
 import opml_jax as opml
 model = opml.load_model({str(GOLDEN)!r})
 model.predict(opml.Structure([8, 1, 1], [[0, 0, 0.22], [0, 1.43, -0.88], [0, -1.43, -0.88]]))
-heavy = ("opml_jax.training", "pyscf", "pyscfad", "matplotlib", "optax")
+heavy = ("opml_jax.training", "pyscf", "pyscfad", "matplotlib", "optax", "sympy", "scipy.linalg")
 fits = [m for m in sys.modules if m.startswith("opml_jax.models") and ".fit" in m]
 assert [m for m in heavy if m in sys.modules] + fits == []
 assert not [m for m in sys.modules if m.startswith("opml_jax.models.op2op")]

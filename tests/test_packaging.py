@@ -34,7 +34,7 @@ def test_extras_are_installed_from_the_clone():
     assert set(found) <= set(EXTRAS)
 
 
-@pytest.mark.parametrize("extra", ["md", "export", "dask", "tensorboard"])
+@pytest.mark.parametrize("extra", ["md", "dask", "tensorboard"])
 def test_hints_name_what_the_extra_asks_for(extra):
     (package,) = EXTRAS[extra]
     assert to_install(extra).lower() == f"pip install '{package}' (the extra {extra})".lower()

@@ -1,15 +1,23 @@
-"""Compiled programs on disk: found again by the next process, bounded, never in the way."""
+"""Compiled programs and traces on disk: found again by the next process, never in the way."""
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 
+import opml_jax as opml
+from opml_jax import numerics, traces
+from opml_jax.models.op2prop import Op2Prop
 from opml_jax.programs import FORGOTTEN, program_cache
+
+GOLDEN = Path(__file__).parent / "models/golden/op2prop_products.safetensors"
 
 WORK = """
 import json, sys, jax, jax.numpy as jnp
@@ -28,14 +36,51 @@ for power in range(int(sys.argv[2])):
     jax.jit(function)(jnp.arange(3.0 + power))
 cache = programs.program_cache()
 print(json.dumps({"found": events.count("cache_hits"), "kept": programs.keeps(), **(
-    {"folder": str(cache.folder), "size": cache.size[1]} if cache.folder else {})}))
+    {"folder": str(cache.folder), "size": cache.size[-1]} if cache.folder else {})}))
 """
 
 
-def _start(n: int = 1, largest: int = 10**8, **variables: object) -> subprocess.Popen:
+TRACES = """
+import json, jax, numpy as np
+jax.config.update("jax_enable_x64", True)
+from opml_jax import numerics, programs
+traced = []
+def listen(name, _, fun_name="", **__):
+    if name.endswith("jaxpr_to_mlir_module_duration") and fun_name == "jit(flat)":
+        traced.append(fun_name)
+jax.monitoring.register_event_duration_secs_listener(listen)
+programs.keep_programs()
+norm = programs.Program(numerics.safe_norm, static_argnums=(1,)).for_work(0.0)
+x = np.arange(12.0).reshape(3, 4)
+values = [norm(x, axis).tolist() for axis in (0, 1, -1)] + [norm(x[:2], 1).tolist()]
+outside = programs.Program(lambda x: 2 * x).for_work(0.0)(x).tolist()
+print(json.dumps({"traced": len(traced), "values": [*values, outside]}))
+"""
+"""A function of the package, with other static arguments and other shapes; and one from outside."""
+
+PREDICTION = """
+import json, sys, jax
+jax.config.update("jax_enable_x64", True)
+import opml_jax as opml
+from opml_jax.models.op2prop.atomwise import AtomwiseDefinition
+from opml_jax.programs import keep_programs
+keep_programs()
+traced, apply = [], AtomwiseDefinition.apply
+def counted(*arguments):
+    traced.append(arguments)
+    return apply(*arguments)
+AtomwiseDefinition.apply = counted
+predicted = opml.load_model(sys.argv[1]).predict(opml.read_structures(sys.argv[2])[0])
+print(json.dumps({"traced": len(traced), **{k: v.tolist() for k, v in predicted.items()}}))
+"""
+
+
+def _start(
+    n: object = 1, largest: object = 10**8, script: str = WORK, **variables: object
+) -> subprocess.Popen:
     env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
     return subprocess.Popen(
-        [sys.executable, "-c", WORK, str(largest), str(n)],
+        [sys.executable, "-c", script, str(largest), str(n)],
         env=env | {k: str(v) for k, v in variables.items()},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -143,3 +188,83 @@ print(doctor._programs())
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert done.stdout.startswith(f"kept in {tmp_path}"), done.stderr
     assert done.stdout.endswith(" of at most 512 MiB\n")
+
+
+def _traces(folder):
+    return sorted(folder.glob("*/trace_*-cache"))
+
+
+def test_the_next_process_does_not_trace_again(tmp_path):
+    first, told = _end(_start(script=TRACES, OPML_CACHE=tmp_path))
+    assert (first["traced"], told) == (4, "")  # -1 is another value than 1, as jit has it
+    assert len(_traces(tmp_path)) == 4
+    second, told = _end(_start(script=TRACES, OPML_CACHE=tmp_path))
+    assert (second["traced"], told) == (0, "")
+    norm, x = jax.jit(numerics.safe_norm, static_argnums=1), np.arange(12.0).reshape(3, 4)
+    without = [norm(x, 0), norm(x, 1), norm(x, -1), norm(x[:2], 1), 2 * x]
+    assert first["values"] == second["values"] == [of.tolist() for of in without]
+
+
+def test_damaged_traces_are_made_anew_by_processes_at_once(tmp_path):
+    first, _ = _end(_start(script=TRACES, OPML_CACHE=tmp_path))
+    whole = [path.read_bytes() for path in _traces(tmp_path)]
+    damaged = [whole[0][:100], b"", whole[2][:-1] + bytes([whole[2][-1] ^ 1]), whole[0]]
+    damaged[3] = damaged[3].replace(b"\n", b"", 1)
+    for path, content in zip(_traces(tmp_path), damaged, strict=True):
+        path.write_bytes(content)
+    both = [_start(script=TRACES, OPML_CACHE=tmp_path) for _ in range(2)]
+    for again, told in map(_end, both):
+        assert (again["values"], told) == (first["values"], "")
+    assert [path.read_bytes() for path in _traces(tmp_path)] == whole
+    assert not list(tmp_path.glob(f"*/*{traces.UNFINISHED}"))
+
+
+def test_other_sources_and_settings_have_other_traces(tmp_path):
+    shutil.copytree(Path(opml.__file__).parent, tmp_path / "changed" / "opml_jax")
+    copied = {"OPML_CACHE": tmp_path / "kept", "PYTHONPATH": tmp_path / "changed"}
+    copied["PYTHONSAFEPATH"] = "1"  # not the sources of the folder that tests run in
+    assert _end(_start(script=TRACES, **copied))[0]["traced"] == 4
+    setting = {"JAX_DEFAULT_MATMUL_PRECISION": "highest"}
+    assert _end(_start(script=TRACES, **copied, **setting))[0]["traced"] == 4
+    with open(tmp_path / "changed" / "opml_jax" / "numerics.py", "a") as file:
+        file.write("# another\n")
+    assert _end(_start(script=TRACES, **copied))[0]["traced"] == 4
+
+
+def test_sources_that_were_edited_meanwhile_are_no_key(monkeypatch):
+    traces._sources.__wrapped__()
+    monkeypatch.setattr(traces, "_IMPORTED", 0.0)
+    with pytest.raises(OSError, match="changed since this process began"):
+        traces._sources.__wrapped__()
+
+
+def test_only_what_is_the_same_everywhere_is_told_apart_by_a_text():
+    paths = [p for p in GOLDEN.parent.glob("*.safetensors") if "removed" not in p.stem]
+    once, again = ([opml.load_model(p).definition for p in paths] for _ in range(2))
+    assert [*map(traces._text, once)] == [*map(traces._text, again)]
+    assert len({traces._text(d) for d in once}) == len(set(once)) > 9
+    texts = [
+        traces._text(x) for x in (1, True, 1.0, "1", None, (1,), [1], {1: 1}, 0.1, 0.1 + 2e-17)
+    ]
+    assert len(set(texts)) == len(texts)
+
+    class Outside(Op2Prop):
+        """A family from outside, whose sources no hash holds."""
+
+    definition = opml.load_model(GOLDEN).definition
+    outside = Outside(definition.config, definition.basis)
+    for value in (outside, object(), np.arange(3), len, (1, {"a": object()})):
+        with pytest.raises(TypeError, match="in another process"):
+            traces._text(value)
+
+
+@pytest.mark.slow
+def test_predictions_are_those_without_traces_bit_for_bit(tmp_path):
+    water = tmp_path / "water.xyz"
+    water.write_text("3\n\nO 0 0 0.119\nH 0 0.763 -0.477\nH 0 -0.763 -0.477\n")
+    found = []
+    for kept in ("off", tmp_path, tmp_path):
+        process = _start(water, GOLDEN, script=PREDICTION, OPML_CACHE=kept)
+        found.append(_end(process)[0])
+    assert [of.pop("traced") for of in found] == [1, 1, 0]
+    assert found[0] == found[1] == found[2]

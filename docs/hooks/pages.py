@@ -64,7 +64,16 @@ CALLED = {
     ),
 }
 """What users call, by what they want; the page of the API begins with it."""
-FOUNDATIONS = ("units", "quantities", "errors", "numerics", "irreps", "programs", "lapack")
+FOUNDATIONS = (
+    "units",
+    "quantities",
+    "errors",
+    "numerics",
+    "irreps",
+    "programs",
+    "traces",
+    "lapack",
+)
 PACKAGE = ROOT / "opml_jax"
 
 

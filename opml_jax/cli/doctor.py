@@ -14,6 +14,7 @@ PACKAGES = (
     "pyscfad",
     "numpy",
     "chex",
+    "flatbuffers",
     "h5py",
     "ase",
     "safetensors",
@@ -21,7 +22,6 @@ PACKAGES = (
 )
 EXTRAS = {
     "jax-md": ("md", "opml md"),
-    "flatbuffers": ("export", "opml export"),
     "distributed": ("dask", "opml generate --scheduler"),
     "tensorboardX": ("tensorboard", "opml train --tensorboard"),
 }
@@ -102,9 +102,10 @@ def _programs() -> str:
         return f"not kept ({cache.reason})"
     if not keeps():
         return f"not kept ({cache.folder} cannot be written)"
-    number, size = cache.size
+    number, traces, size = cache.size
     most = f" of at most {LARGEST / 2**20:.0f}" if cache.ours else ""
-    return f"kept in {cache.folder} ({cache.reason}): {number}, {size / 2**20:.1f}{most} MiB"
+    counted = f"{number}, and {traces} traces" if cache.ours else f"{number}"
+    return f"kept in {cache.folder} ({cache.reason}): {counted}, {size / 2**20:.1f}{most} MiB"
 
 
 def _water():

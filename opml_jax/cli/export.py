@@ -28,7 +28,7 @@ def configure(p: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     from ..data import read_structures
-    from ..interfaces.export import export_energy, require_flatbuffers, write_program
+    from ..interfaces.export import export_energy, write_program
     from ..models import load_model
     from .progress import working
     from .runs import enable_x64
@@ -36,7 +36,6 @@ def run(args: argparse.Namespace) -> int:
     enable_x64()
     model = load_model(args.run)
     structure = read_structures(args.structure)[0]
-    require_flatbuffers()
     with working("compiling", "usually a minute or two"):
         program = export_energy(
             model,

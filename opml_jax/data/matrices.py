@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import scipy.linalg
 
 from ..basis import Basis, from_pyscf, layout_of, load_basis
 from ..conventions import AO_ORDERS, diagnose, diagnose_fock, from_convention
@@ -117,6 +116,8 @@ def own_matrices(
         return check_matrices(few, converted(order, sample), basis)
 
     def lowest(i: int, structure: Structure) -> float:
+        import scipy.linalg  # here alone: reading other files need not wait for it
+
         try:
             s = _operators(structure, basis)[0]
             return scipy.linalg.eigh(own["fock"][i], s, eigvals_only=True)[0]

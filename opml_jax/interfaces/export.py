@@ -14,7 +14,6 @@ six months, and says more at https://docs.jax.dev/en/latest/export/export.html.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -24,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..data.files import atomic_path
-from ..errors import OpmlError, one_of, to_install
+from ..errors import OpmlError, one_of
 from ..models import Model
 from .jax_md import energy_fn
 
@@ -81,24 +80,7 @@ def export_energy(
 
 
 def write_program(path: str | os.PathLike, program: jax.export.Exported) -> None:
-    """Write a program whole or not at all; ``jax.export.deserialize`` reads its bytes.
-
-    Raises:
-      OpmlError: flatbuffers is not installed (extra ``export``).
-    """
-    require_flatbuffers()
+    """Write a program whole or not at all; ``jax.export.deserialize`` reads its bytes."""
     text = program.serialize()
     with atomic_path(path) as temporary:
         temporary.write_bytes(text)
-
-
-def require_flatbuffers() -> None:
-    """Raise unless what programs are written with is there.
-
-    Raises:
-      OpmlError: flatbuffers is not installed (extra ``export``).
-    """
-    if importlib.util.find_spec("flatbuffers") is None:
-        raise OpmlError(
-            f"programs are written with flatbuffers, which is not installed: {to_install('export')}"
-        )

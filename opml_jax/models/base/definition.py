@@ -37,15 +37,16 @@ class Definition:
         object.__setattr__(self, "config", self.config.functions)
 
     @property
-    def _key(self):
+    def identity(self) -> tuple[Any, ...]:
+        """What is equal for equal functions: plain values, of which there is a text."""
         bases = (getattr(self, name) for name in self.bases)
         return type(self), self.config, *(b and b.spec for b in bases)
 
     def __eq__(self, other) -> bool:
-        return isinstance(other, Definition) and self._key == other._key
+        return isinstance(other, Definition) and self.identity == other.identity
 
     def __hash__(self) -> int:
-        return hash(self._key)
+        return hash(self.identity)
 
     @property
     def elements(self) -> tuple[int, ...]:

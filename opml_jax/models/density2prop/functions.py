@@ -27,6 +27,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -76,8 +77,9 @@ class Density2Prop(AtomwiseDefinition):
     bases = ("basis", "aux_basis")
 
     @property
-    def _key(self):
-        return (*super()._key, self.density.config)
+    def identity(self) -> tuple[Any, ...]:
+        """As of every definition, with the functions of the density."""
+        return (*super().identity, self.density.config)
 
     @property
     def aux_basis(self) -> Basis:

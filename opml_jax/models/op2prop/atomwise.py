@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import functools
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,7 @@ from ...errors import Code, OpmlError
 from ...numerics import Array, einsum, is_concrete
 from ...structures import Structure, StructureBatch, centre_of_nuclear_charge
 from ..base import EnergyDefinition, Params
-from .network import (
-    Residual,
+from .readout import (
     cartesian,
     closed_form_energy,
     gated_vectors,
@@ -23,6 +23,9 @@ from .network import (
     standardise,
     whitened,
 )
+
+if TYPE_CHECKING:
+    from .network import Residual
 
 Molecules = Structure | StructureBatch
 """One molecule, or a batch."""
@@ -108,6 +111,8 @@ class AtomwiseDefinition(EnergyDefinition):
 
     def network(self, *, dipole: bool) -> Residual:
         """The Linen module of one network."""
+        from .network import Residual  # what is taken from disk needs no Flax
+
         n_vectors = self.config.vectors if dipole else 0
         return Residual(len(self.elements), self.config.hidden, n_vectors)
 

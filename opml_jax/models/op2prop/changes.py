@@ -21,7 +21,7 @@ from .atomwise import AtomwiseDefinition
 from .closed_form import SLOPES, ClosedForm, fit_energy, fit_irreps, fit_scalar, head_labels
 from .config import AtomwiseFit
 from .descriptors import Labelled
-from .network import HEADS, cartesian, linear_heads
+from .readout import HEADS, cartesian, linear_heads
 from .residual import make_inputs, predict_residual
 from .scaling import scaled
 

@@ -21,7 +21,7 @@ from .atomwise import AtomwiseDefinition
 from .config import PROPERTIES, AtomwiseFit
 from .descriptors import Cache, Labelled
 from .kernel import KernelColumns, fit_references
-from .network import HEADS, head_of
+from .readout import HEADS, head_of
 from .scaling import fit_components, fit_scaler, scaled
 
 CHUNK = 64
@@ -48,7 +48,7 @@ class ClosedForm:
 
 
 def head_labels(labels: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Irreps of the labels, by head (:data:`~opml_jax.models.op2prop.network.HEADS`)."""
+    """Irreps of the labels, by head (:data:`~opml_jax.models.op2prop.readout.HEADS`)."""
     return {
         head_of(name, l): _irreps(labels[name], l, ls)
         for name, ls in PROPERTIES.items()

@@ -189,7 +189,7 @@ def build_cache(
         padded = batch(full, definition.basis, bucket=bucket)
         padded = padded if mesh is None else shard_batch(padded, mesh)
         x, v, one_hot, dx = collect(evaluate(mesh, definition, wanted, padded, params))
-        arrays = {"x": x, "one_hot": one_hot, **{f"v{l}": irreps for l, irreps in v.items()}}
+        arrays = {"x": x, "one_hot": one_hot, **v}
         if dx is not None:
             few = 8 * n * dx.size // len(dx) <= MAX_DOUBLE
             arrays["dx"] = np.asarray(dx, np.float64 if few else np.float32)
@@ -246,7 +246,7 @@ def _descriptors(
         pushed.append(_push(in_field, jnp.zeros((n_structures, 3)), jnp.eye(3)[:, None]))
     x, v = pushed[0][0] if pushed else definition.descriptors(structures, params)
     dx = jnp.concatenate([slope for _, (slope, _) in pushed], axis=1) if pushed else None
-    return x, {l: v[l] for l in wanted.irreps}, definition.one_hot(structures), dx
+    return x, {f"v{l}": v[l] for l in wanted.irreps}, definition.one_hot(structures), dx
 
 
 def _push(descriptors: Callable, point: Array, directions: Array):

@@ -27,7 +27,7 @@ from ..base.metrics import paired
 from .atomwise import AtomwiseDefinition
 from .config import AtomwiseFit
 from .descriptors import Cache, Labelled
-from .network import element_sums, project
+from .readout import element_sums, project
 from .residual import CHUNK
 from .scaling import scaled
 

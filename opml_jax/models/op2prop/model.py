@@ -16,7 +16,7 @@ from ...structures import Structure
 from ..base import EnergyModel, Params
 from .atomwise import AtomwiseDefinition
 from .config import PROPERTIES
-from .network import HEADS, cartesian, head_of
+from .readout import HEADS, cartesian, head_of
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

@@ -28,7 +28,8 @@ from .atomwise import AtomwiseDefinition
 from .closed_form import SLOPES
 from .config import AtomwiseFit
 from .descriptors import Arrays, Cache, Labelled
-from .network import Residual, closed_form_energy, gated_vectors, linear_irreps, project
+from .network import Residual
+from .readout import closed_form_energy, gated_vectors, linear_irreps, project
 from .scaling import scaled
 
 CHUNK = 64

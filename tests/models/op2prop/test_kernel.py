@@ -8,7 +8,7 @@ import pytest
 from opml_jax.models.op2prop.closed_form import fit_energy
 from opml_jax.models.op2prop.descriptors import Cache, Labelled
 from opml_jax.models.op2prop.kernel import LENGTH, KernelColumns, fit_references
-from opml_jax.models.op2prop.network import kernel_energy
+from opml_jax.models.op2prop.readout import kernel_energy
 
 EXACT = 1e-9  # relative: well-conditioned sums in another order
 DIFFERENCES = 1e-7  # relative: central differences of a Gaussian, steps of 1e-4
