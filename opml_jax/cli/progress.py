@@ -16,7 +16,7 @@ SILENT = 2.0
 HEARTBEAT = 15.0
 """Seconds between lines of a phase that goes on."""
 
-COMPILES = "compiles first, which takes a minute or two"
+COMPILES = "compiles first if need be, a minute or two"
 """Said of what waits for XLA."""
 
 COUNTED = 3

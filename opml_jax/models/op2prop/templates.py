@@ -58,6 +58,6 @@ TEMPLATES = {
         "Your own molecules, labelled by opml generate, or any file that opml data check reads. "
         "Set data.path, the sizes of the split, and model.fit.targets to what the file has.",
         {"path": "mine.h5"},
-        dataclasses.replace(PRODUCTS, members=1, last_layer=True, fit=Op2PropFit()),
+        dataclasses.replace(PRODUCTS, channels=128, members=1, last_layer=True, fit=Op2PropFit()),
     ),
 }
