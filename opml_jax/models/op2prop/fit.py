@@ -72,7 +72,7 @@ class Described:
         return (other, without) if better else (self, solved)
 
     @property
-    def elements(self) -> np.ndarray:
+    def elements(self) -> Any:
         """``(n_elements,)``: whether the training set has atoms of each."""
         return self.sets["train"].cache.one_hot.any(axis=(0, 1))
 
