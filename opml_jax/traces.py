@@ -19,6 +19,7 @@ import os
 import platform
 import tempfile
 import time
+import types
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -48,11 +49,12 @@ def kept_trace(
     be neither differentiated nor mapped over.
 
     Args:
-      function: a pure function of positional arguments; one from outside is left as it is.
+      function: a pure function of positional arguments; one from outside, or one that its name
+        does not tell (made within another function, or by one from another), is left as it is.
       static: positions of static arguments, as ``jax.jit`` takes them.
       folder: says where traces are kept; None where they are not.
     """
-    if not _is_ours(function):
+    if not _is_ours(function) or not _is_told_by_name(function):
         return function
 
     @functools.wraps(function)
@@ -114,6 +116,12 @@ def _text(value: Any) -> str:
 def _is_ours(what: Any) -> bool:
     """Whether a class or a function is made by the sources of this package."""
     return what.__module__.partition(".")[0] == _PACKAGE.name
+
+
+def _is_told_by_name(function: Callable[..., Any]) -> bool:
+    """Whether no other function, and none of other values, has the same name."""
+    made = not isinstance(function, types.FunctionType) or hasattr(function, "__wrapped__")
+    return not made and function.__closure__ is None and "<locals>" not in function.__qualname__
 
 
 def _structure(tree: Any) -> str:

@@ -1,5 +1,6 @@
 """Compiled programs and traces on disk: found again by the next process, never in the way."""
 
+import functools
 import json
 import os
 import shutil
@@ -256,6 +257,23 @@ def test_only_what_is_the_same_everywhere_is_told_apart_by_a_text():
     for value in (outside, object(), np.arange(3), len, (1, {"a": object()})):
         with pytest.raises(TypeError, match="in another process"):
             traces._text(value)
+
+
+def test_functions_that_share_a_name_are_not_kept():
+    """Two closures of one function, and what one function makes of another, are not the same."""
+
+    def times(n):
+        def of(x):
+            return n * x
+
+        of.__module__, of.__qualname__ = "opml_jax.numerics", "of"
+        return of
+
+    made = functools.wraps(numerics.safe_norm)(lambda x: x)
+    for function in (times(2), times(3), made, functools.partial(numerics.safe_norm, axis=0)):
+        assert traces.kept_trace(function, (), lambda: None) is function
+    kept = traces.kept_trace(numerics.safe_norm, (), lambda: None)
+    assert kept is not numerics.safe_norm
 
 
 @pytest.mark.slow

@@ -32,8 +32,8 @@ class Op2PropModel(EnergyModel):
 
     @property
     def parts(self) -> dict[str, Op2PropModel]:
-        """The closed form, as ``linear``."""
-        return {"linear": self.closed_form}
+        """The closed form, as ``linear``, if there are networks beside it."""
+        return {"linear": self.closed_form} if "residual" in self.params else {}
 
     def baseline(self, structures: Sequence[Structure]) -> dict[str, np.ndarray]:
         """What the composition tells: sums over elements, and nothing that has a direction."""

@@ -1,5 +1,7 @@
 """Op2Prop: physics of its predictions, and its two ways to forces against each other."""
 
+import dataclasses
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -168,6 +170,8 @@ def test_linear_prediction_silences_the_networks(model, random_model, water):
     assert abs(full["energy"] - linear["energy"]) > 1e-3
     again = random_model.closed_form.predict(water)
     np.testing.assert_array_equal(linear["forces"], again["forces"])
+    bare = {k: v for k, v in random_model.params.items() if k not in ("residual", "scale")}
+    assert dataclasses.replace(random_model, params=bare).parts == {}
 
 
 def test_energy_fn_is_pure_in_its_parameters(model, water, trained_energy_and_gradient):
