@@ -28,6 +28,7 @@ from .draws import last_columns, up_to
 from .functions import Op2Op
 from .inputs import Irreps, joined, n_electrons, operator_irreps
 from .metrics import describe
+from .local import check_local
 from .selection import best_fade, converging, judged_fades, judges_of
 from .variance import calibrated, drawn
 
@@ -111,6 +112,8 @@ def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) 
     known = {"guess": origin.get("guess", {}), "functional": joined_columns(origin)}
     solved = {part: candidates(definition, s, known[part]) for part, s in systems.items()}
     judges = judges_of(sets["validation"])
+    few = judges.subset(range(min(CHUNK, len(judges))))
+    check_local(definition, labelled_batches(definition, few, CHUNK))
     first = up_to(definition, 0)
     guess = _chosen(first, {"guess": solved["guess"]}, 0.0, start).params
     fades = judged_fades(first, lambda scale: {**guess, "fade": scale}, judges, run)
