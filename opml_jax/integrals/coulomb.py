@@ -26,7 +26,7 @@ from ..errors import OpmlError
 from ..numerics import Array, einsum, pytree
 from ..structures import Structure, StructureBatch
 from .boys import boys
-from .local_potentials import Shells, local_potentials, packed, unpacked
+from .local import Shells, local_potentials, packed, unpacked
 from .one_electron import DEFAULT_DRIVER, _engine
 
 S_EXPONENTS = 0.2 * 2.2 ** np.arange(11)

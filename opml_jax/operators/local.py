@@ -12,6 +12,8 @@ learned one is not, and above all what it says of functions that the overlap nea
 
 from __future__ import annotations
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,7 +33,7 @@ ROWS = 4
 
 @pytree
 class LocalProjection:
-    """:math:`\\Pi` of one geometry, for any number of matrices.
+    r""":math:`\Pi` of one geometry, for any number of matrices.
 
     Attributes:
       matrices: ``(..., n_functions, n_pairs)``, B of norm 1, pairs i >= j of orbitals.
@@ -82,7 +84,7 @@ def _products(rows: Array) -> jax.Array:
     n = rows.shape[-2]
     cuts = [round(n * i / ROWS) for i in range(ROWS + 1)]
     bands = []
-    for start, stop in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, stop in itertools.pairwise(cuts):
         band = einsum("...km,...lm->...kl", rows[..., start:stop, :], rows[..., start:, :])
         bands.append(jnp.pad(band, [(0, 0)] * (band.ndim - 1) + [(start, 0)]))
     upper = jnp.triu(jnp.concatenate(bands, axis=-2))

@@ -27,8 +27,8 @@ from ..base.definition import Params
 from .draws import last_columns, up_to
 from .functions import Op2Op
 from .inputs import Irreps, joined, n_electrons, operator_irreps
-from .metrics import describe
 from .local import check_local
+from .metrics import describe
 from .selection import best_fade, converging, judged_fades, judges_of
 from .variance import calibrated, drawn
 
@@ -65,7 +65,7 @@ class ClosedForm:
       floors: mean absolute error of self-consistent Fock matrices on validation, Hartree, by the
         smallest lambda of the functional; infinite where they did not converge.
       fades: mean absolute errors of occupied levels and of the gap of first guesses there, added,
-        Hartree, by the scale of :func:`opml_jax.models.op2op.functions.faded`; empty if not judged.
+        Hartree, by the scale of :func:`opml_jax.models.op2op.filters.faded`; empty if not judged.
     """
 
     params: Params

@@ -26,7 +26,8 @@ from ...numerics import Array, einsum
 from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch
 from ..base.definition import Params
-from .functions import Op2Op, sensible
+from .filters import sensible
+from .functions import Op2Op
 from .inputs import Irreps, Operators, joined
 from .network import to_matrix
 

@@ -14,10 +14,11 @@ E are pieces of the nuclei's, by element and range,
 and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
 the same kind of block of F (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Op), A puts them back
 into a matrix, and :math:`\Pi` keeps of it what is the matrix of a local potential
-(:mod:`opml_jax.operators.local`; :attr:`~opml_jax.models.Op2OpConfig.projection`). What is learned besides the first guess is therefore the matrix of exchange and
-correlation as a function of the density, and the density is made self-consistent at prediction. All
-weights are solved in closed form at the reference's densities; equivariance, permutations and size
-extensivity hold by construction.
+(:mod:`opml_jax.operators.local`; :attr:`~opml_jax.models.Op2OpConfig.projection`). What is learned
+besides the first guess is therefore the matrix of exchange and correlation as a function of the
+density, and the density is made self-consistent at prediction. All weights are solved in closed
+form at the reference's densities; equivariance, permutations and size extensivity hold by
+construction.
 
 Derivatives of the self-consistent matrices follow from the implicit function theorem. A model of
 density matrices (``target="dm"``) is a first guess too, of P instead of F, made idempotent with the
@@ -34,7 +35,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import integrals, lapack
+from ... import integrals
 from ...basis import Basis, layout_of
 from ...errors import ConfigError, OpmlError
 from ...features.couple import IrrepKey, key_name
@@ -47,6 +48,7 @@ from ...operators.species import SpeciesTable, scatter_species
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Definition, Params
 from .config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
+from .filters import sensible
 from .inputs import (
     InputTable,
     Irreps,
@@ -132,9 +134,9 @@ class Op2Op(Definition):
             operators["inputs"] = known_operators(inputs, self.input_basis, exponents)
         if self.config.is_local:
             operators["projection"] = local_projection(structure, self.basis)
-        if self.config.is_self_consistent:
-            if integrals.coulomb_fit_bytes(structure, self.basis) <= KEPT_BYTES:
-                operators["coulomb"] = integrals.coulomb_fit(structure, self.basis)
+        needed = integrals.coulomb_fit_bytes(structure, self.basis)
+        if self.config.is_self_consistent and needed <= KEPT_BYTES:
+            operators["coulomb"] = integrals.coulomb_fit(structure, self.basis)
         return operators
 
     def known_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
@@ -246,8 +248,8 @@ class Op2Op(Definition):
 
         Args:
           params: from training or a model file. ``fade`` and ``functional_fade`` are the scales of
-            :func:`faded` of the first guess and of the self-consistent matrix; none: 0, and with a
-            projection there are none.
+            :func:`.filters.faded` of the first guess and of the self-consistent matrix; without
+            them nothing fades.
           structure: closed-shell molecule or batch (made for :attr:`basis`).
           table: of a batch whose composition is traced (:meth:`table`).
           field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as
@@ -365,35 +367,6 @@ class Op2Op(Definition):
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key, 0 if the basis has none."""
         return n_shell_pairs(self.basis, key)
-
-
-def sensible(matrix: Array, operators: Operators, scale: Array | float | None) -> Array:
-    """A learned matrix reduced to what can be right of it.
-
-    That is its local part if the operators have a ``projection``, else what :func:`faded` leaves,
-    or all of it if there is no ``scale``.
-    """
-    if "projection" in operators:
-        return operators["projection"](matrix)
-    return matrix if scale is None else faded(matrix, operators["S"], scale)
-
-
-def faded(matrix: Array, overlap: Array, scale: Array | float) -> Array:
-    r"""A learned matrix without what it says of functions that the overlap nearly lacks.
-
-    :math:`f M f` with :math:`f = S^2 (S^2 + \epsilon^2)^{-1}`, epsilon the ``scale``, ``(..., nao,
-    nao)`` each; padding of S is zero. A matrix element of an operator is small where the overlap
-    is: an eigenvector of S with eigenvalue s has a norm of root s. Errors of a learned one are not,
-    and make levels wrong by their size over s. f keeps what belongs to eigenvalues well above
-    epsilon, and lets the rest fade into the baseline, which is an operator.
-    """
-    eye = jnp.eye(overlap.shape[-1], dtype=overlap.dtype)
-    lacking = jnp.where(jnp.diagonal(overlap, axis1=-2, axis2=-1) == 0, 1.0, 0.0)
-    padded = overlap + lacking[..., None] * eye
-    squares = padded @ padded + scale**2 * eye
-    whole = jnp.broadcast_to(eye, squares.shape)
-    f = eye - scale**2 * lapack.solve(squares, whole, positive=True)
-    return einsum("...ij,...jk,...lk->...il", f, matrix, f)
 
 
 def _with_unit_padding(overlap: Array, mask: Array | None) -> Array:

@@ -15,7 +15,7 @@ from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
 from opml_jax.models.op2op import selection
 from opml_jax.models.op2op.closed_form import fit_closed_form
-from opml_jax.models.op2op.functions import faded
+from opml_jax.models.op2op.filters import faded
 from opml_jax.models.op2op.selection import level_error
 from opml_jax.testing import assert_grad_matches_fd
 

@@ -8,8 +8,16 @@ import pytest
 import opml_jax as opml
 from opml_jax.basis import Basis, Shell
 from opml_jax.errors import OpmlError
-from opml_jax.integrals import Shells, coulomb_fit, even_tempered, local_potentials, three_center
-from opml_jax.integrals import fitted_coulomb, packed, unpacked
+from opml_jax.integrals import (
+    Shells,
+    coulomb_fit,
+    even_tempered,
+    fitted_coulomb,
+    local_potentials,
+    packed,
+    three_center,
+    unpacked,
+)
 from opml_jax.testing import assert_grad_matches_fd
 
 ROUNDING = 1e-12  # relative to the largest
@@ -135,7 +143,9 @@ def test_a_kept_fit_is_the_streamed_one(methanol):
     basis = opml.load_basis("sto-3g", [1, 6, 8])
     batch = opml.batch([water, methanol], basis)
     x = np.random.default_rng(0).normal(size=(2, batch.layout.nao, batch.layout.nao))
-    dm = (x + x.transpose(0, 2, 1)) * batch.layout.ao_mask[:, None] * batch.layout.ao_mask[..., None]
+    dm = (
+        (x + x.transpose(0, 2, 1)) * batch.layout.ao_mask[:, None] * batch.layout.ao_mask[..., None]
+    )
     wanted = fitted_coulomb(batch, basis, dm)
     found = coulomb_fit(batch, basis)(dm)
     assert np.abs(found - wanted).max() < 1e-10 * np.abs(wanted).max()

@@ -33,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import Basis, BatchLayout, layout_of
+from ..basis import Basis, layout_of
 from ..basis.primitives import Primitives
 from ..errors import OpmlError, one_of
 from ..numerics import Array, einsum
@@ -95,10 +95,15 @@ def local_potentials(
         distributions with these exponents.
 
     Returns:
-      ``(n_functions, n_pairs)`` in Bohr^-1.5 or in Hartree, pairs i >= j of orbitals as ``np.tril_indices``, for
-      a batch with a leading axis; and ``(n_functions,)``, which of them are there: a batch has room
-      for more. First come the functions that every atom has, atom by atom, then those of heavy
-      atoms; on each atom in the order of ``functions``, m = -l..l and exponents within.
+      ``(n_functions, n_pairs)`` in Bohr^-1.5 or in Hartree, pairs i >= j of orbitals as
+      ``np.tril_indices``, for a batch with a leading axis; and ``(n_functions,)``, which of them
+      are there: a batch has room for more. First come the functions that every atom has, atom by
+      atom, then those of heavy atoms; on each atom in the order of ``functions``, m = -l..l and
+      exponents within.
+
+    Raises:
+      OpmlError: an unknown kind.
+      BasisError: an element the basis does not cover.
     """
     one_of("kind", kind, RADIALS, OpmlError)
     layout = layout_of(structure, basis)
@@ -124,14 +129,14 @@ def packed(matrices: Array, off_diagonal: float) -> jax.Array:
     root 2 as in a norm.
     """
     i, j = np.tril_indices(matrices.shape[-1])
-    return matrices[..., i, j] * np.where(i == j, 1.0, off_diagonal).astype(matrices.dtype)
+    return jnp.asarray(matrices)[..., i, j] * np.where(i == j, 1.0, off_diagonal).astype(matrices.dtype)
 
 
 def unpacked(elements: Array) -> jax.Array:
     """Symmetric matrices ``(..., nao, nao)`` of elements i >= j, ``(..., n_pairs)``."""
     n = (math.isqrt(8 * elements.shape[-1] + 1) - 1) // 2
     i, j = np.indices((n, n))
-    return elements[..., np.maximum(i, j) * (np.maximum(i, j) + 1) // 2 + np.minimum(i, j)]
+    return jnp.asarray(elements)[..., np.maximum(i, j) * (np.maximum(i, j) + 1) // 2 + np.minimum(i, j)]
 
 
 def atoms_of(
@@ -149,7 +154,8 @@ def atoms_of(
     if not heavy:
         return jnp.broadcast_to(jnp.arange(n), real.shape), real
     spec = layout.spec
-    sizes = [sum(2 * l + 1 for l in ls) for ls, z in zip(spec.ls, spec.elements) if z > 2]
+    elements = zip(spec.elements, spec.ls, strict=True)
+    sizes = [sum(2 * l + 1 for l in ls) for z, ls in elements if z > 2]
     room = min(n, layout.nao // min(sizes)) if sizes else 0
     chosen = real & (jnp.asarray(structure.numbers) > 2)
     index = jnp.argsort(~chosen, axis=1)[:, :room]  # stable
@@ -158,9 +164,14 @@ def atoms_of(
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _integrals(
-    kind: str, shells: tuple[Shells, ...], topology: Primitives, table, positions, centres
+    kind: str,
+    shells: tuple[Shells, ...],
+    topology: Primitives,
+    table: tuple[Array, Array],
+    positions: Array,
+    centres: Array,
 ) -> Array:
-    """``(B, atoms and their functions, n_pairs)``, of functions at ``centres`` ``(B, atoms, 3)``."""
+    """Of functions at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
     lists = pair_lists(topology, *table, positions)
     fixed = [(factors(pairs, pairs.order, 0), _couplings(pairs)) for pairs in lists]
     index = ao_index(topology)
@@ -173,8 +184,7 @@ def _integrals(
             r = jnp.moveaxis(pairs.centre, 0, -1) - centre[:, None]  # (B, n, 3)
             r2, top = jnp.sum(r * r, axis=-1), pairs.order + max(f.l for f in shells)
             harmonics = jnp.concatenate(stacked_harmonics(top, *jnp.moveaxis(r, -1, 0)))
-            averaged = [_averaged(f, pairs, r2, harmonics, RADIALS[kind]) for f in shells]
-            potential = jnp.concatenate(averaged, axis=1)
+            potential = _averaged(shells, pairs, harmonics, RADIALS[kind](shells, pairs, r2))
             blocks |= _coupled(pairs, potential, of_pairs, of_shells)
         flat = [blocks[c].reshape(-1, blocks[c].shape[-1]) for c in classes_of(topology.counts)]
         flat.append(jnp.zeros((1, flat[0].shape[-1]), flat[0].dtype))
@@ -205,60 +215,71 @@ def _tables(order: int, l: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def _averaged(
-    own: Shells, pairs: PairList, r2: Array, harmonics: Array, radials_of: Radials
+    shells: tuple[Shells, ...], pairs: PairList, harmonics: Array, radials: Array
 ) -> Array:
-    """Components of H of the functions of one kind, ``(n_rows, functions, B, n)``."""
-    harmonic, of_row, rule = _tables(pairs.order, own.l)
-    rows = harmonics[harmonic][:, None] * radials_of(own, pairs, r2)[of_row]
-    if not own.l:
-        return rows
-    out = einsum("rmq,qeBn->rmeBn", rule.astype(rows.dtype), rows)
-    return out.reshape(out.shape[0], -1, *out.shape[3:])
+    """Components of H, ``(n_rows, functions, B, n)``."""
+    out, first = [], 0
+    for own in shells:
+        harmonic, of_row, rule = _tables(pairs.order, own.l)
+        part = slice(first, first := first + len(own.exponents))
+        rows = harmonics[harmonic][:, None] * radials[of_row, part]
+        if own.l:
+            rows = einsum("rmq,qeBn->rmeBn", rule.astype(rows.dtype), rows)
+            rows = rows.reshape(rows.shape[0], -1, *rows.shape[3:])
+        out.append(rows)
+    return jnp.concatenate(out, axis=1)
 
 
-Radials = Callable[[Shells, PairList, Array], Array]
+Radials = Callable[[tuple[Shells, ...], PairList, Array], Array]
 
 
-def _of_gaussians(own: Shells, pairs: PairList, r2: Array) -> Array:
-    """Radials of every component to order + l, ``(n_radials, exponents, B, n)``."""
-    keys, dtype, l = components(pairs.order + own.l), r2.dtype, own.l
-    exponents = np.array(own.exponents)
-    square = math.gamma(l + 1.5) / (2 * (2 * exponents) ** (l + 1.5))
+def _highest(shells: tuple[Shells, ...], pairs: PairList) -> tuple[int, np.ndarray, np.ndarray]:
+    """Order to which radials are needed, and degree and exponent of every function's."""
+    degrees = np.repeat([f.l for f in shells], [len(f.exponents) for f in shells])
+    return pairs.order + degrees.max(), degrees, np.concatenate([f.exponents for f in shells])
+
+
+def _of_gaussians(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array:
+    """Radials of every component, ``(n_radials, exponents, B, n)``, all kinds in one."""
+    top, l, exponents = _highest(shells, pairs)
+    square = np.array([math.gamma(x + 1.5) for x in l]) / (2 * (2 * exponents) ** (l + 1.5))
     norm = np.sqrt((2 * l + 1) / (4 * np.pi) / square) * (-0.5 / exponents) ** l
-    gamma, norm = (x.astype(dtype)[:, None, None] for x in (exponents, norm))
+    gamma, norm = (x.astype(r2.dtype)[:, None, None] for x in (exponents, norm))
     p = pairs.a + pairs.b
     part = p / (p + gamma)
     mu = part * gamma
     t = mu * r2
     value = norm * part * jnp.sqrt(part) * jnp.exp(-t)
-    table = np.array([gaussian_polynomial(*key, (pairs.order + l) // 2) for key in keys])
-    polynomials = einsum("kj,jeBn->keBn", table.astype(dtype), _powers(t, table.shape[1]))
-    return value * _powers(mu, pairs.order + l + 1)[np.sum(keys, axis=1)] * polynomials
+    keys = components(top)
+    table = np.array([gaussian_polynomial(*key, top // 2) for key in keys]).astype(r2.dtype)
+    polynomials = 0.0
+    for column in table.T[::-1]:
+        polynomials = polynomials * t + column[:, None, None, None]
+    powers = jnp.stack([value * mu**i for i in range(top + 1)])
+    return powers[np.sum(keys, axis=1)] * polynomials
 
 
-def _of_charges(own: Shells, pairs: PairList, r2: Array) -> Array:
+def _of_charges(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array:
     """Likewise, of potentials of charges."""
-    spread = (0.5 / np.array(own.exponents)).astype(r2.dtype)[:, None, None]
-    found = radial(pairs.order + own.l, r2, pairs.variance + spread, up=False)
-    return (-1) ** own.l * jnp.stack([found[key] for key in components(pairs.order + own.l)])
+    top, l, exponents = _highest(shells, pairs)
+    spread, sign = ((0.5 / exponents), (-1.0) ** l)
+    spread, sign = (x.astype(r2.dtype)[:, None, None] for x in (spread, sign))
+    found = radial(top, r2, pairs.variance + spread, up=False)
+    return sign * jnp.stack([found[key] for key in components(top)])
 
 
 RADIALS: dict[str, Radials] = {"overlap": _of_gaussians, "coulomb": _of_charges}
 """Kinds of :func:`local_potentials`."""
 
 
-def _powers(x: Array, n: int) -> Array:
-    return jnp.stack([x**i for i in range(n)])
-
-
 def _couplings(pairs: PairList) -> list[Array]:
-    """From products to elements, ``(B n_shell_pairs, (2 la + 1) (2 lb + 1), n_products)`` a class."""
+    """From products to elements, of each class ``(B n_shell_pairs, n_elements, n_products)``."""
     harmonics = jnp.concatenate(stacked_harmonics(pairs.order, *pairs.separation))
     out = []
     for own in pairs.classes:
         c = coupling(own.la, own.lb, pairs.order)
         table = np.zeros((len(c.table), len(c.row), len(harmonics)))
-        np.add.at(table, (slice(None), c.product, c.harmonic), c.table)
+        table[:, c.product, c.harmonic] = c.table
         of_shells = harmonics[:, :, slice(*own.shells)].reshape(len(harmonics), -1)
         out.append(einsum("sph,hn->nsp", table.astype(of_shells.dtype), of_shells))
     return out
