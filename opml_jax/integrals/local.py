@@ -129,14 +129,18 @@ def packed(matrices: Array, off_diagonal: float) -> jax.Array:
     root 2 as in a norm.
     """
     i, j = np.tril_indices(matrices.shape[-1])
-    return jnp.asarray(matrices)[..., i, j] * np.where(i == j, 1.0, off_diagonal).astype(matrices.dtype)
+    return jnp.asarray(matrices)[..., i, j] * np.where(i == j, 1.0, off_diagonal).astype(
+        matrices.dtype
+    )
 
 
 def unpacked(elements: Array) -> jax.Array:
     """Symmetric matrices ``(..., nao, nao)`` of elements i >= j, ``(..., n_pairs)``."""
     n = (math.isqrt(8 * elements.shape[-1] + 1) - 1) // 2
     i, j = np.indices((n, n))
-    return jnp.asarray(elements)[..., np.maximum(i, j) * (np.maximum(i, j) + 1) // 2 + np.minimum(i, j)]
+    return jnp.asarray(elements)[
+        ..., np.maximum(i, j) * (np.maximum(i, j) + 1) // 2 + np.minimum(i, j)
+    ]
 
 
 def atoms_of(
