@@ -20,12 +20,18 @@ import numpy as np
 
 from .. import lapack
 from ..basis import Basis, layout_of
+from ..errors import Code, OpmlError
 from ..integrals import FUNCTIONS, Shells, local_potentials, packed, unpacked
+from ..integrals.local import atoms_of
 from ..numerics import Array, einsum, pytree
 from ..structures import Structure, StructureBatch
 
 RIDGE = 1e-10
 """Epsilon: matrices of the sharpest and of neighbouring functions are nearly dependent."""
+
+LARGEST_BYTES = 16 * 2**30
+"""Memory of the matrices B, at most. A molecule of 30 atoms heavier than helium needs half of it in
+def2-SVP."""
 
 ROWS = 4
 """The metric is computed in so many bands of rows, each from the diagonal on."""
@@ -65,7 +71,12 @@ def local_projection(
       structure: molecule, positions in Bohr, or a batch.
       basis: of the matrices.
       functions: Gaussians that potentials are made of.
+
+    Raises:
+      OpmlError: matrices that need more than :data:`LARGEST_BYTES`.
+      BasisError: an element the basis does not cover.
     """
+    _check_size(structure, basis, functions)
     found, real = local_potentials(structure, basis, functions)
     nao = layout_of(structure, basis).nao
     i, j = np.tril_indices(nao)
@@ -77,6 +88,25 @@ def local_projection(
     diagonal = jnp.where(there, RIDGE, 1.0).astype(found.dtype)
     metric = _products(found) + diagonal[..., None] * jnp.eye(found.shape[-2], dtype=found.dtype)
     return LocalProjection(found, metric, lapack.cholesky(metric))
+
+
+def _check_size(
+    structure: Structure | StructureBatch, basis: Basis, functions: tuple[Shells, ...]
+) -> None:
+    n_functions = 0
+    for f in functions:
+        index, _ = atoms_of(structure, basis, f.heavy)
+        n_functions += index.size * (2 * f.l + 1) * len(f.exponents)
+    nao, size = layout_of(structure, basis).nao, jnp.asarray(structure.positions).dtype.itemsize
+    if (needed := n_functions * (nao * (nao + 1) // 2) * size) > LARGEST_BYTES:
+        raise OpmlError(
+            "structure",
+            got=f"matrices of local potentials of {needed / 2**30:.0f} GiB",
+            expected=f"at most {LARGEST_BYTES / 2**30:.0f} GiB",
+            hint="Take a smaller molecule or fewer of them at once, or train with "
+            "model.projection=none.",
+            code=Code.MEMORY,
+        )
 
 
 def _products(rows: Array) -> jax.Array:

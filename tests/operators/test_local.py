@@ -8,6 +8,7 @@ from pyscf import dft
 
 import opml_jax as opml
 from opml_jax.data.reference import molecule
+from opml_jax.errors import OpmlError
 from opml_jax.integrals import Shells, local_potentials, unpacked
 from opml_jax.observables import orbitals
 from opml_jax.operators.local import RIDGE, local_projection
@@ -74,6 +75,17 @@ def test_a_shift_of_the_molecule_and_of_atoms_in_the_file(few, water):
     to = np.array([5, 0, 1, 2, 3, 4, 6])
     found = local_projection(swapped, basis, FEW)(m[np.ix_(to, to)])
     assert np.abs(found - projection(m)[np.ix_(to, to)]).max() < ROUNDING
+
+
+def test_what_does_not_fit_into_memory_is_refused():
+    """A chain of 60 carbons."""
+    z = 1.5 * np.arange(60)
+    carbons = np.stack([0 * z, (np.arange(60) % 2) * 1.2, z], axis=1)
+    side = np.array([1.8, 0.6, 0.0])
+    hydrogens = np.concatenate([carbons + side, carbons - side])
+    structure = opml.Structure([6] * 60 + [1] * 120, np.concatenate([carbons, hydrogens]))
+    with pytest.raises(OpmlError, match=r"local potentials of \d+ GiB"):
+        local_projection(structure, opml.load_basis("def2-svp", [1, 6]))
 
 
 @pytest.mark.slow

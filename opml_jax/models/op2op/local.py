@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ...errors import DataError
+from ...errors import Code, DataError
 from ...numerics import Array
 from ...observables import density_matrix
 from ...operators.species import SpeciesTable
@@ -44,6 +44,7 @@ def check_local(definition: Op2Op, batches: Batches) -> None:
             f"{MICRO * max(bias):.0f} microhartree in the mean of an element",
             expected="matrices of a semilocal functional (LDA, GGA)",
             hint="Exact exchange is not local: train with model.projection=none.",
+            code=Code.LEVEL_OF_THEORY,
         )
 
 
