@@ -84,6 +84,31 @@ def solve(a: Array, b: Array, *, positive: bool = False) -> jax.Array:
     )
 
 
+_solve_factored = jnp.vectorize(
+    _one_by_one(lambda factor, b: jax.scipy.linalg.cho_solve((factor, True), b)),
+    signature="(n,n),(n,m)->(n,m)",
+)
+
+
+def solve_factored(a: Array, factor: Array, b: Array) -> jax.Array:
+    """X with ``A X = B`` for a symmetric positive definite A that was factorised before.
+
+    Differentiable in A and B to any order.
+
+    Args:
+      a: ``(..., n, n)``.
+      factor: its lower factor by :func:`cholesky`, whose derivatives are stopped.
+      b: ``(..., n, m)``.
+
+    Returns:
+      ``(..., n, m)``.
+    """
+    fixed = jax.lax.stop_gradient(factor)
+    return jax.lax.custom_linear_solve(
+        lambda x: matmul(a, x), b, solve=lambda _, y: _solve_factored(fixed, y), symmetric=True
+    )
+
+
 @jax.custom_jvp
 def cholesky(a: Array) -> jax.Array:
     r"""Lower factor L of symmetric positive definite matrices ``(..., n, n)``, ``A = L L^T``.

@@ -1,6 +1,15 @@
 """Integrals over a molecule or a batch, each differentiable in what it is given."""
 
+from .coulomb import CoulombFit as CoulombFit
+from .coulomb import coulomb_fit as coulomb_fit
+from .coulomb import coulomb_fit_bytes as coulomb_fit_bytes
 from .coulomb import fitted_coulomb as fitted_coulomb
+from .local import FUNCTIONS as FUNCTIONS
+from .local import Shells as Shells
+from .local import even_tempered as even_tempered
+from .local import local_potentials as local_potentials
+from .local import packed as packed
+from .local import unpacked as unpacked
 from .one_electron import DRIVERS as DRIVERS
 from .one_electron import external_potential as external_potential
 from .one_electron import kinetic as kinetic

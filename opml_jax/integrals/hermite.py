@@ -82,16 +82,26 @@ def laplacian(order: int) -> np.ndarray:
 
 def _laguerre(n: int, a: float, t: Any) -> Any:
     """Associated Laguerre polynomial."""
-    total = 0.0
+    return sum(c * t**i for i, c in enumerate(_laguerre_coefficients(n, a)))
+
+
+def _laguerre_coefficients(n: int, a: float) -> list[float]:
+    out = []
     for i in range(n + 1):
         c = (-1) ** i * math.gamma(n + a + 1) / (math.gamma(n - i + 1) * math.gamma(a + i + 1))
-        total = total + c / math.factorial(i) * t**i
-    return total
+        out.append(c / math.factorial(i))
+    return out
 
 
 def gaussian_radial(l: int, k: int, mu: Any, r2: Any) -> Any:
     r""":math:`(\frac1r\frac{d}{dr})^l \nabla^{2k} e^{-\mu r^2}`, without the exponential."""
     return (-2 * mu) ** l * (-4 * mu) ** k * math.factorial(k) * _laguerre(k, l + 0.5, mu * r2)
+
+
+def gaussian_polynomial(l: int, k: int, degree: int) -> np.ndarray:
+    r"""``(degree + 1,)``: the same as :math:`\mu^{l+k}` times these with powers of mu r^2."""
+    factor = (-2.0) ** l * (-4.0) ** k * math.factorial(k)
+    return factor * np.pad(_laguerre_coefficients(k, l + 0.5), (0, degree - k))
 
 
 def radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int, int], Array]:

@@ -53,7 +53,7 @@ def _pick(values, index):
     return values[..., index] if index.ndim == 1 else _take(values, index)
 
 
-def _pair_lists(
+def pair_lists(
     topology: Primitives, exponents, coefficients, positions: Array, chosen=None
 ) -> list[PairList]:
     """Primitive pairs, one list for each sum of angular momenta: all, or a screened choice."""
@@ -124,7 +124,7 @@ def _pair_lists(
     return out
 
 
-def _ao_index(topology: Primitives):
+def ao_index(topology: Primitives):
     """``(B, nao, nao)`` place of each element in the blocks one after the other; the end if none.
 
     Elements with l < l', and blocks above the diagonal of equal l, are left to the transpose.
@@ -159,7 +159,7 @@ def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) ->
     flat = [every[c].reshape(*every[c].shape[:-3], -1) for c in classes_of(topology.counts)]
     flat.append(jnp.zeros((*flat[0].shape[:-1], 1), flat[0].dtype))
     half = jnp.concatenate(flat, axis=-1)
-    half = half.at[..., _ao_index(topology)].get(mode="promise_in_bounds")
+    half = half.at[..., ao_index(topology)].get(mode="promise_in_bounds")
     return half + jnp.swapaxes(half, -1, -2)
 
 
@@ -167,11 +167,11 @@ def _matrix(topology: Primitives, blocks: list[dict[tuple[int, int], Array]]) ->
 
 
 def _overlap(*molecules) -> Array:
-    return _matrix(molecules[0], [assemble(x, None, 0, 0) for x in _pair_lists(*molecules)])
+    return _matrix(molecules[0], [assemble(x, None, 0, 0) for x in pair_lists(*molecules)])
 
 
 def _kinetic(*molecules) -> Array:
-    lists = _pair_lists(*molecules)
+    lists = pair_lists(*molecules)
     return -0.5 * _matrix(molecules[0], [assemble(x, None, 0, 1) for x in lists])
 
 
@@ -184,7 +184,7 @@ def _position_potential(pairs: PairList) -> Array:
 
 
 def _position(*molecules) -> Array:
-    lists = _pair_lists(*molecules)
+    lists = pair_lists(*molecules)
     r = _matrix(molecules[0], [assemble(x, _position_potential(x), 1, 0) for x in lists])
     return jnp.moveaxis(r, 0, 1)
 
@@ -218,7 +218,7 @@ def _second_potential(pairs: PairList) -> Array:
 
 
 def _second_moments(*molecules) -> Array:
-    lists = _pair_lists(*molecules)
+    lists = pair_lists(*molecules)
     rr = _matrix(molecules[0], [assemble(x, _second_potential(x), 2, 0) for x in lists])
     return jnp.moveaxis(rr, 2, 0)
 
@@ -266,7 +266,7 @@ def _coulomb(
 ) -> Array:
     sources = charges.T[:, None, None], jnp.moveaxis(centres, 0, -1), spreads.T
     blocks = []
-    for pairs in _pair_lists(topology, exponents, coefficients, positions, chosen):
+    for pairs in pair_lists(topology, exponents, coefficients, positions, chosen):
         batch, n = pairs.a.shape
         width = hermite.n_rows(pairs.order + 1) * batch * positions.dtype.itemsize
         chunk = max(64, PAIR_BYTES // width)

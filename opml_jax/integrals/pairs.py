@@ -175,6 +175,24 @@ def assemble(
 
 def contract(pairs: PairList, potential: Array | None, degree: int, laplacians: int) -> list[Array]:
     """Products summed over primitives: ``(..., n_products, B, n_shell_pairs)`` for each class."""
+    batch = pairs.distance2.shape[0]
+    out = []
+    for own, products in zip(pairs.classes, factors(pairs, degree, laplacians), strict=True):
+        if potential is not None:
+            row = coupling(own.la, own.lb, min(degree, pairs.order)).row
+            products = products * potential[..., row, :, slice(*own.primitives)]
+        n_shell_pairs = own.shells[1] - own.shells[0]
+        lead = products.shape[:-2]
+        total = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
+        products = products.reshape(*lead, -1)
+        target = shell_pairs_of(pairs, own)
+        total = total.at[..., target].add(products, mode="promise_in_bounds")
+        out.append(total.reshape(*lead, batch, n_shell_pairs))
+    return out
+
+
+def factors(pairs: PairList, degree: int, laplacians: int) -> list[Array]:
+    """What multiplies components of H in products: ``(n_products, B, n)`` for each class."""
     order, v = pairs.order, pairs.variance
     mu = 2 * pairs.a * pairs.b * v
     radial = jnp.stack(
@@ -187,23 +205,19 @@ def contract(pairs: PairList, potential: Array | None, degree: int, laplacians: 
     )
     in_a = _powers(0.5 / pairs.a, max(c.la for c in pairs.classes))
     in_b = _powers(0.5 / pairs.b, max(c.lb for c in pairs.classes))
-    batch = pairs.distance2.shape[0]
     out = []
     for own in pairs.classes:
-        c = coupling(own.la, own.lb, min(degree, order))
-        part = slice(*own.primitives)
+        c, part = coupling(own.la, own.lb, min(degree, order)), slice(*own.primitives)
         products = in_a[c.power_a, :, part] * in_b[c.power_b, :, part]
-        products = products * radial[c.radial, :, part]
-        if potential is not None:
-            products = products * potential[..., c.row, :, part]
-        n_shell_pairs = own.shells[1] - own.shells[0]
-        lead = products.shape[:-2]
-        target = pairs.target[:, part] + n_shell_pairs * np.arange(batch, dtype=np.int32)[:, None]
-        total = jnp.zeros((*lead, batch * n_shell_pairs), products.dtype)
-        products = products.reshape(*lead, -1)
-        total = total.at[..., target.reshape(-1)].add(products, mode="promise_in_bounds")
-        out.append(total.reshape(*lead, batch, n_shell_pairs))
+        out.append(products * radial[c.radial, :, part])
     return out
+
+
+def shell_pairs_of(pairs: PairList, own: PairClass) -> Array:
+    """``(B n,)`` pair of shells of each primitive pair of a class, counted over all molecules."""
+    batch, n_shell_pairs = pairs.distance2.shape[0], own.shells[1] - own.shells[0]
+    first = n_shell_pairs * np.arange(batch, dtype=np.int32)[:, None]
+    return (pairs.target[:, slice(*own.primitives)] + first).reshape(-1)
 
 
 def couple(pairs: PairList, contracted: list[Array], degree: int) -> dict[tuple[int, int], Array]:

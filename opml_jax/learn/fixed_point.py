@@ -6,6 +6,8 @@ differentiated, but linear equations are solved at it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -16,57 +18,61 @@ LINEAR_CYCLES, LINEAR_TOLERANCE = 100, 1e-11
 """Most steps of the equations of derivatives, and the largest element left, relative."""
 
 
-def fixed_point(step, guess: Array, cycles: int, tolerance: float, history: int):
-    r"""Matrices with :math:`F = g(F)`, by extrapolation, and what was left of g(F) - F.
+Step = Callable[[Array], tuple[Array, Array]]
+"""From F to g(F), and an error that vanishes where they are equal."""
 
-    Derivatives solve :math:`(1 - dg/dF)\, dF = dg` in the same way.
+
+def fixed_point(step: Step, guess: Array, cycles: int, tolerance: float, history: int):
+    r"""Matrices with :math:`F = g(F)`, by extrapolation, and what was left of the error.
+
+    Derivatives solve :math:`(1 - dg/dF)\, dF = dg`, by the difference of both sides.
 
     Args:
-      step: g, of ``(n, nao, nao)``; the n matrices are independent.
+      step: g, of ``(n, nao, nao)``, and an error ``(n, m, m)`` that vanishes where F is g(F): their
+        difference, or another that says better how far it is; the n matrices are independent.
       guess: where to start.
       cycles: most steps.
-      tolerance: largest element of the residual that is left.
+      tolerance: largest element of the error that is left.
       history: how many matrices are combined.
 
     Returns:
-      ``(n, nao, nao)``, and ``(n,)`` the residual before the last extrapolation.
+      ``(n, nao, nao)``, and ``(n,)`` the error before the last extrapolation.
     """
 
-    def solve(residual, start):
-        return extrapolate(residual, start, cycles, tolerance, history)
+    def solve(_, start):
+        return extrapolate(step, start, cycles, tolerance, history)
 
     def tangent(linear, right):
         def krylov(matvec, right):
             scale = jnp.max(jnp.abs(right))
             scale = jnp.where(scale > 0, scale, 1.0)
-            found, _ = extrapolate(
-                lambda x: matvec(x) - right,
-                -right,
-                LINEAR_CYCLES,
-                LINEAR_TOLERANCE * scale,
-                history,
-            )
-            return found
+
+            def linear_step(x):
+                r = matvec(x) - right
+                return x + r, r
+
+            left = LINEAR_TOLERANCE * scale
+            return extrapolate(linear_step, -right, LINEAR_CYCLES, left, history)[0]
 
         return jax.lax.custom_linear_solve(linear, right, solve=krylov, transpose_solve=krylov)
 
     def residual(fock):
-        return step(fock) - fock
+        return step(fock)[0] - fock
 
     fock, left = jax.lax.custom_root(residual, guess, solve, tangent, has_aux=True)
     return fock, jax.lax.stop_gradient(left)
 
 
-def extrapolate(residual, start: Array, cycles: int, tolerance, history: int):
-    """Roots by Pulay's direct inversion in the iterative subspace (DIIS).
+def extrapolate(step: Step, start: Array, cycles: int, tolerance, history: int):
+    """Fixed points by Pulay's direct inversion in the iterative subspace (DIIS).
 
-    P. Pulay, Chem. Phys. Lett. 73, 393 (1980): the next matrix is the combination of earlier ones,
-    each with its residual added, whose residual is smallest. ``residual`` is called at one place,
-    because every call is a copy of it in the compiled program.
-    Arguments are those of :func:`fixed_point`, with the residual in place of g.
+    P. Pulay, Chem. Phys. Lett. 73, 393 (1980), and J. Comput. Chem. 3, 556 (1982), where the error
+    is a commutator: the next F is the combination of earlier g(F) whose error is smallest. ``step``
+    is called at one place, because every call is a copy of it in the compiled program.
+    Arguments are those of :func:`fixed_point`.
 
     Returns:
-      ``(n, nao, nao)``, and ``(n,)`` the largest residual before the last extrapolation.
+      ``(n, nao, nao)``, and ``(n,)`` the largest error before the last extrapolation.
     """
     n = start.shape[0]
 
@@ -76,8 +82,8 @@ def extrapolate(residual, start: Array, cycles: int, tolerance, history: int):
 
     def cycle(state):
         count, x, past, _ = state
-        r = residual(x)
-        past = past.at[count % history].set(jnp.stack([x + r, r]))
+        new, error = step(x)
+        past = past.at[count % history].set(jnp.stack([new, error]))
         used = jnp.arange(history) < count + 1
         gram = einsum("anij,bnij->nab", past[:, 1], past[:, 1])
         size = jnp.max(jnp.where(used, jnp.diagonal(gram, axis1=1, axis2=2), 0.0), axis=1)
@@ -89,7 +95,7 @@ def extrapolate(residual, start: Array, cycles: int, tolerance, history: int):
         c = lapack.solve(system, ones[..., None])[..., 0]
         c = c / jnp.sum(c, axis=1, keepdims=True)
         x = einsum("na,anij->nij", c, past[:, 0])
-        return count + 1, x, past, jnp.max(jnp.abs(r), axis=(1, 2))
+        return count + 1, x, past, jnp.max(jnp.abs(error), axis=(1, 2))
 
     past = jnp.zeros((history, 2, *start.shape), start.dtype)
     worst = jnp.full(n, jnp.inf, start.dtype)

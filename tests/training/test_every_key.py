@@ -131,6 +131,8 @@ KEYS: dict[str, dict[str, typing.Any]] = {
         "density_words": [[], [], ["U"], ["P", "U", "S P S"]],
         "stages": [0, 0, 1, 2],
         "exponents": [[], [1.0], [2.0, 0.2]],
+        "projection": ["auto", "auto", "none", "local"],
+        "extrapolation": ["commutator", "difference"],
         "cycles": [40],
         "tolerance": [1e-7, 1e-6],
         "history": [2, 8],
@@ -192,7 +194,13 @@ QUICK = {
         "references": 0,
         "fit": {"targets": ["energy"], "field_dipole_sigma": 0.0, "consistency_sigma": 0.0},
     },
-    "op2op": {"words": ["S", "W"], "density_words": [], "stages": 0, "network": None},
+    "op2op": {
+        "words": ["S", "W"],
+        "density_words": [],
+        "stages": 0,
+        "projection": "auto",
+        "network": None,
+    },
     "op2density": {"powers": [1], "network": None, "uncertainty": False},
     "density2prop": {
         "channels": 1,

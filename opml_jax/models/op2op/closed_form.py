@@ -27,6 +27,7 @@ from ..base.definition import Params
 from .draws import last_columns, up_to
 from .functions import Op2Op
 from .inputs import Irreps, joined, n_electrons, operator_irreps
+from .local import check_local
 from .metrics import describe
 from .selection import best_fade, converging, judged_fades, judges_of
 from .variance import calibrated, drawn
@@ -64,7 +65,7 @@ class ClosedForm:
       floors: mean absolute error of self-consistent Fock matrices on validation, Hartree, by the
         smallest lambda of the functional; infinite where they did not converge.
       fades: mean absolute errors of occupied levels and of the gap of first guesses there, added,
-        Hartree, by the scale of :func:`opml_jax.models.op2op.functions.faded`; empty if not judged.
+        Hartree, by the scale of :func:`opml_jax.models.op2op.filters.faded`; empty if not judged.
     """
 
     params: Params
@@ -111,6 +112,8 @@ def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) 
     known = {"guess": origin.get("guess", {}), "functional": joined_columns(origin)}
     solved = {part: candidates(definition, s, known[part]) for part, s in systems.items()}
     judges = judges_of(sets["validation"])
+    few = judges.subset(range(min(CHUNK, len(judges))))
+    check_local(definition, labelled_batches(definition, few, CHUNK))
     first = up_to(definition, 0)
     guess = _chosen(first, {"guess": solved["guess"]}, 0.0, start).params
     fades = judged_fades(first, lambda scale: {**guess, "fade": scale}, judges, run)

@@ -29,6 +29,12 @@ BASELINES = ("neutral_atoms", "hcore", "superposed", "none")
 """What a first guess starts from: T + W, T + V, T + V and the Coulomb matrix of superposed atoms,
 or nothing; for density matrices those of these operators, the superposed atoms, or nothing."""
 
+PROJECTIONS = ("auto", "local", "none")
+"""Whether learned matrices are reduced to those of local potentials."""
+
+EXTRAPOLATIONS = ("commutator", "difference")
+"""What self-consistency makes small."""
+
 WINDOWS = ("lowest", "homo")
 """Levels of a larger basis that a matrix may stand for."""
 
@@ -194,8 +200,14 @@ class Op2OpConfig(ModelConfig):
         has to converge, and the error is larger than that of a density that does.
       exponents: Exponents of Gaussians in Bohr^-2, descending, which cut the potential of the
         nuclei of each element into pieces of ranges between them.
+      projection: Whether what is learned is reduced to the matrix of a local potential, which
+        exchange and correlation of a semilocal functional is: local, none, or auto, which means
+        local for Fock matrices that are made self-consistent and none for others. Exact exchange
+        is not local.
+      extrapolation: What self-consistency makes small: the commutator of F[P] and P between
+        orthogonal functions, or the difference of F[P] and F.
       cycles: Most self-consistent cycles.
-      tolerance: Largest element of F[P] - F that may remain, in Hartree.
+      tolerance: Largest element of it that may remain, in Hartree.
       history: Matrices remembered by the extrapolation (DIIS).
       network: A network that adds to the closed form of the first guess without density words, else
         of the self-consistent matrix.
@@ -219,8 +231,10 @@ class Op2OpConfig(ModelConfig):
     density_words: tuple[str, ...] = DENSITY_WORDS
     stages: int = 0
     exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
+    projection: str = PROJECTIONS[0]
+    extrapolation: str = EXTRAPOLATIONS[0]
     cycles: int = 40
-    tolerance: float = 1e-7
+    tolerance: float = 1e-6
     history: int = 8
     network: Op2OpNetworkConfig | None = None
     target: str = TARGETS[0]
@@ -234,6 +248,8 @@ class Op2OpConfig(ModelConfig):
         one_of("model.target", self.target, TARGETS)
         one_of("model.baseline", self.baseline, BASELINES)
         one_of("model.window", self.window, WINDOWS)
+        one_of("model.projection", self.projection, PROJECTIONS)
+        one_of("model.extrapolation", self.extrapolation, EXTRAPOLATIONS)
         check_words("model.words", self.words, LETTERS)
         check_words("model.density_words", self.density_words, DENSITY_LETTERS)
         for wrong, name, got, expected in self._refusals():
@@ -262,9 +278,23 @@ class Op2OpConfig(ModelConfig):
         expected = "target fock without a network: it is that of the linear map"
         yield wrong, "uncertainty", f"target {self.target}{and_network}", expected
         yield network and of_dm, "network", "target dm", "target fock, or no network"
+        wrong = of_dm and self.projection == "local"
+        yield wrong, "projection", "local, and target dm", "auto or none: densities are not local"
         wrong = self.network is not None and self.network.alone and not one_shot
         expected = "false, or with density_words: []: the network stands beside the closed form"
         yield wrong, "network.alone", f"true, and {words}", expected
+
+    @property
+    def is_self_consistent(self) -> bool:
+        """Whether the density is made self-consistent at prediction."""
+        return bool(self.density_words) and not self.stages
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what is learned is reduced to the matrix of a local potential."""
+        if self.projection == "auto":
+            return self.is_self_consistent
+        return self.projection == "local"
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -293,8 +323,8 @@ class Op2OpConfig(ModelConfig):
             where, got = "model.fit.observables", f"targets {self.targets}, of {self.functions}"
             if self.network or (self.density_words and not self.stages):
                 expected = "with density_words: [] or stages, and no network"
-            elif self.target != "fock" or self.uncertainty:
-                expected = "with target: fock and uncertainty: false"
+            elif self.target != "fock" or self.uncertainty or self.is_local:
+                expected = "with target: fock, uncertainty: false and no projection"
             elif self.window != "lowest" and self.targets != ("mo_energy",):
                 expected = "with targets: [mo_energy], unless window is lowest"
         if expected:

@@ -26,7 +26,8 @@ from ...numerics import Array, einsum
 from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch
 from ..base.definition import Params
-from .functions import Op2Op, faded
+from .filters import sensible
+from .functions import Op2Op
 from .inputs import Irreps, Operators, joined
 from .network import to_matrix
 
@@ -34,7 +35,7 @@ from .network import to_matrix
 def up_to(definition: Op2Op, stages: int) -> Op2Op:
     """The same model with its first stages only; 0: the first guess alone."""
     parts = {"stages": stages} if stages else {"stages": 0, "density_words": (), "network": None}
-    parts |= {"uncertainty": False}
+    parts |= {"uncertainty": False, "projection": "local" if definition.config.is_local else "none"}
     return dataclasses.replace(definition, config=dataclasses.replace(definition.config, **parts))
 
 
@@ -95,4 +96,4 @@ def drawn_changes(
     changes = jax.vmap(lambda irreps: to_matrix(irreps, table, *s.shape[:2]))(y)
     last = last_map(definition, params)
     fade = "functional_fade" if definition.config.density_words else "fade"
-    return faded(changes, s, last[fade]) if fade in last else changes
+    return sensible(changes, operators, last.get(fade))

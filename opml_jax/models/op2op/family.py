@@ -14,7 +14,7 @@ from ...errors import Code, ConventionError, DataError, ModelFileError
 from ..family import Evaluated, Family, Fit, Picture
 from .config import ObservablesFit, Op2OpConfig
 from .functions import Op2Op
-from .legacy import OF_MATRIX_NETWORK
+from .legacy import BEFORE_PROJECTION, OF_MATRIX_NETWORK
 from .model import Op2OpModel, check_closed_shells
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Op2OpFamily(Family):
 
     def read_config(self, values: Mapping[str, Any]) -> Op2OpConfig:
         """The configuration in a model file; networks of version 0.1 had a kind."""
-        values = dict(values)
+        values = {**BEFORE_PROJECTION, **values}
         if (network := values.get("network")) is not None:
             if (kind := network.get("kind", "gated")) != "gated":
                 raise ModelFileError(

@@ -237,7 +237,7 @@ def _residuals(
         x, weights = joined(x, density), params["density"]
     else:
         residual = fock - definition.baseline(params, structures, operators, table)
-        residual = residual - definition.learned_guess(params, x, table, s)
+        residual = residual - definition.learned_guess(params, x, table, operators)
         weights = params["guess"]
     return {
         "x": {k: x[k] for k in x if key_name(k) in weights},

@@ -1,8 +1,8 @@
 r"""Op2Op: the Fock matrix of a molecule, from potentials that are known before any calculation.
 
 .. math::
-    F_0 &= T + W + A\big(\textstyle\sum_c X_c[S, T, W, E]\, w^0_c\big) \\
-    F[P] &= T + V + \tilde J[P] + A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
+    F_0 &= T + W + \Pi A\big(\textstyle\sum_c X_c[S, T, W, E]\, w^0_c\big) \\
+    F[P] &= T + V + \tilde J[P] + \Pi A\big(\textstyle\sum_c X_c[S, T, W, E, P, U]\, w_c\big),
     \qquad P = P(F[P])
 
 or, instead of self-consistency, :math:`F_{k+1} = F_k[P(F_k)]` with weights of every stage
@@ -12,11 +12,13 @@ E are pieces of the nuclei's, by element and range,
 :math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter fitted
 (:func:`opml_jax.integrals.fitted_coulomb`). X are the irreps, block by block, of these operators
 and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
-the same kind of block of F (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Op), and A puts them back
-into a matrix. What is learned besides the first guess is therefore the matrix of exchange and
-correlation as a function of the density, and the density is made self-consistent at prediction. All
-weights are solved in closed form at the reference's densities; equivariance, permutations and size
-extensivity hold by construction.
+the same kind of block of F (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Op), A puts them back
+into a matrix, and :math:`\Pi` keeps of it what is the matrix of a local potential
+(:mod:`opml_jax.operators.local`; :attr:`~opml_jax.models.Op2OpConfig.projection`). What is learned
+besides the first guess is therefore the matrix of exchange and correlation as a function of the
+density, and the density is made self-consistent at prediction. All weights are solved in closed
+form at the reference's densities; equivariance, permutations and size extensivity hold by
+construction.
 
 Derivatives of the self-consistent matrices follow from the implicit function theorem. A model of
 density matrices (``target="dm"``) is a first guess too, of P instead of F, made idempotent with the
@@ -33,17 +35,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import integrals, lapack
+from ... import integrals
 from ...basis import Basis, layout_of
 from ...errors import ConfigError, OpmlError
 from ...features.couple import IrrepKey, key_name
 from ...learn.fixed_point import fixed_point
 from ...numerics import Array, einsum, is_concrete
 from ...observables import density_matrix, dipole, project
+from ...operators import inverse_sqrt
+from ...operators.local import local_projection
 from ...operators.species import SpeciesTable, scatter_species
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Definition, Params
 from .config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
+from .filters import sensible
 from .inputs import (
     InputTable,
     Irreps,
@@ -59,6 +64,9 @@ from .inputs import (
     table_of,
 )
 from .network import network_data, network_irreps, to_matrix
+
+KEPT_BYTES = 2**30
+"""Integrals of the fitted Coulomb matrix that need more memory are made again in every cycle."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -111,16 +119,24 @@ class Op2Op(Definition):
         """What is known before the density, ``(n_structures, nao, nao)`` each (1 for a molecule).
 
         ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``;
-        with an input basis ``inputs``, the same in it, for which a batch needs its ``table``.
+        with an input basis ``inputs``, the same in it, for which a batch needs its ``table``;
+        ``projection`` on local potentials, and ``coulomb``, which makes Coulomb matrices, if the
+        model needs them and their integrals are not too large to be kept.
         """
         exponents = self.config.exponents
         operators: Operators = {**known_operators(structure, self.basis, exponents)}
         if self.input_basis is not None:
+            inputs = structure
             if isinstance(structure, StructureBatch):
                 assert isinstance(table, InputTable)  # as they are made for an input basis
                 assert table.structures is not None
-                structure = table.structures.replace(positions=structure.positions)
-            operators["inputs"] = known_operators(structure, self.input_basis, exponents)
+                inputs = table.structures.replace(positions=structure.positions)
+            operators["inputs"] = known_operators(inputs, self.input_basis, exponents)
+        if self.config.is_local:
+            operators["projection"] = local_projection(structure, self.basis)
+        needed = integrals.coulomb_fit_bytes(structure, self.basis)
+        if self.config.is_self_consistent and needed <= KEPT_BYTES:
+            operators["coulomb"] = integrals.coulomb_fit(structure, self.basis)
         return operators
 
     def known_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
@@ -141,9 +157,12 @@ class Op2Op(Definition):
         self, structure: Structure | StructureBatch, operators: Operators, dm: Array
     ) -> Operators:
         """The operators with P and U added; ``dm`` ``(n_structures, nao, nao)``."""
-        one = isinstance(structure, Structure)
-        j = integrals.fitted_coulomb(structure, self.basis, dm[0] if one else dm)
-        return {**operators, "P": dm, "U": operators["V"] + (j[None] if one else j)}
+        if "coulomb" in operators:
+            j = operators["coulomb"](dm)
+        else:
+            one = isinstance(structure, Structure)
+            j = integrals.fitted_coulomb(structure, self.basis, dm[0] if one else dm)
+        return {**operators, "P": dm, "U": operators["V"] + j}
 
     def assemble(self, weights: Params, x: Irreps, table: SpeciesTable, like: Array) -> Array:
         """The matrix of linear maps of irreps, ``(n_structures, nao, nao)`` as ``like``."""
@@ -155,10 +174,12 @@ class Op2Op(Definition):
                     y[key] = y[key] + linear["constant"]
         return to_matrix(y, table, like.shape[0], like.shape[-1])
 
-    def learned_guess(self, params: Params, x: Irreps, table: SpeciesTable, s: Array) -> Array:
-        """What the closed form adds to the baseline, ``(n_structures, nao, nao)`` as ``s``."""
-        out = self.assemble(params["guess"], x, table, s)
-        return faded(out, s, params["fade"]) if "fade" in params else out
+    def learned_guess(
+        self, params: Params, x: Irreps, table: SpeciesTable, operators: Operators
+    ) -> Array:
+        """What the closed form adds to the baseline, ``(n_structures, nao, nao)``."""
+        out = self.assemble(params["guess"], x, table, operators["S"])
+        return sensible(out, operators, params.get("fade"))
 
     def baseline(
         self,
@@ -201,18 +222,16 @@ class Op2Op(Definition):
     def _functional(
         self, params: Params, structure, operators, known, table: SpeciesTable, kinetic: Array
     ) -> Callable[[Array], Array]:
-        """F of the density of F, ``(n_structures, nao, nao)`` each, with the maps of ``params``."""
+        """F of a density, ``(n_structures, nao, nao)`` each, with the maps of ``params``."""
         s = operators["S"]
         constant = self.assemble(params["known"], known, table, s)
 
-        def step(fock):
-            dm = self.density(structure, s, fock)
+        def step(dm):
             of_density = self.with_density(structure, operators, dm)
             x = self.density_irreps(of_density, table)
             matrix = constant + self.assemble(params["density"], x, table, s)
             matrix = matrix + self.learned(params, of_density, joined(known, x), table)
-            if "functional_fade" in params:
-                matrix = faded(matrix, s, params["functional_fade"])
+            matrix = sensible(matrix, operators, params.get("functional_fade"))
             return kinetic + of_density["U"] + matrix
 
         return step
@@ -229,7 +248,8 @@ class Op2Op(Definition):
 
         Args:
           params: from training or a model file. ``fade`` and ``functional_fade`` are the scales of
-            :func:`faded` of the first guess and of the self-consistent matrix; none: 0.
+            :func:`.filters.faded` of the first guess and of the self-consistent matrix; without
+            them nothing fades.
           structure: closed-shell molecule or batch (made for :attr:`basis`).
           table: of a batch whose composition is traced (:meth:`table`).
           field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as
@@ -240,9 +260,9 @@ class Op2Op(Definition):
 
         Returns:
           ``fock`` in Hartree (not by a model of density matrices), ``dm`` (occupation 2) and
-          ``overlap``, ``(nao, nao)``, in the library's AO order, and ``residual``, the largest
-          element of F[P] - F in Hartree, 0 for a model without density words. A batch adds a
-          leading axis.
+          ``overlap``, ``(nao, nao)``, in the library's AO order, and ``residual`` in Hartree, the
+          largest element of what self-consistency makes small (:attr:`Op2OpConfig.extrapolation`),
+          0 for a model without density words. A batch adds a leading axis.
 
         Raises:
           OpmlError: a field, and a model of density matrices.
@@ -252,7 +272,7 @@ class Op2Op(Definition):
         known = self.known_irreps(operators, table)
         s, kinetic = operators["S"], operators["T"]
         guess = self.baseline(params, structure, operators, table)
-        guess = guess + self.learned_guess(params, known, table, s)
+        guess = guess + self.learned_guess(params, known, table, operators)
         if field is not None:
             in_field = self._in_field(structure, field)
             guess, kinetic = guess + in_field, kinetic + in_field
@@ -279,14 +299,27 @@ class Op2Op(Definition):
     def _with_functional(self, params: Params, guess: Array, *read: Any) -> dict[str, Array]:
         """The Fock matrix of a density that is made self-consistent, or of the last stage."""
         c = self.config
-        if not c.stages:
-            step = self._functional(params, *read)
-            fock, residual = fixed_point(step, guess, c.cycles, c.tolerance, c.history)
-            return {"fock": fock, "residual": residual}
-        fock = guess
-        for i in range(c.stages):
-            fock = self._functional(params["stages"][str(i)], *read)(fock)
-        return {"fock": fock}
+        structure, s = read[0], read[1]["S"]
+        if c.stages:
+            fock = guess
+            for i in range(c.stages):
+                dm = self.density(structure, s, fock)
+                fock = self._functional(params["stages"][str(i)], *read)(dm)
+            return {"fock": fock}
+        functional = self._functional(params, *read)
+        orthogonal = inverse_sqrt(_with_unit_padding(s, _mask(structure)))
+
+        def step(fock):
+            dm = self.density(structure, s, fock)
+            new = functional(dm)
+            if c.extrapolation == "difference":
+                return new, new - fock
+            half = einsum("...ij,...jk,...kl->...il", orthogonal, new, dm)
+            half = einsum("...ij,...jk,...kl->...il", half, s, orthogonal)
+            return new, half - jnp.matrix_transpose(half)
+
+        fock, residual = fixed_point(step, guess, c.cycles, c.tolerance, c.history)
+        return {"fock": fock, "residual": residual}
 
     def dipole_in_field(
         self, params: Params, structure: Structure, field: Array | None = None
@@ -336,22 +369,11 @@ class Op2Op(Definition):
         return n_shell_pairs(self.basis, key)
 
 
-def faded(matrix: Array, overlap: Array, scale: Array | float) -> Array:
-    r"""A learned matrix without what it says of functions that the overlap nearly lacks.
-
-    :math:`f M f` with :math:`f = S^2 (S^2 + \epsilon^2)^{-1}`, epsilon the ``scale``, ``(..., nao,
-    nao)`` each; padding of S is zero. A matrix element of an operator is small where the overlap
-    is: an eigenvector of S with eigenvalue s has a norm of root s. Errors of a learned one are not,
-    and make levels wrong by their size over s. f keeps what belongs to eigenvalues well above
-    epsilon, and lets the rest fade into the baseline, which is an operator.
-    """
-    eye = jnp.eye(overlap.shape[-1], dtype=overlap.dtype)
-    lacking = jnp.where(jnp.diagonal(overlap, axis1=-2, axis2=-1) == 0, 1.0, 0.0)
-    padded = overlap + lacking[..., None] * eye
-    squares = padded @ padded + scale**2 * eye
-    whole = jnp.broadcast_to(eye, squares.shape)
-    f = eye - scale**2 * lapack.solve(squares, whole, positive=True)
-    return einsum("...ij,...jk,...lk->...il", f, matrix, f)
+def _with_unit_padding(overlap: Array, mask: Array | None) -> Array:
+    """The overlap with a diagonal of 1 for padded functions."""
+    if mask is None:
+        return overlap
+    return overlap + jnp.where(mask, 0.0, 1.0)[..., None] * jnp.eye(overlap.shape[-1])
 
 
 def _mask(structure: Structure | StructureBatch) -> Array | None:

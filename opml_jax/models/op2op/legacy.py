@@ -9,6 +9,9 @@ from typing import Any
 from ...errors import ConfigError
 from ...learn.config import DescentConfig
 
+BEFORE_PROJECTION = {"projection": "none", "extrapolation": "difference"}
+"""What model files without these settings are: written before there were any others."""
+
 OF_MATRIX_NETWORK = ("kind", "channels", "layers")
 """Settings of networks of version 0.1 that a kind had which there is no more, and its name."""
 

@@ -67,7 +67,12 @@ def judges_of(validation: Dataset) -> Dataset:
 def judged_fades(
     definition: Op2Op, with_fade: Callable[[float], Params], judges: Dataset, run: Run
 ) -> dict[float, float]:
-    """Errors of levels, Hartree, by the scale of a fade; empty where no overlap is small."""
+    """Errors of levels, Hartree, by the scale of a fade; empty where no overlap is small.
+
+    Nor are fades of local matrices judged: these have no errors where the overlap is small.
+    """
+    if definition.config.is_local:
+        return {}
     overlaps = (molecule(s, definition.basis).intor("int1e_ovlp") for s in judges.structures)
     small = any(np.linalg.eigvalsh(s)[0] < SMALL_OVERLAP for s in overlaps)
     if definition.config.target != "fock" or not small:

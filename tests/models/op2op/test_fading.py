@@ -15,7 +15,7 @@ from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
 from opml_jax.models.op2op import selection
 from opml_jax.models.op2op.closed_form import fit_closed_form
-from opml_jax.models.op2op.functions import faded
+from opml_jax.models.op2op.filters import faded
 from opml_jax.models.op2op.selection import level_error
 from opml_jax.testing import assert_grad_matches_fd
 
@@ -83,7 +83,7 @@ def test_derivatives(diffuse, water):
     assert_grad_matches_fd(jax.jit(trace), np.asarray(water.positions), rtol=1e-6)
 
 
-CONVERGED = 1e-7  # Hartree, the default tolerance of self-consistency
+CONVERGED = 1e-7  # Hartree, the tolerance of self-consistency
 
 
 @pytest.fixture(scope="module")
@@ -120,7 +120,8 @@ def test_validation_chooses(parts, monkeypatch):
 def test_self_consistent_matrices_fade_too(parts, monkeypatch):
     """By the least scale with which validation converges; the rest of the matrix does not."""
     basis = opml.load_basis("sto-3g", [1, 8])
-    definition = Op2Op(dataclasses.replace(ONE_SHOT, density_words=("P",)), basis)
+    plain = {"projection": "none", "extrapolation": "difference", "tolerance": CONVERGED}
+    definition = Op2Op(dataclasses.replace(ONE_SHOT, density_words=("P",), **plain), basis)
     monkeypatch.setattr(selection, "SMALL_OVERLAP", 1.0)
     monkeypatch.setattr(selection, "FADES", (0.1,))
     monkeypatch.setattr(selection, "FUNCTIONAL_FADES", (0.05, 0.2, 0.3))

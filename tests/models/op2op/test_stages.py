@@ -71,7 +71,7 @@ def test_a_second_stage_is_better_than_the_first(one, parts):
 @pytest.mark.slow
 def test_many_stages_are_self_consistency(parts):
     """With the weights of the functional in every stage, from another way of getting there."""
-    model, _ = fitted(parts, tolerance=1e-10)
+    model, _ = fitted(parts, tolerance=1e-10, projection="none")
     structures = parts["test"].structures[:2]
     wanted = model.predict(structures)["fock"]
     own = {k: model.params[k] for k in ("known", "density")}

@@ -1,0 +1,304 @@
+r"""Matrices of local potentials: integrals of two orbitals and a function of an atom.
+
+.. math::
+    B_{k,ij} = \int \chi_i(r)\, g_k(r)\, \chi_j(r)\, dr
+
+where g is a Gaussian, or the electrostatic potential of a Gaussian charge.
+
+A pair of primitives is a Gaussian of variance v = 1/2p at P, and g its potential. Averaged over the
+pair, g is a Gaussian again, and a component of H (:mod:`.hermite`) is a derivative of it. For
+:math:`g_{lm} = N S_{lm}(r_C) e^{-\gamma r_C^2} = N (2 \gamma)^{-l} S_{lm}(\nabla_C)
+e^{-\gamma r_C^2}` the product rule of harmonics (D) and Hobson's theorem give, with R = P - C and
+:math:`\mu = p \gamma / (p + \gamma)`,
+
+.. math::
+    S_{l'm'}(\nabla_P) \nabla_P^{2k} \langle g_{lm} \rangle = N (-2 \gamma)^{-l}
+    \Big(\frac{p}{p + \gamma}\Big)^{3/2} \sum_{l''} D^{l''}_{m' m m''} S_{l''m''}(R)\,
+    \Big(\frac1R \frac{d}{dR}\Big)^{l''} \nabla^{2k''} e^{-\mu R^2},\quad
+    l'' + 2 k'' = l' + 2k + l.
+
+For potentials of charges :math:`\mathrm{erf}(R / \sqrt{2v}) / R` replaces the Gaussian of R. The
+matrix element follows from H as that of every other potential (:mod:`.pairs`). Functions are
+computed atom by atom, so that what is between primitives and matrix elements stays small.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..basis import Basis, layout_of
+from ..basis.primitives import Primitives
+from ..errors import OpmlError, one_of
+from ..numerics import Array, einsum
+from ..structures import Structure, StructureBatch
+from .harmonics import product, stacked_harmonics
+from .hermite import components, gaussian_polynomial, n_rows, radial, starts
+from .native import ao_index, pair_lists
+from .pairs import PairList, classes_of, coupling, factors, shell_pairs_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Shells:
+    """Gaussians of one angular momentum, on every atom or on those heavier than helium.
+
+    Attributes:
+      l: angular momentum.
+      exponents: in Bohr^-2.
+      heavy: whether hydrogen and helium have none.
+    """
+
+    l: int
+    exponents: tuple[float, ...]
+    heavy: bool = False
+
+
+def even_tempered(l: int, first: float, ratio: float, on_all: int, on_heavy: int) -> list[Shells]:
+    """``on_heavy`` Gaussians in even-tempered steps, the first ``on_all`` of them on every atom."""
+    exponents = tuple(first * ratio**n for n in range(on_heavy))
+    parts = (Shells(l, exponents[:on_all]), Shells(l, exponents[on_all:], heavy=True))
+    return [s for s in parts if s.exponents]
+
+
+FUNCTIONS: tuple[Shells, ...] = (
+    *even_tempered(0, 0.075, 2.32, 6, 9),
+    *even_tempered(1, 0.153, 2.47, 4, 5),
+    *even_tempered(2, 0.286, 1.96, 3, 4),
+    *even_tempered(3, 0.526, 1.80, 1, 3),
+)
+"""Gaussians whose matrices span potentials of exchange and correlation."""
+
+
+def local_potentials(
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    functions: tuple[Shells, ...] = FUNCTIONS,
+    kind: str = "overlap",
+) -> tuple[Array, Array]:
+    r"""Integrals :math:`\int \chi_i g_k \chi_j` of functions on the atoms.
+
+    Differentiable in positions, exponents and coefficients of the orbitals. libcint:
+    ``int3c1e``, ``int3c2e``.
+
+    Args:
+      structure: molecule, positions in Bohr, or a batch.
+      basis: of the orbitals.
+      functions: Gaussians.
+      kind: ``"overlap"``: g are these Gaussians, normalised, or ``"coulomb"``: g are the potentials
+        of charges :math:`S_{lm}(\nabla_C)\, \rho(|r - C|)`, of 1 for l = 0, of normal
+        distributions with these exponents.
+
+    Returns:
+      ``(n_functions, n_pairs)`` in Bohr^-1.5 or in Hartree, pairs i >= j of orbitals as
+      ``np.tril_indices``, for a batch with a leading axis; and ``(n_functions,)``, which of them
+      are there: a batch has room for more. First come the functions that every atom has, atom by
+      atom, then those of heavy atoms; on each atom in the order of ``functions``, m = -l..l and
+      exponents within.
+
+    Raises:
+      OpmlError: an unknown kind.
+      BasisError: an element the basis does not cover.
+    """
+    one_of("kind", kind, RADIALS, OpmlError)
+    layout = layout_of(structure, basis)
+    topology, positions = layout.primitives, jnp.asarray(structure.positions)
+    if isinstance(structure, Structure):
+        topology, positions = jax.tree.map(lambda x: x[None], topology), positions[None]
+    parts, real = [], []
+    for heavy in (False, True):
+        if shells := tuple(f for f in functions if f.heavy == heavy):
+            index, there = atoms_of(structure, basis, heavy)
+            centres = jnp.take_along_axis(positions, index[..., None], 1)
+            parts.append(_integrals(kind, shells, topology, basis.flat(), positions, centres))
+            real.append(jnp.repeat(there, sum((2 * f.l + 1) * len(f.exponents) for f in shells), 1))
+    mask = jnp.concatenate(real, axis=1)
+    out = jnp.where(mask[..., None], jnp.concatenate(parts, axis=1), 0.0)
+    return (out[0], mask[0]) if isinstance(structure, Structure) else (out, mask)
+
+
+def packed(matrices: Array, off_diagonal: float) -> jax.Array:
+    """Elements i >= j of symmetric matrices ``(..., nao, nao)``: ``(..., n_pairs)``.
+
+    Those with i > j are multiplied by ``off_diagonal``: 2 if they are to be summed as in a trace,
+    root 2 as in a norm.
+    """
+    i, j = np.tril_indices(matrices.shape[-1])
+    return jnp.asarray(matrices)[..., i, j] * np.where(i == j, 1.0, off_diagonal).astype(
+        matrices.dtype
+    )
+
+
+def unpacked(elements: Array) -> jax.Array:
+    """Symmetric matrices ``(..., nao, nao)`` of elements i >= j, ``(..., n_pairs)``."""
+    n = (math.isqrt(8 * elements.shape[-1] + 1) - 1) // 2
+    i, j = np.indices((n, n))
+    return jnp.asarray(elements)[
+        ..., np.maximum(i, j) * (np.maximum(i, j) + 1) // 2 + np.minimum(i, j)
+    ]
+
+
+def atoms_of(
+    structure: Structure | StructureBatch, basis: Basis, heavy: bool
+) -> tuple[Array, Array]:
+    """Atoms that have functions, ``(B, n)``, and which of these are not padding.
+
+    Of a batch there is room for as many as its basis functions allow.
+    """
+    if isinstance(structure, Structure):
+        numbers = np.array(structure.numbers)
+        index = np.flatnonzero(numbers > 2) if heavy else np.arange(len(numbers))
+        return index[None], np.ones((1, len(index)), bool)
+    layout, real, n = layout_of(structure, basis), structure.mask, structure.n_atoms
+    if not heavy:
+        return jnp.broadcast_to(jnp.arange(n), real.shape), real
+    spec = layout.spec
+    elements = zip(spec.elements, spec.ls, strict=True)
+    sizes = [sum(2 * l + 1 for l in ls) for z, ls in elements if z > 2]
+    room = min(n, layout.nao // min(sizes)) if sizes else 0
+    chosen = real & (jnp.asarray(structure.numbers) > 2)
+    index = jnp.argsort(~chosen, axis=1)[:, :room]  # stable
+    return index, jnp.take_along_axis(chosen, index, 1)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _integrals(
+    kind: str,
+    shells: tuple[Shells, ...],
+    topology: Primitives,
+    table: tuple[Array, Array],
+    positions: Array,
+    centres: Array,
+) -> Array:
+    """Of functions at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
+    lists = pair_lists(topology, *table, positions)
+    fixed = [(factors(pairs, pairs.order, 0), _couplings(pairs)) for pairs in lists]
+    index = ao_index(topology)
+    i, j = np.tril_indices(index.shape[-1])
+    lower, upper = index[:, i, j], index[:, j, i]
+
+    def of_atom(centre):
+        blocks: dict[tuple[int, int], Array] = {}
+        for pairs, (of_pairs, of_shells) in zip(lists, fixed, strict=True):
+            r = jnp.moveaxis(pairs.centre, 0, -1) - centre[:, None]  # (B, n, 3)
+            r2, top = jnp.sum(r * r, axis=-1), pairs.order + max(f.l for f in shells)
+            harmonics = jnp.concatenate(stacked_harmonics(top, *jnp.moveaxis(r, -1, 0)))
+            potential = _averaged(shells, pairs, harmonics, RADIALS[kind](shells, pairs, r2))
+            blocks |= _coupled(pairs, potential, of_pairs, of_shells)
+        flat = [blocks[c].reshape(-1, blocks[c].shape[-1]) for c in classes_of(topology.counts)]
+        flat.append(jnp.zeros((1, flat[0].shape[-1]), flat[0].dtype))
+        rows = jnp.concatenate(flat)
+        return jnp.moveaxis(rows[lower] + rows[upper], -1, -2)
+
+    out = jax.lax.map(of_atom, jnp.moveaxis(centres, 1, 0))
+    return jnp.moveaxis(out, 1, 0).reshape(centres.shape[0], -1, len(i))
+
+
+@functools.cache
+def _tables(order: int, l: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What components of H to ``order`` of functions of degree l are made of.
+
+    Returns:
+      the flat harmonic and the radial of each component to order + l, and ``(n_rows(order),
+      2l+1, n_rows(order + l))``, the product rule.
+    """
+    degree = [a for a, _ in components(order + l)]
+    harmonic = np.concatenate([a * a + np.arange(2 * a + 1) for a in degree])
+    radial = np.repeat(np.arange(len(degree)), 2 * np.array(degree) + 1)
+    rule = np.zeros((n_rows(order), 2 * l + 1, n_rows(order + l)))
+    for (a, k), row in starts(order).items():
+        for b, table in product(a, l).items():
+            column = starts(order + l)[b, k + (a + l - b) // 2]
+            rule[row : row + 2 * a + 1, :, column : column + 2 * b + 1] = table
+    return harmonic, radial, rule
+
+
+def _averaged(
+    shells: tuple[Shells, ...], pairs: PairList, harmonics: Array, radials: Array
+) -> Array:
+    """Components of H, ``(n_rows, functions, B, n)``."""
+    out, first = [], 0
+    for own in shells:
+        harmonic, of_row, rule = _tables(pairs.order, own.l)
+        part = slice(first, first := first + len(own.exponents))
+        rows = harmonics[harmonic][:, None] * radials[of_row, part]
+        if own.l:
+            rows = einsum("rmq,qeBn->rmeBn", rule.astype(rows.dtype), rows)
+            rows = rows.reshape(rows.shape[0], -1, *rows.shape[3:])
+        out.append(rows)
+    return jnp.concatenate(out, axis=1)
+
+
+Radials = Callable[[tuple[Shells, ...], PairList, Array], Array]
+
+
+def _highest(shells: tuple[Shells, ...], pairs: PairList) -> tuple[int, np.ndarray, np.ndarray]:
+    """Order to which radials are needed, and degree and exponent of every function's."""
+    degrees = np.repeat([f.l for f in shells], [len(f.exponents) for f in shells])
+    return pairs.order + degrees.max(), degrees, np.concatenate([f.exponents for f in shells])
+
+
+def _of_gaussians(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array:
+    """Radials of every component, ``(n_radials, exponents, B, n)``, all kinds in one."""
+    top, l, exponents = _highest(shells, pairs)
+    square = np.array([math.gamma(x + 1.5) for x in l]) / (2 * (2 * exponents) ** (l + 1.5))
+    norm = np.sqrt((2 * l + 1) / (4 * np.pi) / square) * (-0.5 / exponents) ** l
+    gamma, norm = (x.astype(r2.dtype)[:, None, None] for x in (exponents, norm))
+    p = pairs.a + pairs.b
+    part = p / (p + gamma)
+    mu = part * gamma
+    t = mu * r2
+    value = norm * part * jnp.sqrt(part) * jnp.exp(-t)
+    keys = components(top)
+    table = np.array([gaussian_polynomial(*key, top // 2) for key in keys]).astype(r2.dtype)
+    polynomials = 0.0
+    for column in table.T[::-1]:
+        polynomials = polynomials * t + column[:, None, None, None]
+    powers = jnp.stack([value * mu**i for i in range(top + 1)])
+    return powers[np.sum(keys, axis=1)] * polynomials
+
+
+def _of_charges(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array:
+    """Likewise, of potentials of charges."""
+    top, l, exponents = _highest(shells, pairs)
+    spread, sign = ((0.5 / exponents), (-1.0) ** l)
+    spread, sign = (x.astype(r2.dtype)[:, None, None] for x in (spread, sign))
+    found = radial(top, r2, pairs.variance + spread, up=False)
+    return sign * jnp.stack([found[key] for key in components(top)])
+
+
+RADIALS: dict[str, Radials] = {"overlap": _of_gaussians, "coulomb": _of_charges}
+"""Kinds of :func:`local_potentials`."""
+
+
+def _couplings(pairs: PairList) -> list[Array]:
+    """From products to elements, of each class ``(B n_shell_pairs, n_elements, n_products)``."""
+    harmonics = jnp.concatenate(stacked_harmonics(pairs.order, *pairs.separation))
+    out = []
+    for own in pairs.classes:
+        c = coupling(own.la, own.lb, pairs.order)
+        table = np.zeros((len(c.table), len(c.row), len(harmonics)))
+        table[:, c.product, c.harmonic] = c.table
+        of_shells = harmonics[:, :, slice(*own.shells)].reshape(len(harmonics), -1)
+        out.append(einsum("sph,hn->nsp", table.astype(of_shells.dtype), of_shells))
+    return out
+
+
+def _coupled(
+    pairs: PairList, potential: Array, of_pairs: list[Array], of_shells: list[Array]
+) -> dict[tuple[int, int], Array]:
+    """For each class ``((2 la + 1) (2 lb + 1), B n_shell_pairs, functions)``."""
+    n_functions, out = potential.shape[1], {}
+    for own, factor, couplings in zip(pairs.classes, of_pairs, of_shells, strict=True):
+        row = coupling(own.la, own.lb, pairs.order).row
+        products = factor[:, None] * potential[row][..., slice(*own.primitives)]
+        products = jnp.moveaxis(products.reshape(len(row), n_functions, -1), -1, 0)
+        total = jnp.zeros((len(couplings), len(row), n_functions), potential.dtype)
+        total = total.at[shell_pairs_of(pairs, own)].add(products, mode="promise_in_bounds")
+        out[own.la, own.lb] = einsum("nsp,npf->snf", couplings, total)
+    return out

@@ -1,0 +1,156 @@
+"""Integrals of two orbitals and a function of an atom, against libcint's."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.basis import Basis, Shell
+from opml_jax.errors import OpmlError
+from opml_jax.integrals import (
+    Shells,
+    coulomb_fit,
+    even_tempered,
+    fitted_coulomb,
+    local_potentials,
+    packed,
+    three_center,
+    unpacked,
+)
+from opml_jax.testing import assert_grad_matches_fd
+
+ROUNDING = 1e-12  # relative to the largest
+FEW = (*even_tempered(0, 0.2, 10.0, 1, 3), Shells(1, (0.7,)), Shells(2, (0.4, 1.5)))
+FEW = (*FEW, Shells(3, (0.9,), heavy=True))
+
+
+def auxiliary(numbers, functions):
+    """The same functions as a basis: on an atom ascending in l, then as they come."""
+    return Basis.from_shells(
+        "functions",
+        {
+            z: [
+                Shell(f.l, np.array([a]), np.array([1.0]))
+                for f in functions
+                if z > 2 or not f.heavy
+                for a in f.exponents
+            ]
+            for z in set(numbers)
+        },
+    )
+
+
+def in_our_order(structure, functions):
+    """Rows of the auxiliary basis' integrals in the order of the functions."""
+    out, offsets, n = [], {}, 0
+    for a, z in enumerate(structure.numbers):
+        for f in functions:
+            if z > 2 or not f.heavy:
+                offsets[a, f] = n
+                n += (2 * f.l + 1) * len(f.exponents)
+    for heavy in (False, True):
+        for a, z in enumerate(structure.numbers):
+            for f in (f for f in functions if f.heavy == heavy and (z > 2 or not heavy)):
+                rows = offsets[a, f] + np.arange((2 * f.l + 1) * len(f.exponents))
+                out.append(rows.reshape(len(f.exponents), -1).T.reshape(-1))
+    return np.concatenate(out)
+
+
+@pytest.fixture(scope="module")
+def methanol():
+    positions = [[0, 0, 0], [2.6, 0.2, 0.1], [-0.8, 1.9, 0.3], [-0.7, -1.1, 1.5]]
+    positions += [[-0.6, -0.8, -1.8], [3.2, -1.4, 0.6]]
+    return opml.Structure([6, 8, 1, 1, 1, 1], positions)
+
+
+def sorted_by_l(functions):
+    return tuple(sorted(functions, key=lambda f: f.l))
+
+
+@pytest.mark.parametrize("name", ["def2-svp", "6-31g"])
+def test_overlaps_are_libcints(methanol, name):
+    basis, functions = opml.load_basis(name, [1, 6, 8]), sorted_by_l(FEW)
+    found, real = local_potentials(methanol, basis, functions)
+    wanted = three_center(methanol, basis, auxiliary(methanol.numbers, functions), "overlap")
+    i, j = np.tril_indices(wanted.shape[-1])
+    wanted = wanted[in_our_order(methanol, functions)][:, i, j]
+    assert np.all(real)
+    assert found.shape == wanted.shape
+    assert np.abs(found - wanted).max() < ROUNDING * np.abs(wanted).max()
+
+
+def test_potentials_of_charges_are_libcints(methanol):
+    """libcint's charges have another norm: that of the functions."""
+    basis, functions = opml.load_basis("6-31g", [1, 6, 8]), sorted_by_l(FEW)
+    found, _ = local_potentials(methanol, basis, functions, "coulomb")
+    wanted = three_center(methanol, basis, auxiliary(methanol.numbers, functions), "coulomb")
+    i, j = np.tril_indices(wanted.shape[-1])
+    wanted = wanted[in_our_order(methanol, functions)][:, i, j]
+    factor = np.sum(found * wanted, axis=1) / np.sum(found * found, axis=1)
+    left = np.abs(factor[:, None] * found - wanted).max()
+    assert left < ROUNDING * np.abs(wanted).max()
+    assert np.all(factor > 0)
+    s = functions[0].exponents[0]  # a charge of 1 against a normalised function
+    assert factor[0] == pytest.approx((2 * s / np.pi) ** 0.75 * (np.pi / s) ** 1.5, rel=1e-12)
+
+
+@pytest.mark.slow
+def test_a_batch_is_its_molecules(methanol):
+    water = opml.Structure([8, 1, 1], [[0, 0, 0.2], [0, 1.4, -0.9], [0, -1.4, -0.9]])
+    basis = opml.load_basis("sto-3g", [1, 6, 8])
+    batch = opml.batch([water, methanol], basis)
+    found, real = local_potentials(batch, basis, FEW)
+    i, j = np.tril_indices(batch.layout.nao)
+    for rows, there, s in zip(found, np.asarray(real), (water, methanol), strict=True):
+        alone, _ = local_potentials(s, basis, FEW)
+        n = int(np.sqrt(2 * alone.shape[1]))
+        inside = (i < n) & (j < n)
+        assert there.sum() == len(alone)
+        assert np.abs(rows[there][:, inside] - alone).max() < ROUNDING * np.abs(alone).max()
+        assert not np.any(rows[~there])
+        assert not np.any(rows[:, ~inside])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["overlap", "coulomb"])
+def test_gradient_by_finite_differences(kind):
+    water = opml.Structure([8, 1, 1], [[0, 0, 0.2], [0, 1.4, -0.9], [0, -1.4, -0.9]])
+    basis = opml.load_basis("sto-3g", [1, 8])
+    shape = local_potentials(water, basis, FEW, kind)[0].shape
+    weights = np.random.default_rng(0).normal(size=shape)
+
+    def total(positions):
+        moved = water.replace(positions=positions)
+        return jnp.sum(weights * local_potentials(moved, basis, FEW, kind)[0])
+
+    assert_grad_matches_fd(jax.jit(total), water.positions, rtol=1e-7)
+
+
+def test_packed_elements_are_those_of_the_matrix():
+    x = np.random.default_rng(0).normal(size=(2, 5, 5))
+    x = x + x.transpose(0, 2, 1)
+    assert np.array_equal(unpacked(packed(x, 1.0)), x)
+    y = np.random.default_rng(1).normal(size=(5, 5))
+    y = y + y.T
+    assert float(packed(x[0], 2.0) @ packed(y, 1.0)) == pytest.approx(np.sum(x[0] * y), rel=1e-13)
+
+
+@pytest.mark.slow
+def test_a_kept_fit_is_the_streamed_one(methanol):
+    """J to rounding, of a molecule and of a batch."""
+    water = opml.Structure([8, 1, 1], [[0, 0, 0.2], [0, 1.4, -0.9], [0, -1.4, -0.9]])
+    basis = opml.load_basis("sto-3g", [1, 6, 8])
+    batch = opml.batch([water, methanol], basis)
+    x = np.random.default_rng(0).normal(size=(2, batch.layout.nao, batch.layout.nao))
+    dm = (
+        (x + x.transpose(0, 2, 1)) * batch.layout.ao_mask[:, None] * batch.layout.ao_mask[..., None]
+    )
+    wanted = fitted_coulomb(batch, basis, dm)
+    found = coulomb_fit(batch, basis)(dm)
+    assert np.abs(found - wanted).max() < 1e-10 * np.abs(wanted).max()
+
+
+def test_another_kind_is_refused(methanol):
+    with pytest.raises(OpmlError, match="kind"):
+        local_potentials(methanol, opml.load_basis("sto-3g", [1, 6, 8]), FEW, "gravity")

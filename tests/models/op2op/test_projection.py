@@ -1,0 +1,109 @@
+"""Learned matrices are those of local potentials, and their densities are self-consistent."""
+
+import dataclasses
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import opml_jax as opml
+from opml_jax.data.reference import molecule
+from opml_jax.errors import ConfigError, DataError
+from opml_jax.integrals import packed
+from opml_jax.learn.run import Run
+from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
+from opml_jax.models.op2op.closed_form import fit_closed_form, labelled_batches
+from opml_jax.models.op2op.config import ObservablesFit, Op2OpFit
+from opml_jax.models.op2op.draws import up_to
+from opml_jax.models.op2op.local import LARGEST_BIAS, check_local, projection_bias
+from opml_jax.operators.local import local_projection
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+FEW = Op2OpConfig(words=("W", "W S"), density_words=("P", "U", "U S"), exponents=())
+PBE = 5e-6  # Hartree: what the projection takes of PBE's matrices
+SAME = 1e-6  # Hartree: two ways to one solution, both to 1e-8
+SPANNED = 1e-9  # Hartree: what is left by a combination of 145 nearly dependent matrices
+
+
+def test_matrices_that_are_made_self_consistent_are_local():
+    assert Op2OpConfig().is_local
+    for others in ({"density_words": ()}, {"stages": 1}, {"projection": "none"}):
+        assert not Op2OpConfig(**others).is_local
+    assert Op2OpConfig(density_words=(), projection="local").is_local
+
+
+def test_the_first_guess_of_a_local_model_is_local():
+    basis = opml.load_basis("sto-3g", [1, 8])
+    config = dataclasses.replace(FEW, basis="sto-3g")
+    assert up_to(Op2Op(config, basis), 0).config.is_local
+    config = dataclasses.replace(config, projection="none")
+    assert not up_to(Op2Op(config, basis), 0).config.is_local
+
+
+def test_what_is_not_local_is_refused():
+    with pytest.raises(ConfigError, match=r"model.projection"):
+        Op2OpConfig(target="dm", density_words=(), projection="local")
+    fit = Op2OpFit(ObservablesFit())
+    with pytest.raises(ConfigError, match="no projection"):
+        Op2OpConfig(density_words=(), projection="local", fit=fit).check()
+    with pytest.raises(ConfigError, match=r"model.projection"):
+        Op2OpConfig(projection="global")
+
+
+def test_files_from_before_are_neither_projected_nor_extrapolated_otherwise():
+    model = opml.load_model(GOLDEN / "op2op_self_consistent.safetensors")
+    config = model.definition.config
+    assert (config.projection, config.extrapolation) == ("none", "difference")
+
+
+@pytest.fixture(scope="module")
+def water():
+    return opml.read_dataset(opml.bundled("water")).subset(range(20))
+
+
+@pytest.mark.slow
+def test_exact_exchange_is_refused(water):
+    """PBE's matrices stay, those of Hartree and Fock are named."""
+    definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
+    one = water.subset([0])
+    mf = molecule(one.structures[0], "def2-svp").RHF()
+    mf.kernel()
+    fock = opml.from_pyscf(mf.get_fock(), one.structures[0], definition.basis)
+    exact = opml.Dataset(one.structures, {"fock": [fock]})
+    pbe, other = (
+        projection_bias(definition, labelled_batches(definition, d, 1)) for d in (one, exact)
+    )
+    assert pbe[0] < PBE
+    assert other[0] > LARGEST_BIAS
+    check_local(definition, labelled_batches(definition, one, 1))
+    with pytest.raises(DataError, match=r"fock .*model.projection=none"):
+        check_local(definition, labelled_batches(definition, exact, 1))
+
+
+@pytest.mark.slow
+def test_predictions_are_local_and_self_consistent(water):
+    """And the solution does not depend on what was made small on the way to it."""
+    basis = opml.load_basis("def2-svp", [1, 8])
+    definition = Op2Op(dataclasses.replace(FEW, tolerance=1e-8), basis)
+    parts = {"train": water.subset(range(12)), "validation": water.subset(range(12, 16))}
+    fit = fit_closed_form(definition, parts, Run())
+    assert not {"fade", "functional_fade"} & set(fit.params)
+    s = water.structures[18]
+    out = Op2OpModel(definition, fit.params).predict(s)
+    fock, dm, overlap = (out[k] for k in ("fock", "dm", "overlap"))
+    w, u = np.linalg.eigh(overlap)
+    root = (u / w**0.5) @ u.T
+    half = root @ fock @ dm @ overlap @ root
+    assert np.abs(half - half.T).max() < 1e-7  # Hartree; 1e-8 asked, of F[P] instead of F
+
+    rest = fock - opml.integrals.kinetic(s, basis) - opml.integrals.external_potential(s, basis)
+    rest = rest - opml.integrals.fitted_coulomb(s, basis, jnp.asarray(dm))
+    matrices = np.asarray(local_projection(s, basis).matrices)
+    assert matrices.shape == (40 + 40 + 65, 24 * 25 // 2)  # a proper part of all matrices
+    found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 2**0.5)))[0]
+    assert np.abs(matrices.T @ found - packed(rest, 2**0.5)).max() < SPANNED
+
+    by_difference = dataclasses.replace(definition.config, extrapolation="difference")
+    other = Op2OpModel(Op2Op(by_difference, basis), fit.params).predict(s)
+    assert np.abs(other["fock"] - fock).max() < SAME

@@ -1,0 +1,151 @@
+"""The part of a matrix that is the matrix of a local potential."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pyscf import dft
+
+import opml_jax as opml
+from opml_jax.data.reference import molecule
+from opml_jax.errors import OpmlError
+from opml_jax.integrals import Shells, local_potentials, unpacked
+from opml_jax.observables import orbitals
+from opml_jax.operators.local import RIDGE, local_projection
+from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
+
+FEW = (Shells(0, (0.3, 1.5)), Shells(1, (0.6,), heavy=True), Shells(2, (0.9,), heavy=True))
+ROUNDING = 1e-9  # of normal equations with a condition number up to 1e6
+SHRUNK = 1e-5  # by the ridge: 1e-10 over the smallest eigenvalue of the metric, matrices of order 1
+HARTREE_FOCK_IS_NOT_LOCAL = 3e-3  # Hartree in the mean of an element
+
+
+@pytest.fixture(scope="module")
+def water():
+    return opml.Structure([8, 1, 1], [[0, 0.1, 0.2], [0, 1.4, -0.9], [0.1, -1.4, -0.9]])
+
+
+@pytest.fixture(scope="module")
+def few(water):
+    basis = opml.load_basis("sto-3g", [1, 6, 8])
+    return basis, local_projection(water, basis, FEW)
+
+
+def symmetric(n, seed=0):
+    x = np.random.default_rng(seed).normal(size=(n, n))
+    return x + x.T
+
+
+def test_the_nearest_matrix_by_least_squares(few, water):
+    basis, projection = few
+    rows, _ = local_potentials(water, basis, FEW)
+    matrices = np.asarray(unpacked(rows)).reshape(len(rows), -1)
+    m = symmetric(7)
+    scaled = matrices / np.linalg.norm(matrices, axis=1)[:, None]
+    ridge = RIDGE**0.5 * np.eye(len(scaled))
+    right = np.concatenate([m.ravel(), np.zeros(len(scaled))])
+    c, *_ = np.linalg.lstsq(np.vstack([scaled.T, ridge]), right, rcond=None)
+    assert np.abs(projection(m) - (c @ scaled).reshape(7, 7)).max() < ROUNDING
+
+
+def test_what_is_local_stays_and_twice_is_once(few, water):
+    basis, projection = few
+    rows, _ = local_potentials(water, basis, FEW)
+    local = unpacked(jnp.sum(rows, axis=0))
+    assert np.abs(projection(local) - local).max() < SHRUNK
+    once = projection(symmetric(7))
+    assert np.abs(projection(once) - once).max() < SHRUNK
+    both = projection(2 * symmetric(7) + local)
+    assert np.abs(both - 2 * once - projection(local)).max() < ROUNDING
+
+
+def test_symmetric_in_the_scalar_product_of_matrices(few):
+    _, projection = few
+    a, b = symmetric(7), symmetric(7, seed=1)
+    assert float(jnp.sum(a * projection(b))) == pytest.approx(float(jnp.sum(b * projection(a))))
+
+
+def test_a_shift_of_the_molecule_and_of_atoms_in_the_file(few, water):
+    basis, projection = few
+    m = symmetric(7)
+    moved = local_projection(water.replace(positions=water.positions + 3.0), basis, FEW)
+    assert np.abs(moved(m) - projection(m)).max() < ROUNDING
+    order = np.array([1, 0, 2])
+    swapped = opml.Structure(np.array(water.numbers)[order], np.asarray(water.positions)[order])
+    to = np.array([5, 0, 1, 2, 3, 4, 6])
+    found = local_projection(swapped, basis, FEW)(m[np.ix_(to, to)])
+    assert np.abs(found - projection(m)[np.ix_(to, to)]).max() < ROUNDING
+
+
+def test_what_does_not_fit_into_memory_is_refused():
+    """A chain of 60 carbons."""
+    z = 1.5 * np.arange(60)
+    carbons = np.stack([0 * z, (np.arange(60) % 2) * 1.2, z], axis=1)
+    side = np.array([1.8, 0.6, 0.0])
+    hydrogens = np.concatenate([carbons + side, carbons - side])
+    structure = opml.Structure([6] * 60 + [1] * 120, np.concatenate([carbons, hydrogens]))
+    with pytest.raises(OpmlError, match=r"local potentials of \d+ GiB"):
+        local_projection(structure, opml.load_basis("def2-svp", [1, 6]))
+
+
+@pytest.mark.slow
+def test_it_turns_with_the_molecule(water):
+    """Levels of the local part of the kinetic energy, which is not local."""
+    basis = opml.load_basis("6-31g*", [1, 8])
+
+    @jax.jit
+    def levels(structure):
+        local = local_projection(structure, basis, FEW)(opml.integrals.kinetic(structure, basis))
+        return orbitals(local, opml.integrals.overlap(structure, basis))[0]
+
+    assert_equivariant(levels, water, n=2)
+
+
+@pytest.mark.slow
+def test_a_batch_is_its_molecules(water):
+    methane = np.array([[1, 1, 1], [-1, -1, 1], [-1, 1, -1], [1, -1, -1]]) * 1.19
+    methane = opml.Structure([6, 1, 1, 1, 1], np.vstack([np.zeros((1, 3)), methane]))
+    basis = opml.load_basis("sto-3g", [1, 6, 8])
+    batch = opml.batch([water, methane], basis)
+    m = symmetric(batch.layout.nao)
+    found = local_projection(batch, basis, FEW)(jnp.stack([m, m]))
+    for matrix, s in zip(found, (water, methane), strict=True):
+        projection = local_projection(s, basis, FEW)
+        n = opml.integrals.overlap(s, basis).shape[0]
+        assert np.abs(matrix[:n, :n] - projection(m[:n, :n])).max() < ROUNDING
+        assert not np.any(matrix[n:])
+
+
+@pytest.mark.slow
+def test_gradient_by_finite_differences(water):
+    """In the positions and in the matrix, which moves with them."""
+    basis = opml.load_basis("sto-3g", [1, 8])
+    weights = symmetric(7)
+
+    def total(positions):
+        moved = water.replace(positions=positions)
+        t = opml.integrals.kinetic(moved, basis)
+        return jnp.sum(weights * local_projection(moved, basis, FEW)(t))
+
+    assert_grad_matches_fd(jax.jit(total), water.positions, rtol=1e-6)
+
+
+@pytest.mark.slow
+def test_exchange_and_correlation_of_pbe_is_left_nearly_as_it_is():
+    """That of formamide; exact exchange is not local, and is not left."""
+    xyz = [[0, 0.42, 0], [1.2, 0.22, 0], [-0.92, -0.57, 0], [-0.41, 1.44, 0]]
+    xyz += [[-1.9, -0.34, 0], [-0.62, -1.53, 0]]
+    structure = opml.Structure([6, 8, 7, 1, 1, 1], np.array(xyz) / 0.529177)
+    basis = opml.load_basis("def2-svp", structure.numbers)
+    mf = dft.RKS(molecule(structure, "def2-svp"), xc="pbe")
+    mf.grids.level = 3
+    mf.kernel()
+    dm = mf.make_rdm1()
+    xc = np.asarray(mf.get_veff(dm=dm)) - mf.get_j(dm=dm)
+    projection = jax.jit(lambda s: local_projection(s, basis))(structure)
+    bias = []
+    for m in (xc, -0.5 * mf.get_k(dm=dm)):
+        m = opml.from_pyscf(m, structure, basis)
+        bias.append(float(np.abs(projection(m) - m).mean()))
+    assert bias[0] < 5e-6  # Hartree; 3e-6 for hydrocarbons
+    assert bias[1] > HARTREE_FOCK_IS_NOT_LOCAL
