@@ -144,9 +144,10 @@ class AtomwiseDefinition(EnergyDefinition):
         def features(x):
             return self.last_layer(params, structures.replace(positions=x))
 
+        _, slopes = jax.linearize(features, positions)  # integrals are computed once
+
         def one(direction):
-            along = jnp.broadcast_to(direction, positions.shape)
-            return jnp.linalg.norm(jax.jvp(features, (positions,), (along,))[1], axis=-1)
+            return jnp.linalg.norm(slopes(jnp.broadcast_to(direction, positions.shape)), axis=-1)
 
         # one coordinate after the other, so that memory is of one
         spread = jax.lax.map(one, jnp.eye(3 * n, dtype=positions.dtype).reshape(3 * n, n, 3))

@@ -17,6 +17,9 @@ CONSTANT = 1e-9
 MAX_NOISE = 1e-8
 """Invariants whose rounding exceeds this fraction of their standard deviation are dropped."""
 
+NOISE = 1e-14
+"""Variances below this part of the largest are rounding."""
+
 FLOOR = 0.1
 """Least standard deviation of an element's invariant, in units of the largest of any element.
 
@@ -56,14 +59,19 @@ def scaled(cache: Cache, scaler: Params) -> Cache:
 
 def principal(rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Standard deviations (0 for noise) and directions of the first ``k`` principal components."""
-    # from the covariance: its directions are accurate down to 1e-7 of the largest deviation
-    values, u = np.linalg.eigh(rows.T @ rows / len(rows))
+    # from the covariance, or from products of rows where these are fewer: directions are accurate
+    # down to 1e-7 of the largest deviation
+    few = len(rows) < rows.shape[1]
+    values, u = np.linalg.eigh((rows @ rows.T if few else rows.T @ rows) / len(rows))
     values, u = values[::-1][:k], u[:, ::-1][:, :k]
+    if few:
+        real = values > NOISE * values[0]
+        u = rows.T @ (u * np.where(real, len(rows) * np.where(real, values, 1.0), np.inf) ** -0.5)
     # signs are LAPACK's choice, and would give networks other inputs on another machine
     size = np.abs(u)
     first = np.argmax(size > (1 - 1e-6) * size.max(axis=0), axis=0)
     u = u * np.sign(np.take_along_axis(u, first[None], axis=0))
-    return np.sqrt(np.where(values > 1e-14 * values[0], values, 0.0)), u.T
+    return np.sqrt(np.where(values > NOISE * values[0], values, 0.0)), u.T
 
 
 def fit_components(cache: Cache, k: int) -> np.ndarray:
