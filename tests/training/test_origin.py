@@ -16,6 +16,7 @@ from opml_jax.learn.keyed_ridge import KeyedSystem, solve_key
 from opml_jax.learn.ridge import CHANGES, ridge_leave_one_out, ridge_validated
 from opml_jax.models.op2op import Op2OpConfig
 from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit, residual
+from opml_jax.models.op2prop import fit as fitting
 from opml_jax.structures.trained_for import trained_for, union_of
 from opml_jax.training import TrainConfig, evaluate, load_config, train
 from opml_jax.training.card import card_text
@@ -174,6 +175,29 @@ def test_networks_and_their_doubts_go_on(data, sizes, tmp_path, monkeypatch):
     spread = again.predict(data.structures[30:33], uncertainty=True)["energy_uncertainty"]
     assert np.isfinite(spread).all()
     assert (spread > 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("epochs", [0, 2])
+@pytest.mark.parametrize("sizes", [{"members": 2}, {"last_layer": True, "references": 3}])
+def test_networks_and_their_doubts_are_new_without_the_weights(data, sizes, epochs, monkeypatch):
+    monkeypatch.setattr(residual, "PAYS", -np.inf)
+    config = dataclasses.replace(TINY, **sizes, fit=dataclasses.replace(FIT, epochs=2))
+    first = train(data, FIRST, TrainConfig(model=config)).model
+    monkeypatch.setattr(fitting, "WORTH", np.inf)
+    again = dataclasses.replace(config, fit=dataclasses.replace(FIT, epochs=epochs))
+    splits = {**SECOND, "calibration": [*range(26, 30)]}
+    model = train(data, splits, TrainConfig(model=again), origin=first).model
+    assert model.card["start"] == "scaling"
+    assert ("residual" in model.params) == bool(epochs)
+    assert bool(model.doubted) == bool(epochs or "last_layer" in sizes)
+    test = data.subset(range(30, 40))
+    assert errors_of(model, test) < 0.1 * errors_of(model, test, of=model.baseline)
+
+
+def errors_of(model, test, of=None):
+    predicted = (of or model.predict)(test.structures)
+    return np.abs(predicted["forces"] - test["forces"]).mean()
 
 
 def test_the_card_covers_both(data, model, molecules):

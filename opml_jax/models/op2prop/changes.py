@@ -31,7 +31,6 @@ WORTH = 0.9
 BY_NETWORKS = ("energy", "dipole", *SLOPES)
 """Labels that networks have a part in."""
 
-
 LEARNED = ("residual", "scale", "calibration", "last_layer")
 """Parameters of networks and doubts, which mean nothing beside other weights of a closed form."""
 
