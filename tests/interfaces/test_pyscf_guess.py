@@ -158,7 +158,7 @@ def test_where_it_cannot_help_it_says_so(model, water):
     with pytest.warns(UserWarning, match="Starting from minao"):
         dm = guess(other, model)
     assert np.array_equal(dm, other.get_init_guess(key="minao"))
-    with pytest.raises(OpmlError, match="closed shells"):
+    with pytest.raises(OpmlError, match="charge 1, spin 1"):
         guess(dft.UKS(_mol(structure, charge=1, spin=1)), model, fallback=None)
     methane = gto.M(atom="C 0 0 0; O 0 0 1.13", basis="def2-svp", verbose=0)
     with pytest.raises(OpmlError, match="C"):
