@@ -148,6 +148,8 @@ def test_weights_that_are_no_help_go():
     model, card = trained.model, trained.model.card
     assert card["start"] == "scaling"
     assert "residual" not in model.params
+    assert earlier.has("dipole")
+    assert not model.has("dipole")  # these labels have none
     assert card["trained_for"] == trained_for(data.structures[:8])
     assert hash_of(earlier) == card["origin"]["weights"]
     assert "only the scaling" in card_text({**card, "splits": {}}, "")

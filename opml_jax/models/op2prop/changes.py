@@ -109,7 +109,8 @@ def fit_changes(
             continue
         solve, precision = (fit_irreps if HEADS[name] else fit_scalar), fit.precisions.get(name, 0)
         changes[name], ridges[name] = solve(train.cache, labels, precision, changes=True)
-    stay = {k: v for k, v in origin.items() if weights or k not in LEARNED}
+    gone = () if weights else {*LEARNED, *HEADS} - set(changes)  # what new labels say nothing of
+    stay = {k: v for k, v in origin.items() if k not in gone}
     changed = {
         part: {**stay[part], **{k: weights * stay[part][k] + v for k, v in of_part.items()}}
         for part, of_part in changes.items()
