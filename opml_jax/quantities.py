@@ -202,6 +202,23 @@ QUANTITIES: dict[str, Quantity] = {
 }
 """Every quantity the library knows, in the order of the columns of tables."""
 
+N_ITERATES = 4
+"""Iterates of an SCF that data sets may hold, at most."""
+
+
+def iterate(name: str, cycle: int) -> str:
+    """Name of the Fock (``"fock"``) or density (``"dm"``) matrix of a cycle of an SCF, from 1."""
+    return f"{name}_cycle_{cycle}"
+
+
+for _cycle in range(1, N_ITERATES + 1):
+    QUANTITIES[iterate("dm", _cycle)] = Quantity(
+        ("ao", "ao"), "1", f"density matrix of cycle {_cycle} of the SCF, which goes on from there"
+    )
+    QUANTITIES[iterate("fock", _cycle)] = Quantity(
+        ("ao", "ao"), "Hartree", f"Fock matrix of the density of cycle {_cycle} of the SCF"
+    )
+
 LABELS: dict[str, Quantity] = {name: own for name, own in QUANTITIES.items() if own.label} | {
     name + SPREAD: dataclasses.replace(own, text=f"standard deviation: {own.text}")
     for name, own in QUANTITIES.items()

@@ -28,6 +28,14 @@ def configure(p: argparse.ArgumentParser) -> None:
         action="store_true",
         help="Coulomb matrices by density fitting, several times faster in large bases",
     )
+    p.add_argument(
+        "--iterates",
+        type=int,
+        default=0,
+        metavar="N",
+        help="also density and Fock matrices of the first N cycles (at most 4): self-consistent "
+        "models learn from them what densities on the way need",
+    )
     p.add_argument("--workers", type=int, default=0, help="processes (default: one per core)")
     p.add_argument(
         "--limit", type=int, metavar="N", help="label only the first N structures (default: all)"
@@ -70,6 +78,7 @@ def run(args: argparse.Namespace) -> int:
         args.max_cycle,
         forces=not args.no_forces,
         density_fit=args.density_fit,
+        iterates=args.iterates,
     )
     if args.limit is not None and args.limit < 1:
         raise OpmlError("--limit", got=args.limit, expected="at least 1")

@@ -16,6 +16,7 @@ import scipy.linalg
 from ..basis import Basis, check_widths, from_pyscf, layout_of, load_basis, to_pyscf
 from ..conventions import CONVENTION
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, counted, nearest
+from ..quantities import N_ITERATES, iterate
 from ..structures import Structure, centre_of_nuclear_charge, centred
 from ..structures.elements import symbol
 from .dataset import Dataset
@@ -36,6 +37,8 @@ class Method:
       forces: whether labels have forces, which take as long as the rest of the calculation.
       density_fit: whether the Coulomb (and exchange) matrix is made by density fitting, in PySCF's
         auxiliary basis for the orbital basis; several times faster in large bases.
+      iterates: of how many first cycles of the SCF, from PySCF's guess, labels have the density
+        matrix and its Fock matrix; they teach a functional what densities on the way need.
     """
 
     method: str = "pbe"
@@ -45,6 +48,7 @@ class Method:
     max_cycle: int = 60
     forces: bool = True
     density_fit: bool = False
+    iterates: int = 0
 
     def __post_init__(self):
         from pyscf.dft import libxc
@@ -55,6 +59,8 @@ class Method:
             raise OpmlError("conv_tol", got=self.conv_tol, expected="positive")
         if self.max_cycle < 1:
             raise OpmlError("max_cycle", got=self.max_cycle, expected="at least 1")
+        if not 0 <= self.iterates <= N_ITERATES:
+            raise OpmlError("iterates", got=self.iterates, expected=f"from 0 to {N_ITERATES}")
         if self.method.lower() != "hf":
             try:
                 if not self.method.strip():
@@ -157,8 +163,9 @@ def other_setting(meta: Mapping[str, Any], other: Mapping[str, Any]) -> str:
 def record_id(structure: Structure, method: Method) -> str:
     """Hash of a geometry and a level of theory: the name under which a label is kept."""
     level = dataclasses.asdict(method) | {"max_cycle": Method.max_cycle}  # no part of the level
-    if not method.density_fit:  # files from before it was an option stay valid
-        del level["density_fit"]
+    for option in ("density_fit", "iterates"):  # files from before they were options stay valid
+        if not level[option]:
+            del level[option]
     text = json.dumps([structure.numbers, structure.charge, structure.spin, level])
     digest = hashlib.sha256(text.encode())
     digest.update(np.round(np.asarray(structure.positions, np.float64), 10).tobytes())
@@ -393,7 +400,15 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray | np
       ConvergenceError: the SCF did not converge.
       BasisError: an element without an all-electron basis of that name.
     """
-    mf, _ = converge(mean_field(structure, method))
+    mf = mean_field(structure, method)
+    begun = []
+
+    def keep(cycle: dict[str, Any]) -> None:
+        if len(begun) < method.iterates:
+            begun.append((cycle["dm"], cycle["fock"]))
+
+    mf.callback = keep
+    mf, _ = converge(mf)
     mol = mf.mol
     dm = mf.make_rdm1()
     basis = load_basis(method.basis, structure.numbers)
@@ -404,6 +419,9 @@ def calculate(structure: Structure, method: Method) -> dict[str, np.ndarray | np
         "kinetic": mol.intor("int1e_kin"),
         "external_potential": mol.intor("int1e_nuc"),
     }
+    for i in range(method.iterates):  # the last one again where there were fewer
+        pair = begun[min(i, len(begun) - 1)]
+        matrices |= {iterate("dm", i + 1): pair[0], iterate("fock", i + 1): pair[1]}
     nuclear = np.asarray(structure.numbers) @ np.asarray(structure.positions)
     electronic = np.einsum("xij,ji->x", mol.intor("int1e_r"), dm)
     forces = {}

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 import pytest
 
-from opml_jax.basis import from_pyscf, layout_of, load_basis
+from opml_jax.basis import from_pyscf, layout_of, load_basis, to_pyscf
 from opml_jax.data import Loader, read_dataset
 from opml_jax.data import generate as module
 from opml_jax.data.generate import Outcome, generate
@@ -180,6 +180,24 @@ def test_density_fitting_changes_labels_by_its_error(water):
     assert record_id(water, exact) != record_id(water, fitted)
     left = calculate(water, exact)["energy"] - calculate(water, fitted)["energy"]
     assert 1e-9 < abs(left) < 1e-4  # PySCF's fitting basis of def2-SVP: 2e-5 Hartree for water
+
+
+def test_iterates_are_densities_and_their_fock_matrices(water, tmp_path):
+    method = Method("pbe", "sto-3g", grid_level=1, forces=False, iterates=3)
+    output = tmp_path / "labels.h5"
+    generate([water], output, method)
+    data = read_dataset(output)
+    mf, basis = mean_field(water, method), load_basis("sto-3g", water.numbers)
+    steps = []
+    for cycle in (1, 2, 3):
+        dm, fock = (data.labels[f"{kind}_cycle_{cycle}"][0] for kind in ("dm", "fock"))
+        again = mf.get_fock(dm=np.asarray(to_pyscf(dm, water, basis)))
+        # the same grid and density: what is left is what PySCF's screening leaves
+        np.testing.assert_allclose(from_pyscf(again, water, basis), fock, atol=1e-9)
+        steps.append(np.abs(dm - data.labels["dm"][0]).max())
+    assert steps[0] > 10 * steps[2] > 0
+    with pytest.raises(OpmlError, match="iterates must be from 0 to 4"):
+        Method(iterates=5)
 
 
 def test_identical_geometries_are_refused(tmp_path):
