@@ -23,6 +23,10 @@ from .dataset import Dataset
 from .functionals import check_dispersion, functional_of, same_functional, warn_if_two
 
 
+KEPT_BYTES = 2**30
+"""Values of orbitals on a grid that are kept while an SCF converges, at most."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Method:
     """A level of theory: restricted Hartree-Fock or Kohn-Sham in a Gaussian basis.
@@ -340,6 +344,7 @@ def mean_field(structure: Structure, method: Method):
     else:
         mf = dft.RKS(mol, xc=method.method)
         mf.grids.level = method.grid_level
+        _keep_orbitals(mf._numint)
     if method.density_fit:
         mf = mf.density_fit()
         mf.with_df.build()  # or PySCF makes the integrals anew in every cycle: twice as slow
@@ -347,6 +352,27 @@ def mean_field(structure: Structure, method: Method):
     mf.conv_tol_grad = method.conv_tol**0.5
     mf.max_cycle = method.max_cycle
     return mf
+
+
+def _keep_orbitals(numint) -> None:
+    """Let PySCF keep values of orbitals on a grid from cycle to cycle, which are a third of them.
+
+    Those of another grid or derivative, or more than :data:`KEPT_BYTES`, are evaluated each time.
+    """
+    evaluated, kept = numint.block_loop, {}
+
+    def block_loop(mol, grids, nao=None, deriv=0, **options):
+        blocks = evaluated(mol, grids, nao, deriv, **options)
+        n_values = (deriv + 1) * (deriv + 2) * (deriv + 3) // 6
+        numbers = 0 if grids.coords is None else grids.coords.shape[0] * mol.nao * n_values
+        if options.keys() - {"max_memory"} or not 0 < 8 * numbers <= KEPT_BYTES:
+            return blocks
+        if kept.get("of") != (deriv, id(mol), id(grids.coords)):
+            kept["blocks"] = [(ao.copy(order="K"), *others) for ao, *others in blocks]
+            kept["of"], kept["alive"] = (deriv, id(mol), id(grids.coords)), (mol, grids.coords)
+        return kept["blocks"]
+
+    numint.block_loop = block_loop
 
 
 def converge(mf, guess: np.ndarray | None = None):

@@ -200,6 +200,15 @@ def test_iterates_are_densities_and_their_fock_matrices(water, tmp_path):
         Method(iterates=5)
 
 
+@pytest.mark.parametrize("functional", ["pbe", "r2scan", "lda,vwn"])
+def test_orbitals_kept_on_the_grid_change_nothing(water, monkeypatch, functional):
+    method = Method(functional, "sto-3g", grid_level=1, forces=False)
+    kept = calculate(water, method)
+    monkeypatch.setattr("opml_jax.data.reference.KEPT_BYTES", 0)
+    for name, value in calculate(water, method).items():
+        np.testing.assert_array_equal(value, kept[name])
+
+
 def test_identical_geometries_are_refused(tmp_path):
     with pytest.raises(DataError, match="structures must be distinct ones"):
         generate([_hydrogen(1.4), _hydrogen(1.4)], tmp_path / "out.h5", HF)
