@@ -22,7 +22,6 @@ from ..structures.elements import symbol
 from .dataset import Dataset
 from .functionals import check_dispersion, functional_of, same_functional, warn_if_two
 
-
 KEPT_BYTES = 2**30
 """Values of orbitals on a grid that are kept while an SCF converges, at most."""
 
