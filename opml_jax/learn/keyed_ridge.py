@@ -34,14 +34,14 @@ class KeyedSystem:
     def __init__(self):
         self._rows: list[np.ndarray] = []
         self._kept = 0
-        self.n_rows = 0
+        self.n_rows = 0.0
 
-    def add(self, x: np.ndarray, y: np.ndarray) -> None:
-        """Rows ``(n, n_columns)`` and ``(n, n_outputs)``."""
-        rows = np.concatenate([np.ones((len(x), 1)), x, y], axis=1)
+    def add(self, x: np.ndarray, y: np.ndarray, weight: float = 1.0) -> None:
+        """Rows ``(n, n_columns)`` and ``(n, n_outputs)``, each as ``weight`` of a row."""
+        rows = weight**0.5 * np.concatenate([np.ones((len(x), 1)), x, y], axis=1)
         self._rows.append(rows)
         self._kept += len(rows)
-        self.n_rows += len(rows)
+        self.n_rows += weight * len(rows)
         if self._kept > 3 * rows.shape[1]:  # a triangle and twice as many: QR pays
             self.triangle()
 
@@ -100,7 +100,7 @@ class Spectrum:
     the left vectors, ``wanted`` their root mean squares ``(n_outputs,)``.
     """
 
-    n: int
+    n: float
     mean: np.ndarray
     inverse: np.ndarray
     s: np.ndarray

@@ -1,34 +1,32 @@
-"""Op2Op in closed form: one ridge for every kind of block, of a first guess, functional, stages.
-
-Rows are streamed molecule by molecule.
-"""
+"""Op2Op in closed form: one ridge for every kind of block, of a first guess, functional, stages."""
 
 from __future__ import annotations
 
 import dataclasses
-import functools
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping
 
-import jax
 import numpy as np
 
 from ...data import Dataset
 from ...data.reference import atomic_densities
-from ...errors import DataWarning
 from ...features.couple import IrrepKey, has_constant, key_name
 from ...learn.keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key
-from ...learn.run import COMPILING, Run
-from ...numerics import Array, require_x64
-from ...observables import density_matrix
-from ...operators.species import SpeciesTable
-from ...structures import StructureBatch
+from ...learn.run import Run
+from ...numerics import require_x64
 from ..base.definition import Params
-from .draws import last_columns, up_to
+from .config import Op2OpFit
+from .draws import up_to
 from .functions import Op2Op
-from .inputs import Irreps, joined, n_electrons, operator_irreps
 from .local import check_local
-from .metrics import describe
+from .rows import (
+    CHUNK,
+    Systems,
+    add_iterates,
+    gathered,
+    labelled_batches,
+    sides_at_reference,
+    sides_of_stage,
+)
 from .selection import best_fade, converging, judged_fades, judges_of
 from .variance import calibrated, drawn
 
@@ -39,17 +37,8 @@ A column that hardly varies for one element (pairs of nitrogens that were never 
 be magnified a million times in a molecule where it does.
 """
 
-CHUNK = 8
-"""Molecules at once."""
-
 PARTS = ("guess", "known", "density")
 """Parameters that have weights by the name of a key."""
-
-Sides = dict[str, tuple[Irreps, Irreps]]
-"""Irreps of words and of what they are to make, of each linear map."""
-
-Systems = dict[str, dict[IrrepKey, KeyedSystem]]
-"""Least squares of every key, of ``train`` and of ``validation``."""
 
 Candidates = dict[IrrepKey, list[Candidate]]
 """Weights of every key for every lambda."""
@@ -74,7 +63,9 @@ class ClosedForm:
     fades: dict[float, float] = dataclasses.field(default_factory=dict)
 
 
-def fit_closed_form(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> ClosedForm:
+def fit_closed_form(
+    definition: Op2Op, sets: Mapping[str, Dataset], run: Run, settings: Op2OpFit | None = None
+) -> ClosedForm:
     """Weights of the guess and of the functional, at the density matrices of the reference.
 
     Each key chooses its lambda by validation at the reference's densities; the smallest one that
@@ -87,13 +78,16 @@ def fit_closed_form(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) ->
         ``train``, ``validation``, which chooses lambdas, and perhaps ``calibration``, which scales
         standard deviations in its place.
       run: told how far it is.
+      settings: of the fit. Default: as they come.
 
     Raises:
       PrecisionError: x64 is off.
     """
     require_x64("training")
-    fit = _fit_stage if definition.config.stages else _fit_at_reference
-    solved = fit(definition, sets, run)
+    if definition.config.stages:
+        solved = _fit_stage(definition, sets, run)
+    else:
+        solved = _fit_at_reference(definition, sets, run, settings or Op2OpFit())
     if not definition.config.uncertainty:
         return solved
     with run.stage("uncertainty"):
@@ -102,13 +96,18 @@ def fit_closed_form(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) ->
     return dataclasses.replace(solved, params=params)
 
 
-def _fit_at_reference(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> ClosedForm:
+def _fit_at_reference(
+    definition: Op2Op, sets: Mapping[str, Dataset], run: Run, settings: Op2OpFit
+) -> ClosedForm:
     """A first guess, and perhaps the functional of a density that is made self-consistent."""
     atoms = atomic_densities(definition.basis) if definition.config.baseline == "superposed" else {}
     origin: Params = run.origin.params if run.origin else {}
     start: Params = {"atoms": atoms} if atoms else {}
     start |= {"network": origin["network"]} if "network" in origin else {}
     systems = gathered(definition, start, sets, run, sides_at_reference)
+    if "functional" in systems:
+        rows = systems["functional"]["train"]
+        add_iterates(definition, start, sets["train"], rows, settings.iterates, run)
     known = {"guess": origin.get("guess", {}), "functional": joined_columns(origin)}
     solved = {part: candidates(definition, s, known[part]) for part, s in systems.items()}
     judges = judges_of(sets["validation"])
@@ -230,103 +229,6 @@ def joined_columns(params: Params) -> Params:
         parts = [known[name], linear] if name in known else [linear]
         out[name] = {**parts[0], "weights": np.concatenate([p["weights"] for p in parts])}
     return out
-
-
-def padded(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
-    """Arrays in one, ``(n, *shape)``, each cut or filled up with zeros to ``shape``."""
-    out = np.zeros((len(rows), *shape))
-    for whole, row in zip(out, rows, strict=True):
-        cut = tuple(slice(min(a, b)) for a, b in zip(shape, row.shape, strict=True))
-        whole[cut] = row[cut]
-    return out
-
-
-def labelled_batches(
-    definition: Op2Op, part: Dataset, size: int
-) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray, int]]:
-    """Batches, their tables and ``(size, nao, nao)`` Fock matrices, and how many are no repeats."""
-    for structures, table, index in definition.batches(part.structures, size):
-        n, nao = structures.n_structures, structures.layout.nao
-        labels = [part.labels["fock"][i] for i in index]
-        labels += [labels[-1]] * (n - len(labels))
-        yield structures, table, padded(labels, (nao, nao)), len(index)
-
-
-def real_rows(x: Array, key: Sequence[int], table: SpeciesTable, n: int) -> np.ndarray:
-    """Rows ``(n_rows, n_columns)`` of ``(n_blocks, ..., n_columns)``, of the first n molecules."""
-    blocks = (abs(key[0]), key[1], key[2])
-    inside = np.asarray(table.rows[blocks])[:, 0] < np.iinfo(np.int32).max
-    x = np.asarray(x)[inside & (np.asarray(table.molecule[blocks]) < n)]
-    return x.reshape(-1, x.shape[-1])
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def sides_of_stage(
-    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array
-) -> Sides:
-    """The ``functional`` of the last stage, at the density of the stage before."""
-    operators, x = last_columns(definition, params, structures, table)
-    residual = fock - operators["T"] - operators["U"]
-    return {"functional": (x, operator_irreps(residual[None], table))}
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def sides_at_reference(
-    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array
-) -> Sides:
-    """The ``guess``, and of a model with density words the ``functional``, at the reference."""
-    operators = definition.operators(structures, table)
-    known = definition.known_irreps(operators, table)
-    electrons, mask = n_electrons(structures), structures.layout.ao_mask
-    dm = density_matrix(fock, operators["S"], electrons, mask=mask)
-    wanted = fock if definition.config.target == "fock" else dm
-    residual = wanted - definition.baseline(params, structures, operators, table)
-    if not definition.config.density_words:  # of a model that training starts from
-        residual = residual - definition.learned(params, operators, known, table)
-    sides = {"guess": (known, operator_irreps(residual[None], table))}
-    if definition.config.density_words:
-        operators = definition.with_density(structures, operators, dm)
-        columns = joined(known, definition.density_irreps(operators, table))
-        residual = fock - operators["T"] - operators["U"]
-        residual = residual - definition.learned(params, operators, columns, table)
-        sides["functional"] = (columns, operator_irreps(residual[None], table))
-    return sides
-
-
-def gathered(
-    definition: Op2Op,
-    params: Params,
-    sets: Mapping[str, Dataset],
-    run: Run,
-    sides_of: Callable[..., Sides],
-) -> dict[str, Systems]:
-    """Least squares of every linear map of ``sides_of``, of ``train`` and ``validation``."""
-    names, done = ("train", "validation"), 0
-    total = sum(len(sets[name]) for name in names)
-    systems: dict[str, Systems] = {}
-    lacking: set[IrrepKey] = set()
-    run.progress("closed form", 0, total, COMPILING)
-    for name in names:
-        for structures, table, fock, n in labelled_batches(definition, sets[name], CHUNK):
-            for part, (x, y) in sides_of(definition, params, structures, table, fock).items():
-                lacking |= y.keys() - x.keys()
-                system = systems.setdefault(part, {"train": {}, "validation": {}})[name]
-                for key in x:
-                    columns = real_rows(x[key], key, table, n)
-                    if len(columns):
-                        outputs = real_rows(y[key], key, table, n)
-                        system.setdefault(key, KeyedSystem()).add(columns, outputs)
-            done += n
-            run.progress("closed form", done, total)
-    if lacking:
-        warnings.warn(
-            f"the input basis {definition.config.input_basis!r} has no irreps for {len(lacking)} "
-            f"kinds of block ({'; '.join(map(describe, sorted(lacking)[:3]))}, ...): the first "
-            "guess keeps its baseline there. Choose a basis with higher angular momenta.",
-            DataWarning,
-            stacklevel=2,
-        )
-    return systems
 
 
 def candidates(definition: Op2Op, systems: Systems, known: Params | None = None) -> Candidates:

@@ -179,9 +179,16 @@ class Op2OpFit:
     Attributes:
       observables: How its matrices are fitted to observables of a larger basis; null means that
         they are fitted to the elements of reference matrices, in closed form.
+      iterates: Weight of squared errors at each density of the first cycles of reference SCFs,
+        where data have such (opml generate --iterates), beside 1 of the converged one; for
+        self-consistent models.
     """
 
     observables: ObservablesFit | None = None
+    iterates: float = 0.25
+
+    def __post_init__(self):
+        at_least("model.fit", self, ("iterates",))
 
 
 @dataclasses.dataclass(frozen=True)

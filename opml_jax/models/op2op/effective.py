@@ -21,11 +21,11 @@ from ...numerics import Array, einsum
 from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Params
-from .closed_form import padded, real_rows
 from .config import ObservablesFit
 from .draws import last_columns, last_map
 from .functions import Op2Op
 from .network import compress
+from .rows import padded, real_rows
 
 CHUNK = 16
 """Molecules at once."""

@@ -28,7 +28,7 @@ def fit(definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run
         if observables:
             basis, first_level = definition.basis, definition.first_level
             matrices = {k: projected(part, basis, first_level) for k, part in sets.items()}
-        params = fit_closed_form(definition, matrices, run).params
+        params = fit_closed_form(definition, matrices, run, config.fit).params
     return _further(definition, config, sets, run, params)
 
 

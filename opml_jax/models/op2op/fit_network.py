@@ -27,7 +27,6 @@ from ...observables import density_matrix
 from ...operators.species import SpeciesTable
 from ..base.definition import Params
 from ..family import Fit
-from .closed_form import labelled_batches, real_rows
 from .config import Op2OpNetworkConfig, Op2OpNetworkFit, OperatorLosses
 from .functions import Op2Op
 from .inputs import Irreps, joined, n_electrons, operator_irreps
@@ -41,6 +40,7 @@ from .network import (
     saturated,
     to_matrix,
 )
+from .rows import labelled_batches, real_rows
 from .selection import judges_of, mean_error
 
 Read = tuple[Params, SpeciesTable, int]

@@ -13,10 +13,11 @@ from opml_jax.errors import ConfigError, DataError
 from opml_jax.integrals import packed
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
-from opml_jax.models.op2op.closed_form import fit_closed_form, labelled_batches
+from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.config import ObservablesFit, Op2OpFit
 from opml_jax.models.op2op.draws import up_to
 from opml_jax.models.op2op.local import LARGEST_BIAS, check_local, projection_bias
+from opml_jax.models.op2op.rows import labelled_batches
 from opml_jax.operators.local import local_projection
 
 GOLDEN = Path(__file__).parents[1] / "golden"

@@ -1,0 +1,182 @@
+"""Rows of the least squares of Op2Op's linear maps: irreps of words, and what they are to make.
+
+Rows are streamed molecule by molecule.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+
+import jax
+import numpy as np
+
+from ...data import Dataset
+from ...errors import DataWarning
+from ...features.couple import IrrepKey
+from ...learn.keyed_ridge import KeyedSystem
+from ...learn.run import COMPILING, Run
+from ...numerics import Array
+from ...observables import density_matrix
+from ...operators.species import SpeciesTable
+from ...quantities import N_ITERATES, iterate
+from ...structures import StructureBatch
+from ..base.definition import Params
+from .draws import last_columns
+from .functions import Op2Op
+from .inputs import Irreps, joined, n_electrons, operator_irreps
+from .metrics import describe
+
+CHUNK = 8
+"""Molecules at once."""
+
+Sides = dict[str, tuple[Irreps, Irreps]]
+"""Irreps of words and of what they are to make, of each linear map."""
+
+Systems = dict[str, dict[IrrepKey, KeyedSystem]]
+"""Least squares of every key, of ``train`` and of ``validation``."""
+
+
+def padded(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
+    """Arrays in one, ``(n, *shape)``, each cut or filled up with zeros to ``shape``."""
+    out = np.zeros((len(rows), *shape))
+    for whole, row in zip(out, rows, strict=True):
+        cut = tuple(slice(min(a, b)) for a, b in zip(shape, row.shape, strict=True))
+        whole[cut] = row[cut]
+    return out
+
+
+def labelled_batches(
+    definition: Op2Op, part: Dataset, size: int, label: str = "fock"
+) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray, int]]:
+    """Batches, their tables and ``(size, nao, nao)`` Fock matrices, and how many are no repeats."""
+    for structures, table, index in definition.batches(part.structures, size):
+        n, nao = structures.n_structures, structures.layout.nao
+        labels = [part.labels[label][i] for i in index]
+        labels += [labels[-1]] * (n - len(labels))
+        yield structures, table, padded(labels, (nao, nao)), len(index)
+
+
+def real_rows(x: Array, key: Sequence[int], table: SpeciesTable, n: int) -> np.ndarray:
+    """Rows ``(n_rows, n_columns)`` of ``(n_blocks, ..., n_columns)``, of the first n molecules."""
+    blocks = (abs(key[0]), key[1], key[2])
+    inside = np.asarray(table.rows[blocks])[:, 0] < np.iinfo(np.int32).max
+    x = np.asarray(x)[inside & (np.asarray(table.molecule[blocks]) < n)]
+    return x.reshape(-1, x.shape[-1])
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sides_of_stage(
+    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array
+) -> Sides:
+    """The ``functional`` of the last stage, at the density of the stage before."""
+    operators, x = last_columns(definition, params, structures, table)
+    residual = fock - operators["T"] - operators["U"]
+    return {"functional": (x, operator_irreps(residual[None], table))}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sides_at_reference(
+    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array
+) -> Sides:
+    """The ``guess``, and of a model with density words the ``functional``, at the reference."""
+    operators = definition.operators(structures, table)
+    known = definition.known_irreps(operators, table)
+    electrons, mask = n_electrons(structures), structures.layout.ao_mask
+    dm = density_matrix(fock, operators["S"], electrons, mask=mask)
+    wanted = fock if definition.config.target == "fock" else dm
+    residual = wanted - definition.baseline(params, structures, operators, table)
+    if not definition.config.density_words:  # of a model that training starts from
+        residual = residual - definition.learned(params, operators, known, table)
+    sides = {"guess": (known, operator_irreps(residual[None], table))}
+    if definition.config.density_words:
+        sides |= sides_of_density(definition, params, structures, table, fock, dm)
+    return sides
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def sides_of_density(
+    definition: Op2Op, params: Params, structures, table: SpeciesTable, fock: Array, dm: Array
+) -> Sides:
+    """The ``functional`` at a density and the Fock matrix of it, converged or not."""
+    operators = definition.operators(structures, table)
+    operators = definition.with_density(structures, operators, dm)
+    known = definition.known_irreps(operators, table)
+    columns = joined(known, definition.density_irreps(operators, table))
+    residual = fock - operators["T"] - operators["U"]
+    residual = residual - definition.learned(params, operators, columns, table)
+    return {"functional": (columns, operator_irreps(residual[None], table))}
+
+
+def gathered(
+    definition: Op2Op,
+    params: Params,
+    sets: Mapping[str, Dataset],
+    run: Run,
+    sides_of: Callable[..., Sides],
+) -> dict[str, Systems]:
+    """Least squares of every linear map of ``sides_of``, of ``train`` and ``validation``."""
+    names, done = ("train", "validation"), 0
+    total = sum(len(sets[name]) for name in names)
+    systems: dict[str, Systems] = {}
+    lacking: set[IrrepKey] = set()
+    run.progress("closed form", 0, total, COMPILING)
+    for name in names:
+        for structures, table, fock, n in labelled_batches(definition, sets[name], CHUNK):
+            for part, (x, y) in sides_of(definition, params, structures, table, fock).items():
+                lacking |= y.keys() - x.keys()
+                system = systems.setdefault(part, {"train": {}, "validation": {}})[name]
+                add_rows(system, x, y, table, n)
+            done += n
+            run.progress("closed form", done, total)
+    if lacking:
+        warnings.warn(
+            f"the input basis {definition.config.input_basis!r} has no irreps for {len(lacking)} "
+            f"kinds of block ({'; '.join(map(describe, sorted(lacking)[:3]))}, ...): the first "
+            "guess keeps its baseline there. Choose a basis with higher angular momenta.",
+            DataWarning,
+            stacklevel=2,
+        )
+    return systems
+
+
+def add_rows(
+    system: dict[IrrepKey, KeyedSystem],
+    x: Irreps,
+    y: Irreps,
+    table: SpeciesTable,
+    n: int,
+    weight: float = 1.0,
+) -> None:
+    """The rows of the first n molecules of a batch to those of every key."""
+    for key in x:
+        columns = real_rows(x[key], key, table, n)
+        if len(columns):
+            outputs = real_rows(y[key], key, table, n)
+            system.setdefault(key, KeyedSystem()).add(columns, outputs, weight)
+
+
+def add_iterates(
+    definition: Op2Op,
+    params: Params,
+    part: Dataset,
+    system: dict[IrrepKey, KeyedSystem],
+    weight: float,
+    run: Run,
+) -> None:
+    """Rows of the densities of the first cycles of reference SCFs, if the data have them.
+
+    At converged densities alone a functional never sees those that lead there.
+    """
+    cycles = [c for c in range(1, N_ITERATES + 1) if weight and iterate("dm", c) in part]
+    for cycle in cycles:
+        focks = labelled_batches(definition, part, CHUNK, iterate("fock", cycle))
+        dms = labelled_batches(definition, part, CHUNK, iterate("dm", cycle))
+        done = 0
+        for (structures, table, fock, n), (*_, dm, _) in zip(focks, dms, strict=True):
+            sides = sides_of_density(definition, params, structures, table, fock, dm)
+            x, y = sides["functional"]
+            add_rows(system, x, y, table, n, weight)
+            done += n
+            run.progress(f"cycle {cycle} of the references", done, len(part))
