@@ -23,10 +23,9 @@ import numpy as np
 from .. import lapack
 from ..basis import Basis, layout_of
 from ..errors import OpmlError
-from ..numerics import Array, einsum, pytree
+from ..numerics import Array
 from ..structures import Structure, StructureBatch
 from .boys import boys
-from .local import Shells, local_potentials, packed, unpacked
 from .one_electron import DEFAULT_DRIVER, _engine
 
 S_EXPONENTS = 0.2 * 2.2 ** np.arange(11)
@@ -164,57 +163,6 @@ def _scaled_metric(positions: Array, real: Array) -> tuple[Array, Array, Array]:
     metric = metric + jnp.where(own, 0.0, 1.0)[..., None] * eye
     scale = 1 / jnp.sqrt(jnp.diagonal(metric, axis1=-2, axis2=-1))
     return metric * scale[..., :, None] * scale[..., None, :], scale, own
-
-
-@pytree
-class CoulombFit:
-    """What :func:`fitted_coulomb` needs of a geometry, kept for many densities.
-
-    Attributes:
-      integrals: ``(..., n_functions, n_pairs)``, (Q|ij) of pairs i >= j, over the norm of Q.
-      metric: ``(..., n_functions, n_functions)`` of these functions.
-      factor: its lower Cholesky factor.
-    """
-
-    integrals: Array
-    metric: Array
-    factor: Array
-
-    def __call__(self, dm: Array) -> jax.Array:
-        """Coulomb matrices of density matrices, ``(..., nao, nao)`` each; Hartree."""
-        dm = 0.5 * (dm + jnp.matrix_transpose(dm))
-        moments = einsum("...qp,...p->...q", self.integrals, packed(dm, 2.0))
-        c = lapack.solve_factored(self.metric, self.factor, moments[..., None])[..., 0]
-        return unpacked(einsum("...qp,...q->...p", self.integrals, c))
-
-
-def coulomb_fit(structure: Structure | StructureBatch, basis: Basis) -> CoulombFit:
-    """:func:`fitted_coulomb` of one geometry with all its integrals, for many densities.
-
-    The same matrices, to rounding, at a hundredth of the cost of each; memory is
-    ``n_atoms * N_FIT * nao**2 / 2`` numbers (:func:`coulomb_fit_bytes`).
-
-    Args:
-      structure: molecule, positions in Bohr, or a batch.
-      basis: covers its elements.
-    """
-    positions = jnp.asarray(structure.positions)
-    real = _real_atoms(structure)
-    functions = Shells(0, tuple(S_EXPONENTS.tolist())), Shells(1, tuple(P_EXPONENTS.tolist()))
-    found, _ = local_potentials(structure, basis, functions, "coulomb")
-    of_p = _N_S + np.array([[2], [0], [1]]).T * len(P_EXPONENTS)  # m = x, y, z of y, z, x
-    of_p = (of_p + np.arange(len(P_EXPONENTS))[:, None]).reshape(-1)
-    order = np.concatenate([np.arange(_N_S), of_p])
-    order = (N_FIT * np.arange(positions.shape[-2])[:, None] + order).reshape(-1)
-    metric, scale, _ = _scaled_metric(positions, real)
-    return CoulombFit(found[..., order, :] * scale[..., None], metric, lapack.cholesky(metric))
-
-
-def coulomb_fit_bytes(structure: Structure | StructureBatch, basis: Basis) -> int:
-    """Memory of the integrals of a :class:`CoulombFit`."""
-    nao, positions = layout_of(structure, basis).nao, jnp.asarray(structure.positions)
-    n = positions.size // 3 * N_FIT
-    return n * nao * (nao + 1) // 2 * positions.dtype.itemsize
 
 
 def _real_atoms(structure: Structure | StructureBatch) -> Array:

@@ -9,8 +9,9 @@ import opml_jax as opml
 from opml_jax.basis import Basis, Shell
 from opml_jax.errors import OpmlError
 from opml_jax.integrals import (
+    COARSE,
     Shells,
-    coulomb_fit,
+    density_fit,
     even_tempered,
     fitted_coulomb,
     local_potentials,
@@ -147,7 +148,7 @@ def test_a_kept_fit_is_the_streamed_one(methanol):
         (x + x.transpose(0, 2, 1)) * batch.layout.ao_mask[:, None] * batch.layout.ao_mask[..., None]
     )
     wanted = fitted_coulomb(batch, basis, dm)
-    found = coulomb_fit(batch, basis)(dm)
+    found = density_fit(batch, basis, COARSE).coulomb(dm)
     assert np.abs(found - wanted).max() < 1e-10 * np.abs(wanted).max()
 
 

@@ -231,7 +231,7 @@ def _residuals(
         dm = density_matrix(fock, s, electrons, mask=mask)
         operators = definition.with_density(structures, operators, dm)
         density = definition.density_irreps(operators, table)
-        residual = fock - operators["T"] - operators["U"]
+        residual = fock - operators["T"] - operators["mean_field"]
         residual = residual - definition.assemble(params["known"], x, table, s)
         residual = residual - definition.assemble(params["density"], density, table, s)
         x, weights = joined(x, density), params["density"]

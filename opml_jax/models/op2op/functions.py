@@ -120,8 +120,8 @@ class Op2Op(Definition):
 
         ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``;
         with an input basis ``inputs``, the same in it, for which a batch needs its ``table``;
-        ``projection`` on local potentials, and ``coulomb``, which makes Coulomb matrices, if the
-        model needs them and their integrals are not too large to be kept.
+        ``projection`` on local potentials, and ``density_fit``, which makes Coulomb and exchange
+        matrices, if the model needs them (coarse ones: if they are not too large to be kept).
         """
         exponents = self.config.exponents
         operators: Operators = {**known_operators(structure, self.basis, exponents)}
@@ -132,11 +132,20 @@ class Op2Op(Definition):
                 assert table.structures is not None
                 inputs = table.structures.replace(positions=structure.positions)
             operators["inputs"] = known_operators(inputs, self.input_basis, exponents)
-        if self.config.is_local:
+        c = self.config
+        if c.is_local:
             operators["projection"] = local_projection(structure, self.basis)
-        needed = integrals.coulomb_fit_bytes(structure, self.basis)
-        if self.config.is_self_consistent and needed <= KEPT_BYTES:
-            operators["coulomb"] = integrals.coulomb_fit(structure, self.basis)
+        if c.density_fit == "fine":
+            if c.density_words or c.baseline == "superposed":
+                operators["density_fit"] = integrals.density_fit(
+                    structure, self.basis, exchange=bool(c.exchange)
+                )
+        elif c.is_self_consistent:
+            needed = integrals.density_fit_bytes(structure, self.basis, integrals.COARSE)
+            if needed <= KEPT_BYTES:
+                operators["density_fit"] = integrals.density_fit(
+                    structure, self.basis, integrals.COARSE
+                )
         return operators
 
     def known_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
@@ -156,13 +165,20 @@ class Op2Op(Definition):
     def with_density(
         self, structure: Structure | StructureBatch, operators: Operators, dm: Array
     ) -> Operators:
-        """The operators with P and U added; ``dm`` ``(n_structures, nao, nao)``."""
-        if "coulomb" in operators:
-            j = operators["coulomb"](dm)
+        """The operators with those of a density, ``dm`` ``(n_structures, nao, nao)``.
+
+        P is added, U, and ``mean_field``, which is U and the model's part of exact exchange.
+        """
+        if "density_fit" in operators:
+            j = operators["density_fit"].coulomb(dm)
         else:
             one = isinstance(structure, Structure)
             j = integrals.fitted_coulomb(structure, self.basis, dm[0] if one else dm)
-        return {**operators, "P": dm, "U": operators["V"] + j}
+        mean_field = u = operators["V"] + j
+        if self.config.exchange:
+            part = -0.5 * self.config.exchange
+            mean_field = u + part * operators["density_fit"].exchange(dm)
+        return {**operators, "P": dm, "U": u, "mean_field": mean_field}
 
     def assemble(self, weights: Params, x: Irreps, table: SpeciesTable, like: Array) -> Array:
         """The matrix of linear maps of irreps, ``(n_structures, nao, nao)`` as ``like``."""
@@ -232,7 +248,7 @@ class Op2Op(Definition):
             matrix = constant + self.assemble(params["density"], x, table, s)
             matrix = matrix + self.learned(params, of_density, joined(known, x), table)
             matrix = sensible(matrix, operators, params.get("functional_fade"))
-            return kinetic + of_density["U"] + matrix
+            return kinetic + of_density["mean_field"] + matrix
 
         return step
 

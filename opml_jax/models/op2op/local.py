@@ -60,6 +60,6 @@ def projection_bias(definition: Op2Op, batches: Batches) -> list[float]:
 def _bias(definition: Op2Op, structures: StructureBatch, fock: Array) -> Array:
     operators, mask = definition.operators(structures), structures.layout.ao_mask
     dm = density_matrix(fock, operators["S"], n_electrons(structures), mask=mask)
-    rest = fock - operators["T"] - definition.with_density(structures, operators, dm)["U"]
+    rest = fock - operators["T"] - definition.with_density(structures, operators, dm)["mean_field"]
     taken = jnp.sum(jnp.abs(operators["projection"](rest) - rest), axis=(1, 2))
     return taken / jnp.sum(mask, axis=1) ** 2

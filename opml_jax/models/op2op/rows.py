@@ -72,7 +72,7 @@ def sides_of_stage(
 ) -> Sides:
     """The ``functional`` of the last stage, at the density of the stage before."""
     operators, x = last_columns(definition, params, structures, table)
-    residual = fock - operators["T"] - operators["U"]
+    residual = fock - operators["T"] - operators["mean_field"]
     return {"functional": (x, operator_irreps(residual[None], table))}
 
 
@@ -104,7 +104,7 @@ def sides_of_density(
     operators = definition.with_density(structures, operators, dm)
     known = definition.known_irreps(operators, table)
     columns = joined(known, definition.density_irreps(operators, table))
-    residual = fock - operators["T"] - operators["U"]
+    residual = fock - operators["T"] - operators["mean_field"]
     residual = residual - definition.learned(params, operators, columns, table)
     return {"functional": (columns, operator_irreps(residual[None], table))}
 
