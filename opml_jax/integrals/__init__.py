@@ -1,11 +1,11 @@
 """Integrals over a molecule or a batch, each differentiable in what it is given."""
 
 from .coulomb import fitted_coulomb as fitted_coulomb
-from .density_fit import COARSE as COARSE
-from .density_fit import FINE as FINE
-from .density_fit import DensityFit as DensityFit
-from .density_fit import density_fit as density_fit
-from .density_fit import density_fit_bytes as density_fit_bytes
+from .density_fitting import COARSE as COARSE
+from .density_fitting import FINE as FINE
+from .density_fitting import DensityFit as DensityFit
+from .density_fitting import density_fit as density_fit
+from .density_fitting import density_fit_bytes as density_fit_bytes
 from .local import FUNCTIONS as FUNCTIONS
 from .local import Shells as Shells
 from .local import even_tempered as even_tempered

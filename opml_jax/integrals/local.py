@@ -39,7 +39,7 @@ from ..errors import OpmlError, one_of
 from ..numerics import Array, einsum
 from ..structures import Structure, StructureBatch
 from .harmonics import product, stacked_harmonics
-from .hermite import components, gaussian_polynomial, n_rows, radial, starts
+from .hermite import components, gaussian_polynomial, n_rows, stacked_radial, starts
 from .native import ao_index, pair_lists
 from .pairs import PairList, classes_of, coupling, factors, shell_pairs_of
 
@@ -110,13 +110,14 @@ def local_potentials(
     topology, positions = layout.primitives, jnp.asarray(structure.positions)
     if isinstance(structure, Structure):
         topology, positions = jax.tree.map(lambda x: x[None], topology), positions[None]
-    parts, real = [], []
+    groups, centres, real = [], [], []
     for heavy in (False, True):
         if shells := tuple(f for f in functions if f.heavy == heavy):
             index, there = atoms_of(structure, basis, heavy)
-            centres = jnp.take_along_axis(positions, index[..., None], 1)
-            parts.append(_integrals(kind, shells, topology, basis.flat(), positions, centres))
+            groups.append(shells)
+            centres.append(jnp.take_along_axis(positions, index[..., None], 1))
             real.append(jnp.repeat(there, sum((2 * f.l + 1) * len(f.exponents) for f in shells), 1))
+    parts = _integrals(kind, tuple(groups), topology, basis.flat(), positions, centres)
     mask = jnp.concatenate(real, axis=1)
     out = jnp.where(mask[..., None], jnp.concatenate(parts, axis=1), 0.0)
     return (out[0], mask[0]) if isinstance(structure, Structure) else (out, mask)
@@ -169,20 +170,20 @@ def atoms_of(
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _integrals(
     kind: str,
-    shells: tuple[Shells, ...],
+    groups: tuple[tuple[Shells, ...], ...],
     topology: Primitives,
     table: tuple[Array, Array],
     positions: Array,
-    centres: Array,
-) -> Array:
-    """Of functions at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
+    centres: list[Array],
+) -> list[jax.Array]:
+    """Of each group at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
     lists = pair_lists(topology, *table, positions)
     fixed = [(factors(pairs, pairs.order, 0), _couplings(pairs)) for pairs in lists]
     index = ao_index(topology)
     i, j = np.tril_indices(index.shape[-1])
     lower, upper = index[:, i, j], index[:, j, i]
 
-    def of_atom(centre):
+    def of_atom(shells, centre):
         blocks: dict[tuple[int, int], Array] = {}
         for pairs, (of_pairs, of_shells) in zip(lists, fixed, strict=True):
             r = jnp.moveaxis(pairs.centre, 0, -1) - centre[:, None]  # (B, n, 3)
@@ -195,8 +196,11 @@ def _integrals(
         rows = jnp.concatenate(flat)
         return jnp.moveaxis(rows[lower] + rows[upper], -1, -2)
 
-    out = jax.lax.map(of_atom, jnp.moveaxis(centres, 1, 0))
-    return jnp.moveaxis(out, 1, 0).reshape(centres.shape[0], -1, len(i))
+    parts = []
+    for shells, own in zip(groups, centres, strict=True):
+        out = jax.lax.map(functools.partial(of_atom, shells), jnp.moveaxis(own, 1, 0))
+        parts.append(jnp.moveaxis(out, 1, 0).reshape(own.shape[0], -1, len(i)))
+    return parts
 
 
 @functools.cache
@@ -268,8 +272,8 @@ def _of_charges(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array
     top, l, exponents = _highest(shells, pairs)
     spread, sign = ((0.5 / exponents), (-1.0) ** l)
     spread, sign = (x.astype(r2.dtype)[:, None, None] for x in (spread, sign))
-    found = radial(top, r2, pairs.variance + spread, up=False)
-    return sign * jnp.stack([found[key] for key in components(top)])
+    variance = pairs.variance + spread
+    return sign * stacked_radial(top, jnp.broadcast_to(r2, variance.shape), variance)
 
 
 RADIALS: dict[str, Radials] = {"overlap": _of_gaussians, "coulomb": _of_charges}

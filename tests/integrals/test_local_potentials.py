@@ -9,11 +9,8 @@ import opml_jax as opml
 from opml_jax.basis import Basis, Shell
 from opml_jax.errors import OpmlError
 from opml_jax.integrals import (
-    COARSE,
     Shells,
-    density_fit,
     even_tempered,
-    fitted_coulomb,
     local_potentials,
     packed,
     three_center,
@@ -135,21 +132,6 @@ def test_packed_elements_are_those_of_the_matrix():
     y = np.random.default_rng(1).normal(size=(5, 5))
     y = y + y.T
     assert float(packed(x[0], 2.0) @ packed(y, 1.0)) == pytest.approx(np.sum(x[0] * y), rel=1e-13)
-
-
-@pytest.mark.slow
-def test_a_kept_fit_is_the_streamed_one(methanol):
-    """J to rounding, of a molecule and of a batch."""
-    water = opml.Structure([8, 1, 1], [[0, 0, 0.2], [0, 1.4, -0.9], [0, -1.4, -0.9]])
-    basis = opml.load_basis("sto-3g", [1, 6, 8])
-    batch = opml.batch([water, methanol], basis)
-    x = np.random.default_rng(0).normal(size=(2, batch.layout.nao, batch.layout.nao))
-    dm = (
-        (x + x.transpose(0, 2, 1)) * batch.layout.ao_mask[:, None] * batch.layout.ao_mask[..., None]
-    )
-    wanted = fitted_coulomb(batch, basis, dm)
-    found = density_fit(batch, basis, COARSE).coulomb(dm)
-    assert np.abs(found - wanted).max() < 1e-10 * np.abs(wanted).max()
 
 
 def test_another_kind_is_refused(methanol):

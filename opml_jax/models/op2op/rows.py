@@ -25,7 +25,7 @@ from ...structures import StructureBatch
 from ..base.definition import Params
 from .draws import last_columns
 from .functions import Op2Op
-from .inputs import Irreps, joined, n_electrons, operator_irreps
+from .inputs import Irreps, Operators, joined, n_electrons, operator_irreps
 from .metrics import describe
 
 CHUNK = 8
@@ -91,7 +91,8 @@ def sides_at_reference(
         residual = residual - definition.learned(params, operators, known, table)
     sides = {"guess": (known, operator_irreps(residual[None], table))}
     if definition.config.density_words:
-        sides |= sides_of_density(definition, params, structures, table, fock, dm)
+        operators = definition.with_density(structures, operators, dm)
+        sides |= _functional(definition, params, operators, known, table, fock)
     return sides
 
 
@@ -101,8 +102,19 @@ def sides_of_density(
 ) -> Sides:
     """The ``functional`` at a density and the Fock matrix of it, converged or not."""
     operators = definition.operators(structures, table)
-    operators = definition.with_density(structures, operators, dm)
     known = definition.known_irreps(operators, table)
+    operators = definition.with_density(structures, operators, dm)
+    return _functional(definition, params, operators, known, table, fock)
+
+
+def _functional(
+    definition: Op2Op,
+    params: Params,
+    operators: Operators,
+    known: Irreps,
+    table: SpeciesTable,
+    fock: Array,
+) -> Sides:
     columns = joined(known, definition.density_irreps(operators, table))
     residual = fock - operators["T"] - operators["mean_field"]
     residual = residual - definition.learned(params, operators, columns, table)

@@ -11,7 +11,7 @@ over two are derivatives of erf(R)/R as in :mod:`.two_center`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from ..numerics import Array, einsum, pytree
 from ..structures import Structure, StructureBatch
 from .coulomb import P_EXPONENTS, S_EXPONENTS
 from .harmonics import product, stacked_harmonics
-from .hermite import radial
+from .hermite import components, stacked_radial
 from .local import Shells, atoms_of, local_potentials, packed, unpacked
 
 COARSE = (Shells(0, tuple(S_EXPONENTS.tolist())), Shells(1, tuple(P_EXPONENTS.tolist())))
@@ -154,51 +154,64 @@ def _repulsions(
     functions: tuple[Shells, ...],
     real: Array,
 ) -> jax.Array:
-    """Coulomb energies (Q|Q') in the order of :func:`.local_potentials`, zero of padding."""
+    """Coulomb energies (Q|Q') in the order of :func:`.local_potentials`, zero of padding.
+
+    Those of all functions on all atoms are computed, which is quick, and ours are taken.
+    """
     positions = jnp.asarray(structure.positions)
     alone = isinstance(structure, Structure)
     positions = positions[None] if alone else positions
-    groups = []
+    ls = sorted({f.l for f in functions})
+    exponents = [np.concatenate([f.exponents for f in functions if f.l == l]) for l in ls]
+    starts = np.cumsum([0, *((2 * l + 1) * len(e) for l, e in zip(ls, exponents, strict=True))])
+    index = []
     for heavy in (False, True):
-        if shells := [f for f in functions if f.heavy == heavy]:
-            index, _ = atoms_of(structure, basis, heavy)
-            groups.append((shells, jnp.take_along_axis(positions, index[..., None], 1)))
-    out = jnp.concatenate(
-        [
-            jnp.concatenate([_group(*rows, *columns) for columns in groups], axis=-1)
-            for rows in groups
-        ],
-        axis=-2,
-    )
+        columns, known = [], dict.fromkeys(ls, 0)
+        for f in functions:
+            own, n = ls.index(f.l), len(f.exponents)
+            if f.heavy == heavy:
+                m, e = np.arange(2 * f.l + 1)[:, None], known[f.l] + np.arange(n)
+                columns.append((starts[own] + len(exponents[own]) * m + e).reshape(-1))
+            known[f.l] += n
+        if columns:
+            atoms, _ = atoms_of(structure, basis, heavy)
+            rows = jnp.asarray(atoms)[..., None] * starts[-1] + np.concatenate(columns)
+            index.append(rows.reshape(len(positions), -1))
+    index = jnp.concatenate(index, axis=1)
+    out = _of_all_atoms(positions, ls, exponents)
+    out = jnp.take_along_axis(out, index[:, :, None], 1)
+    out = jnp.take_along_axis(out, index[:, None, :], 2)
     out = out[0] if alone else out
-    return jnp.where(real[..., :, None] & real[..., None, :], out, 0.0)
+    return jnp.where(jnp.asarray(real)[..., :, None] & real[..., None, :], out, 0.0)
 
 
-def _group(rows: list[Shells], a: Array, columns: list[Shells], b: Array) -> jax.Array:
-    """Of functions at ``(B, n, 3)`` and at ``(B, m, 3)``: ``(B, n n_rows, m n_columns)``."""
-    r = a[:, :, None] - b[:, None]
-    r2 = jnp.sum(r * r, axis=-1)[..., None, None]  # (B, n, m, 1, 1)
-    top = max(f.l for f in rows) + max(f.l for f in columns)
+def _of_all_atoms(positions: Array, ls: list[int], exponents: list[np.ndarray]) -> jax.Array:
+    """Of functions at ``(B, n, 3)``, on each by l, m and exponent: ``(B, n n_f, n n_f)``."""
+    r = positions[:, :, None] - positions[:, None]
+    r2, half = jnp.sum(r * r, axis=-1)[..., None, None], 0.5 / np.concatenate(exponents)
+    variance = jnp.asarray((half[:, None] + half).astype(r2.dtype))
+    shape = (*r2.shape[:3], *variance.shape)
+    top = 2 * ls[-1]
+    radials = stacked_radial(top, jnp.broadcast_to(r2, shape), jnp.broadcast_to(variance, shape))
     harmonics = stacked_harmonics(top, *jnp.moveaxis(r, -1, 0))
-    blocks = []
-    for own in rows:
-        blocks.append(
-            jnp.concatenate([_pair(own, other, r2, harmonics) for other in columns], axis=-1)
-        )
-    whole = jnp.concatenate(blocks, axis=2)  # (B, n, n_rows, m, n_columns)
-    return whole.reshape(r.shape[0], r.shape[1] * whole.shape[2], -1)
+    cuts = np.cumsum([0, *map(len, exponents)])
+    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    blocks: dict[tuple[int, int], jax.Array] = {}
+    for (a, rows), (b, columns) in itertools.product(zip(ls, parts, strict=True), repeat=2):
+        if (b, a) in blocks:  # between the same atoms the other way round
+            blocks[a, b] = jnp.transpose(blocks[b, a], (0, 4, 5, 6, 1, 2, 3))
+            continue
+        block = 0.0
+        for l, table in product(a, b).items():
+            angular = einsum("xyM,MBnm->Bnxmy", table.astype(r2.dtype), harmonics[l])
+            value = radials[components(top).index((l, (a + b - l) // 2))][..., rows, columns]
+            block = block + einsum("Bnxmy,Bnmef->Bnxemyf", angular, value)
+        blocks[a, b] = (-1) ** b * jnp.asarray(block)  # the second derivative is at the second atom
 
+    def flat(block: jax.Array) -> jax.Array:
+        n_batch, n, m, e, *_ = block.shape
+        return block.reshape(n_batch, n, m * e, n, -1)
 
-def _pair(own: Shells, other: Shells, r2: Array, harmonics: Sequence[Array]) -> jax.Array:
-    """``(B, n, (2l+1) exponents, m, (2l'+1) exponents)`` of two kinds of shells."""
-    a, b = (0.5 / np.array(f.exponents) for f in (own, other))
-    variance = jnp.broadcast_to((a[:, None] + b).astype(r2.dtype), (*r2.shape[:3], len(a), len(b)))
-    radials = radial(own.l + other.l, jnp.broadcast_to(r2, variance.shape), variance, up=False)
-    out = 0.0
-    for l, table in product(own.l, other.l).items():
-        k = (own.l + other.l - l) // 2
-        angular = einsum("xyM,MBnm->Bnxmy", table.astype(r2.dtype), harmonics[l])
-        out = out + einsum("Bnxmy,Bnmef->Bnxemyf", angular, radials[l, k])
-    out = (-1) ** other.l * jnp.asarray(out)  # the second derivative is at B
-    shape = out.shape
-    return out.reshape(*shape[:2], shape[2] * shape[3], shape[4], -1)
+    bands = [jnp.concatenate([flat(blocks[a, b]) for b in ls], axis=-1) for a in ls]
+    out = jnp.concatenate(bands, axis=2)
+    return out.reshape(out.shape[0], out.shape[1] * out.shape[2], -1)
