@@ -197,6 +197,20 @@ QUANTITIES: dict[str, Quantity] = {
     "coefficients": Quantity(("aux",), "Bohr^-1.5", "density in the auxiliary basis ``aux_basis``"),
     "widths": Quantity(("shell",), "1", "factors of the exponents of the functions they are of"),
     "overlap": Quantity(("ao", "ao"), "1", "overlap matrix"),
+    "certified_residual": Quantity(
+        (),
+        "Hartree",
+        "largest element of the commutator of a predicted P and its F[P], orthogonalised",
+        **_MICRO,
+        ase=EV_PER_HARTREE,
+    ),
+    "fock_deviation": Quantity(
+        (), "Hartree", "mean of |F - F[P]| of predicted F and P", **_MICRO, ase=EV_PER_HARTREE
+    ),
+    "energy_of_density": Quantity(
+        (), "Hartree", "total energy of a predicted P, not minimised", **_MEV, ase=EV_PER_HARTREE
+    ),
+    "intruder": Quantity((), "1", "1 where an occupied orbital of a predicted F is wrong", ase=1.0),
     "kinetic": Quantity(("ao", "ao"), "Hartree", "kinetic energy matrix"),
     "external_potential": Quantity(("ao", "ao"), "Hartree", "nuclear attraction matrix"),
 }

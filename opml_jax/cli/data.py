@@ -1,11 +1,11 @@
-"""``opml data``: check a data file, pack it small, verify its bytes, merge several."""
+"""``opml data``: check a file, pack it small, verify its bytes, merge several, compare bonds."""
 
 from __future__ import annotations
 
 import argparse
 
 from ..errors import counted
-from .options import add_reading_options
+from .options import add_geometry_options, add_reading_options
 
 
 def configure(p: argparse.ArgumentParser) -> None:
@@ -51,11 +51,28 @@ def configure(p: argparse.ArgumentParser) -> None:
     merge = sub.add_parser("merge", help="join HDF5 data sets of one level of theory")
     merge.add_argument("files", nargs="+", metavar="FILE", help="HDF5 data set")
     merge.add_argument("-o", "--output", required=True, metavar="OUT", help="HDF5 file to write")
+    contacts = sub.add_parser("contacts", help="which elements are bonded, which bonds are lacking")
+    contacts.add_argument("file", metavar="TRAINING", help="any file of geometries")
+    contacts.add_argument(
+        "--against",
+        metavar="FILE",
+        help="also: which structures of this file have bonds that TRAINING lacks? "
+        "(default: not asked)",
+    )
+    contacts.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        help="with --against: extended xyz file to write, of the fewest structures of FILE that "
+        "have all these bonds, to label them (default: none)",
+    )
+    add_geometry_options(contacts)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the command."""
     actions = {"check": _check, "pack": _pack, "verify": _verify, "merge": _merge}
+    actions["contacts"] = _contacts
     return actions[args.action](args)
 
 
@@ -77,6 +94,79 @@ def _merge(args: argparse.Namespace) -> int:
     files = counted(len(args.files), "file")
     print(f"{args.output}: {counted(n, 'structure')} of {files}{note}")
     return 0
+
+
+def _contacts(args: argparse.Namespace) -> int:
+    from pathlib import Path
+
+    from ..errors import OpmlError, one_of
+    from ..structures.contacts import closest_pairs, lacking_bonds
+    from .options import read_geometries
+
+    if args.output and not args.against:
+        expected = "given with --against, whose structures it will have"
+        raise OpmlError("--output", got=args.output, expected=expected)
+    if args.output:
+        one_of("suffix of --output", Path(args.output).suffix, (".extxyz", ".xyz"), OpmlError)
+    training = read_geometries(args.file, args)
+    for line in _bonded(args.file, training):
+        print(line)
+    if not args.against:
+        return 0
+    others, known = read_geometries(args.against, args), closest_pairs(training)
+    lacking = [lacking_bonds(s, known) for s in others]
+    chosen = _lacking(args, others, lacking, known)
+    if args.output and chosen:
+        from ..interfaces.files import write_extxyz
+
+        write_extxyz(args.output, [others[i] for i in chosen], {})
+        print(f"{args.output}: {counted(len(chosen), 'structure')}")
+    return 0
+
+
+def _bonded(file: str, structures) -> list[str]:
+    """Every pair of the elements of a file, a line each: how it is bonded, or that it is not."""
+    from itertools import combinations_with_replacement
+
+    from ..structures.contacts import bonds_by_pair, closest_pairs
+    from ..structures.elements import symbol
+    from ..units import ANGSTROM_PER_BOHR
+
+    elements = sorted({z for s in structures for z in s.numbers})
+    bonded, closest = bonds_by_pair(structures), closest_pairs(structures)
+    names = " ".join(map(symbol, elements))
+    lines = [f"{file}: {counted(len(structures), 'structure')} of {names}"]
+    for pair in combinations_with_replacement(elements, 2):
+        name = "-".join(map(symbol, pair))
+        if name in bonded:
+            n, *ends = bonded[name]
+            shortest, longest = (f"{ANGSTROM_PER_BOHR * x:.2f}" for x in ends)
+            text = f"bonded in {counted(n, 'structure')}, {shortest} to {longest} A"
+        elif name in closest:
+            text = f"never bonded; closest {ANGSTROM_PER_BOHR * closest[name]:.2f} A"
+        else:
+            text = "never in one structure"
+        lines.append(f"{name}: {text}")
+    return lines
+
+
+def _lacking(args: argparse.Namespace, others, lacking, known) -> list[int]:
+    """Print which structures have bonds that training lacks, and choose what to label."""
+    from ..structures.contacts import cover, in_words
+
+    having = [i for i, of_one in enumerate(lacking) if of_one]
+    n = counted(len(others), "structure")
+    if not having:
+        print(f"{args.against}: none of {n} has a bond that {args.file} lacks")
+        return []
+    print(f"{args.against}: {len(having)} of {n} have bonds that {args.file} lacks")
+    for name in sorted({name for of_one in lacking for name in of_one}):
+        which = [i for i in having if name in lacking[i]]
+        shortest = min(lacking[i][name] for i in which)
+        print(f"{in_words(name, shortest, known)} in {', '.join(map(str, which))}")
+    chosen = cover(lacking, [s.n_atoms for s in others])
+    print(f"to label: {', '.join(map(str, chosen))}")
+    return chosen
 
 
 def _pack(args: argparse.Namespace) -> int:

@@ -37,6 +37,13 @@ def configure(p: argparse.ArgumentParser) -> None:
         help="NaN for molecules whose predicted density does not become self-consistent, instead "
         "of an error",
     )
+    p.add_argument(
+        "--certify",
+        action="store_true",
+        help="also one Fock matrix of each predicted density by PySCF, at the level of theory of "
+        "the labels: how far it is from self-consistency, its energy, and whether a wrong orbital "
+        "is occupied",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -56,8 +63,13 @@ def run(args: argparse.Namespace) -> int:
     model = load_model(args.run)
     structures, places = _read(args)
     options, n = _options(model, args), counted(len(structures), "structure")
+    if args.certify:
+        print(f"certified by PySCF: {_level(model)}")
     with called(places), working(f"predicting {n}", COMPILES):
         predicted = model.predict(structures, **options)
+    if args.certify:
+        with called(places):
+            predicted |= _certified(model, structures, predicted)
     if suffix in (".h5", ".hdf5"):
         write_predictions(args.output, structures, predicted, model)
     else:
@@ -96,3 +108,42 @@ def _options(model, args: argparse.Namespace) -> dict[str, bool]:
             )
         options["allow_unconverged"] = True
     return options
+
+
+def _level(model) -> str:
+    """The level of theory of Fock matrices that certify predictions.
+
+    Raises:
+      OpmlError: the model has learned none, or does not state its level.
+    """
+    from ..interfaces.pyscf import level_of
+
+    method, stated = level_of(model), model.card["reference"]
+    settings = {"density_fit": f"{'with' if method.density_fit else 'no'} density fitting"}
+    if not method.is_hf:
+        settings["grid_level"] = f"grid level {method.grid_level}"
+    words = [f"{v}{'' if k in stated else ' (not stated)'}" for k, v in sorted(settings.items())]
+    return ", ".join((f"{method.method}/{method.basis}", *words))
+
+
+def _certified(model, structures, predicted):
+    """What PySCF finds of each predicted density, with a line for each molecule."""
+    from ..interfaces.pyscf import certified
+    from ..quantities import QUANTITIES
+    from ..structures.elements import formula
+    from ..structures.names import name_of
+
+    factor = QUANTITIES["certified_residual"].factor
+
+    def say(i: int, found) -> None:
+        line = (
+            "not self-consistent"
+            if found is None
+            else (
+                f"residual {factor * found['certified_residual']:.1f} uHa, "
+                f"intruder {'yes' if found['intruder'] else 'no'}"
+            )
+        )
+        print(f"{name_of(i)} ({formula(structures[i].numbers)}): {line}", flush=True)
+
+    return certified(model, structures, predicted, on_result=say)

@@ -1,4 +1,4 @@
-"""Doors to other programs: ASE, jax-md, PySCF (guesses, energies of densities), JAX alone, files.
+"""Doors to other programs: ASE, jax-md, PySCF (guesses, certificates, energies), JAX alone, files.
 
 Each is imported on first use, so that only those who walk through a door load what is behind it.
 """

@@ -1,9 +1,10 @@
-"""PySCF calculations that start from a predicted density."""
+"""PySCF calculations that start from a predicted density, or judge it."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -13,6 +14,8 @@ from ..data import Dataset
 from ..data.reference import Method, mean_field
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
+from ..models.op2op.diagnosis import intruder, occupied_orbitals
+from ..quantities import cut_rows
 from ..structures import Structure
 
 ELECTRONS = 1e-6
@@ -20,6 +23,10 @@ ELECTRONS = 1e-6
 
 HIGHER = 1e-6
 """Hartree: an SCF that ends so much above another found another solution."""
+
+SHARED = 0.5
+"""Smallest singular value of the overlap of two sets of occupied orbitals that are one set, changed
+a little: below it an orbital of the one has most of its norm outside of the other."""
 
 GUESSES = {
     "minao": "init_guess_by_minao",
@@ -31,6 +38,9 @@ GUESSES = {
 }
 """PySCF's initial guesses and the methods that make them; ``vsap`` and ``sap`` are superpositions
 of atomic potentials, on the grid of a Kohn-Sham calculation and fitted by Gaussians."""
+
+CERTIFIED = ("certified_residual", "fock_deviation", "energy_of_density", "intruder")
+"""What :func:`certify` finds."""
 
 _CYCLES, _FAILED = "scf_iterations_", "scf_failures_"
 
@@ -173,6 +183,121 @@ def compare_guesses(
     }
 
 
+def level_of(model: Model) -> Method:
+    """The level of theory of the Fock matrices that a model has learned, from its card.
+
+    Settings that the card does not state have the defaults of :class:`Method`; method and basis
+    must be there.
+
+    Raises:
+      OpmlError: a model that predicts no Fock and density matrix in the basis of the calculation.
+      ConventionError: a card that does not state method or basis.
+    """
+    model.require("dm")
+    model.require("fock")
+    if "fock" not in (targets := model.card.get("targets", ())):
+        raise OpmlError(
+            "model",
+            got=f"{model!r}, which learned {', '.join(targets) or 'what its card does not state'}",
+            expected="one that learned Fock matrices in the basis of the calculation",
+            code=Code.CAPABILITY,
+        )
+    reference = model.card.get("reference", {})
+    if lacking := [k for k in ("method", "basis") if k not in reference]:
+        raise ConventionError(
+            "model",
+            got=f"{model!r}, whose card states no {' and no '.join(lacking)}",
+            expected="one whose labels state their level of theory",
+            code=Code.LEVEL_OF_THEORY,
+        )
+    return Method.from_meta(reference)
+
+
+def certify(
+    model: Model, structure: Structure, predicted: Mapping[str, np.ndarray] | None = None
+) -> dict[str, Any]:
+    """How far a predicted density is from self-consistency at the level of theory of the labels.
+
+    PySCF makes one Fock matrix, F[P] of the predicted density matrix P, and no SCF: this is what a
+    calculation itself says of a prediction, without its own result.
+
+    Args:
+      model: has learned Fock matrices (:func:`level_of`).
+      structure: molecule.
+      predicted: ``fock``, ``dm`` and ``overlap`` of this molecule, from ``model.predict``. Default:
+        it is predicted.
+
+    Returns:
+      ``certified_residual``: largest element of S^-1/2 (F[P] P S - S P F[P]) S^-1/2, Hartree;
+      ``fock_deviation``: mean of |F - F[P]| over all elements, F the predicted matrix, Hartree;
+      ``energy_of_density``: total energy of P, Hartree, above that of the converged density by the
+      square of the error of P; ``intruder``: whether an occupied orbital of F is none of F[P]
+      (:data:`SHARED`), or none that a molecule can have
+      (:func:`opml_jax.models.op2op.diagnosis.intruder`).
+
+    Raises:
+      OpmlError: as of :func:`level_of`; another basis, another number of electrons, or NaN.
+      ConvergenceError: a density that did not become self-consistent.
+    """
+    method = level_of(model)
+    predicted = model.predict(structure) if predicted is None else predicted
+    if not all(np.isfinite(predicted[k]).all() for k in ("fock", "dm")):
+        raise OpmlError(
+            "predicted", got="NaN", expected="a density that converged", code=Code.NOT_FINITE
+        )
+    mf = mean_field(structure, method)
+    dm, overlap = _checked(mf, structure, predicted, model), np.asarray(mf.get_ovlp())
+    fock = np.asarray(to_pyscf(predicted["fock"], structure, model.definition.basis))
+    bare, potential = mf.get_hcore(), mf.get_veff(dm=dm)
+    of_density = np.asarray(mf.get_fock(bare, overlap, potential, dm))
+    values, vectors = np.linalg.eigh(overlap)
+    inverse_root = (vectors / np.sqrt(values)) @ vectors.T
+    half = inverse_root @ of_density @ dm @ overlap @ inverse_root
+    orbitals, others = (occupied_orbitals(structure, f, overlap)[1] for f in (fock, of_density))
+    shared = np.linalg.svd(orbitals.T @ overlap @ others, compute_uv=False)
+    return {
+        "certified_residual": float(np.abs(half - half.T).max()),
+        "fock_deviation": float(np.abs(fock - of_density).mean()),
+        "energy_of_density": float(mf.energy_tot(dm, bare, potential)),
+        "intruder": bool(
+            shared.min(initial=1.0) < SHARED or intruder(structure, fock, overlap) != ""
+        ),
+    }
+
+
+def certified(
+    model: Model,
+    structures: Sequence[Structure],
+    predicted: Mapping[str, np.ndarray],
+    *,
+    on_result: Callable[[int, dict[str, Any] | None], None] = lambda i, result: None,
+) -> dict[str, np.ndarray]:
+    """:func:`certify` of several molecules.
+
+    Args:
+      model: has learned Fock matrices.
+      structures: molecules.
+      predicted: of these, a list, from ``model.predict``.
+      on_result: called with the index of a molecule and what was found; None: its density is not
+        self-consistent.
+
+    Returns:
+      What :func:`certify` gives, ``(n_structures,)`` each, ``intruder`` 1 or 0; NaN where a density
+      did not become self-consistent.
+    """
+    out = {name: np.full(len(structures), np.nan) for name in CERTIFIED}
+    matrices = {k: cut_rows(k, predicted[k], predicted) for k in ("fock", "dm", "overlap")}
+    failed = set(model.failed(predicted).tolist())
+    for i, structure in enumerate(structures):
+        found = None
+        if i not in failed:
+            found = certify(model, structure, {k: rows[i] for k, rows in matrices.items()})
+            for name in CERTIFIED:
+                out[name][i] = found[name]
+        on_result(i, found)
+    return out
+
+
 def guess_table(results: Mapping[str, float]) -> str:
     """What :func:`compare_guesses` says, a line for each start, fewest cycles first."""
     prefixes = (_CYCLES, _FAILED)
@@ -190,6 +315,15 @@ def guess_table(results: Mapping[str, float]) -> str:
 def _predicted(mf, model: Model) -> np.ndarray:
     structure = structure_from_pyscf(mf.mol)
     model.check_species([structure])
+    return _checked(mf, structure, model.predict(structure), model)
+
+
+def _checked(mf, structure: Structure, predicted: Mapping[str, Any], model: Model) -> np.ndarray:
+    """The predicted density matrix in PySCF's AO order, held against the basis and the electrons.
+
+    Raises:
+      OpmlError: another basis, or another number of electrons.
+    """
     basis, overlap = model.definition.basis, np.asarray(mf.get_ovlp())
     layout = layout_of(structure, basis)
     if overlap.shape != (layout.nao, layout.nao):
@@ -199,7 +333,6 @@ def _predicted(mf, model: Model) -> np.ndarray:
             expected=f"{layout.nao}, as {basis!r} has for this molecule",
             code=Code.LAYOUT,
         )
-    predicted = model.predict(structure)
     theirs = from_pyscf(overlap, structure, basis)
     check_convention(theirs, predicted["overlap"], layout.shell_ls, where="mf's overlap matrix")
     dm = np.asarray(to_pyscf(predicted["dm"], structure, basis))

@@ -146,6 +146,17 @@ def _hash(name: str) -> str:
     return hashlib.blake2s(name.encode(), digest_size=4).hexdigest()
 
 
+def unseen_coordinations(structure: Structure, known: Mapping[str, Any] | None) -> list[str]:
+    """The coordinations of a molecule that no molecule of training had; none if nothing is known.
+
+    Args:
+      structure: a molecule.
+      known: from :func:`trained_for`, or None.
+    """
+    seen = set(known["coordinations"]) if known else coordinations(structure)
+    return [name for name in coordinations(structure) if name not in seen]
+
+
 def novel(structures: Sequence[Structure], known: Mapping[str, Any] | None) -> np.ndarray:
     """Which structures have an atom in surroundings that training lacked, ``(n_structures,)``.
 

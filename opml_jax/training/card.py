@@ -17,6 +17,9 @@ from .config import TrainConfig, mapping_of
 LEVEL = ("method", "basis", "convention")
 """What data sets say of the level of theory of their labels."""
 
+SETTINGS = ("grid_level", "density_fit", "pyscf_version")
+"""And of how they were calculated, which a calculation that judges a prediction repeats."""
+
 
 def card_of(
     definition: Definition,
@@ -45,7 +48,7 @@ def card_of(
         "n_train": len(sets["train"]),
         "n_validation": len(sets["validation"]),
         "data_hash": data_hash,
-        "reference": {k: dataset.meta[k] for k in (*LEVEL, "pyscf_version") if k in dataset.meta},
+        "reference": {k: dataset.meta[k] for k in (*LEVEL, *SETTINGS) if k in dataset.meta},
         "source": dataset.meta.get("source", ""),
         **fit.facts,
         "config": mapping_of(config),

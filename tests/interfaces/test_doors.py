@@ -96,6 +96,8 @@ def test_energies_of_densities_need_densities(path):
         (ENERGIES, "evaluate {model} bundled:water --scf 1"),
         (DENSITIES, "predict {model} {water} -o {out}.h5 --allow-unconverged"),
         (ENERGIES, "predict {model} {water} -o {out}.h5 --allow-unconverged"),
+        (ENERGIES, "predict {model} {water} -o {out}.h5 --certify"),
+        (MATRICES, "predict {model} {water} -o {out}.h5 --certify"),
     ],
 )
 def test_commands_say_so_in_one_line(path, command, tmp_path, capsys):

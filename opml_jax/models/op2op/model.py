@@ -15,11 +15,11 @@ import numpy as np
 
 from ... import integrals, observables
 from ...basis import layout_of
-from ...errors import Code, ConvergenceError, DataWarning, OpmlError
+from ...errors import Code, ConvergenceError, DataWarning, OpmlError, counted
 from ...learn.chunks import in_chunks
 from ...numerics import Array
 from ...operators.species import SpeciesTable
-from ...quantities import SIZES, SPREAD, Axis, quantity
+from ...quantities import SIZES, SPREAD, Axis, cut_rows, quantity
 from ...structures import Structure, StructureBatch
 from ...structures.contacts import warn_of_contacts
 from ...structures.elements import symbol
@@ -28,6 +28,7 @@ from ...structures.trained_for import warn_of_surroundings
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
+from .diagnosis import counted_by_kind, fault_of
 from .draws import drawn_changes, up_to
 from .functions import Op2Op
 
@@ -196,15 +197,14 @@ class Op2OpModel(Model):
         }
         evaluate = functools.partial(self._in_batches, several, sizes, uncertainty)
         out = in_chunks(evaluate, len(several), CHUNKS)
+        out |= {k: np.array(v) for k, v in sizes.items()}
+        self._unconverged(several, out, allow_unconverged)
         failed = self.failed(out)
-        if len(failed):
-            self._unconverged(several, out["residual"], failed, allow_unconverged)
-        for values in (v for k, v in out.items() if k != "residual"):
+        for values in (v for k, v in out.items() if k not in ("residual", *sizes)):
             values[failed] = np.nan
         doubtful = [i for i, s in enumerate(several) if self._unseen_pairs([s])]
         for values in (v for k, v in out.items() if k.endswith(SPREAD)):
             values[doubtful] = np.nan
-        out |= {k: np.array(v) for k, v in sizes.items()}
         if uncertainty:
             self.grow(out, several)
             warn_of_doubt(self.doubt(out), self.card.get("largest_doubt"))
@@ -239,20 +239,30 @@ class Op2OpModel(Model):
         return np.sqrt(squares) / predicted["nao"]
 
     def _unconverged(
-        self, structures: list[Structure], residual: np.ndarray, failed: np.ndarray, allowed: bool
+        self, structures: list[Structure], predicted: Mapping[str, np.ndarray], allowed: bool
     ) -> None:
-        """Say which densities did not become self-consistent; an error unless allowed."""
-        worst = failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))]
-        others = f", and those of {len(failed) - 1} others," if len(failed) > 1 else ""
-        text = (
-            f"the density of {structures[worst]!r} (structure {name_of(int(worst))}){others} did "
-            f"not become self-consistent: {residual[worst]:.1e} Hartree are left after "
-            f"{self.definition.config.cycles} cycles."
+        """Say which densities did not become self-consistent, and why; an error unless allowed."""
+        failed, residual = self.failed(predicted), predicted["residual"]
+        if not len(failed):
+            return
+        fock, overlap, dm = (
+            cut_rows(k, predicted[k], predicted) for k in ("fock", "overlap", "dm")
         )
+        faults = {
+            i: fault_of(structures[i], fock[i], overlap[i], dm[i], self.card)
+            for i in map(int, failed)
+        }
+        worst = int(failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))])
+        text = (
+            f"the density of {structures[worst]!r} (structure {name_of(worst)}) did not become "
+            f"self-consistent: {faults.pop(worst).text}. {residual[worst]:.1e} Hartree are left "
+            f"after {counted(self.definition.config.cycles, 'cycle')}."
+        )
+        if faults:
+            text = f"{text} {len(faults)} more: {counted_by_kind(faults.values())}."
         if not allowed:
             raise ConvergenceError(
-                f"{text} Is it like those of the training set? allow_unconverged has NaN for it "
-                "and results for the rest."
+                f"{text} allow_unconverged has NaN for what fails and results for the rest."
             )
         warnings.warn(f"{text} Their results are NaN.", DataWarning, stacklevel=3)
 
