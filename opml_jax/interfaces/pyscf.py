@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import numpy as np
 from ..basis import from_pyscf, layout_of, to_pyscf
 from ..conventions import check_convention
 from ..data import Dataset
-from ..data.reference import Method, mean_field
+from ..data.reference import Method, mean_field, molecule
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
 from ..models.op2op.diagnosis import intruder, occupied_orbitals
@@ -20,6 +21,9 @@ from ..structures import Structure
 
 ELECTRONS = 1e-6
 """Largest error of the number of electrons of a guess."""
+
+SAME_BASIS = 1e-6
+"""Elements of overlaps in one basis of two libraries agree to this."""
 
 HIGHER = 1e-6
 """Hartree: an SCF that ends so much above another found another solution."""
@@ -64,12 +68,19 @@ def structure_from_pyscf(mol) -> Structure:
     return Structure(numbers, mol.atom_coords(), int(mol.charge), int(mol.spin))
 
 
-def guess(mf, model: Model, *, fallback: str | None = "minao") -> np.ndarray:
+DEFAULT = "pretrained:chno-fock"
+"""The model of :func:`guess` where none is given."""
+
+
+def guess(mf, model: Model | str = DEFAULT, *, fallback: str | None = "minao") -> np.ndarray:
     """Initial density matrix for ``mf.kernel(dm0=...)``, checked.
 
+    In another basis than the model's the predicted occupied orbitals are projected on it and made
+    orthonormal again (as PySCF's ``project_mo_nr2nr``).
+
     Args:
-      mf: a restricted closed-shell PySCF mean-field object, in the model's output basis.
-      model: predicts density matrices in that basis.
+      mf: a restricted closed-shell PySCF mean-field object, in any basis and functional.
+      model: predicts density matrices; a model, its file, or ``"pretrained:NAME"``.
       fallback: PySCF's guess to take, with a warning, where the model cannot be used or does not
         converge; None: raise instead.
 
@@ -78,9 +89,10 @@ def guess(mf, model: Model, *, fallback: str | None = "minao") -> np.ndarray:
 
     Raises:
       OpmlError: a model that predicts no density matrices; without a fallback, whatever kept the
-        model from being used: an element it does not know, another basis, an open shell, a density
-        that is not self-consistent.
+        model from being used: an element it does not know, an open shell, Cartesian functions, a
+        density that is not self-consistent.
     """
+    model = _loaded(model) if isinstance(model, str) else model
     model.require("dm")
     try:
         return _predicted(mf, model)
@@ -89,6 +101,13 @@ def guess(mf, model: Model, *, fallback: str | None = "minao") -> np.ndarray:
             raise
         warnings.warn(f"{err.message} Starting from {fallback}.", stacklevel=2)
         return np.asarray(mf.get_init_guess(key=fallback))
+
+
+@functools.cache
+def _loaded(name: str) -> Model:
+    from ..models import load_model
+
+    return load_model(name)
 
 
 def pyscf_guesses(mf, names: Sequence[str] = ("minao", "atom", "vsap", "hcore")) -> dict:
@@ -315,7 +334,34 @@ def guess_table(results: Mapping[str, float]) -> str:
 def _predicted(mf, model: Model) -> np.ndarray:
     structure = structure_from_pyscf(mf.mol)
     model.check_species([structure])
-    return _checked(mf, structure, model.predict(structure), model)
+    basis = model.definition.basis
+    theirs = molecule(structure, basis)
+    overlap, own = np.asarray(mf.get_ovlp()), theirs.intor("int1e_ovlp")
+    predicted = model.predict(structure)
+    # two ways to normalise a function differ by rounding
+    if overlap.shape == own.shape and np.abs(overlap - own).max() < SAME_BASIS:
+        return _checked(mf, structure, predicted, model)
+    return _projected(mf, to_pyscf(predicted["dm"], structure, basis), theirs, own)
+
+
+def _projected(mf, dm: np.ndarray, mol, overlap: np.ndarray) -> np.ndarray:
+    """A density matrix in the basis of ``mol`` as one in that of ``mf``, of as many electrons."""
+    from pyscf import gto
+
+    if mf.mol.cart:
+        raise ConventionError(
+            "mf", got="Cartesian functions", expected="spherical ones", code=Code.LAYOUT
+        )
+    values, vectors = np.linalg.eigh(overlap)
+    root, inverse = ((vectors * values**p) @ vectors.T for p in (0.5, -0.5))
+    _, natural = np.linalg.eigh(root @ dm @ root)
+    orbitals = inverse @ natural[:, len(overlap) - mf.mol.nelectron // 2 :]
+    target = np.asarray(mf.get_ovlp())
+    cross = gto.intor_cross("int1e_ovlp", mf.mol, mol)
+    c = np.linalg.lstsq(target, cross @ orbitals, rcond=1e-9)[0]
+    values, vectors = np.linalg.eigh(c.T @ target @ c)
+    c = (c @ vectors) / np.sqrt(values)
+    return 2 * c @ c.T
 
 
 def _checked(mf, structure: Structure, predicted: Mapping[str, Any], model: Model) -> np.ndarray:

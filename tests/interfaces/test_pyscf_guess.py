@@ -7,7 +7,7 @@ import pytest
 from pyscf import dft, gto, scf
 
 import opml_jax as opml
-from opml_jax.errors import OpmlError
+from opml_jax.errors import ConventionError, OpmlError
 from opml_jax.interfaces.pyscf import (
     compare_guesses,
     guess,
@@ -133,6 +133,30 @@ def test_the_converged_density_needs_the_fewest_cycles(water):
     assert "scf_iterations_vsap" in compare_guesses(model, other, guesses=("vsap",))
 
 
+@pytest.mark.parametrize(
+    ("basis", "cart"), [("def2-tzvp", False), ("sto-3g", False), ("6-31g*", 1)]
+)
+def test_a_density_in_another_basis(water, basis, cart):
+    """PySCF's projection of orbitals, made orthonormal, and cycles that it saves."""
+    model = _ConvergedDensity(opml.load_basis("def2-svp", [1, 8]))
+    structure = water.structures[0]
+    mf = scf.RHF(_mol(structure, basis, cart=bool(cart)))
+    if cart:
+        with pytest.raises(ConventionError, match="Cartesian"):
+            guess(mf, model, fallback=None)
+        return
+    dm, overlap = guess(mf, model, fallback=None), mf.get_ovlp()
+    assert np.sum(dm * overlap) == pytest.approx(10, abs=1e-10)
+    assert np.abs(dm @ overlap @ dm - 2 * dm).max() < 1e-10
+    own = scf.RHF(_mol(structure)).run(conv_tol=1e-11)
+    c = scf.addons.project_mo_nr2nr(own.mol, own.mo_coeff[:, :5], mf.mol)
+    wanted = 2 * c @ np.linalg.solve(c.T @ overlap @ c, c.T)
+    assert np.abs(dm - wanted).max() < 1e-6  # the density is converged to that
+    ends = scf_ends(mf, {"model": dm, **pyscf_guesses(mf, ("minao",))})
+    assert abs(ends["model"][1] - ends["minao"][1]) < 1e-8
+    assert ends["model"][0] <= ends["minao"][0]
+
+
 @pytest.mark.slow
 def test_a_prediction_saves_iterations(model, water):
     structure = water.structures[100]
@@ -152,8 +176,8 @@ def test_a_prediction_saves_iterations(model, water):
 @pytest.mark.slow
 def test_where_it_cannot_help_it_says_so(model, water):
     structure = water.structures[100]
-    other = _kohn_sham(_mol(structure, "sto-3g"))
-    with pytest.raises(OpmlError, match="7 atomic orbitals"):
+    other = _kohn_sham(_mol(structure, "sto-3g", cart=True))
+    with pytest.raises(OpmlError, match="Cartesian"):
         guess(other, model, fallback=None)
     with pytest.warns(UserWarning, match="Starting from minao"):
         dm = guess(other, model)

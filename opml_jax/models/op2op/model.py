@@ -28,7 +28,7 @@ from ...structures.trained_for import warn_of_surroundings
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
-from .diagnosis import counted_by_kind, fault_of
+from .diagnosis import counted_by_kind, fault_of, intruder
 from .draws import drawn_changes, up_to
 from .functions import Op2Op
 
@@ -81,7 +81,7 @@ class Op2OpModel(Model):
         return {"allow_unconverged": True}
 
     def failed(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Indices of the structures whose density did not become self-consistent."""
+        """Indices of the structures that have no self-consistent density of a molecule."""
         return np.flatnonzero(~(predicted["residual"] < UNCONVERGED))  # also where it is NaN
 
     @property
@@ -178,13 +178,14 @@ class Op2OpModel(Model):
           ``(n_atoms,)``,
           (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
           and charges), ``polarizability`` ``(3, 3)`` in Bohr^3 if the model was trained on it,
-          ``residual`` ``()`` (what self-consistency lacks, Hartree). For a list a leading
-          axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
+          ``residual`` ``()`` (what self-consistency lacks, Hartree; NaN of a solution with an
+          occupied level that no molecule has). For a list a leading axis, padded with zeros to the
+          largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
           OpmlError: an empty list, an element, charge or spin the model has not seen, an
             uncertainty of a model without.
-          ConvergenceError: a density that did not become self-consistent.
+          ConvergenceError: a density that did not become self-consistent, or is none of a molecule.
           PrecisionError: x64 is off.
         """
         if isinstance(structures, Structure):
@@ -198,7 +199,8 @@ class Op2OpModel(Model):
         evaluate = functools.partial(self._in_batches, several, sizes, uncertainty)
         out = in_chunks(evaluate, len(several), CHUNKS)
         out |= {k: np.array(v) for k, v in sizes.items()}
-        self._unconverged(several, out, allow_unconverged)
+        if self.definition.config.is_self_consistent:
+            self._unconverged(several, out, allow_unconverged)
         failed = self.failed(out)
         for values in (v for k, v in out.items() if k not in ("residual", *sizes)):
             values[failed] = np.nan
@@ -241,23 +243,36 @@ class Op2OpModel(Model):
     def _unconverged(
         self, structures: list[Structure], predicted: Mapping[str, np.ndarray], allowed: bool
     ) -> None:
-        """Say which densities did not become self-consistent, and why; an error unless allowed."""
+        """Say which densities did not become self-consistent, and why; an error unless allowed.
+
+        Those that did and are none of a molecule have a residual of NaN from here on: a learned
+        functional may have other solutions than the one that it was trained at.
+        """
         failed, residual = self.failed(predicted), predicted["residual"]
-        if not len(failed):
-            return
         fock, overlap, dm = (
             cut_rows(k, predicted[k], predicted) for k in ("fock", "overlap", "dm")
         )
+        wrong = {
+            i
+            for i in {*range(len(structures))} - {*failed.tolist()}
+            if intruder(structures[i], fock[i], overlap[i])
+        }
+        residual[list(wrong)] = np.nan
+        failed = self.failed(predicted)
+        if not len(failed):
+            return
         faults = {
             i: fault_of(structures[i], fock[i], overlap[i], dm[i], self.card)
             for i in map(int, failed)
         }
         worst = int(failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))])
-        text = (
-            f"the density of {structures[worst]!r} (structure {name_of(worst)}) did not become "
-            f"self-consistent: {faults.pop(worst).text}. {residual[worst]:.1e} Hartree are left "
-            f"after {counted(self.definition.config.cycles, 'cycle')}."
-        )
+        text = f"the density of {structures[worst]!r} (structure {name_of(worst)}) "
+        if worst in wrong:
+            text += f"is self-consistent and none of a molecule: {faults.pop(worst).text}."
+        else:
+            cycles = counted(self.definition.config.cycles, "cycle")
+            text += f"did not become self-consistent: {faults.pop(worst).text}. "
+            text += f"{residual[worst]:.1e} Hartree are left after {cycles}."
         if faults:
             text = f"{text} {len(faults)} more: {counted_by_kind(faults.values())}."
         if not allowed:
