@@ -88,6 +88,27 @@ def _equal(name: str, other: str) -> bool:
         return False
 
 
+def exact_exchange(method: str) -> float | None:
+    """The part of exact exchange in a functional, the same at all distances.
+
+    Args:
+      method: ``"hf"`` or a functional, as :func:`functional_of` names it.
+
+    Returns:
+      0 for semilocal ones; None where PySCF does not know it, or exchange is separated by range.
+    """
+    if method.lower() == "hf":
+        return 1.0
+    from pyscf.dft import libxc
+
+    try:
+        with contextlib.redirect_stderr(None):
+            omega, _, _ = libxc.rsh_coeff(method)
+            return None if omega else float(libxc.hybrid_coeff(method))
+    except Exception:  # PySCF raises many kinds
+        return None
+
+
 def check_dispersion(method: str) -> None:
     """Refuse a functional without the dispersion that belongs to it.
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ...basis import layout_of, load_basis
 from ...data import Dataset
+from ...data.functionals import exact_exchange, functional_of
 from ...data.plausibility import check_finite
 from ...errors import Code, ConventionError, DataError, ModelFileError
 from ..family import Evaluated, Family, Fit, Picture
@@ -49,6 +50,7 @@ class Op2OpFamily(Family):
             _check_labels(name, part, observables)
             if observables is None:
                 _check_basis(definition, part)
+                _check_exchange(config, part)
 
     def fit(
         self, definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run: Run
@@ -168,6 +170,22 @@ def _check_labels(name: str, part: Dataset, observables: ObservablesFit | None) 
         )
     check_closed_shells(name, part.structures, DataError)
     check_finite(name, {label: part.labels[label] for label in labels})
+
+
+def _check_exchange(config: Op2OpConfig, part: Dataset) -> None:
+    """Refuse a hybrid's matrices where the model computes another part of exact exchange."""
+    if not config.is_local or "method" not in part.meta:
+        return
+    method = functional_of(str(part.meta["method"]), part.meta.get("pyscf_version"))
+    wanted = exact_exchange(method)
+    if wanted is not None and abs(wanted - config.exchange) > 1e-6:
+        raise DataError(
+            "model.exchange",
+            got=config.exchange,
+            expected=f"{wanted:g}, as {method} has, whose exchange is computed and not learned",
+            hint="Or learn all of it, with model.projection=none.",
+            code=Code.LEVEL_OF_THEORY,
+        )
 
 
 def _check_basis(definition: Op2Op, part: Dataset) -> None:

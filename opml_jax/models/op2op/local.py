@@ -42,8 +42,9 @@ def check_local(definition: Op2Op, batches: Batches) -> None:
             "fock",
             got="matrices whose exchange and correlation is not that of a local potential, by "
             f"{MICRO * max(bias):.0f} microhartree in the mean of an element",
-            expected="matrices of a semilocal functional (LDA, GGA)",
-            hint="Exact exchange is not local: train with model.projection=none.",
+            expected="matrices of a semilocal functional (LDA, GGA) and model.exchange",
+            hint="Exact exchange is not local: set model.exchange to the functional's part of it, "
+            "or train with model.projection=none.",
             code=Code.LEVEL_OF_THEORY,
         )
 

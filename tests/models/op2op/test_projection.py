@@ -16,13 +16,17 @@ from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
 from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.config import ObservablesFit, Op2OpFit
 from opml_jax.models.op2op.draws import up_to
+from opml_jax.models.op2op.family import FAMILY
 from opml_jax.models.op2op.local import LARGEST_BIAS, check_local, projection_bias
 from opml_jax.models.op2op.rows import labelled_batches
 from opml_jax.operators.local import local_projection
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FEW = Op2OpConfig(words=("W", "W S"), density_words=("P", "U", "U S"), exponents=())
-PBE = 5e-6  # Hartree: what the projection takes of PBE's matrices
+PBE = (
+    1e-5  # Hartree: what the projection takes of PBE's matrices, and density fitting of J: 3, 5e-6
+)
+EXCHANGE = 2e-5  # Hartree: what density fitting leaves of J and of half of K, 5e-6 and 6e-6
 SAME = 1e-6  # Hartree: two ways to one solution, both to 1e-8
 SPANNED = 1e-9  # Hartree: what is left by a combination of 145 nearly dependent matrices
 
@@ -52,10 +56,26 @@ def test_what_is_not_local_is_refused():
         Op2OpConfig(projection="global")
 
 
+def test_labels_of_a_hybrid_ask_for_its_exchange(water):
+    matrices = {"fock": [np.eye(24)]}
+    part = opml.Dataset(water.structures[:1], matrices, {"method": "pbe0", "basis": "def2-svp"})
+    for exchange in (0.0, 0.2):
+        config = Op2OpConfig(exchange=exchange)
+        definition = FAMILY.define(config, [1, 8])
+        with pytest.raises(DataError, match=r"exchange must be 0\.25, as pbe0 has"):
+            FAMILY.check(definition, config, {"train": part})
+    config = Op2OpConfig(exchange=0.25)
+    FAMILY.check(FAMILY.define(config, [1, 8]), config, {"train": part})
+    for wrong in ({"density_words": ()}, {"density_fit": "coarse"}, {"exchange": 1.5}):
+        with pytest.raises(ConfigError, match=r"model.exchange"):
+            Op2OpConfig(**{"exchange": 0.25, **wrong})
+
+
 def test_files_from_before_are_neither_projected_nor_extrapolated_otherwise():
     model = opml.load_model(GOLDEN / "op2op_self_consistent.safetensors")
     config = model.definition.config
     assert (config.projection, config.extrapolation) == ("none", "difference")
+    assert config.density_fit == "coarse"
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +84,8 @@ def water():
 
 
 @pytest.mark.slow
-def test_exact_exchange_is_refused(water):
-    """PBE's matrices stay, those of Hartree and Fock are named."""
+def test_exact_exchange_is_refused_unless_it_is_computed(water):
+    """PBE's matrices stay, those of Hartree and Fock are named, or have nothing left to learn."""
     definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
     one = water.subset([0])
     mf = molecule(one.structures[0], "def2-svp").RHF()
@@ -78,6 +98,9 @@ def test_exact_exchange_is_refused(water):
     assert pbe[0] < PBE
     assert other[0] > LARGEST_BIAS
     check_local(definition, labelled_batches(definition, one, 1))
+    computed = Op2Op(dataclasses.replace(FEW, exchange=1.0), definition.basis)
+    left = projection_bias(computed, labelled_batches(computed, exact, 1))
+    assert left[0] < EXCHANGE
     with pytest.raises(DataError, match=r"fock .*model.projection=none"):
         check_local(definition, labelled_batches(definition, exact, 1))
 
@@ -99,7 +122,7 @@ def test_predictions_are_local_and_self_consistent(water):
     assert np.abs(half - half.T).max() < 1e-7  # Hartree; 1e-8 asked, of F[P] instead of F
 
     rest = fock - opml.integrals.kinetic(s, basis) - opml.integrals.external_potential(s, basis)
-    rest = rest - opml.integrals.fitted_coulomb(s, basis, jnp.asarray(dm))
+    rest = rest - opml.integrals.density_fit(s, basis).coulomb(jnp.asarray(dm))
     matrices = np.asarray(local_projection(s, basis).matrices)
     assert matrices.shape == (40 + 40 + 65, 24 * 25 // 2)  # a proper part of all matrices
     found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 2**0.5)))[0]
