@@ -37,7 +37,6 @@ from opml_jax.learn.run import Run
 from opml_jax.models.op2op import Op2Op, Op2OpConfig, Op2OpModel
 from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.metrics import paired_levels
-from opml_jax.models.op2op.model import UNCONVERGED
 from opml_jax.structures.elements import atomic_number
 from opml_jax.training.metrics import errors
 from opml_jax.units import DEBYE_PER_EBOHR
@@ -104,7 +103,7 @@ def judged(model: Op2OpModel, part: Dataset, n_scf: int) -> dict[str, float]:
     start = time.process_time()
     found = model.predict(part.structures, allow_unconverged=True)
     seconds = (time.process_time() - start) / len(part)
-    converged = np.flatnonzero(found["residual"] < UNCONVERGED)
+    converged = np.setdiff1d(range(len(part)), model.failed(found))
     out = {"unconverged": len(part) - len(converged)}
     if not len(converged):
         return out

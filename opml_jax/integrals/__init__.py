@@ -6,9 +6,7 @@ from .density_fitting import FINE as FINE
 from .density_fitting import DensityFit as DensityFit
 from .density_fitting import density_fit as density_fit
 from .density_fitting import density_fit_bytes as density_fit_bytes
-from .local import FUNCTIONS as FUNCTIONS
 from .local import Shells as Shells
-from .local import even_tempered as even_tempered
 from .local import local_potentials as local_potentials
 from .local import packed as packed
 from .local import unpacked as unpacked

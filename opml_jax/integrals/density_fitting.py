@@ -49,11 +49,13 @@ FINE = (
 """Functions up to g, 24 on hydrogen and 94 on other atoms.
 
 In def2-SVP they leave 1e-6 Hartree of an element of J in the mean and 4e-6 of K, a quarter of what
-PySCF's def2-universal-jkfit leaves (four molecules of QM7).
+PySCF's def2-universal-jkfit leaves (four molecules of QM7). Their potentials span those of exchange
+and correlation: :mod:`opml_jax.operators.local`.
 """
 
-LARGEST_BYTES = 4 * 2**30
-"""Memory of the integrals of all pairs of orbitals, at most."""
+LARGEST_BYTES = 16 * 2**30
+"""Memory of the integrals of all pairs of orbitals, at most. A molecule of 30 atoms heavier than
+helium needs two thirds of it in def2-SVP."""
 
 
 @pytree
@@ -123,10 +125,11 @@ def density_fit(
             "structure",
             got=f"integrals of density fitting of {needed / 2**30:.0f} GiB",
             expected=f"at most {LARGEST_BYTES / 2**30:.0f} GiB",
-            hint="Take a smaller molecule or fewer of them at once.",
+            hint="Take a smaller molecule or fewer of them at once, or (Op2Op) train with "
+            "model.projection=none.",
             code=Code.MEMORY,
         )
-    found, real = local_potentials(structure, basis, functions, "coulomb")
+    found, real = local_potentials(structure, basis, functions)
     metric = jnp.where(real[..., :, None] & real[..., None, :], 0.0, jnp.eye(real.shape[-1]))
     metric = metric + _repulsions(structure, basis, functions, real)
     scale = 1 / jnp.sqrt(jnp.diagonal(metric, axis1=-2, axis2=-1))

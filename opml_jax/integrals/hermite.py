@@ -98,12 +98,6 @@ def gaussian_radial(l: int, k: int, mu: Any, r2: Any) -> Any:
     return (-2 * mu) ** l * (-4 * mu) ** k * math.factorial(k) * _laguerre(k, l + 0.5, mu * r2)
 
 
-def gaussian_polynomial(l: int, k: int, degree: int) -> np.ndarray:
-    r"""``(degree + 1,)``: the same as :math:`\mu^{l+k}` times these with powers of mu r^2."""
-    factor = (-2.0) ** l * (-4.0) ** k * math.factorial(k)
-    return factor * np.pad(_laguerre_coefficients(k, l + 0.5), (0, degree - k))
-
-
 def radial(order: int, r2: Array, variance: Array, up: bool) -> dict[tuple[int, int], Array]:
     """Every G_lk to ``order``; with ``up`` also G_{l+1,k} for each (l, k)."""
     top_order = order + 1 if up else order

@@ -1,24 +1,22 @@
-r"""Matrices of local potentials: integrals of two orbitals and a function of an atom.
+r"""Matrices of local potentials: integrals of two orbitals and the potential of a charge.
 
 .. math::
-    B_{k,ij} = \int \chi_i(r)\, g_k(r)\, \chi_j(r)\, dr
+    B_{k,ij} = \int \chi_i(r)\, g_k(r)\, \chi_j(r)\, dr = (k|ij)
 
-where g is a Gaussian, or the electrostatic potential of a Gaussian charge.
+where g is the electrostatic potential of a Gaussian charge, or a derivative of it.
 
-A pair of primitives is a Gaussian of variance v = 1/2p at P, and g its potential. Averaged over the
-pair, g is a Gaussian again, and a component of H (:mod:`.hermite`) is a derivative of it. For
-:math:`g_{lm} = N S_{lm}(r_C) e^{-\gamma r_C^2} = N (2 \gamma)^{-l} S_{lm}(\nabla_C)
-e^{-\gamma r_C^2}` the product rule of harmonics (D) and Hobson's theorem give, with R = P - C and
-:math:`\mu = p \gamma / (p + \gamma)`,
+A pair of primitives is a Gaussian of variance v = 1/2p at P. Averaged over the pair, g is the
+potential of a wider charge, and a component of H (:mod:`.hermite`) is a derivative of it. For
+:math:`g_{lm} = S_{lm}(\nabla_C)\, \mathrm{erf}(r_C / \sqrt{2u}) / r_C` the product rule of
+harmonics (D) and Hobson's theorem give, with R = P - C and w = u + v,
 
 .. math::
-    S_{l'm'}(\nabla_P) \nabla_P^{2k} \langle g_{lm} \rangle = N (-2 \gamma)^{-l}
-    \Big(\frac{p}{p + \gamma}\Big)^{3/2} \sum_{l''} D^{l''}_{m' m m''} S_{l''m''}(R)\,
-    \Big(\frac1R \frac{d}{dR}\Big)^{l''} \nabla^{2k''} e^{-\mu R^2},\quad
+    S_{l'm'}(\nabla_P) \nabla_P^{2k} \langle g_{lm} \rangle = (-1)^l
+    \sum_{l''} D^{l''}_{m' m m''} S_{l''m''}(R)\,
+    \Big(\frac1R \frac{d}{dR}\Big)^{l''} \nabla^{2k''} \frac{\mathrm{erf}(R / \sqrt{2w})}{R},\quad
     l'' + 2 k'' = l' + 2k + l.
 
-For potentials of charges :math:`\mathrm{erf}(R / \sqrt{2v}) / R` replaces the Gaussian of R. The
-matrix element follows from H as that of every other potential (:mod:`.pairs`). Functions are
+The matrix element follows from H as that of every other potential (:mod:`.pairs`). Functions are
 computed atom by atom, so that what is between primitives and matrix elements stays small.
 """
 
@@ -27,7 +25,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -35,11 +32,10 @@ import numpy as np
 
 from ..basis import Basis, layout_of
 from ..basis.primitives import Primitives
-from ..errors import OpmlError, one_of
 from ..numerics import Array, einsum
 from ..structures import Structure, StructureBatch
 from .harmonics import product, stacked_harmonics
-from .hermite import components, gaussian_polynomial, n_rows, stacked_radial, starts
+from .hermite import components, n_rows, stacked_radial, starts
 from .native import ao_index, pair_lists
 from .pairs import PairList, classes_of, coupling, factors, shell_pairs_of
 
@@ -59,53 +55,32 @@ class Shells:
     heavy: bool = False
 
 
-def even_tempered(l: int, first: float, ratio: float, on_all: int, on_heavy: int) -> list[Shells]:
-    """``on_heavy`` Gaussians in even-tempered steps, the first ``on_all`` of them on every atom."""
-    exponents = tuple(first * ratio**n for n in range(on_heavy))
-    parts = (Shells(l, exponents[:on_all]), Shells(l, exponents[on_all:], heavy=True))
-    return [s for s in parts if s.exponents]
-
-
-FUNCTIONS: tuple[Shells, ...] = (
-    *even_tempered(0, 0.075, 2.32, 6, 9),
-    *even_tempered(1, 0.153, 2.47, 4, 5),
-    *even_tempered(2, 0.286, 1.96, 3, 4),
-    *even_tempered(3, 0.526, 1.80, 1, 3),
-)
-"""Gaussians whose matrices span potentials of exchange and correlation."""
-
-
 def local_potentials(
     structure: Structure | StructureBatch,
     basis: Basis,
-    functions: tuple[Shells, ...] = FUNCTIONS,
-    kind: str = "overlap",
+    functions: tuple[Shells, ...],
 ) -> tuple[Array, Array]:
-    r"""Integrals :math:`\int \chi_i g_k \chi_j` of functions on the atoms.
+    r"""Integrals of pairs of orbitals with potentials of charges on the atoms.
 
-    Differentiable in positions, exponents and coefficients of the orbitals. libcint:
-    ``int3c1e``, ``int3c2e``.
+    Charges are :math:`S_{lm}(\nabla_C)\, \rho(|r - C|)`, rho normal distributions with the
+    exponents of the functions: 1 for l = 0. Differentiable in positions, exponents and
+    coefficients of the orbitals. libcint: ``int3c2e``, whose functions are normalised.
 
     Args:
       structure: molecule, positions in Bohr, or a batch.
       basis: of the orbitals.
       functions: Gaussians.
-      kind: ``"overlap"``: g are these Gaussians, normalised, or ``"coulomb"``: g are the potentials
-        of charges :math:`S_{lm}(\nabla_C)\, \rho(|r - C|)`, of 1 for l = 0, of normal
-        distributions with these exponents.
 
     Returns:
-      ``(n_functions, n_pairs)`` in Bohr^-1.5 or in Hartree, pairs i >= j of orbitals as
+      ``(n_functions, n_pairs)`` in Hartree, pairs i >= j of orbitals as
       ``np.tril_indices``, for a batch with a leading axis; and ``(n_functions,)``, which of them
       are there: a batch has room for more. First come the functions that every atom has, atom by
       atom, then those of heavy atoms; on each atom in the order of ``functions``, m = -l..l and
       exponents within.
 
     Raises:
-      OpmlError: an unknown kind.
       BasisError: an element the basis does not cover.
     """
-    one_of("kind", kind, RADIALS, OpmlError)
     layout = layout_of(structure, basis)
     topology, positions = layout.primitives, jnp.asarray(structure.positions)
     if isinstance(structure, Structure):
@@ -117,7 +92,7 @@ def local_potentials(
             groups.append(shells)
             centres.append(jnp.take_along_axis(positions, index[..., None], 1))
             real.append(jnp.repeat(there, sum((2 * f.l + 1) * len(f.exponents) for f in shells), 1))
-    parts = _integrals(kind, tuple(groups), topology, basis.flat(), positions, centres)
+    parts = _integrals(tuple(groups), topology, basis.flat(), positions, centres)
     mask = jnp.concatenate(real, axis=1)
     out = jnp.where(mask[..., None], jnp.concatenate(parts, axis=1), 0.0)
     return (out[0], mask[0]) if isinstance(structure, Structure) else (out, mask)
@@ -167,9 +142,8 @@ def atoms_of(
     return index, jnp.take_along_axis(chosen, index, 1)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.partial(jax.jit, static_argnums=0)
 def _integrals(
-    kind: str,
     groups: tuple[tuple[Shells, ...], ...],
     topology: Primitives,
     table: tuple[Array, Array],
@@ -189,7 +163,7 @@ def _integrals(
             r = jnp.moveaxis(pairs.centre, 0, -1) - centre[:, None]  # (B, n, 3)
             r2, top = jnp.sum(r * r, axis=-1), pairs.order + max(f.l for f in shells)
             harmonics = jnp.concatenate(stacked_harmonics(top, *jnp.moveaxis(r, -1, 0)))
-            potential = _averaged(shells, pairs, harmonics, RADIALS[kind](shells, pairs, r2))
+            potential = _averaged(shells, pairs, harmonics, _radials(shells, pairs, r2))
             blocks |= _coupled(pairs, potential, of_pairs, of_shells)
         flat = [blocks[c].reshape(-1, blocks[c].shape[-1]) for c in classes_of(topology.counts)]
         flat.append(jnp.zeros((1, flat[0].shape[-1]), flat[0].dtype))
@@ -238,46 +212,14 @@ def _averaged(
     return jnp.concatenate(out, axis=1)
 
 
-Radials = Callable[[tuple[Shells, ...], PairList, Array], Array]
-
-
-def _highest(shells: tuple[Shells, ...], pairs: PairList) -> tuple[int, np.ndarray, np.ndarray]:
-    """Order to which radials are needed, and degree and exponent of every function's."""
+def _radials(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> jax.Array:
+    """Of every component, ``(n_radials, exponents, B, n)``, all kinds in one."""
     degrees = np.repeat([f.l for f in shells], [len(f.exponents) for f in shells])
-    return pairs.order + degrees.max(), degrees, np.concatenate([f.exponents for f in shells])
-
-
-def _of_gaussians(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array:
-    """Radials of every component, ``(n_radials, exponents, B, n)``, all kinds in one."""
-    top, l, exponents = _highest(shells, pairs)
-    square = np.array([math.gamma(x + 1.5) for x in l]) / (2 * (2 * exponents) ** (l + 1.5))
-    norm = np.sqrt((2 * l + 1) / (4 * np.pi) / square) * (-0.5 / exponents) ** l
-    gamma, norm = (x.astype(r2.dtype)[:, None, None] for x in (exponents, norm))
-    p = pairs.a + pairs.b
-    part = p / (p + gamma)
-    mu = part * gamma
-    t = mu * r2
-    value = norm * part * jnp.sqrt(part) * jnp.exp(-t)
-    keys = components(top)
-    table = np.array([gaussian_polynomial(*key, top // 2) for key in keys]).astype(r2.dtype)
-    polynomials = 0.0
-    for column in table.T[::-1]:
-        polynomials = polynomials * t + column[:, None, None, None]
-    powers = jnp.stack([value * mu**i for i in range(top + 1)])
-    return powers[np.sum(keys, axis=1)] * polynomials
-
-
-def _of_charges(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> Array:
-    """Likewise, of potentials of charges."""
-    top, l, exponents = _highest(shells, pairs)
-    spread, sign = ((0.5 / exponents), (-1.0) ** l)
-    spread, sign = (x.astype(r2.dtype)[:, None, None] for x in (spread, sign))
-    variance = pairs.variance + spread
-    return sign * stacked_radial(top, jnp.broadcast_to(r2, variance.shape), variance)
-
-
-RADIALS: dict[str, Radials] = {"overlap": _of_gaussians, "coulomb": _of_charges}
-"""Kinds of :func:`local_potentials`."""
+    spread = 0.5 / np.concatenate([f.exponents for f in shells])
+    spread, sign = (jnp.asarray(x.astype(r2.dtype)) for x in (spread, (-1.0) ** degrees))
+    variance = pairs.variance + spread[:, None, None]
+    top = pairs.order + degrees.max()
+    return sign[:, None, None] * stacked_radial(top, jnp.broadcast_to(r2, variance.shape), variance)
 
 
 def _couplings(pairs: PairList) -> list[Array]:

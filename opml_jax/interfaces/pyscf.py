@@ -15,7 +15,7 @@ from ..data import Dataset
 from ..data.reference import Method, mean_field, molecule
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
-from ..models.op2op.diagnosis import intruder, occupied_orbitals
+from ..observables.aufbau import intruder, occupied_orbitals
 from ..quantities import cut_rows
 from ..structures import Structure
 
@@ -252,7 +252,7 @@ def certify(
       ``energy_of_density``: total energy of P, Hartree, above that of the converged density by the
       square of the error of P; ``intruder``: whether an occupied orbital of F is none of F[P]
       (:data:`SHARED`), or none that a molecule can have
-      (:func:`opml_jax.models.op2op.diagnosis.intruder`).
+      (:func:`opml_jax.observables.aufbau.intruder`).
 
     Raises:
       OpmlError: as of :func:`level_of`; another basis, another number of electrons, or NaN.

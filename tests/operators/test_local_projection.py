@@ -8,15 +8,14 @@ from pyscf import dft
 
 import opml_jax as opml
 from opml_jax.data.reference import molecule
-from opml_jax.errors import OpmlError
-from opml_jax.integrals import Shells, local_potentials, unpacked
+from opml_jax.integrals import Shells, density_fit, local_potentials, unpacked
 from opml_jax.observables import orbitals
 from opml_jax.operators.local import RIDGE, local_projection
 from opml_jax.testing import assert_equivariant, assert_grad_matches_fd
 
 FEW = (Shells(0, (0.3, 1.5)), Shells(1, (0.6,), heavy=True), Shells(2, (0.9,), heavy=True))
 ROUNDING = 1e-9  # of normal equations with a condition number up to 1e6
-SHRUNK = 1e-5  # by the ridge: 1e-10 over the smallest eigenvalue of the metric, matrices of order 1
+SHRUNK = 1e-7  # by the ridge: 1e-12 over the smallest eigenvalue of the metric, matrices of order 1
 HARTREE_FOCK_IS_NOT_LOCAL = 3e-3  # Hartree in the mean of an element
 
 
@@ -28,7 +27,7 @@ def water():
 @pytest.fixture(scope="module")
 def few(water):
     basis = opml.load_basis("sto-3g", [1, 6, 8])
-    return basis, local_projection(water, basis, FEW)
+    return basis, local_projection(density_fit(water, basis, FEW))
 
 
 def symmetric(n, seed=0):
@@ -68,24 +67,15 @@ def test_symmetric_in_the_scalar_product_of_matrices(few):
 def test_a_shift_of_the_molecule_and_of_atoms_in_the_file(few, water):
     basis, projection = few
     m = symmetric(7)
-    moved = local_projection(water.replace(positions=water.positions + 3.0), basis, FEW)
+    moved = local_projection(
+        density_fit(water.replace(positions=water.positions + 3.0), basis, FEW)
+    )
     assert np.abs(moved(m) - projection(m)).max() < ROUNDING
     order = np.array([1, 0, 2])
     swapped = opml.Structure(np.array(water.numbers)[order], np.asarray(water.positions)[order])
     to = np.array([5, 0, 1, 2, 3, 4, 6])
-    found = local_projection(swapped, basis, FEW)(m[np.ix_(to, to)])
+    found = local_projection(density_fit(swapped, basis, FEW))(m[np.ix_(to, to)])
     assert np.abs(found - projection(m)[np.ix_(to, to)]).max() < ROUNDING
-
-
-def test_what_does_not_fit_into_memory_is_refused():
-    """A chain of 60 carbons."""
-    z = 1.5 * np.arange(60)
-    carbons = np.stack([0 * z, (np.arange(60) % 2) * 1.2, z], axis=1)
-    side = np.array([1.8, 0.6, 0.0])
-    hydrogens = np.concatenate([carbons + side, carbons - side])
-    structure = opml.Structure([6] * 60 + [1] * 120, np.concatenate([carbons, hydrogens]))
-    with pytest.raises(OpmlError, match=r"local potentials of \d+ GiB"):
-        local_projection(structure, opml.load_basis("def2-svp", [1, 6]))
 
 
 @pytest.mark.slow
@@ -95,7 +85,9 @@ def test_it_turns_with_the_molecule(water):
 
     @jax.jit
     def levels(structure):
-        local = local_projection(structure, basis, FEW)(opml.integrals.kinetic(structure, basis))
+        local = local_projection(density_fit(structure, basis, FEW))(
+            opml.integrals.kinetic(structure, basis)
+        )
         return orbitals(local, opml.integrals.overlap(structure, basis))[0]
 
     assert_equivariant(levels, water, n=2)
@@ -108,9 +100,9 @@ def test_a_batch_is_its_molecules(water):
     basis = opml.load_basis("sto-3g", [1, 6, 8])
     batch = opml.batch([water, methane], basis)
     m = symmetric(batch.layout.nao)
-    found = local_projection(batch, basis, FEW)(jnp.stack([m, m]))
+    found = local_projection(density_fit(batch, basis, FEW))(jnp.stack([m, m]))
     for matrix, s in zip(found, (water, methane), strict=True):
-        projection = local_projection(s, basis, FEW)
+        projection = local_projection(density_fit(s, basis, FEW))
         n = opml.integrals.overlap(s, basis).shape[0]
         assert np.abs(matrix[:n, :n] - projection(m[:n, :n])).max() < ROUNDING
         assert not np.any(matrix[n:])
@@ -125,7 +117,7 @@ def test_gradient_by_finite_differences(water):
     def total(positions):
         moved = water.replace(positions=positions)
         t = opml.integrals.kinetic(moved, basis)
-        return jnp.sum(weights * local_projection(moved, basis, FEW)(t))
+        return jnp.sum(weights * local_projection(density_fit(moved, basis, FEW))(t))
 
     assert_grad_matches_fd(jax.jit(total), water.positions, rtol=1e-6)
 
@@ -142,7 +134,7 @@ def test_exchange_and_correlation_of_pbe_is_left_nearly_as_it_is():
     mf.kernel()
     dm = mf.make_rdm1()
     xc = np.asarray(mf.get_veff(dm=dm)) - mf.get_j(dm=dm)
-    projection = jax.jit(lambda s: local_projection(s, basis))(structure)
+    projection = jax.jit(lambda s: local_projection(density_fit(s, basis)))(structure)
     bias = []
     for m in (xc, -0.5 * mf.get_k(dm=dm)):
         m = opml.from_pyscf(m, structure, basis)

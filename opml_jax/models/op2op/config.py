@@ -35,9 +35,6 @@ PROJECTIONS = ("auto", "local", "none")
 EXTRAPOLATIONS = ("commutator", "difference")
 """What self-consistency makes small."""
 
-DENSITY_FITS = ("fine", "coarse")
-"""Functions that densities are fitted by."""
-
 WINDOWS = ("lowest", "homo")
 """Levels of a larger basis that a matrix may stand for."""
 
@@ -214,8 +211,6 @@ class Op2OpConfig(ModelConfig):
         exchange and correlation of a semilocal functional is: local, none, or auto, which means
         local for Fock matrices that are made self-consistent and none for others. Exact exchange
         is not local.
-      density_fit: Functions that the density is fitted by for its Coulomb matrix: fine (to g:
-        errors of 1e-6 Hartree), or coarse (s and p, a quarter as many; what they lack is learned).
       exchange: Part of exact exchange in the Fock matrix of a density, which is computed and not
         learned: 0.25 of PBE0, 0.2 of B3LYP, 1 of Hartree-Fock.
       extrapolation: What self-consistency makes small: the commutator of F[P] and P between
@@ -246,7 +241,6 @@ class Op2OpConfig(ModelConfig):
     stages: int = 0
     exponents: tuple[float, ...] = (2.0, 0.6, 0.2)
     projection: str = PROJECTIONS[0]
-    density_fit: str = DENSITY_FITS[0]
     exchange: float = 0.0
     extrapolation: str = EXTRAPOLATIONS[0]
     cycles: int = 40
@@ -265,7 +259,6 @@ class Op2OpConfig(ModelConfig):
         one_of("model.baseline", self.baseline, BASELINES)
         one_of("model.window", self.window, WINDOWS)
         one_of("model.projection", self.projection, PROJECTIONS)
-        one_of("model.density_fit", self.density_fit, DENSITY_FITS)
         one_of("model.extrapolation", self.extrapolation, EXTRAPOLATIONS)
         check_words("model.words", self.words, LETTERS)
         check_words("model.density_words", self.density_words, DENSITY_LETTERS)
@@ -297,10 +290,8 @@ class Op2OpConfig(ModelConfig):
         yield network and of_dm, "network", "target dm", "target fock, or no network"
         wrong = of_dm and self.projection == "local"
         yield wrong, "projection", "local, and target dm", "auto or none: densities are not local"
-        wrong = self.exchange and (one_shot or self.density_fit == "coarse")
-        given = f"{self.exchange}, {words}, density_fit {self.density_fit}"
-        expected = "0, unless there are density words and density_fit is fine"
-        yield bool(wrong), "exchange", given, expected
+        wrong = bool(self.exchange) and one_shot
+        yield wrong, "exchange", f"{self.exchange}, and no density words", "0, or density words"
         yield not 0 <= self.exchange <= 1, "exchange", f"{self.exchange}", "from 0 to 1"
         wrong = self.network is not None and self.network.alone and not one_shot
         expected = "false, or with density_words: []: the network stands beside the closed form"

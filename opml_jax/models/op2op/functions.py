@@ -43,7 +43,6 @@ from ...learn.fixed_point import fixed_point
 from ...numerics import Array, einsum, is_concrete
 from ...observables import density_matrix, dipole, project
 from ...operators import inverse_sqrt
-from ...operators.local import local_projection
 from ...operators.species import SpeciesTable, scatter_species
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Definition, Params
@@ -54,6 +53,7 @@ from .inputs import (
     Irreps,
     Operators,
     batches_of,
+    fitted_operators,
     joined,
     known_operators,
     molecules_of,
@@ -64,9 +64,6 @@ from .inputs import (
     table_of,
 )
 from .network import network_data, network_irreps, to_matrix
-
-KEPT_BYTES = 2**30
-"""Integrals of the fitted Coulomb matrix that need more memory are made again in every cycle."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,8 +117,9 @@ class Op2Op(Definition):
 
         ``S``, ``S^-1``, ``T``, ``V``, ``W``, and ``E`` ``(n_pieces, n_structures, nao, nao)``;
         with an input basis ``inputs``, the same in it, for which a batch needs its ``table``;
-        ``projection`` on local potentials, and ``density_fit``, which makes Coulomb and exchange
-        matrices, if the model needs them (coarse ones: if they are not too large to be kept).
+        ``density_fit``, which makes Coulomb and exchange matrices, of fine functions if the model
+        needs them for more than Coulomb matrices, else coarse ones (if these are not too large to
+        be kept), and ``projection`` on local potentials.
         """
         exponents = self.config.exponents
         operators: Operators = {**known_operators(structure, self.basis, exponents)}
@@ -132,21 +130,7 @@ class Op2Op(Definition):
                 assert table.structures is not None
                 inputs = table.structures.replace(positions=structure.positions)
             operators["inputs"] = known_operators(inputs, self.input_basis, exponents)
-        c = self.config
-        if c.is_local:
-            operators["projection"] = local_projection(structure, self.basis)
-        if c.density_fit == "fine":
-            if c.density_words or c.baseline == "superposed":
-                operators["density_fit"] = integrals.density_fit(
-                    structure, self.basis, exchange=bool(c.exchange)
-                )
-        elif c.is_self_consistent:
-            needed = integrals.density_fit_bytes(structure, self.basis, integrals.COARSE)
-            if needed <= KEPT_BYTES:
-                operators["density_fit"] = integrals.density_fit(
-                    structure, self.basis, integrals.COARSE
-                )
-        return operators
+        return operators | fitted_operators(structure, self.basis, self.config)
 
     def known_irreps(self, operators: Operators, table: SpeciesTable) -> Irreps:
         """Irreps of :attr:`Op2OpConfig.words`, ``{key: (n_blocks, 2 L + 1, n_columns)}``."""

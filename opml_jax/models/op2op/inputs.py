@@ -14,6 +14,7 @@ from ... import integrals, lapack
 from ...basis import Basis, Bucket, batch, bucket_of, layout_of
 from ...features.couple import IrrepKey, couple_species, species_channels
 from ...numerics import Array, pytree
+from ...operators.local import local_projection
 from ...operators.species import (
     SpeciesKey,
     SpeciesTable,
@@ -23,7 +24,11 @@ from ...operators.species import (
 )
 from ...operators.words import spell
 from ...structures import Structure, StructureBatch
-from .config import PIECES
+from .config import PIECES, Op2OpConfig
+
+KEPT_BYTES = 2**30
+"""Integrals of the coarsely fitted Coulomb matrix that need more memory are made again in every
+cycle."""
 
 Irreps = dict[IrrepKey, Array]
 """``{key: (n_blocks, 2 L + 1, n_columns)}``."""
@@ -128,6 +133,20 @@ def known_operators(
     if isinstance(structure, Structure):
         return {k: v[None] if k != "E" else v[:, None] for k, v in operators.items()}
     return operators
+
+
+def fitted_operators(
+    structure: Structure | StructureBatch, basis: Basis, config: Op2OpConfig
+) -> Operators:
+    """What a model needs of density fitting: see :meth:`.Op2Op.operators`."""
+    if config.is_local or config.exchange:
+        fit = integrals.density_fit(structure, basis, exchange=bool(config.exchange))
+        local = {"projection": local_projection(fit)} if config.is_local else {}
+        return {"density_fit": fit, **local}
+    needed = integrals.density_fit_bytes(structure, basis, integrals.COARSE)
+    if config.is_self_consistent and needed <= KEPT_BYTES:
+        return {"density_fit": integrals.density_fit(structure, basis, integrals.COARSE)}
+    return {}
 
 
 def _potentials(

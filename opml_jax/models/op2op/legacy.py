@@ -9,11 +9,7 @@ from typing import Any
 from ...errors import ConfigError
 from ...learn.config import DescentConfig
 
-BEFORE_PROJECTION = {
-    "projection": "none",
-    "extrapolation": "difference",
-    "density_fit": "coarse",
-}
+BEFORE_PROJECTION = {"projection": "none", "extrapolation": "difference"}
 """What model files without these settings are: written before there were any others."""
 
 OF_MATRIX_NETWORK = ("kind", "channels", "layers")

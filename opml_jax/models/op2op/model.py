@@ -18,6 +18,7 @@ from ...basis import layout_of
 from ...errors import Code, ConvergenceError, DataWarning, OpmlError, counted
 from ...learn.chunks import in_chunks
 from ...numerics import Array
+from ...observables.aufbau import intruder
 from ...operators.species import SpeciesTable
 from ...quantities import SIZES, SPREAD, Axis, cut_rows, quantity
 from ...structures import Structure, StructureBatch
@@ -28,7 +29,7 @@ from ...structures.trained_for import warn_of_surroundings
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
-from .diagnosis import counted_by_kind, fault_of, intruder
+from .diagnosis import counted_by_kind, fault_of
 from .draws import drawn_changes, up_to
 from .functions import Op2Op
 

@@ -14,16 +14,8 @@ from opml_jax.errors import ConvergenceError, DataWarning
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
 from opml_jax.models.op2op.closed_form import fit_closed_form
-from opml_jax.models.op2op.diagnosis import (
-    GAP,
-    SHARE,
-    SINGULAR,
-    Fault,
-    counted_by_kind,
-    fault_of,
-    gap_of,
-    intruder,
-)
+from opml_jax.models.op2op.diagnosis import GAP, Fault, counted_by_kind, fault_of
+from opml_jax.observables.aufbau import SHARE, SINGULAR, gap_of, intruder
 from opml_jax.structures.contacts import closest_pairs
 from opml_jax.structures.trained_for import trained_for
 from opml_jax.units import ANGSTROM_PER_BOHR

@@ -28,7 +28,7 @@ PBE = (
 )
 EXCHANGE = 2e-5  # Hartree: what density fitting leaves of J and of half of K, 5e-6 and 6e-6
 SAME = 1e-6  # Hartree: two ways to one solution, both to 1e-8
-SPANNED = 1e-9  # Hartree: what is left by a combination of 145 nearly dependent matrices
+SPANNED = 1e-9  # Hartree: what is left by a combination of 142 nearly dependent matrices
 
 
 def test_matrices_that_are_made_self_consistent_are_local():
@@ -66,7 +66,7 @@ def test_labels_of_a_hybrid_ask_for_its_exchange(water):
             FAMILY.check(definition, config, {"train": part})
     config = Op2OpConfig(exchange=0.25)
     FAMILY.check(FAMILY.define(config, [1, 8]), config, {"train": part})
-    for wrong in ({"density_words": ()}, {"density_fit": "coarse"}, {"exchange": 1.5}):
+    for wrong in ({"density_words": ()}, {"exchange": 1.5}):
         with pytest.raises(ConfigError, match=r"model.exchange"):
             Op2OpConfig(**{"exchange": 0.25, **wrong})
 
@@ -75,7 +75,6 @@ def test_files_from_before_are_neither_projected_nor_extrapolated_otherwise():
     model = opml.load_model(GOLDEN / "op2op_self_consistent.safetensors")
     config = model.definition.config
     assert (config.projection, config.extrapolation) == ("none", "difference")
-    assert config.density_fit == "coarse"
 
 
 @pytest.fixture(scope="module")
@@ -123,10 +122,11 @@ def test_predictions_are_local_and_self_consistent(water):
 
     rest = fock - opml.integrals.kinetic(s, basis) - opml.integrals.external_potential(s, basis)
     rest = rest - opml.integrals.density_fit(s, basis).coulomb(jnp.asarray(dm))
-    matrices = np.asarray(local_projection(s, basis).matrices)
-    assert matrices.shape == (40 + 40 + 65, 24 * 25 // 2)  # a proper part of all matrices
-    found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 2**0.5)))[0]
-    assert np.abs(matrices.T @ found - packed(rest, 2**0.5)).max() < SPANNED
+    matrices = np.asarray(local_projection(opml.integrals.density_fit(s, basis)).matrices)
+    assert matrices.shape == (24 + 24 + 94, 24 * 25 // 2)  # a proper part of all matrices
+    matrices = matrices / np.linalg.norm(matrices, axis=1)[:, None]
+    found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 1.0)))[0]
+    assert np.abs(matrices.T @ found - packed(rest, 1.0)).max() < SPANNED
 
     by_difference = dataclasses.replace(definition.config, extrapolation="difference")
     other = Op2OpModel(Op2Op(by_difference, basis), fit.params).predict(s)
