@@ -132,6 +132,7 @@ KEYS: dict[str, dict[str, typing.Any]] = {
         "stages": [0, 0, 1, 2],
         "exponents": [[], [1.0], [2.0, 0.2]],
         "projection": ["auto", "auto", "none", "local"],
+        "exchange": [0.0, 0.0, 0.0, 0.2],
         "extrapolation": ["commutator", "difference"],
         "cycles": [40],
         "tolerance": [1e-7, 1e-6],
@@ -156,7 +157,8 @@ KEYS: dict[str, dict[str, typing.Any]] = {
                 "dipole_weight": [0.0, 1.0],
                 "charges_weight": [0.0, 1.0],
                 "polarizability_weight": [0.0, 1.0],
-            }
+            },
+            "iterates": [0.0, 0.25],
         },
     },
     "op2density": {
