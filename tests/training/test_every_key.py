@@ -132,7 +132,7 @@ KEYS: dict[str, dict[str, typing.Any]] = {
         "stages": [0, 0, 1, 2],
         "exponents": [[], [1.0], [2.0, 0.2]],
         "projection": ["auto", "auto", "none", "local"],
-        "exchange": [0.0, 0.0, 0.0, 0.2],
+        "exchange": [0.0, 1.0, 1.0],
         "extrapolation": ["commutator", "difference"],
         "cycles": [40],
         "tolerance": [1e-7, 1e-6],
