@@ -201,6 +201,7 @@ QUICK = {
         "density_words": [],
         "stages": 0,
         "projection": "auto",
+        "exchange": 0.0,
         "network": None,
     },
     "op2density": {"powers": [1], "network": None, "uncertainty": False},
