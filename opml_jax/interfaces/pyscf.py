@@ -68,11 +68,7 @@ def structure_from_pyscf(mol) -> Structure:
     return Structure(numbers, mol.atom_coords(), int(mol.charge), int(mol.spin))
 
 
-DEFAULT = "pretrained:chno-fock"
-"""The model of :func:`guess` where none is given."""
-
-
-def guess(mf, model: Model | str = DEFAULT, *, fallback: str | None = "minao") -> np.ndarray:
+def guess(mf, model: Model | str, *, fallback: str | None = "minao") -> np.ndarray:
     """Initial density matrix for ``mf.kernel(dm0=...)``, checked.
 
     In another basis than the model's the predicted occupied orbitals are projected on it and made
@@ -80,7 +76,7 @@ def guess(mf, model: Model | str = DEFAULT, *, fallback: str | None = "minao") -
 
     Args:
       mf: a restricted closed-shell PySCF mean-field object, in any basis and functional.
-      model: predicts density matrices; a model, its file, or ``"pretrained:NAME"``.
+      model: predicts density matrices; a model, or its run or file, which is then loaded once.
       fallback: PySCF's guess to take, with a warning, where the model cannot be used or does not
         converge; None: raise instead.
 
