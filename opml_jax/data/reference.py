@@ -356,15 +356,16 @@ def mean_field(structure: Structure, method: Method):
 def _keep_orbitals(numint) -> None:
     """Let PySCF keep values of orbitals on a grid from cycle to cycle, which are a third of them.
 
-    Those of another grid or derivative, or more than :data:`KEPT_BYTES`, are evaluated each time.
+    More than :data:`KEPT_BYTES` are evaluated each time.
     """
     evaluated, kept = numint.block_loop, {}
 
-    def block_loop(mol, grids, nao=None, deriv=0, **options):
-        blocks = evaluated(mol, grids, nao, deriv, **options)
+    def block_loop(mol, grids, nao=None, deriv=0, max_memory=2000, *args, **options):
+        blocks = evaluated(mol, grids, nao, deriv, max_memory, *args, **options)
         n_values = (deriv + 1) * (deriv + 2) * (deriv + 3) // 6
         numbers = 0 if grids.coords is None else grids.coords.shape[0] * mol.nao * n_values
-        if options.keys() - {"max_memory"} or not 0 < 8 * numbers <= KEPT_BYTES:
+        once = deriv > 1 or args or options  # forces and Hessians, which no cycle repeats
+        if once or not 0 < 8 * numbers <= KEPT_BYTES:
             return blocks
         if kept.get("of") != (deriv, id(mol), id(grids.coords)):
             kept["blocks"] = [(ao.copy(order="K"), *others) for ao, *others in blocks]
