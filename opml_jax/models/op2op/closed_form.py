@@ -27,7 +27,7 @@ from .rows import (
     sides_at_reference,
     sides_of_stage,
 )
-from .selection import best_fade, converging, judged_fades, judges_of
+from .selection import PAYS, best_fade, converging, judged_fades, judges_of, mean_error
 from .variance import calibrated, drawn
 
 NEVER_SEEN = 0.01
@@ -134,6 +134,17 @@ def _fit_at_reference(
         scale = max(scale, float(np.max(origin.get("functional_fade", 0.0))))
         start = faded(scale)
     floor = min(floors, key=lambda f: (floors[f], -f), default=0.0)
+    if definition.config.is_local and floors:
+        whole = {**start, "nonlocal": 1.0}
+
+        def unprojected(_: float, floor: float) -> Params:
+            return _chosen(definition, solved, floor, whole).params
+
+        # a few molecules of one composition: matrices are right in every direction there
+        tried = mean_error(definition, unprojected(0.0, floor), judges)
+        if tried < PAYS * floors[floor]:
+            _, floors = converging(definition, unprojected, judges, run, fades=False)
+            floor, start = min(floors, key=lambda f: (floors[f], -f)), whole
     chosen = _chosen(definition, solved, floor, start)
     if definition.config.uncertainty:
         last = "functional" if "functional" in solved else "guess"

@@ -6,17 +6,22 @@ import jax.numpy as jnp
 
 from ... import lapack
 from ...numerics import Array, einsum
+from ..base.definition import Params
 from .inputs import Operators
 
 
-def sensible(matrix: Array, operators: Operators, scale: Array | float | None) -> Array:
+def sensible(
+    matrix: Array, operators: Operators, params: Params, fade: str = "functional_fade"
+) -> Array:
     """A learned matrix reduced to what can be right of it.
 
-    That is its local part if the operators have a ``projection``, else what :func:`faded` leaves,
-    or all of it if there is no ``scale``.
+    That is its local part if the operators have a ``projection``, and ``nonlocal`` of the rest;
+    else what :func:`faded` leaves with the scale that ``params[fade]`` is, or all of it.
     """
     if "projection" in operators:
-        return operators["projection"](matrix)
+        local, part = operators["projection"](matrix), params.get("nonlocal")
+        return local if part is None else local + part * (matrix - local)
+    scale = params.get(fade)
     return matrix if scale is None else faded(matrix, operators["S"], scale)
 
 

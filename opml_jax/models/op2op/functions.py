@@ -179,7 +179,7 @@ class Op2Op(Definition):
     ) -> Array:
         """What the closed form adds to the baseline, ``(n_structures, nao, nao)``."""
         out = self.assemble(params["guess"], x, table, operators["S"])
-        return sensible(out, operators, params.get("fade"))
+        return sensible(out, operators, params, "fade")
 
     def baseline(
         self,
@@ -231,7 +231,7 @@ class Op2Op(Definition):
             x = self.density_irreps(of_density, table)
             matrix = constant + self.assemble(params["density"], x, table, s)
             matrix = matrix + self.learned(params, of_density, joined(known, x), table)
-            matrix = sensible(matrix, operators, params.get("functional_fade"))
+            matrix = sensible(matrix, operators, params)
             return kinetic + of_density["mean_field"] + matrix
 
         return step
@@ -249,7 +249,8 @@ class Op2Op(Definition):
         Args:
           params: from training or a model file. ``fade`` and ``functional_fade`` are the scales of
             :func:`.filters.faded` of the first guess and of the self-consistent matrix; without
-            them nothing fades.
+            them nothing fades. ``nonlocal`` is the part that is kept of what is no local potential
+            in a projected model; without it nothing is.
           structure: closed-shell molecule or batch (made for :attr:`basis`).
           table: of a batch whose composition is traced (:meth:`table`).
           field: uniform electric field ``(3,)``, Hartree/(e Bohr), added to the Fock matrix as

@@ -52,7 +52,9 @@ class Op2OpModel(Model):
     @property
     def first_guess(self) -> Op2OpModel:
         """The model of the first guess alone, in closed form, with no density made consistent."""
-        weights = {k: self.params[k] for k in ("atoms", "guess", "fade") if k in self.params}
+        weights = {
+            k: self.params[k] for k in ("atoms", "guess", "fade", "nonlocal") if k in self.params
+        }
         return Op2OpModel(up_to(self.definition, 0), weights, self.card)
 
     @property
