@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -343,7 +344,7 @@ def mean_field(structure: Structure, method: Method):
     else:
         mf = dft.RKS(mol, xc=method.method)
         mf.grids.level = method.grid_level
-        _keep_orbitals(mf._numint)
+        mf._numint = _integrator()()
     if method.density_fit:
         mf = mf.density_fit()
         mf.with_df.build()  # or PySCF makes the integrals anew in every cycle: twice as slow
@@ -353,26 +354,29 @@ def mean_field(structure: Structure, method: Method):
     return mf
 
 
-def _keep_orbitals(numint) -> None:
-    """Let PySCF keep values of orbitals on a grid from cycle to cycle, which are a third of them.
+@functools.cache
+def _integrator() -> type:
+    """PySCF's integration on grids, which keeps values of orbitals from cycle to cycle.
 
-    More than :data:`KEPT_BYTES` are evaluated each time.
+    They are a third of the time of a cycle. More than :data:`KEPT_BYTES` are evaluated each time.
     """
-    evaluated, kept = numint.block_loop, {}
+    from pyscf.dft.numint import NumInt
 
-    def block_loop(mol, grids, nao=None, deriv=0, max_memory=2000, *args, **options):
-        blocks = evaluated(mol, grids, nao, deriv, max_memory, *args, **options)
-        n_values = (deriv + 1) * (deriv + 2) * (deriv + 3) // 6
-        numbers = 0 if grids.coords is None else grids.coords.shape[0] * mol.nao * n_values
-        once = deriv > 1 or args or options  # forces and Hessians, which no cycle repeats
-        if once or not 0 < 8 * numbers <= KEPT_BYTES:
-            return blocks
-        if kept.get("of") != (deriv, id(mol), id(grids.coords)):
-            kept["blocks"] = [(ao.copy(order="K"), *others) for ao, *others in blocks]
-            kept["of"], kept["alive"] = (deriv, id(mol), id(grids.coords)), (mol, grids.coords)
-        return kept["blocks"]
+    class Kept(NumInt):
+        def block_loop(self, mol, grids, nao=None, deriv=0, max_memory=2000, *args, **options):
+            blocks = super().block_loop(mol, grids, nao, deriv, max_memory, *args, **options)
+            n_values = (deriv + 1) * (deriv + 2) * (deriv + 3) // 6
+            numbers = 0 if grids.coords is None else grids.coords.shape[0] * mol.nao * n_values
+            once = deriv > 1 or args or options  # forces and Hessians, which no cycle repeats
+            if once or not 0 < 8 * numbers <= KEPT_BYTES:
+                return blocks
+            of = (deriv, id(mol), id(grids.coords))
+            if getattr(self, "_of", None) != of:
+                self._blocks = [(ao.copy(order="K"), *others) for ao, *others in blocks]
+                self._of, self._alive = of, (mol, grids.coords)  # whose addresses stay theirs
+            return self._blocks
 
-    numint.block_loop = block_loop
+    return Kept
 
 
 def converge(mf, guess: np.ndarray | None = None):
