@@ -11,8 +11,9 @@ or, instead of self-consistency, :math:`F_{k+1} = F_k[P(F_k)]` with weights of e
 E are pieces of the nuclei's, by element and range,
 :math:`U = V + \tilde J[P]` the electrostatic potential of nuclei and electrons, the latter by
 density fitting (:func:`opml_jax.integrals.density_fit`; coarse where nothing is projected). A part
-of exact exchange is added to F[P] for hybrids (:attr:`~opml_jax.models.Op2OpConfig.exchange`). X are the irreps, block by block, of these operators
-and of their products (words, :mod:`opml_jax.operators.words`), mapped linearly to the irreps of
+of exact exchange is added to F[P] for hybrids (:attr:`~opml_jax.models.Op2OpConfig.exchange`).
+X are the irreps, block by block, of these operators and of their products (words,
+:mod:`opml_jax.operators.words`), mapped linearly to the irreps of
 the same kind of block of F (Nigam, Smidt, Dusson, arXiv:2602.15345, Op2Op), A puts them back
 into a matrix, and :math:`\Pi` keeps of it what is the matrix of a local potential
 (:mod:`opml_jax.operators.local`; :attr:`~opml_jax.models.Op2OpConfig.projection`). What is learned
