@@ -733,7 +733,8 @@ def test_single_precision_is_enough_for_chemistry(tmp_path, rng):
     command = [sys.executable, "-W", "error::FutureWarning", "-c", _SINGLE, str(given), str(made)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    single = np.load(made)
+    with np.load(made) as f:
+        single = dict(f)
 
     def f(x):  # libcint, which agrees to 1e-12 and compiles nothing
         s = ETHANOL.replace(positions=x)

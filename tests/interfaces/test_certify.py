@@ -33,10 +33,11 @@ def stated(name, **reference):
 @pytest.fixture(scope="module")
 def waters():
     """Three waters, and what a self-consistent model predicted of them when it was saved."""
-    arrays = np.load(GOLDEN / "op2op_self_consistent.npz")
+    with np.load(GOLDEN / "op2op_self_consistent.npz") as f:
+        arrays = dict(f)
     structures = [opml.Structure([8, 1, 1], r) for r in arrays["positions"]]
     return structures, {
-        k.removeprefix("plain/"): arrays[k] for k in arrays.files if k.startswith("plain/")
+        k.removeprefix("plain/"): arrays[k] for k in arrays if k.startswith("plain/")
     }
 
 

@@ -41,7 +41,9 @@ def test_a_program_runs_without_the_library(model, dataset, tmp_path, capsys):
     np.save(tmp_path / "r.npy", np.array(r))
     paths = [str(tmp_path / name) for name in ("water.stablehlo", "r.npy", "out.npz")]
     subprocess.run([sys.executable, "-I", "-c", RUN, *paths], check=True)
-    found, wanted = np.load(tmp_path / "out.npz"), model.predict(structures)
+    with np.load(tmp_path / "out.npz") as f:
+        found = dict(f)
+    wanted = model.predict(structures)
     assert np.abs(found["energy"] - wanted["energy"] * EV_PER_HARTREE).max() < SAME_SUMS
     forces = wanted["forces"] * EV_PER_ANGSTROM_PER_ATOMIC_FORCE
     assert np.abs(found["forces"] - forces).max() < SAME_SUMS
