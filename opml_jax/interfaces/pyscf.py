@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import scipy.linalg
 
 from ..basis import from_pyscf, layout_of, to_pyscf
 from ..conventions import check_convention
@@ -15,6 +15,7 @@ from ..data import Dataset
 from ..data.reference import Method, mean_field, molecule
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
+from ..models.files import load_model
 from ..observables.aufbau import intruder, occupied_orbitals
 from ..quantities import cut_rows
 from ..structures import Structure
@@ -76,7 +77,7 @@ def guess(mf, model: Model | str, *, fallback: str | None = "minao") -> np.ndarr
 
     Args:
       mf: a restricted closed-shell PySCF mean-field object, in any basis and functional.
-      model: predicts density matrices; a model, or its run or file, which is then loaded once.
+      model: predicts density matrices; a model, or its run or file.
       fallback: PySCF's guess to take, with a warning, where the model cannot be used or does not
         converge; None: raise instead.
 
@@ -88,7 +89,7 @@ def guess(mf, model: Model | str, *, fallback: str | None = "minao") -> np.ndarr
         model from being used: an element it does not know, an open shell, Cartesian functions, a
         density that is not self-consistent.
     """
-    model = _loaded(model) if isinstance(model, str) else model
+    model = load_model(model) if isinstance(model, str) else model
     model.require("dm")
     try:
         return _predicted(mf, model)
@@ -97,13 +98,6 @@ def guess(mf, model: Model | str, *, fallback: str | None = "minao") -> np.ndarr
             raise
         warnings.warn(f"{err.message} Starting from {fallback}.", stacklevel=2)
         return np.asarray(mf.get_init_guess(key=fallback))
-
-
-@functools.cache
-def _loaded(name: str) -> Model:
-    from ..models import load_model
-
-    return load_model(name)
 
 
 def pyscf_guesses(mf, names: Sequence[str] = ("minao", "atom", "vsap", "hcore")) -> dict:
@@ -348,13 +342,11 @@ def _projected(mf, dm: np.ndarray, mol, overlap: np.ndarray) -> np.ndarray:
         raise ConventionError(
             "mf", got="Cartesian functions", expected="spherical ones", code=Code.LAYOUT
         )
-    values, vectors = np.linalg.eigh(overlap)
-    root, inverse = ((vectors * values**p) @ vectors.T for p in (0.5, -0.5))
-    _, natural = np.linalg.eigh(root @ dm @ root)
-    orbitals = inverse @ natural[:, len(overlap) - mf.mol.nelectron // 2 :]
+    _, natural = scipy.linalg.eigh(overlap @ dm @ overlap, overlap)  # by occupation
     target = np.asarray(mf.get_ovlp())
     cross = gto.intor_cross("int1e_ovlp", mf.mol, mol)
-    c = np.linalg.lstsq(target, cross @ orbitals, rcond=1e-9)[0]
+    occupied = natural[:, len(overlap) - mf.mol.nelectron // 2 :]
+    c = np.linalg.lstsq(target, cross @ occupied, rcond=1e-9)[0]
     values, vectors = np.linalg.eigh(c.T @ target @ c)
     c = (c @ vectors) / np.sqrt(values)
     return 2 * c @ c.T

@@ -134,7 +134,7 @@ def _fit_at_reference(
         scale = max(scale, float(np.max(origin.get("functional_fade", 0.0))))
         start = faded(scale)
     floor = min(floors, key=lambda f: (floors[f], -f), default=0.0)
-    if definition.config.is_local and floors:
+    if definition.config.is_local and definition.config.projection == "auto" and floors:
         whole = {**start, "nonlocal": 1.0}
 
         def unprojected(_: float, floor: float) -> Params:

@@ -209,8 +209,8 @@ class Op2OpConfig(ModelConfig):
         nuclei of each element into pieces of ranges between them.
       projection: Whether what is learned is reduced to the matrix of a local potential, which
         exchange and correlation of a semilocal functional is: local, none, or auto, which means
-        local for Fock matrices that are made self-consistent and none for others. Where validation
-        is at most half as wrong without, all is kept (geometries of one molecule, say). Exact
+        none for Fock matrices that are not made self-consistent, and local for others, unless
+        validation is at most half as wrong without (geometries of one molecule, say). Exact
         exchange is not local.
       exchange: Part of exact exchange in the Fock matrix of a density, which is computed and not
         learned: 0.25 of PBE0, 0.2 of B3LYP, 1 of Hartree-Fock.
