@@ -51,6 +51,14 @@ _solve_positive = jnp.vectorize(
     _one_by_one(lambda a, b: jax.scipy.linalg.solve(a, b, assume_a="pos")),
     signature="(n,n),(n,m)->(n,m)",
 )
+_solve_lower = jnp.vectorize(
+    _one_by_one(lambda a, b: jax.scipy.linalg.solve_triangular(a, b, lower=True)),
+    signature="(n,n),(n,m)->(n,m)",
+)
+_solve_upper = jnp.vectorize(
+    _one_by_one(lambda a, b: jax.scipy.linalg.solve_triangular(a, b, lower=True, trans=1)),
+    signature="(n,n),(n,m)->(n,m)",
+)
 _cholesky = jnp.vectorize(_one_by_one(jnp.linalg.cholesky), signature="(n,n)->(n,n)")
 
 
@@ -106,6 +114,20 @@ def solve_factored(a: Array, factor: Array, b: Array) -> jax.Array:
     fixed = jax.lax.stop_gradient(factor)
     return jax.lax.custom_linear_solve(
         lambda x: matmul(a, x), b, solve=lambda _, y: _solve_factored(fixed, y), symmetric=True
+    )
+
+
+def solve_lower(factor: Array, b: Array) -> jax.Array:
+    """X with ``L X = B``, L lower triangular ``(..., n, n)``, B ``(..., n, m)``.
+
+    Differentiable in L and B to any order.
+    """
+    fixed = jax.lax.stop_gradient(factor)
+    return jax.lax.custom_linear_solve(
+        lambda x: matmul(factor, x),
+        b,
+        solve=lambda _, y: _solve_lower(fixed, y),
+        transpose_solve=lambda _, y: _solve_upper(fixed, y),
     )
 
 

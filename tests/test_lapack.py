@@ -39,6 +39,8 @@ def test_batches_are_those_of_scipy(matrices, rng):
     for i in np.ndindex(2, 3):
         _close(w[i], scipy.linalg.eigvalsh(matrices[i]))
         _close(lapack.cholesky(matrices)[i], scipy.linalg.cholesky(matrices[i], lower=True))
+        expected = scipy.linalg.solve_triangular(matrices[i], right[i], lower=True)
+        _close(lapack.solve_lower(np.tril(matrices), right)[i], expected)
         expected = scipy.linalg.solve(matrices[i], right[i])
         _close(lapack.solve(matrices, right, positive=True)[i], expected)
         _close(lapack.solve(general, right)[i], scipy.linalg.solve(general[i], right[i]))
@@ -46,12 +48,13 @@ def test_batches_are_those_of_scipy(matrices, rng):
         _close(lapack.solve(shifted, right[i] + 0j), scipy.linalg.solve(shifted, right[i]))
 
 
-@pytest.mark.parametrize("name", ["cholesky", "solve", "solve_positive"])
+@pytest.mark.parametrize("name", ["cholesky", "solve", "solve_lower", "solve_positive"])
 def test_derivatives(name, matrices, rng):
     x, right = jnp.asarray(matrices[0]), rng.standard_normal((3, 6, 2))
     functions = {
         "cholesky": lapack.cholesky,
         "solve": lambda a: lapack.solve(a + jnp.triu(a), right),
+        "solve_lower": lambda a: lapack.solve_lower(jnp.tril(a), right),
         "solve_positive": lambda a: lapack.solve(a, right, positive=True),
     }
 
@@ -80,7 +83,8 @@ def _calls(function, *arguments) -> str:
 def test_no_batch_reaches_lapack_on_cpu(matrices):
     """Two batched calls that run at once wait for each other's threads for ever."""
     assert BATCHED.search(_calls(jnp.linalg.eigh, matrices))  # what is looked for is there
-    for function in (lapack.eigh, lapack.cholesky, lambda a: lapack.solve(a, a)):
+    solvers = (lambda a: lapack.solve(a, a)), (lambda a: lapack.solve_lower(a, a))
+    for function in (lapack.eigh, lapack.cholesky, *solvers):
         assert not BATCHED.search(_calls(function, matrices))
 
 

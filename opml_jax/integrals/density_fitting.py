@@ -4,13 +4,16 @@ r"""Coulomb and exchange matrices of many densities of one geometry, by density 
     J_{ij} = \sum_{QQ'} (ij|Q)\, (Q|Q')^{-1} \sum_{kl} (Q'|kl)\, P_{kl}, \qquad
     K_{ij} = \sum_{QQ'} \sum_{kl} (ik|Q)\, (Q|Q')^{-1} (Q'|jl)\, P_{kl}
 
-in the Coulomb metric (Vahtras, Almloef, Feyereisen, Chem. Phys. Lett. 213, 514 (1993)). Q are
+in the Coulomb metric (Vahtras, Almloef, Feyereisen, Chem. Phys. Lett. 213, 514 (1993)). Of few
+occupied orbitals :math:`K_{ij} = \sum_{Qa} (Q|ia)(Q|ja)` over functions orthogonal in the metric,
+one product of what is as long as there are orbitals. Q are
 Gaussian charges and their derivatives on the atoms; integrals over three centres are kept, those
 over two are derivatives of erf(R)/R as in :mod:`.two_center`.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 
 import jax
@@ -53,6 +56,9 @@ PySCF's def2-universal-jkfit leaves (four molecules of QM7). Their potentials sp
 and correlation: :mod:`opml_jax.operators.local`.
 """
 
+RANK = 1e-9
+"""Eigenvalues of a density matrix below this part of the largest are rounding errors."""
+
 LARGEST_BYTES = 16 * 2**30
 """Memory of the integrals of all pairs of orbitals, at most. A molecule of 30 atoms heavier than
 helium needs two thirds of it in def2-SVP."""
@@ -66,13 +72,14 @@ class DensityFit:
       integrals: ``(..., n_functions, n_pairs)``, (Q|ij) of pairs i >= j, over the norm of Q.
       metric: ``(..., n_functions, n_functions)`` of these functions.
       factor: its lower Cholesky factor.
-      fitted: ``(..., n_functions, n_pairs)``, the integrals over the metric, for exchange; or None.
+      orthogonal: ``(..., n_functions, n_pairs)``, integrals with functions that are orthogonal in
+        the metric, for exchange; or None.
     """
 
     integrals: Array
     metric: Array
     factor: Array
-    fitted: Array | None = None
+    orthogonal: Array | None = None
 
     def coulomb(self, dm: Array) -> jax.Array:
         """Coulomb matrices J of density matrices, ``(..., nao, nao)`` each; Hartree."""
@@ -81,20 +88,50 @@ class DensityFit:
         c = lapack.solve_factored(self.metric, self.factor, moments[..., None])[..., 0]
         return unpacked(einsum("...qp,...q->...p", self.integrals, c))
 
-    def exchange(self, dm: Array) -> jax.Array:
+    def exchange(self, dm: Array, rank: int | None = None) -> jax.Array:
         """Exchange matrices K of density matrices, ``(..., nao, nao)`` each; Hartree.
 
         Hartree and Fock's matrix of closed shells is h + J - K / 2.
 
+        Args:
+          dm: density matrices.
+          rank: as many occupied orbitals as a positive density matrix has, or more: the cost is
+            proportional to it. K is NaN of a density matrix that has more. Default: any matrix.
+
         Raises:
           OpmlError: made without exchange.
         """
-        if self.fitted is None:
+        if self.orthogonal is None:
             raise OpmlError("density fit", got="one without exchange", expected="exchange=True")
         dm = 0.5 * (dm + jnp.matrix_transpose(dm))
-        half = einsum("...qik,...kl->...qil", unpacked(self.integrals), dm)
-        k = einsum("...qil,...qjl->...ij", half, unpacked(self.fitted))
-        return 0.5 * (k + jnp.matrix_transpose(k))
+        if rank is None or rank >= dm.shape[-1]:
+            return _exchange(self.orthogonal, dm)
+        return _exchange_of_rank(self.orthogonal, dm, rank)
+
+
+def _exchange(orthogonal: Array, dm: Array) -> jax.Array:
+    """K of any symmetric matrix."""
+    whole = unpacked(orthogonal)
+    k = einsum("...qil,...qjl->...ij", einsum("...qik,...kl->...qil", whole, dm), whole)
+    return 0.5 * (k + jnp.matrix_transpose(k))
+
+
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
+def _exchange_of_rank(orthogonal: Array, dm: Array, rank: int) -> jax.Array:
+    """K of a positive matrix of at most ``rank``, by its eigenvectors; derivatives are as of K."""
+    values, vectors = lapack.eigh(dm)
+    most = jnp.max(jnp.abs(values), axis=-1)
+    rest = jnp.max(jnp.abs(values[..., :-rank]), axis=-1)
+    kept = jnp.where((rest <= RANK * most)[..., None], values[..., -rank:], jnp.nan)
+    orbitals = vectors[..., -rank:] * jnp.sqrt(jnp.maximum(kept, 0.0))[..., None, :]
+    half = einsum("...qik,...ka->...qia", unpacked(orthogonal), orbitals)
+    return einsum("...qia,...qja->...ij", half, half)
+
+
+@_exchange_of_rank.defjvp
+def _exchange_of_rank_jvp(rank, primals, tangents):
+    # the eigenvectors of a density matrix are degenerate and its changes have no such rank
+    return _exchange_of_rank(*primals, rank), jax.jvp(_exchange, primals, tangents)[1]
 
 
 def density_fit(
@@ -135,8 +172,8 @@ def density_fit(
     scale = 1 / jnp.sqrt(jnp.diagonal(metric, axis1=-2, axis2=-1))
     metric = metric * scale[..., :, None] * scale[..., None, :]
     found, factor = found * scale[..., None], lapack.cholesky(metric)
-    fitted = lapack.solve_factored(metric, factor, found) if exchange else None
-    return DensityFit(found, metric, factor, fitted)
+    orthogonal = lapack.solve_lower(factor, found) if exchange else None
+    return DensityFit(found, metric, factor, orthogonal)
 
 
 def density_fit_bytes(

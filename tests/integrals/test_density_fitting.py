@@ -113,6 +113,26 @@ def test_gradient_by_finite_differences(water, name):
     assert_grad_matches_fd(jax.jit(total), water.positions, rtol=1e-7)
 
 
+def test_few_orbitals_have_the_exchange_of_their_density(water):
+    """In derivatives too, whose changes of the density have any rank; too many are NaN."""
+    basis = opml.load_basis("sto-3g", [1, 8])
+    orbitals = np.random.default_rng(3).normal(size=(7, 3))
+    dm, change = 2 * orbitals @ orbitals.T, dm_of(7)
+
+    def exchange(positions, dm, rank):
+        fit = density_fit(water.replace(positions=positions), basis, FEW[:3], exchange=True)
+        return fit.exchange(dm, rank)
+
+    at = jnp.asarray(water.positions)
+    along = jnp.ones_like(at).at[1, 2].set(-2.0), change
+    for rank in (3, 5):
+        found = jax.jvp(lambda r, p, n=rank: exchange(r, p, n), (at, dm), along)
+        wanted = jax.jvp(lambda r, p: exchange(r, p, None), (at, dm), along)
+        for own, other in zip(found, wanted, strict=True):
+            assert np.abs(own - other).max() < ROUNDING * np.abs(other).max()
+    assert np.isnan(exchange(at, dm, 2)).all()
+
+
 def test_what_does_not_fit_into_memory_is_refused():
     """A chain of 60 carbons."""
     z = 1.5 * np.arange(60)

@@ -59,6 +59,7 @@ from .inputs import (
     joined,
     known_operators,
     molecules_of,
+    most_occupied,
     n_electrons,
     n_shell_pairs,
     operator_irreps,
@@ -163,7 +164,8 @@ class Op2Op(Definition):
         mean_field = u = operators["V"] + j
         if self.config.exchange:
             part = -0.5 * self.config.exchange
-            mean_field = u + part * operators["density_fit"].exchange(dm)
+            rank = most_occupied(structure, self.basis)
+            mean_field = u + part * operators["density_fit"].exchange(dm, rank)
         return {**operators, "P": dm, "U": u, "mean_field": mean_field}
 
     def assemble(self, weights: Params, x: Irreps, table: SpeciesTable, like: Array) -> Array:

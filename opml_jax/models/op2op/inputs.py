@@ -194,3 +194,15 @@ def n_electrons(structure: Structure | StructureBatch) -> Any:
     if isinstance(structure, Structure):
         return structure.n_electrons
     return jnp.sum(jnp.asarray(structure.numbers), axis=-1) - jnp.asarray(structure.charge)
+
+
+def most_occupied(structure: Structure | StructureBatch, basis: Basis) -> int:
+    """As many orbitals as are occupied at most in a molecule, or in one of a batch's shape.
+
+    A batch has room for other molecules than those in it; four more electron pairs than those of
+    neutral atoms are allowed for.
+    """
+    if isinstance(structure, Structure):
+        return (structure.n_electrons + 1) // 2
+    share = max(z / (2 * basis.spec.nao(z)) for z in basis.elements)
+    return min(structure.layout.nao, int(share * structure.layout.nao) + 4)
