@@ -104,28 +104,31 @@ class DensityFit:
         if self.orthogonal is None:
             raise OpmlError("density fit", got="one without exchange", expected="exchange=True")
         dm = 0.5 * (dm + jnp.matrix_transpose(dm))
-        if rank is None or rank >= dm.shape[-1]:
-            return _exchange(self.orthogonal, dm)
-        return _exchange_of_rank(self.orthogonal, dm, rank)
+        of_one = _exchange
+        if rank is not None and rank < dm.shape[-1]:
+            of_one = functools.partial(_exchange_of_rank, rank=rank)
+        if dm.ndim == 2:
+            return of_one(self.orthogonal, dm)
+        # one molecule after another: all integrals at once would be twice as large
+        return jax.lax.map(lambda each: of_one(*each), (self.orthogonal, dm))
 
 
 def _exchange(orthogonal: Array, dm: Array) -> jax.Array:
-    """K of any symmetric matrix."""
+    """K ``(nao, nao)`` of any symmetric matrix."""
     whole = unpacked(orthogonal)
-    k = einsum("...qil,...qjl->...ij", einsum("...qik,...kl->...qil", whole, dm), whole)
-    return 0.5 * (k + jnp.matrix_transpose(k))
+    k = einsum("qil,qjl->ij", einsum("qik,kl->qil", whole, dm), whole)
+    return 0.5 * (k + k.T)
 
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _exchange_of_rank(orthogonal: Array, dm: Array, rank: int) -> jax.Array:
     """K of a positive matrix of at most ``rank``, by its eigenvectors; derivatives are as of K."""
     values, vectors = lapack.eigh(dm)
-    most = jnp.max(jnp.abs(values), axis=-1)
-    rest = jnp.max(jnp.abs(values[..., :-rank]), axis=-1)
-    kept = jnp.where((rest <= RANK * most)[..., None], values[..., -rank:], jnp.nan)
-    orbitals = vectors[..., -rank:] * jnp.sqrt(jnp.maximum(kept, 0.0))[..., None, :]
-    half = einsum("...qik,...ka->...qia", unpacked(orthogonal), orbitals)
-    return einsum("...qia,...qja->...ij", half, half)
+    rest = jnp.max(jnp.abs(values[:-rank]))
+    kept = jnp.where(rest <= RANK * jnp.max(jnp.abs(values)), values[-rank:], jnp.nan)
+    orbitals = vectors[:, -rank:] * jnp.sqrt(jnp.maximum(kept, 0.0))
+    half = einsum("qik,ka->qia", unpacked(orthogonal), orbitals)
+    return einsum("qia,qja->ij", half, half)
 
 
 @_exchange_of_rank.defjvp

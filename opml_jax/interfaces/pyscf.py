@@ -20,6 +20,9 @@ from ..observables.aufbau import intruder, occupied_orbitals
 from ..quantities import cut_rows
 from ..structures import Structure
 
+SHIPPED = "pretrained:chno-fock"
+"""The model that :func:`guess` takes unless it is told another."""
+
 ELECTRONS = 1e-6
 """Largest error of the number of electrons of a guess."""
 
@@ -69,7 +72,7 @@ def structure_from_pyscf(mol) -> Structure:
     return Structure(numbers, mol.atom_coords(), int(mol.charge), int(mol.spin))
 
 
-def guess(mf, model: Model | str, *, fallback: str | None = "minao") -> np.ndarray:
+def guess(mf, model: Model | str = SHIPPED, *, fallback: str | None = "minao") -> np.ndarray:
     """Initial density matrix for ``mf.kernel(dm0=...)``, checked.
 
     In another basis than the model's the predicted occupied orbitals are projected on it and made
@@ -77,7 +80,8 @@ def guess(mf, model: Model | str, *, fallback: str | None = "minao") -> np.ndarr
 
     Args:
       mf: a restricted closed-shell PySCF mean-field object, in any basis and functional.
-      model: predicts density matrices; a model, or its run or file.
+      model: predicts density matrices; a model, or its run or file. Default: the one of organic
+        molecules that comes with the package.
       fallback: PySCF's guess to take, with a warning, where the model cannot be used or does not
         converge; None: raise instead.
 

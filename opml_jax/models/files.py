@@ -36,6 +36,7 @@ REMOVED = {"operator_network": "a network of learned operators"}
 PRETRAINED = {
     "water": "one water molecule, PBE/def2-SVP",
     "chno": "molecules of H, C, N and O with up to four atoms other than hydrogen, PBE/def2-SVP",
+    "chno-fock": "Fock and density matrices of molecules of H, C, N and O, PBE/def2-SVP",
 }
 """Models in the package, with a card each (``NAME.md`` beside them)."""
 

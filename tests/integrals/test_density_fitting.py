@@ -84,7 +84,7 @@ def test_fine_functions_fit_what_pyscf_computes_exactly(methanol):
 def test_a_batch_is_its_molecules(methanol, water, functions):
     basis = opml.load_basis("sto-3g", [1, 6, 8])
     batch = opml.batch([water, methanol], basis)
-    n = 7, batch.layout.nao
+    n = 7, 14
     dm = np.stack([dm_of(batch.layout.nao, m, seed) for seed, m in enumerate(n)])
     own = density_fit(batch, basis, functions, exchange=True)
     for i, structure in enumerate((water, methanol)):
