@@ -135,16 +135,34 @@ def couple_species(blocks: dict[SpeciesKey, Array], spec: BasisSpec) -> dict[Irr
     """
     out = {}
     for key, block in blocks.items():
-        matrix, irreps = species_coupling(spec, *key[1:])
-        whole = block.reshape(*block.shape[:-2], -1)
-        flat = einsum("...k,kc->...c", whole, matrix.astype(block.dtype))
-        start = dict(
-            zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True)
-        )
-        for (l, sigma), pairs in species_channels(spec, key).items():
-            columns = np.array([start[l, sigma, a, b] for a, b in pairs])
-            out[(*key, l, sigma)] = flat[..., columns[None, :] + np.arange(2 * l + 1)[:, None]]
+        elements, matrix, channels = _needed(spec, key)
+        needed = block.reshape(*block.shape[:-2], -1)[..., elements]
+        flat, start = einsum("...k,kc->...c", needed, matrix.astype(block.dtype)), 0
+        for (l, sigma), n in channels.items():
+            part = flat[..., start : (start := start + (2 * l + 1) * n)]
+            out[(*key, l, sigma)] = part.reshape(*part.shape[:-1], 2 * l + 1, n)
     return out
+
+
+@functools.lru_cache(maxsize=256)
+def _needed(spec: BasisSpec, key: SpeciesKey):
+    """Elements of a block that its irreps are made of, the matrix to these, and their channels.
+
+    Those of (a, b) say it all where a block is symmetric or antisymmetric. Columns are sorted by
+    (L, sigma), then M, then shell pair.
+    """
+    matrix, irreps = species_coupling(spec, *key[1:])
+    first = dict(zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True))
+    channels = species_channels(spec, key)
+    columns = [
+        first[l, sigma, a, b] + m
+        for (l, sigma), pairs in channels.items()
+        for m in range(2 * l + 1)
+        for a, b in pairs
+    ]
+    matrix = matrix[:, columns]
+    elements = np.flatnonzero(matrix.any(axis=1))
+    return elements, matrix[elements], {k: len(pairs) for k, pairs in channels.items()}
 
 
 def uncouple_species(irreps: dict[IrrepKey, Array], spec: BasisSpec) -> dict[SpeciesKey, Array]:

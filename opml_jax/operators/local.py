@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import lapack
-from ..integrals import DensityFit, packed, unpacked
+from ..integrals import DensityFit, combined, packed, unpacked
 from ..numerics import Array, einsum, pytree
 
 RIDGE = 1e-10
@@ -54,7 +54,7 @@ class LocalProjection:
         """The local part of symmetric matrices ``(..., nao, nao)``."""
         right = self.scale * einsum("...kp,...p->...k", self.matrices, packed(matrix, 2.0))
         c = lapack.solve_factored(self.metric, self.factor, right[..., None])[..., 0]
-        return unpacked(einsum("...kp,...k->...p", self.matrices, self.scale * c))
+        return unpacked(combined(self.matrices, self.scale * c))
 
 
 def local_projection(fit: DensityFit) -> LocalProjection:
@@ -69,11 +69,12 @@ def local_projection(fit: DensityFit) -> LocalProjection:
     nao = (math.isqrt(8 * n_pairs + 1) - 1) // 2
     i, j = np.tril_indices(nao)
     twice = found * np.where(i == j, 1.0, 2.0).astype(found.dtype)
-    square = jnp.sum(found * twice, axis=-1)
+    products = _products(twice, found)
+    square = jnp.diagonal(products, axis1=-2, axis2=-1)
     there = square > 0
     scale = jnp.where(there, 1 / jnp.sqrt(jnp.where(there, square, 1.0)), 0.0)
     diagonal = jnp.where(there, RIDGE, 1.0).astype(found.dtype)
-    metric = scale[..., :, None] * _products(twice, found) * scale[..., None, :]
+    metric = scale[..., :, None] * products * scale[..., None, :]
     metric = metric + diagonal[..., None] * jnp.eye(found.shape[-2], dtype=found.dtype)
     return LocalProjection(found, scale, metric, lapack.cholesky(metric))
 
