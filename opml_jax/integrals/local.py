@@ -40,7 +40,6 @@ from .hermite import components, n_rows, stacked_radial, starts
 from .native import ao_index, pair_lists
 from .pairs import PairList, classes_of, coupling, factors, shell_pairs_of
 
-
 SIMPLE = 2
 """Sums of angular momenta, 0 and 1, of most pairs of primitives, which need the fewest components:
 they are computed apart from the others."""
@@ -234,9 +233,7 @@ def _potentials(shells: tuple[Shells, ...], lists: list[PairList], centre: Array
     ]
 
 
-def _averaged(
-    shells: tuple[Shells, ...], order: int, harmonics: Array, radials: Array
-) -> Array:
+def _averaged(shells: tuple[Shells, ...], order: int, harmonics: Array, radials: Array) -> Array:
     """Components of H to ``order``, ``(n_rows, functions, B, n)``."""
     out, first = [], 0
     for own in shells:
