@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -85,7 +86,7 @@ def _products(matrices: Array, weights: Array) -> jax.Array:
     n, m = matrices.shape[-2:]
     bands = list(itertools.pairwise(round(n * i / ROWS) for i in range(ROWS + 1)))
 
-    def add(total: list[Array], part: Array, weights: Array) -> list[Array]:
+    def add(total: Sequence[Array], part: Array, weights: Array) -> list[Array]:
         weighted = part * weights
         return [
             own + einsum("...km,...lm->...kl", weighted[..., start:stop, :], part[..., start:, :])
