@@ -135,15 +135,43 @@ def couple_species(blocks: dict[SpeciesKey, Array], spec: BasisSpec) -> dict[Irr
     """
     out = {}
     for key, block in blocks.items():
-        matrix, irreps = species_coupling(spec, *key[1:])
-        whole = block.reshape(*block.shape[:-2], -1)
-        flat = einsum("...k,kc->...c", whole, matrix.astype(block.dtype))
-        start = dict(
-            zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True)
-        )
-        for (l, sigma), pairs in species_channels(spec, key).items():
-            columns = np.array([start[l, sigma, a, b] for a, b in pairs])
-            out[(*key, l, sigma)] = flat[..., columns[None, :] + np.arange(2 * l + 1)[:, None]]
+        whole, irreps = block.reshape(*block.shape[:-2], -1), {}
+        for elements, matrix, channels in _needed(spec, key):
+            flat = einsum("...k,kc->...c", whole[..., elements], matrix.astype(block.dtype))
+            start = 0
+            for (l, sigma), n in channels.items():
+                part = flat[..., start : (start := start + (2 * l + 1) * n)]
+                irreps[l, sigma] = part.reshape(*part.shape[:-1], 2 * l + 1, n)
+        out |= {(*key, *of): irreps[of] for of in species_channels(spec, key)}
+    return out
+
+
+@functools.lru_cache(maxsize=256)
+def _needed(spec: BasisSpec, key: SpeciesKey) -> list[tuple[np.ndarray, np.ndarray, dict]]:
+    """Elements of a block that its irreps are made of, the matrix to these, and their channels.
+
+    Of either parity apart. Elements of (a, b) say it all where a block is symmetric or
+    antisymmetric. Columns are sorted by (L, sigma), then M, then shell pair.
+    """
+    matrix, irreps = species_coupling(spec, *key[1:])
+    first = dict(zip(irreps, np.cumsum([0] + [2 * l + 1 for l, *_ in irreps])[:-1], strict=True))
+    out = []
+    for parity in (1, -1):
+        channels = {
+            (l, sigma): pairs
+            for (l, sigma), pairs in species_channels(spec, key).items()
+            if sigma * (-1) ** l == parity
+        }
+        columns = [
+            first[l, sigma, a, b] + m
+            for (l, sigma), pairs in channels.items()
+            for m in range(2 * l + 1)
+            for a, b in pairs
+        ]
+        if columns:
+            own = matrix[:, columns]
+            elements = np.flatnonzero(own.any(axis=1))
+            out.append((elements, own[elements], {k: len(v) for k, v in channels.items()}))
     return out
 
 

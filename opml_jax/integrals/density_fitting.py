@@ -28,7 +28,7 @@ from ..structures import Structure, StructureBatch
 from .coulomb import P_EXPONENTS, S_EXPONENTS
 from .harmonics import product, stacked_harmonics
 from .hermite import components, stacked_radial
-from .local import Shells, atoms_of, local_potentials, packed, unpacked
+from .local import Shells, atoms_of, combined, local_potentials, packed, unpacked
 
 COARSE = (Shells(0, tuple(S_EXPONENTS.tolist())), Shells(1, tuple(P_EXPONENTS.tolist())))
 """Functions of :func:`.fitted_coulomb`, 23 on every atom; errors of J are 4e-4 Hartree in ethanol.
@@ -86,7 +86,7 @@ class DensityFit:
         dm = 0.5 * (dm + jnp.matrix_transpose(dm))
         moments = einsum("...qp,...p->...q", self.integrals, packed(dm, 2.0))
         c = lapack.solve_factored(self.metric, self.factor, moments[..., None])[..., 0]
-        return unpacked(einsum("...qp,...q->...p", self.integrals, c))
+        return unpacked(combined(self.integrals, c))
 
     def exchange(self, dm: Array, rank: int | None = None) -> jax.Array:
         """Exchange matrices K of density matrices, ``(..., nao, nao)`` each; Hartree.

@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -38,6 +39,10 @@ from .harmonics import product, stacked_harmonics
 from .hermite import components, n_rows, stacked_radial, starts
 from .native import ao_index, pair_lists
 from .pairs import PairList, classes_of, coupling, factors, shell_pairs_of
+
+SIMPLE = 2
+"""Sums of angular momenta, 0 and 1, of most pairs of primitives, which need the fewest components:
+they are computed apart from the others."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,6 +124,19 @@ def unpacked(elements: Array) -> jax.Array:
     ]
 
 
+def combined(matrices: Array, coefficients: Array) -> jax.Array:
+    """Sum of matrices ``(..., n_functions, n_pairs)`` times ``(..., n_functions)``.
+
+    In parts, of which there are several: XLA's CPU multiplies a lone vector by a matrix column by
+    column, ten times slower than it reads the matrix.
+    """
+    n = matrices.shape[-2]
+    parts = next((d for d in range(2, n + 1) if n % d == 0), 1)
+    split = jnp.reshape(matrices, (*matrices.shape[:-2], parts, n // parts, matrices.shape[-1]))
+    factors = jnp.reshape(coefficients, (*coefficients.shape[:-1], parts, n // parts))
+    return jnp.sum(einsum("...sqp,...sq->...sp", split, factors), axis=-2)
+
+
 def atoms_of(
     structure: Structure | StructureBatch, basis: Basis, heavy: bool
 ) -> tuple[Array, Array]:
@@ -152,6 +170,7 @@ def _integrals(
 ) -> list[jax.Array]:
     """Of each group at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
     lists = pair_lists(topology, *table, positions)
+    joined = lists[:SIMPLE], lists[SIMPLE:]
     fixed = [(factors(pairs, pairs.order, 0), _couplings(pairs)) for pairs in lists]
     index = ao_index(topology)
     i, j = np.tril_indices(index.shape[-1])
@@ -159,12 +178,9 @@ def _integrals(
 
     def of_atom(shells, centre):
         blocks: dict[tuple[int, int], Array] = {}
-        for pairs, (of_pairs, of_shells) in zip(lists, fixed, strict=True):
-            r = jnp.moveaxis(pairs.centre, 0, -1) - centre[:, None]  # (B, n, 3)
-            r2, top = jnp.sum(r * r, axis=-1), pairs.order + max(f.l for f in shells)
-            harmonics = jnp.concatenate(stacked_harmonics(top, *jnp.moveaxis(r, -1, 0)))
-            potential = _averaged(shells, pairs, harmonics, _radials(shells, pairs, r2))
-            blocks |= _coupled(pairs, potential, of_pairs, of_shells)
+        potentials = itertools.chain(*(_potentials(shells, some, centre) for some in joined))
+        for pairs, potential, of_both in zip(lists, potentials, fixed, strict=True):
+            blocks |= _coupled(pairs, potential, *of_both)
         flat = [blocks[c].reshape(-1, blocks[c].shape[-1]) for c in classes_of(topology.counts)]
         flat.append(jnp.zeros((1, flat[0].shape[-1]), flat[0].dtype))
         rows = jnp.concatenate(flat)
@@ -182,8 +198,8 @@ def _tables(order: int, l: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """What components of H to ``order`` of functions of degree l are made of.
 
     Returns:
-      the flat harmonic and the radial of each component to order + l, and ``(n_rows(order),
-      2l+1, n_rows(order + l))``, the product rule.
+      the flat harmonic and the radial of each of n terms, and ``(n_rows(order), 2l+1, n)``, the
+      product rule.
     """
     degree = [a for a, _ in components(order + l)]
     harmonic = np.concatenate([a * a + np.arange(2 * a + 1) for a in degree])
@@ -193,16 +209,35 @@ def _tables(order: int, l: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         for b, table in product(a, l).items():
             column = starts(order + l)[b, k + (a + l - b) // 2]
             rule[row : row + 2 * a + 1, :, column : column + 2 * b + 1] = table
-    return harmonic, radial, rule
+    needed = rule.any(axis=(0, 1))
+    return harmonic[needed], radial[needed], rule[..., needed]
 
 
-def _averaged(
-    shells: tuple[Shells, ...], pairs: PairList, harmonics: Array, radials: Array
-) -> Array:
-    """Components of H, ``(n_rows, functions, B, n)``."""
+def _potentials(shells: tuple[Shells, ...], lists: list[PairList], centre: Array) -> list[Array]:
+    """Components of H of each list of pairs, ``(n_rows, functions, B, n)``.
+
+    What is of all lists is computed at once, which is quicker to compile.
+    """
+    if not lists:
+        return []
+    r = jnp.concatenate([x.centre for x in lists], axis=-1) - centre.T[..., None]  # (3, B, n)
+    variance = jnp.concatenate([x.variance for x in lists], axis=-1)
+    top = lists[-1].order + max(f.l for f in shells)
+    harmonics = jnp.concatenate(stacked_harmonics(top, *r))
+    radials = _radials(shells, top, jnp.sum(r * r, axis=0), variance)
+    cuts = np.cumsum([0, *(x.centre.shape[-1] for x in lists)])
+    parts = [slice(a, b) for a, b in itertools.pairwise(cuts)]
+    return [
+        _averaged(shells, x.order, harmonics[..., part], radials[..., part])
+        for x, part in zip(lists, parts, strict=True)
+    ]
+
+
+def _averaged(shells: tuple[Shells, ...], order: int, harmonics: Array, radials: Array) -> Array:
+    """Components of H to ``order``, ``(n_rows, functions, B, n)``."""
     out, first = [], 0
     for own in shells:
-        harmonic, of_row, rule = _tables(pairs.order, own.l)
+        harmonic, of_row, rule = _tables(order, own.l)
         part = slice(first, first := first + len(own.exponents))
         rows = harmonics[harmonic][:, None] * radials[of_row, part]
         if own.l:
@@ -212,14 +247,14 @@ def _averaged(
     return jnp.concatenate(out, axis=1)
 
 
-def _radials(shells: tuple[Shells, ...], pairs: PairList, r2: Array) -> jax.Array:
-    """Of every component, ``(n_radials, exponents, B, n)``, all kinds in one."""
+def _radials(shells: tuple[Shells, ...], top: int, r2: Array, variance: Array) -> jax.Array:
+    """Of every component to order ``top``, ``(n_radials, exponents, B, n)``, all kinds in one."""
     degrees = np.repeat([f.l for f in shells], [len(f.exponents) for f in shells])
     spread = 0.5 / np.concatenate([f.exponents for f in shells])
     spread, sign = (jnp.asarray(x.astype(r2.dtype)) for x in (spread, (-1.0) ** degrees))
-    variance = pairs.variance + spread[:, None, None]
-    top = pairs.order + degrees.max()
-    return sign[:, None, None] * stacked_radial(top, jnp.broadcast_to(r2, variance.shape), variance)
+    variance = variance + spread[:, None, None]
+    radials = stacked_radial(top, jnp.broadcast_to(r2, variance.shape), variance)
+    return sign[:, None, None] * radials
 
 
 def _couplings(pairs: PairList) -> list[Array]:

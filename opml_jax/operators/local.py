@@ -15,13 +15,14 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import lapack
-from ..integrals import DensityFit, packed, unpacked
+from ..integrals import DensityFit, combined, packed, unpacked
 from ..numerics import Array, einsum, pytree
 
 RIDGE = 1e-10
@@ -29,8 +30,9 @@ RIDGE = 1e-10
 matrices 3.0e-6 Hartree are lost. With 1e-12 it would be 2.2e-6, and rounding errors would move
 predictions by 5e-10 of their size."""
 
-ROWS = 4
-"""The metric is computed in so many bands of rows, each from the diagonal on."""
+ROWS, PAIRS = 4, 1024
+"""The metric is computed in so many bands of rows, each from the diagonal on, and as a sum over so
+many pairs of orbitals at a time: no copy of the integrals is made."""
 
 
 @pytree
@@ -54,7 +56,7 @@ class LocalProjection:
         """The local part of symmetric matrices ``(..., nao, nao)``."""
         right = self.scale * einsum("...kp,...p->...k", self.matrices, packed(matrix, 2.0))
         c = lapack.solve_factored(self.metric, self.factor, right[..., None])[..., 0]
-        return unpacked(einsum("...kp,...k->...p", self.matrices, self.scale * c))
+        return unpacked(combined(self.matrices, self.scale * c))
 
 
 def local_projection(fit: DensityFit) -> LocalProjection:
@@ -68,23 +70,49 @@ def local_projection(fit: DensityFit) -> LocalProjection:
     n_pairs = found.shape[-1]
     nao = (math.isqrt(8 * n_pairs + 1) - 1) // 2
     i, j = np.tril_indices(nao)
-    twice = found * np.where(i == j, 1.0, 2.0).astype(found.dtype)
-    square = jnp.sum(found * twice, axis=-1)
+    products = _products(found, jnp.asarray(np.where(i == j, 1.0, 2.0), found.dtype))
+    square = jnp.diagonal(products, axis1=-2, axis2=-1)
     there = square > 0
     scale = jnp.where(there, 1 / jnp.sqrt(jnp.where(there, square, 1.0)), 0.0)
     diagonal = jnp.where(there, RIDGE, 1.0).astype(found.dtype)
-    metric = scale[..., :, None] * _products(twice, found) * scale[..., None, :]
+    metric = scale[..., :, None] * products * scale[..., None, :]
     metric = metric + diagonal[..., None] * jnp.eye(found.shape[-2], dtype=found.dtype)
     return LocalProjection(found, scale, metric, lapack.cholesky(metric))
 
 
-def _products(rows: Array, columns: Array) -> jax.Array:
-    """``(..., n, n)`` symmetric products of ``(..., n, m)``, each computed once, nearly."""
-    n = rows.shape[-2]
-    cuts = [round(n * i / ROWS) for i in range(ROWS + 1)]
-    bands = []
-    for start, stop in itertools.pairwise(cuts):
-        band = einsum("...km,...lm->...kl", rows[..., start:stop, :], columns[..., start:, :])
-        bands.append(jnp.pad(band, [(0, 0)] * (band.ndim - 1) + [(start, 0)]))
-    upper = jnp.triu(jnp.concatenate(bands, axis=-2))
+@jax.custom_jvp
+def _products(matrices: Array, weights: Array) -> jax.Array:
+    """``(..., n, n)`` products of rows, weighted ``(m,)``, each computed once, nearly."""
+    n, m = matrices.shape[-2:]
+    bands = list(itertools.pairwise(round(n * i / ROWS) for i in range(ROWS + 1)))
+
+    def add(total: Sequence[Array], part: Array, weights: Array) -> list[Array]:
+        weighted = part * weights
+        return [
+            own + einsum("...km,...lm->...kl", weighted[..., start:stop, :], part[..., start:, :])
+            for own, (start, stop) in zip(total, bands, strict=True)
+        ]
+
+    def step(i, total):
+        cut = jax.lax.dynamic_slice_in_dim
+        part = cut(matrices, i * PAIRS, PAIRS, matrices.ndim - 1)
+        return add(total, part, cut(weights, i * PAIRS, PAIRS, 0))
+
+    lead, whole = matrices.shape[:-2], m // PAIRS
+    total = [jnp.zeros((*lead, stop - start, n - start), matrices.dtype) for start, stop in bands]
+    if whole:
+        total = jax.lax.fori_loop(0, whole, step, total)
+    total = add(total, matrices[..., whole * PAIRS :], weights[whole * PAIRS :])
+    room = [(0, 0)] * (len(lead) + 1)
+    total = [
+        jnp.pad(own, [*room, (start, 0)]) for own, (start, _) in zip(total, bands, strict=True)
+    ]
+    upper = jnp.triu(jnp.concatenate(total, axis=-2))
     return upper + jnp.matrix_transpose(jnp.triu(upper, 1))
+
+
+@_products.defjvp
+def _products_jvp(primals, tangents):
+    matrices, weights = primals
+    change = einsum("...km,...lm->...kl", tangents[0] * weights, matrices)
+    return _products(matrices, weights), change + jnp.matrix_transpose(change)

@@ -160,13 +160,16 @@ def gather_species(matrices: Array, table: SpeciesTable) -> dict[SpeciesKey, Arr
       ``{(kind, Z_i, Z_j): (..., n, nao_i, nao_j)}``, zero for padding.
     """
     matrices, out = jnp.asarray(matrices), {}
+    n, nao = matrices.shape[-3:-1]
+    flat = matrices.reshape(*matrices.shape[:-3], n * nao * nao)
     for key, m in table.molecule.items():
-        m, r, c = m[:, None, None], table.rows[key], table.columns[key]
-        block = matrices.at[..., m, r[:, :, None], c[:, None, :]].get(mode="fill", fill_value=0)
+        r, c = table.rows[key][:, :, None], table.columns[key][:, None, :]
+        place = jnp.where((r < nao) & (c < nao), (m[:, None, None] * nao + r) * nao + c, flat.size)
+        block = flat.at[..., place].get(mode="fill", fill_value=0)
         if key[0] != 1:
             out[key] = block
             continue
-        mirrored = matrices.at[..., m, c[:, :, None], r[:, None, :]].get(mode="fill", fill_value=0)
+        mirrored = jnp.matrix_transpose(block)  # that of the other order, of symmetric matrices
         for kind in (1, -1):
             out[(kind, *key[1:])] = (block + kind * mirrored) / 2**0.5
     return out

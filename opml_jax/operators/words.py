@@ -7,6 +7,7 @@ for the symmetric part of its product.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 
 import jax.numpy as jnp
@@ -40,7 +41,7 @@ def check_words(where: str, words: Sequence[str], letters: Sequence[str]) -> Non
 
 
 def spell(words: Sequence[str], operators: Mapping[str, Array]) -> list[Array]:
-    """The symmetric matrix of each word; products that begin alike are computed once.
+    """The symmetric matrix of each word; parts of products are computed once.
 
     Args:
       words: letters parted by spaces.
@@ -48,11 +49,21 @@ def spell(words: Sequence[str], operators: Mapping[str, Array]) -> list[Array]:
     """
     known: dict[tuple[str, ...], Array] = {(k,): v for k, v in operators.items()}
 
+    def cut(letters: tuple[str, ...]) -> tuple[int, int]:
+        """Matrices to be multiplied for a product, and where it is cut in two for the fewest."""
+        if letters in known or letters[::-1] in known:
+            return 0, 0
+        n = max(math.prod(operators[x].shape[:-2]) for x in letters)
+        halves = [(cut(letters[:i])[0] + cut(letters[i:])[0], i) for i in range(1, len(letters))]
+        cost, place = min(halves)
+        return cost + n, place
+
     def product(letters: tuple[str, ...]) -> Array:
         if letters not in known:
             if letters[::-1] in known:
                 return jnp.matrix_transpose(known[letters[::-1]])
-            known[letters] = matmul(product(letters[:-1]), operators[letters[-1]])
+            place = cut(letters)[1]
+            known[letters] = matmul(product(letters[:place]), product(letters[place:]))
         return known[letters]
 
     out = []
