@@ -22,16 +22,20 @@ from ..basis import Basis, Shell
 from ..conventions import CONVENTION
 from ..data.files import atomic_path
 from ..errors import Code, ConventionError, ModelFileError, OpmlError, check_file, one_of
+from ..learn.few_bits import packed, unpacked
 from ..learn.schema import to_mapping
 from .base import Model
 from .family import families, family, family_of
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """2: networks are stacked over the members of an ensemble. 3: families, settings of training apart
-from those of functions."""
+from those of functions. 4: weights of 16 bits."""
 
 REMOVED = {"operator_network": "a network of learned operators"}
 """Kinds of models that earlier versions wrote and there are no more."""
+
+PACKED = (".integers", ".exponents")
+"""What :func:`opml_jax.learn.few_bits.packed` makes of a matrix, behind its name in a file."""
 
 PRETRAINED = {
     "water": "one water molecule, PBE/def2-SVP",
@@ -58,10 +62,10 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
 
     definition, own_family = model.definition, family_of(model)
     bases = {k: b for k in definition.bases if (b := getattr(definition, k)) is not None}
-    tensors = {
-        "params/" + "/".join(k.key for k in key): np.ascontiguousarray(value)
-        for key, value in jax.tree_util.tree_leaves_with_path(model.params)
-    }
+    tensors: dict[str, np.ndarray] = {}
+    for key, value in jax.tree_util.tree_leaves_with_path(model.params):
+        tensor = "params/" + "/".join(k.key for k in key)
+        tensors |= _stored(tensor, np.ascontiguousarray(value))
     for name, basis in bases.items():
         for z, shells in zip(basis.elements, basis.shells, strict=True):
             for i, shell in enumerate(shells):
@@ -83,6 +87,27 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
     texts["sha256"] = json.dumps(_digest(texts, tensors))
     with atomic_path(path) as temporary:
         save_file(tensors, temporary, texts)
+
+
+def _stored(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
+    """What a parameter is written as: weights of few bits as integers and exponents."""
+    is_linear = name.endswith("/weights") and value.ndim == 2 and value.dtype == np.float64
+    if not is_linear or (parts := packed(value)) is None:
+        return {name: value}
+    return {name + suffix: part for suffix, part in zip(PACKED, parts, strict=True)}
+
+
+def _restored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The inverse of :func:`_stored`, of all tensors."""
+    integers, exponents = PACKED
+    out = {}
+    for name, value in tensors.items():
+        if name.endswith(integers):
+            name = name.removesuffix(integers)
+            value = unpacked(value, tensors[name + exponents])
+        if not name.endswith(exponents):
+            out[name] = value
+    return out
 
 
 def _digest(texts: dict[str, str], tensors: dict[str, np.ndarray]) -> str:
@@ -197,7 +222,7 @@ def _model(header: dict[str, Any], tensors: dict[str, np.ndarray]) -> Model:
             hint=f"opml_jax {header.get('opml_jax_version', '?')} reads it.",
             code=Code.FORMAT_VERSION,
         )
-    params, shells = _sorted_tensors(tensors)
+    params, shells = _sorted_tensors(_restored(tensors))
     if header["format_version"] == 1 and "residual" in params:
         params["residual"] = jax.tree.map(lambda w: w[None], params["residual"])
     of_family = family(name)

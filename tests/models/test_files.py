@@ -41,7 +41,7 @@ def test_truncated_file(path, keep):
 
 def test_newer_format_names_its_version(path, monkeypatch):
     monkeypatch.setattr(files, "FORMAT_VERSION", files.FORMAT_VERSION - 1)
-    with pytest.raises(ValueError, match=r"version 3.*written by opml_jax 0\.2\.0"):
+    with pytest.raises(ValueError, match=r"version 4.*written by opml_jax 0\.2\.0"):
         opml.load_model(path)
 
 

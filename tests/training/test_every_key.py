@@ -159,6 +159,7 @@ KEYS: dict[str, dict[str, typing.Any]] = {
                 "polarizability_weight": [0.0, 1.0],
             },
             "iterates": [0.0, 0.25],
+            "bits": [64, 16],
         },
     },
     "op2density": {

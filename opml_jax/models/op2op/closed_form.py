@@ -10,7 +10,8 @@ import numpy as np
 from ...data import Dataset
 from ...data.reference import atomic_densities
 from ...features.couple import IrrepKey, has_constant, key_name
-from ...learn.keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key
+from ...learn.few_bits import rounded
+from ...learn.keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key, spectrum
 from ...learn.run import Run
 from ...numerics import require_x64
 from ..base.definition import Params
@@ -146,12 +147,36 @@ def _fit_at_reference(
             _, floors = converging(definition, unprojected, judges, run, fades=False)
             floor, start = min(floors, key=lambda f: (floors[f], -f)), whole
     chosen = _chosen(definition, solved, floor, start)
+    if settings.bits == 16:
+        chosen = _in_few_bits(definition, systems, chosen)
     if definition.config.uncertainty:
         last = "functional" if "functional" in solved else "guess"
         draws = _draws(definition, systems[last], solved[last], origin, floor)
         chosen.params["draws"] = draws
     params = _over(origin, {k: v for k, v in chosen.params.items() if k != "network"})
     return dataclasses.replace(chosen, params=params, floors=floors, fades=fades)
+
+
+def _in_few_bits(
+    definition: Op2Op, systems: Mapping[str, Systems], chosen: ClosedForm
+) -> ClosedForm:
+    """The weights of a first guess and of a functional as a model file stores them in 16 bits."""
+    params = dict(chosen.params)
+    for part, of_part in systems.items():
+        train, weights = of_part["train"], params["guess"]
+        if part == "functional":
+            weights = joined_columns(params)
+        least, out = least_spreads(definition, train), {}
+        for key, fit in chosen.keys[part].items():
+            own = spectrum(train[key], definition.n_outputs(key), has_constant(key), least[key])
+            out[key] = weights[key_name(key)]
+            if own is not None and np.isfinite(fit.lam):  # else it is an earlier model's
+                out[key] = rounded(out[key], own, fit.lam)
+        if part == "functional":
+            params |= split_columns(definition, out)
+        else:
+            params[part] = {key_name(key): linear for key, linear in out.items()}
+    return dataclasses.replace(chosen, params=params)
 
 
 def _over(earlier: Params, params: Params) -> Params:
