@@ -20,6 +20,7 @@ from ...learn.chunks import in_chunks
 from ...numerics import Array
 from ...observables.aufbau import intruder
 from ...operators.species import SpeciesTable
+from ...programs import Program
 from ...quantities import SIZES, SPREAD, Axis, cut_rows, quantity
 from ...structures import Structure, StructureBatch
 from ...structures.contacts import warn_of_contacts
@@ -35,6 +36,11 @@ from .functions import Op2Op
 
 CHUNKS = (1, 8)
 """Numbers of structures evaluated at once; see :data:`opml_jax.models.base.energy.CHUNKS`."""
+
+WORK = 1.5
+"""Work of a prediction over the cube of the number of orbitals, in the unit of
+:data:`opml_jax.programs.COMPILING`: a thorough compilation pays from some ten molecules of 130
+orbitals on."""
 
 UNCONVERGED = 1e-5
 """Hartree: a residual above this is an error."""
@@ -226,7 +232,8 @@ class Op2OpModel(Model):
         out: dict[str, np.ndarray] = {}
         options = "polarizability" in self.card.get("targets", ()), uncertainty
         for padded, table, index in self.definition.batches(structures, size):
-            predicted = _evaluate(self.definition, self.params, padded, table, *options)
+            evaluate = _evaluate.for_work(WORK * len(structures) * padded.layout.nao**3)
+            predicted = evaluate(self.definition, self.params, padded, table, *options)
             for name, values in predicted.items():
                 axes = _axes(name)
                 shape = tuple(max(sizes[a]) if isinstance(a, str) else a for a in axes)
@@ -320,7 +327,7 @@ def _axes(name: str) -> tuple[Axis, ...]:
     return tuple(SIZES[a] if isinstance(a, str) else a for a in axes)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+@functools.partial(Program, static_argnums=(0, 4, 5))
 def _evaluate(
     definition: Op2Op,
     params: Params,
