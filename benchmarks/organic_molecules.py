@@ -191,7 +191,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("qm7", type=Path, help="extxyz")
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--n-six", type=int, default=899, help="with six heavy atoms, for training")
+    parser.add_argument("--n-six", type=int, default=521, help="with six heavy atoms, for training")
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     everything, _ = read_qm7(args.qm7)

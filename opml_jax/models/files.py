@@ -125,8 +125,8 @@ def pretrained(name: str) -> Path:
     """Path of a model that ships with the package: ``opml.load_model(opml.pretrained("water"))``.
 
     ``water`` and ``chno`` (:data:`PRETRAINED`): energies, forces and dipoles, with standard
-    deviations of the last layer. What they were trained on, how well they do and where they end is
-    in the ``.md`` file beside each.
+    deviations of the last layer; ``chno-fock``: Fock and density matrices. What they were trained
+    on, how well they do and where they end is in the ``.md`` file beside each.
 
     Raises:
       ModelFileError: no such model.

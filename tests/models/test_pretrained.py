@@ -14,7 +14,7 @@ from opml_jax.interfaces.pyscf import certify, guess, scf_ends
 from opml_jax.models.files import PRETRAINED
 from opml_jax.quantities import metric
 
-MEASURED = {metric("forces"): "meV/Å", metric("fock"): "µHartree", metric("gap"): "µHartree"}
+MEASURED = {metric("forces"): "meV/Å", metric("fock"): "μHartree"}
 """What cards say of test sets, of what their model has."""
 
 
