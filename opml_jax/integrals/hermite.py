@@ -128,10 +128,10 @@ def stacked_radial(order: int, r2: Array, variance: Array) -> Array:
     """
     inverse = 1 / variance
     top, t = radial_top(order, r2, inverse)
-    powers = [math.sqrt(2 / math.pi) * jnp.sqrt(inverse) * jnp.exp(-t)]
+    powers: list[Array] = [math.sqrt(2 / math.pi) * jnp.sqrt(inverse) * jnp.exp(-t)]
     for _ in range(order):
         powers.append(-inverse * powers[-1])
-    straight = [top]
+    straight: list[Array] = [top]
     for l in range(order, 0, -1):
         straight.append((powers[l - 1] - r2 * straight[-1]) * (1 / (2 * l - 1)))
     out = []

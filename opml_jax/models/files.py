@@ -48,7 +48,7 @@ LIMITS = {
     "water": "It knows one water molecule as at 500 K: no clusters, no ions, no bonds that break.",
     "chno": "It knows 54 molecules near their minima, where errors are 11 meV and 60 meV/A, and "
     "little else: on other molecules expect hundreds of meV (predict with uncertainty tells).",
-    "chno-fock": "It knows neutral closed shells near their minima, with up to six atoms other than "
+    "chno-fock": "It knows neutral closed shells near their minima, of up to six atoms other than "
     "hydrogen, and pairs of small ones; nine such atoms work too. No ions, radicals, broken bonds.",
 }
 """What is said when one of :data:`PRETRAINED` is loaded for the first time in a process."""

@@ -195,7 +195,8 @@ class Op2OpFit:
 
     def __post_init__(self):
         at_least("model.fit", self, ("iterates",))
-        one_of("model.fit.bits", self.bits, BITS)
+        if self.bits not in BITS:
+            raise ConfigError("model.fit.bits", got=self.bits, expected=" or ".join(map(str, BITS)))
 
 
 @dataclasses.dataclass(frozen=True)
