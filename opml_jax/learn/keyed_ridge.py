@@ -36,6 +36,13 @@ class KeyedSystem:
         self._kept = 0
         self.n_rows = 0.0
 
+    @classmethod
+    def of(cls, triangle: np.ndarray, n_rows: float) -> KeyedSystem:
+        """A system of so many rows with this :meth:`triangle`."""
+        out = cls()
+        out._rows, out._kept, out.n_rows = [triangle], len(triangle), n_rows
+        return out
+
     def add(self, x: np.ndarray, y: np.ndarray, weight: float = 1.0) -> None:
         """Rows ``(n, n_columns)`` and ``(n, n_outputs)``, each as ``weight`` of a row."""
         rows = weight**0.5 * np.concatenate([np.ones((len(x), 1)), x, y], axis=1)
@@ -66,9 +73,7 @@ class KeyedSystem:
         y = rows[:, -linear.shape[1] :]
         y -= rows[:, 1 : 1 + len(linear)] @ linear
         y -= rows[:, :1] * weights.get("constant", 0.0)
-        left = KeyedSystem()
-        left._rows, left._kept, left.n_rows = [rows], len(rows), self.n_rows
-        return left
+        return KeyedSystem.of(rows, self.n_rows)
 
     def sums_of_squares(self, coefficients: np.ndarray) -> np.ndarray:
         """Of the rows times each column of ``(1 + n_columns + n_outputs, n)``: ``(n,)``."""

@@ -59,6 +59,8 @@ def save_state(path: str | os.PathLike, state: Any, meta: Mapping[str, Any]) -> 
 def load_state(path: str | os.PathLike, like: Any, fingerprint: str) -> tuple[Any, dict] | None:
     """The state, of the structure and shapes of ``like``, and facts in a file; None if none is.
 
+    Where only the facts say what there is, ``like`` is None: the state is a list of arrays.
+
     Raises:
       ModelFileError: a damaged file, or the state of another run.
     """
@@ -74,6 +76,7 @@ def load_state(path: str | os.PathLike, like: Any, fingerprint: str) -> tuple[An
         raise ModelFileError(
             str(path), got=got, expected="a training state", hint=hint, code=Code.DAMAGED
         ) from err
+    like = leaves if like is None else like
     shapes = [np.shape(x) for x in jax.tree.leaves(like)]
     if meta.get("fingerprint") != fingerprint or [x.shape for x in leaves] != shapes:
         got = "that of another configuration or data set"

@@ -189,7 +189,8 @@ def _fit_stage(definition: Op2Op, sets: Mapping[str, Dataset], run: Run) -> Clos
     """The last stage, after those before it."""
     number = definition.config.stages - 1
     before = fit_closed_form(up_to(definition, number), sets, run)
-    system = gathered(definition, before.params, sets, run, sides_of_stage)["functional"]
+    rows = gathered(definition, before.params, sets, run, sides_of_stage, f"rows_{number}")
+    system = rows["functional"]
     origin: Params = run.origin.params if run.origin else {}
     earlier = origin["stages"][str(number)] if origin else {}
     solved = candidates(definition, system, joined_columns(earlier))

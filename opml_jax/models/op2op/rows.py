@@ -31,6 +31,9 @@ from .metrics import describe
 CHUNK = 8
 """Molecules at once."""
 
+BETWEEN_STATES = 16
+"""Batches of :data:`CHUNK` molecules between states on disk: minutes of work in def2-SVP."""
+
 Sides = dict[str, tuple[Irreps, Irreps]]
 """Irreps of words and of what they are to make, of each linear map."""
 
@@ -127,21 +130,29 @@ def gathered(
     sets: Mapping[str, Dataset],
     run: Run,
     sides_of: Callable[..., Sides],
+    state: str = "rows",
 ) -> dict[str, Systems]:
-    """Least squares of every linear map of ``sides_of``, of ``train`` and ``validation``."""
-    names, done = ("train", "validation"), 0
+    """Least squares of every linear map of ``sides_of``, of ``train`` and ``validation``.
+
+    They are kept as the ``state`` of the run from time to time, from which a killed one goes on.
+    """
+    names = ("train", "validation")
     total = sum(len(sets[name]) for name in names)
-    systems: dict[str, Systems] = {}
+    n_batches, done, systems = _begun(run, state)
     lacking: set[IrrepKey] = set()
-    run.progress("closed form", 0, total, COMPILING)
-    for name in names:
-        for structures, table, fock, n in labelled_batches(definition, sets[name], CHUNK):
-            for part, (x, y) in sides_of(definition, params, structures, table, fock).items():
-                lacking |= y.keys() - x.keys()
-                system = systems.setdefault(part, {"train": {}, "validation": {}})[name]
-                add_rows(system, x, y, table, n)
-            done += n
-            run.progress("closed form", done, total)
+    run.progress("closed form", done, total, COMPILING)
+    batches = ((n, *b) for n in names for b in labelled_batches(definition, sets[n], CHUNK))
+    for i, (name, structures, table, fock, n) in enumerate(batches):
+        if i < n_batches:
+            continue
+        for part, (x, y) in sides_of(definition, params, structures, table, fock).items():
+            lacking |= y.keys() - x.keys()
+            system = systems.setdefault(part, {"train": {}, "validation": {}})[name]
+            add_rows(system, x, y, table, n)
+        done += n
+        run.progress("closed form", done, total)
+        if (i + 1) % BETWEEN_STATES == 0:
+            _keep(run, state, i + 1, done, systems)
     if lacking:
         warnings.warn(
             f"the input basis {definition.config.input_basis!r} has no irreps for {len(lacking)} "
@@ -151,6 +162,31 @@ def gathered(
             stacklevel=2,
         )
     return systems
+
+
+def _keep(run: Run, state: str, n_batches: int, done: int, systems: dict[str, Systems]) -> None:
+    """Write triangles; they are made whether or not a run keeps them: weights are the same."""
+    every = [
+        (part, name, key, system)
+        for part, sets in systems.items()
+        for name, keys in sets.items()
+        for key, system in keys.items()
+    ]
+    triangles = [system.triangle() for *_, system in every]
+    about = [(part, name, list(map(int, key)), system.n_rows) for part, name, key, system in every]
+    run.save(state, triangles, {"n_batches": n_batches, "done": done, "systems": about})
+
+
+def _begun(run: Run, state: str) -> tuple[int, int, dict[str, Systems]]:
+    """Batches and molecules whose rows a killed run kept, and these; or none."""
+    systems: dict[str, Systems] = {}
+    if (found := run.load(state, None)) is None:
+        return 0, 0, systems
+    triangles, facts = found
+    for rows, (part, name, key, n_rows) in zip(triangles, facts["systems"], strict=True):
+        sets = systems.setdefault(part, {"train": {}, "validation": {}})
+        sets[name][tuple(key)] = KeyedSystem.of(rows, n_rows)
+    return facts["n_batches"], facts["done"], systems
 
 
 def add_rows(
