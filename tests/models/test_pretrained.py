@@ -63,6 +63,7 @@ def test_an_scf_of_water_starts_from_the_model_of_matrices(water):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:atoms are surrounded, two bonds far, as none was in training")
 def test_matrices_of_a_molecule_that_training_lacked():
     """Acetic acid, in the basis of the model and in another one with another functional."""
     atoms = ase.build.molecule("CH3COOH")
