@@ -258,8 +258,8 @@ def test_help_is_light():
 
 
 def test_package_data_is_small():
-    """CONTRIBUTING: 6 MB with the shipped models, and no file above 4 MB."""
+    """CONTRIBUTING: 8 MB with the shipped models, and no file above 4 MB."""
     folder = Path(opml.__file__).parent
     sizes = [p.stat().st_size for p in folder.rglob("*") if p.suffix not in (".py", ".pyc")]
-    assert sum(sizes) < 6e6
+    assert sum(sizes) < 8e6
     assert max(sizes) < 4e6
