@@ -27,10 +27,7 @@ from ase.collections import g2, s22
 from ase.data import vdw_radii
 from qm7_split import read_qm7
 from scipy.spatial.transform import Rotation
-
-ELEMENTS = {1, 6, 7, 8}
-OPEN = ("CH2_s1A1d", "O3")
-"""Singlets whose ground state is no closed shell, or hardly one."""
+from small_molecules import ELEMENTS, OPEN
 
 NAMED = "C6H6 C5H5N C4H4O CH3CONH2 CH3CH2OCH3 cyclobutene bicyclobutane CH3CH2OH CH3COOH".split()
 """Of the G2 set: kept to judge by."""

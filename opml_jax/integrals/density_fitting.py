@@ -96,7 +96,7 @@ class DensityFit:
         Args:
           dm: density matrices.
           rank: as many occupied orbitals as a positive density matrix has, or more: the cost is
-            proportional to it. K is NaN of a density matrix that has more. Default: any matrix.
+            proportional to it. Matrices of a higher rank cost what any matrix does, the default.
 
         Raises:
           OpmlError: made without exchange.
@@ -124,11 +124,16 @@ def _exchange(orthogonal: Array, dm: Array) -> jax.Array:
 def _exchange_of_rank(orthogonal: Array, dm: Array, rank: int) -> jax.Array:
     """K of a positive matrix of at most ``rank``, by its eigenvectors; derivatives are as of K."""
     values, vectors = lapack.eigh(dm)
-    rest = jnp.max(jnp.abs(values[:-rank]))
-    kept = jnp.where(rest <= RANK * jnp.max(jnp.abs(values)), values[-rank:], jnp.nan)
-    orbitals = vectors[:, -rank:] * jnp.sqrt(jnp.maximum(kept, 0.0))
-    half = einsum("qik,ka->qia", unpacked(orthogonal), orbitals)
-    return einsum("qia,qja->ij", half, half)
+    most, least = jnp.max(jnp.abs(values)), jnp.min(values)
+    rest = jnp.maximum(jnp.max(jnp.abs(values[:-rank])), -least)
+
+    def of_orbitals():
+        orbitals = vectors[:, -rank:] * jnp.sqrt(jnp.maximum(values[-rank:], 0.0))
+        half = einsum("qik,ka->qia", unpacked(orthogonal), orbitals)
+        return einsum("qia,qja->ij", half, half)
+
+    # a guess of superposed atoms, say, has more orbitals than a molecule
+    return jax.lax.cond(rest <= RANK * most, of_orbitals, lambda: _exchange(orthogonal, dm))
 
 
 @_exchange_of_rank.defjvp

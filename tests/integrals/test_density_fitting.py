@@ -114,7 +114,7 @@ def test_gradient_by_finite_differences(water, name):
 
 
 def test_few_orbitals_have_the_exchange_of_their_density(water):
-    """In derivatives too, whose changes of the density have any rank; too many are NaN."""
+    """In derivatives too, whose changes of the density have any rank; so do too many."""
     basis = opml.load_basis("sto-3g", [1, 8])
     orbitals = np.random.default_rng(3).normal(size=(7, 3))
     dm, change = 2 * orbitals @ orbitals.T, dm_of(7)
@@ -125,12 +125,11 @@ def test_few_orbitals_have_the_exchange_of_their_density(water):
 
     at = jnp.asarray(water.positions)
     along = jnp.ones_like(at).at[1, 2].set(-2.0), change
-    for rank in (3, 5):
+    for rank in (2, 3, 5):  # 2 are too few: then it is made of the whole matrix
         found = jax.jvp(lambda r, p, n=rank: exchange(r, p, n), (at, dm), along)
         wanted = jax.jvp(lambda r, p: exchange(r, p, None), (at, dm), along)
         for own, other in zip(found, wanted, strict=True):
             assert np.abs(own - other).max() < ROUNDING * np.abs(other).max()
-    assert np.isnan(exchange(at, dm, 2)).all()
 
 
 def test_what_does_not_fit_into_memory_is_refused():
