@@ -109,6 +109,26 @@ def exact_exchange(method: str) -> float | None:
         return None
 
 
+def is_meta_gga(method: str) -> bool | None:
+    """Whether a functional depends on the kinetic energy density, or on the Laplacian.
+
+    Args:
+      method: ``"hf"`` or a functional, as :func:`functional_of` names it.
+
+    Returns:
+      None where PySCF does not know it.
+    """
+    if method.lower() == "hf":
+        return False
+    from pyscf.dft import libxc
+
+    try:
+        with contextlib.redirect_stderr(None):
+            return bool(libxc.is_meta_gga(method))
+    except Exception:  # PySCF raises many kinds
+        return None
+
+
 def check_dispersion(method: str) -> None:
     """Refuse a functional without the dispersion that belongs to it.
 

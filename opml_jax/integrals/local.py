@@ -18,6 +18,16 @@ harmonics (D) and Hobson's theorem give, with R = P - C and w = u + v,
 
 The matrix element follows from H as that of every other potential (:mod:`.pairs`). Functions are
 computed atom by atom, so that what is between primitives and matrix elements stays small.
+
+With gradients of the orbitals, as in a meta-GGA's matrix, the product rule for
+:math:`\nabla^2 (\chi_i \chi_j)` and integration by parts give
+
+.. math::
+    \int \nabla\chi_i \cdot \nabla\chi_j\, g_k\, dr = \tfrac12 \int \big(\chi_i \chi_j \nabla^2 g_k
+    - g_k\, \chi_j \nabla^2 \chi_i - g_k\, \chi_i \nabla^2 \chi_j\big)\, dr .
+
+A charge spreads as heat does, so its Laplacian is a derivative in its variance; the Laplacian of
+:math:`r^l Y_{lm} e^{-a r^2}` is one in a and in the coefficient. All three are one derivative of B.
 """
 
 from __future__ import annotations
@@ -64,6 +74,8 @@ def local_potentials(
     structure: Structure | StructureBatch,
     basis: Basis,
     functions: tuple[Shells, ...],
+    *,
+    of_gradients: bool = False,
 ) -> tuple[Array, Array]:
     r"""Integrals of pairs of orbitals with potentials of charges on the atoms.
 
@@ -75,6 +87,8 @@ def local_potentials(
       structure: molecule, positions in Bohr, or a batch.
       basis: of the orbitals.
       functions: Gaussians.
+      of_gradients: integrals of :math:`\nabla\chi_i \cdot \nabla\chi_j` in place of
+        :math:`\chi_i \chi_j`, in Hartree/Bohr^2.
 
     Returns:
       ``(n_functions, n_pairs)`` in Hartree, pairs i >= j of orbitals as
@@ -97,7 +111,15 @@ def local_potentials(
             groups.append(shells)
             centres.append(jnp.take_along_axis(positions, index[..., None], 1))
             real.append(jnp.repeat(there, sum((2 * f.l + 1) * len(f.exponents) for f in shells), 1))
-    parts = _integrals(tuple(groups), topology, basis.flat(), positions, centres)
+
+    def integrals(table, widening):
+        return _integrals(tuple(groups), topology, table, widening, positions, centres)
+
+    at = basis.flat(), jnp.zeros((), positions.dtype)
+    if of_gradients:
+        _, parts = jax.jvp(integrals, *_along_laplacians(basis, *at))
+    else:
+        parts = integrals(*at)
     mask = jnp.concatenate(real, axis=1)
     out = jnp.where(mask[..., None], jnp.concatenate(parts, axis=1), 0.0)
     return (out[0], mask[0]) if isinstance(structure, Structure) else (out, mask)
@@ -160,15 +182,25 @@ def atoms_of(
     return index, jnp.take_along_axis(chosen, index, 1)
 
 
+def _along_laplacians(basis: Basis, table: tuple[Array, Array], widening: Array):
+    """Arguments of integrals, and the direction in which they change as with gradients."""
+    exponents, coefficients = map(jnp.asarray, table)
+    l = np.concatenate([np.full(len(s.exponents), s.l) for own in basis.shells for s in own])
+    l = np.append(l, 0).astype(exponents.dtype)  # the one that contributes nothing
+    changes = 2 * exponents**2, (2 * l + 3) * exponents * coefficients
+    return ((exponents, coefficients), widening), (changes, jnp.ones_like(widening))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def _integrals(
     groups: tuple[tuple[Shells, ...], ...],
     topology: Primitives,
     table: tuple[Array, Array],
+    widening: Array,
     positions: Array,
     centres: list[Array],
 ) -> list[jax.Array]:
-    """Of each group at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
+    """Charges have a variance larger by ``widening`` than that of their exponents. Of each group at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
     lists = pair_lists(topology, *table, positions)
     joined = lists[:SIMPLE], lists[SIMPLE:]
     fixed = [(factors(pairs, pairs.order, 0), _couplings(pairs)) for pairs in lists]
@@ -178,7 +210,9 @@ def _integrals(
 
     def of_atom(shells, centre):
         blocks: dict[tuple[int, int], Array] = {}
-        potentials = itertools.chain(*(_potentials(shells, some, centre) for some in joined))
+        potentials = itertools.chain(
+            *(_potentials(shells, some, centre, widening) for some in joined)
+        )
         for pairs, potential, of_both in zip(lists, potentials, fixed, strict=True):
             blocks |= _coupled(pairs, potential, *of_both)
         flat = [blocks[c].reshape(-1, blocks[c].shape[-1]) for c in classes_of(topology.counts)]
@@ -213,7 +247,9 @@ def _tables(order: int, l: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return harmonic[needed], radial[needed], rule[..., needed]
 
 
-def _potentials(shells: tuple[Shells, ...], lists: list[PairList], centre: Array) -> list[Array]:
+def _potentials(
+    shells: tuple[Shells, ...], lists: list[PairList], centre: Array, widening: Array
+) -> list[Array]:
     """Components of H of each list of pairs, ``(n_rows, functions, B, n)``.
 
     What is of all lists is computed at once, which is quicker to compile.
@@ -221,7 +257,7 @@ def _potentials(shells: tuple[Shells, ...], lists: list[PairList], centre: Array
     if not lists:
         return []
     r = jnp.concatenate([x.centre for x in lists], axis=-1) - centre.T[..., None]  # (3, B, n)
-    variance = jnp.concatenate([x.variance for x in lists], axis=-1)
+    variance = jnp.concatenate([x.variance for x in lists], axis=-1) + widening
     top = lists[-1].order + max(f.l for f in shells)
     harmonics = jnp.concatenate(stacked_harmonics(top, *r))
     radials = _radials(shells, top, jnp.sum(r * r, axis=0), variance)

@@ -59,14 +59,14 @@ class LocalProjection:
         return unpacked(combined(self.matrices, self.scale * c))
 
 
-def local_projection(fit: DensityFit) -> LocalProjection:
-    """The projection on matrices of local potentials, differentiable in positions.
+def local_projection(*matrices: Array) -> LocalProjection:
+    """The projection on the span of matrices, differentiable in what they are functions of.
 
     Args:
-      fit: integrals of a molecule or batch with fine functions
-        (:func:`opml_jax.integrals.density_fit`).
+      matrices: ``(..., n_functions, n_pairs)``, pairs i >= j of orbitals: integrals of potentials
+        (:func:`opml_jax.integrals.local_potentials`), of any scale.
     """
-    found = jnp.asarray(fit.integrals)
+    found = jnp.concatenate(matrices, axis=-2)
     n_pairs = found.shape[-1]
     nao = (math.isqrt(8 * n_pairs + 1) - 1) // 2
     i, j = np.tril_indices(nao)

@@ -4,9 +4,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pyscf.df import incore
 
 import opml_jax as opml
 from opml_jax.basis import Basis, Shell
+from opml_jax.data.reference import molecule
 from opml_jax.integrals import (
     Shells,
     local_potentials,
@@ -14,6 +16,7 @@ from opml_jax.integrals import (
     three_center,
     unpacked,
 )
+from opml_jax.structures.elements import symbol
 from opml_jax.testing import assert_grad_matches_fd
 
 ROUNDING = 1e-12  # relative to the largest
@@ -79,6 +82,32 @@ def test_potentials_of_charges_are_libcints(methanol, name):
     assert np.all(factor > 0)
     s = functions[0].exponents[0]  # a charge of 1 against a normalised function
     assert factor[0] == pytest.approx((2 * s / np.pi) ** 0.75 * (np.pi / s) ** 1.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [pytest.param("def2-svp", marks=pytest.mark.slow), "6-31g"])
+def test_potentials_between_gradients_are_libcints(methanol, name):
+    """Of charges without p, whose order is another there, on any scale: that of the other test."""
+    functions = tuple(f for f in sorted_by_l(FEW) if f.l != 1)
+    basis = opml.load_basis(name, [1, 6, 8])
+    mol = molecule(methanol, name)
+    aux = mol.copy()
+    aux.basis = {
+        symbol(z): [[f.l, [a, 1.0]] for f in functions if z > 2 or not f.heavy for a in f.exponents]
+        for z in {*methanol.numbers}
+    }
+    aux.build()
+    order = in_our_order(methanol, functions)
+    rows = []
+    for kind in ("int3c2e", "int3c2e_ipvip1"):
+        wanted = incore.aux_e2(mol, aux, kind)
+        wanted = wanted if wanted.ndim == 3 else wanted[[0, 4, 8]].sum(axis=0)  # xx + yy + zz
+        rows.append([packed(opml.from_pyscf(m, methanol, basis), 1.0) for m in wanted.T[order]])
+    values, gradients = map(np.array, rows)
+    found, _ = local_potentials(methanol, basis, functions)
+    factor = np.sum(found * values, axis=1) / np.sum(found * found, axis=1)
+    found, _ = local_potentials(methanol, basis, functions, of_gradients=True)
+    left = np.abs(factor[:, None] * found - gradients).max()
+    assert left < ROUNDING * np.abs(gradients).max()
 
 
 @pytest.mark.slow

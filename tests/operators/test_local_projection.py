@@ -27,7 +27,11 @@ def water():
 @pytest.fixture(scope="module")
 def few(water):
     basis = opml.load_basis("sto-3g", [1, 6, 8])
-    return basis, local_projection(density_fit(water, basis, FEW))
+    return basis, projection_of(water, basis, FEW)
+
+
+def projection_of(structure, basis, *functions):
+    return local_projection(density_fit(structure, basis, *functions).integrals)
 
 
 def symmetric(n, seed=0):
@@ -67,14 +71,12 @@ def test_symmetric_in_the_scalar_product_of_matrices(few):
 def test_a_shift_of_the_molecule_and_of_atoms_in_the_file(few, water):
     basis, projection = few
     m = symmetric(7)
-    moved = local_projection(
-        density_fit(water.replace(positions=water.positions + 3.0), basis, FEW)
-    )
+    moved = projection_of(water.replace(positions=water.positions + 3.0), basis, FEW)
     assert np.abs(moved(m) - projection(m)).max() < ROUNDING
     order = np.array([1, 0, 2])
     swapped = opml.Structure(np.array(water.numbers)[order], np.asarray(water.positions)[order])
     to = np.array([5, 0, 1, 2, 3, 4, 6])
-    found = local_projection(density_fit(swapped, basis, FEW))(m[np.ix_(to, to)])
+    found = projection_of(swapped, basis, FEW)(m[np.ix_(to, to)])
     assert np.abs(found - projection(m)[np.ix_(to, to)]).max() < ROUNDING
 
 
@@ -85,9 +87,7 @@ def test_it_turns_with_the_molecule(water):
 
     @jax.jit
     def levels(structure):
-        local = local_projection(density_fit(structure, basis, FEW))(
-            opml.integrals.kinetic(structure, basis)
-        )
+        local = projection_of(structure, basis, FEW)(opml.integrals.kinetic(structure, basis))
         return orbitals(local, opml.integrals.overlap(structure, basis))[0]
 
     assert_equivariant(levels, water, n=2)
@@ -100,9 +100,9 @@ def test_a_batch_is_its_molecules(water):
     basis = opml.load_basis("sto-3g", [1, 6, 8])
     batch = opml.batch([water, methane], basis)
     m = symmetric(batch.layout.nao)
-    found = local_projection(density_fit(batch, basis, FEW))(jnp.stack([m, m]))
+    found = projection_of(batch, basis, FEW)(jnp.stack([m, m]))
     for matrix, s in zip(found, (water, methane), strict=True):
-        projection = local_projection(density_fit(s, basis, FEW))
+        projection = projection_of(s, basis, FEW)
         n = opml.integrals.overlap(s, basis).shape[0]
         assert np.abs(matrix[:n, :n] - projection(m[:n, :n])).max() < ROUNDING
         assert not np.any(matrix[n:])
@@ -117,7 +117,7 @@ def test_gradient_by_finite_differences(water):
     def total(positions):
         moved = water.replace(positions=positions)
         t = opml.integrals.kinetic(moved, basis)
-        return jnp.sum(weights * local_projection(density_fit(moved, basis, FEW))(t))
+        return jnp.sum(weights * projection_of(moved, basis, FEW)(t))
 
     assert_grad_matches_fd(jax.jit(total), water.positions, rtol=1e-6)
 
@@ -134,7 +134,7 @@ def test_exchange_and_correlation_of_pbe_is_left_nearly_as_it_is():
     mf.kernel()
     dm = mf.make_rdm1()
     xc = np.asarray(mf.get_veff(dm=dm)) - mf.get_j(dm=dm)
-    projection = jax.jit(lambda s: local_projection(density_fit(s, basis)))(structure)
+    projection = jax.jit(lambda s: projection_of(s, basis))(structure)
     bias = []
     for m in (xc, -0.5 * mf.get_k(dm=dm)):
         m = opml.from_pyscf(m, structure, basis)

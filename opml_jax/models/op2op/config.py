@@ -29,8 +29,9 @@ BASELINES = ("neutral_atoms", "hcore", "superposed", "none")
 """What a first guess starts from: T + W, T + V, T + V and the Coulomb matrix of superposed atoms,
 or nothing; for density matrices those of these operators, the superposed atoms, or nothing."""
 
-PROJECTIONS = ("auto", "local", "none")
-"""Whether learned matrices are reduced to those of local potentials."""
+PROJECTIONS = ("auto", "local", "meta_gga", "none")
+"""What learned matrices are reduced to: those of local potentials, or of these and potentials
+between gradients of orbitals."""
 
 BITS = (64, 16)
 """Of a weight in a model file."""
@@ -215,11 +216,11 @@ class Op2OpConfig(ModelConfig):
         has to converge, and the error is larger than that of a density that does.
       exponents: Exponents of Gaussians in Bohr^-2, descending, which cut the potential of the
         nuclei of each element into pieces of ranges between them.
-      projection: Whether what is learned is reduced to the matrix of a local potential, which
-        exchange and correlation of a semilocal functional is: local, none, or auto, which means
-        none for Fock matrices that are not made self-consistent, and local for others, unless
-        validation is at most half as wrong without (geometries of one molecule, say). Exact
-        exchange is not local.
+      projection: Whether what is learned is reduced to the matrix of a local potential (local),
+        which exchange and correlation of an LDA or GGA is, or of a local potential and another one
+        between gradients of orbitals (meta_gga); none, or auto, which means none for Fock matrices
+        that are not made self-consistent, and local for others, unless validation is at most half
+        as wrong without (geometries of one molecule, say). Exact exchange is not local.
       exchange: Part of exact exchange in the Fock matrix of a density, which is computed and not
         learned: 0.25 of PBE0, 0.2 of B3LYP, 1 of Hartree-Fock.
       extrapolation: What self-consistency makes small: the commutator of F[P] and P between
@@ -297,8 +298,9 @@ class Op2OpConfig(ModelConfig):
         expected = "target fock without a network: it is that of the linear map"
         yield wrong, "uncertainty", f"target {self.target}{and_network}", expected
         yield network and of_dm, "network", "target dm", "target fock, or no network"
-        wrong = of_dm and self.projection == "local"
-        yield wrong, "projection", "local, and target dm", "auto or none: densities are not local"
+        wrong = of_dm and self.is_local
+        given = f"{self.projection}, and target dm"
+        yield wrong, "projection", given, "auto or none: densities are not local"
         wrong = bool(self.exchange) and one_shot
         yield wrong, "exchange", f"{self.exchange}, and no density words", "0, or density words"
         yield not 0 <= self.exchange <= 1, "exchange", f"{self.exchange}", "from 0 to 1"
@@ -312,11 +314,16 @@ class Op2OpConfig(ModelConfig):
         return bool(self.density_words) and not self.stages
 
     @property
-    def is_local(self) -> bool:
-        """Whether what is learned is reduced to the matrix of a local potential."""
+    def projected_on(self) -> str:
+        """:attr:`projection`, and what it means if it is auto."""
         if self.projection == "auto":
-            return self.is_self_consistent
-        return self.projection == "local"
+            return "local" if self.is_self_consistent else "none"
+        return self.projection
+
+    @property
+    def is_local(self) -> bool:
+        """Whether what is learned is reduced to the matrices of potentials."""
+        return self.projected_on != "none"
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -36,7 +36,7 @@ def up_to(definition: Op2Op, stages: int) -> Op2Op:
     """The same model with its first stages only; 0: the first guess alone."""
     parts = {"stages": stages} if stages else {"stages": 0, "density_words": (), "network": None}
     parts |= {} if stages else {"exchange": 0.0}
-    parts |= {"uncertainty": False, "projection": "local" if definition.config.is_local else "none"}
+    parts |= {"uncertainty": False, "projection": definition.config.projected_on}
     return dataclasses.replace(definition, config=dataclasses.replace(definition.config, **parts))
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from ...basis import layout_of, load_basis
 from ...data import Dataset
-from ...data.functionals import exact_exchange, functional_of
+from ...data.functionals import exact_exchange, functional_of, is_meta_gga
 from ...data.plausibility import check_finite
 from ...errors import Code, ConventionError, DataError, ModelFileError
 from ..family import Evaluated, Family, Fit, Picture
@@ -50,7 +50,7 @@ class Op2OpFamily(Family):
             _check_labels(name, part, observables)
             if observables is None:
                 _check_basis(definition, part)
-                _check_exchange(config, part)
+                _check_functional(config, part)
 
     def fit(
         self, definition: Op2Op, config: Op2OpConfig, sets: Mapping[str, Dataset], run: Run
@@ -172,8 +172,8 @@ def _check_labels(name: str, part: Dataset, observables: ObservablesFit | None) 
     check_finite(name, {label: part.labels[label] for label in labels})
 
 
-def _check_exchange(config: Op2OpConfig, part: Dataset) -> None:
-    """Refuse a hybrid's matrices where the model computes another part of exact exchange."""
+def _check_functional(config: Op2OpConfig, part: Dataset) -> None:
+    """Refuse matrices of a functional with a part that the model can neither compute nor learn."""
     if not config.is_local or "method" not in part.meta:
         return
     method = functional_of(str(part.meta["method"]), part.meta.get("pyscf_version"))
@@ -184,6 +184,14 @@ def _check_exchange(config: Op2OpConfig, part: Dataset) -> None:
             got=config.exchange,
             expected=f"{wanted:g}, as {method} has, whose exchange is computed and not learned",
             hint="Or learn all of it, with model.projection=none.",
+            code=Code.LEVEL_OF_THEORY,
+        )
+    if is_meta_gga(method) and config.projected_on != "meta_gga":
+        raise DataError(
+            "model.projection",
+            got=config.projection,
+            expected=f"meta_gga, as {method} is",
+            hint="Its matrices have a potential between gradients of orbitals.",
             code=Code.LEVEL_OF_THEORY,
         )
 

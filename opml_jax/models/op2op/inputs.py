@@ -141,8 +141,16 @@ def fitted_operators(
     """What a model needs of density fitting: see :meth:`.Op2Op.operators`."""
     if config.is_local or config.exchange:
         fit = integrals.density_fit(structure, basis, exchange=bool(config.exchange))
-        local = {"projection": local_projection(fit)} if config.is_local else {}
-        return {"density_fit": fit, **local}
+        operators: Operators = {"density_fit": fit}
+        if config.is_local:
+            matrices = [fit.integrals]
+            if config.projected_on == "meta_gga":
+                of_gradients = integrals.local_potentials(
+                    structure, basis, integrals.FINE, of_gradients=True
+                )
+                matrices.append(of_gradients[0])
+            operators["projection"] = local_projection(*matrices)
+        return operators
     needed = integrals.density_fit_bytes(structure, basis, integrals.COARSE)
     if config.is_self_consistent and needed <= KEPT_BYTES:
         return {"density_fit": integrals.density_fit(structure, basis, integrals.COARSE)}

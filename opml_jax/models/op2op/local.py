@@ -1,4 +1,4 @@
-"""Whether reference matrices are those of local potentials, as a projection takes for granted."""
+"""Whether reference matrices are those of potentials, as a projection takes for granted."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def check_local(definition: Op2Op, batches: Batches) -> None:
             "fock",
             got="matrices whose exchange and correlation is not that of a local potential, by "
             f"{MICRO * max(bias):.0f} microhartree in the mean of an element",
-            expected="matrices of a semilocal functional (LDA, GGA) and model.exchange",
-            hint="Exact exchange is not local: set model.exchange to the functional's part of it, "
-            "or train with model.projection=none.",
+            expected="matrices of a semilocal functional and model.exchange",
+            hint="Exact exchange is not local: set model.exchange to the functional's part of it. A "
+            "meta-GGA needs model.projection=meta_gga. Or train with model.projection=none.",
             code=Code.LEVEL_OF_THEORY,
         )
 

@@ -122,7 +122,7 @@ def test_predictions_are_local_and_self_consistent(water):
 
     rest = fock - opml.integrals.kinetic(s, basis) - opml.integrals.external_potential(s, basis)
     rest = rest - opml.integrals.density_fit(s, basis).coulomb(jnp.asarray(dm))
-    matrices = np.asarray(local_projection(opml.integrals.density_fit(s, basis)).matrices)
+    matrices = np.asarray(local_projection(opml.integrals.density_fit(s, basis).integrals).matrices)
     assert matrices.shape == (24 + 24 + 94, 24 * 25 // 2)  # a proper part of all matrices
     matrices = matrices / np.linalg.norm(matrices, axis=1)[:, None]
     found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 1.0)))[0]
