@@ -200,7 +200,10 @@ def _integrals(
     positions: Array,
     centres: list[Array],
 ) -> list[jax.Array]:
-    """Charges have a variance larger by ``widening`` than that of their exponents. Of each group at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``."""
+    """Of each group at ``(B, atoms, 3)``: ``(B, atoms and their functions, n_pairs)``.
+
+    Charges have a variance larger by ``widening`` than that of their exponents.
+    """
     lists = pair_lists(topology, *table, positions)
     joined = lists[:SIMPLE], lists[SIMPLE:]
     fixed = [(factors(pairs, pairs.order, 0), _couplings(pairs)) for pairs in lists]
@@ -210,10 +213,8 @@ def _integrals(
 
     def of_atom(shells, centre):
         blocks: dict[tuple[int, int], Array] = {}
-        potentials = itertools.chain(
-            *(_potentials(shells, some, centre, widening) for some in joined)
-        )
-        for pairs, potential, of_both in zip(lists, potentials, fixed, strict=True):
+        parts = (_potentials(shells, some, centre, widening) for some in joined)
+        for pairs, potential, of_both in zip(lists, itertools.chain(*parts), fixed, strict=True):
             blocks |= _coupled(pairs, potential, *of_both)
         flat = [blocks[c].reshape(-1, blocks[c].shape[-1]) for c in classes_of(topology.counts)]
         flat.append(jnp.zeros((1, flat[0].shape[-1]), flat[0].dtype))

@@ -1,4 +1,4 @@
-r"""The part of a matrix that is the matrix of a local potential.
+r"""The part of a matrix that is the matrix of a local potential, or of other given matrices.
 
 .. math::
     \Pi M = \sum_k c_k B_k, \qquad
@@ -6,9 +6,10 @@ r"""The part of a matrix that is the matrix of a local potential.
 
 B are matrices of the potentials of charges on the atoms, the integrals of density fitting
 (:mod:`opml_jax.integrals.density_fitting`). Exchange and correlation of a semilocal functional is
-such a matrix for every density; most of the error of a learned one is not, and above all what it
-says of functions that the overlap nearly lacks. :math:`\Pi` is linear, equivariant, and fixed by
-the geometry.
+such a matrix for every density; that of a meta-GGA has a further potential between gradients of
+orbitals, whose matrices are among B then. Most of the error of a learned matrix is not such a one,
+and above all what it says of functions that the overlap nearly lacks. :math:`\Pi` is linear,
+equivariant, and fixed by the geometry.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import lapack
-from ..integrals import DensityFit, combined, packed, unpacked
+from ..integrals import combined, packed, unpacked
 from ..numerics import Array, einsum, pytree
 
 RIDGE = 1e-10

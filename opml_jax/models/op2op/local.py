@@ -43,8 +43,8 @@ def check_local(definition: Op2Op, batches: Batches) -> None:
             got="matrices whose exchange and correlation is not that of a local potential, by "
             f"{MICRO * max(bias):.0f} microhartree in the mean of an element",
             expected="matrices of a semilocal functional and model.exchange",
-            hint="Exact exchange is not local: set model.exchange to the functional's part of it. A "
-            "meta-GGA needs model.projection=meta_gga. Or train with model.projection=none.",
+            hint="Set model.exchange to the functional's part of exact exchange, or for a meta-GGA "
+            "model.projection=meta_gga. Or train with model.projection=none.",
             code=Code.LEVEL_OF_THEORY,
         )
 

@@ -27,6 +27,7 @@ PBE = (
     1e-5  # Hartree: what the projection takes of PBE's matrices, and density fitting of J: 3, 5e-6
 )
 EXCHANGE = 2e-5  # Hartree: what density fitting leaves of J and of half of K, 5e-6 and 6e-6
+META_GGA = 2e-5  # Hartree: what is left of r2SCAN's matrices: 6 to 10e-6 in molecules of QM7
 SAME = 1e-6  # Hartree: two ways to one solution, both to 1e-8
 SPANNED = 1e-9  # Hartree: what is left by a combination of 142 nearly dependent matrices
 
@@ -71,6 +72,18 @@ def test_labels_of_a_hybrid_ask_for_its_exchange(water):
             Op2OpConfig(**{"exchange": 0.25, **wrong})
 
 
+@pytest.mark.parametrize("method", ["r2scan", "tpss"])
+def test_labels_of_a_meta_gga_ask_for_their_projection(water, method):
+    meta = {"method": method, "basis": "def2-svp"}
+    part = opml.Dataset(water.structures[:1], {"fock": [np.eye(24)]}, meta)
+    definition = FAMILY.define(FEW, [1, 8])
+    with pytest.raises(DataError, match=rf"projection must be meta_gga, as {method} is"):
+        FAMILY.check(definition, FEW, {"train": part})
+    for projection in ("meta_gga", "none"):
+        config = dataclasses.replace(FEW, projection=projection)
+        FAMILY.check(definition, config, {"train": part})
+
+
 def test_files_from_before_are_neither_projected_nor_extrapolated_otherwise():
     model = opml.load_model(GOLDEN / "op2op_self_consistent.safetensors")
     config = model.definition.config
@@ -102,6 +115,23 @@ def test_exact_exchange_is_refused_unless_it_is_computed(water):
     assert left[0] < EXCHANGE
     with pytest.raises(DataError, match=r"fock .*model.projection=none"):
         check_local(definition, labelled_batches(definition, exact, 1))
+
+
+@pytest.mark.slow
+def test_potentials_between_gradients_are_what_a_meta_gga_needs(water):
+    """Local potentials alone miss r2SCAN's matrix of water by more than they may."""
+    structure, bias = water.structures[0], {}
+    mf = molecule(structure, "def2-svp").RKS(xc="r2scan")
+    mf.grids.level = 3
+    mf.kernel()
+    fock = opml.from_pyscf(mf.get_fock(), structure, opml.load_basis("def2-svp", [1, 8]))
+    data = opml.Dataset([structure], {"fock": [fock]})
+    for projection in ("local", "meta_gga"):
+        config = dataclasses.replace(FEW, projection=projection)
+        definition = Op2Op(config, opml.load_basis("def2-svp", [1, 8]))
+        bias[projection] = projection_bias(definition, labelled_batches(definition, data, 1))[0]
+    assert bias["local"] > LARGEST_BIAS
+    assert bias["meta_gga"] < META_GGA
 
 
 @pytest.mark.slow
