@@ -16,12 +16,16 @@ from ..data.reference import Method, mean_field, molecule
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
 from ..models.files import load_model
+from ..models.op2op import Op2OpModel
 from ..observables.aufbau import intruder, occupied_orbitals
 from ..quantities import cut_rows
 from ..structures import Structure
 
 SHIPPED = "pretrained:chno-fock"
 """The model that :func:`guess` takes unless it is told another."""
+
+LOOSE = 1e-4
+"""Hartree: self-consistency of a predicted density that a calculation will improve on."""
 
 ELECTRONS = 1e-6
 """Largest error of the number of electrons of a guess."""
@@ -331,6 +335,8 @@ def _predicted(mf, model: Model) -> np.ndarray:
     basis = model.definition.basis
     theirs = molecule(structure, basis)
     overlap, own = np.asarray(mf.get_ovlp()), theirs.intor("int1e_ovlp")
+    if isinstance(model, Op2OpModel) and model.definition.config.is_self_consistent:
+        model = model.converged_to(max(LOOSE, model.definition.config.tolerance))
     predicted = model.predict(structure)
     # two ways to normalise a function differ by rounding
     if overlap.shape == own.shape and np.abs(overlap - own).max() < SAME_BASIS:

@@ -18,8 +18,9 @@ LINEAR_CYCLES, LINEAR_TOLERANCE = 100, 1e-11
 """Most steps of the equations of derivatives, and the largest element left, relative."""
 
 
-Step = Callable[[Array], tuple[Array, Array]]
-"""From F to g(F), and an error that vanishes where they are equal."""
+Step = Callable[[Array], tuple[Array, Array, Array]]
+"""From F to g(F), an error that vanishes where they are equal, and a number of each matrix that is
+to be known of the last step."""
 
 
 def fixed_point(step: Step, guess: Array, cycles: int, tolerance: float, history: int):
@@ -28,15 +29,16 @@ def fixed_point(step: Step, guess: Array, cycles: int, tolerance: float, history
     Derivatives solve :math:`(1 - dg/dF)\, dF = dg`, by the difference of both sides.
 
     Args:
-      step: g, of ``(n, nao, nao)``, and an error ``(n, m, m)`` that vanishes where F is g(F): their
-        difference, or another that says better how far it is; the n matrices are independent.
+      step: g, of ``(n, nao, nao)``, an error ``(n, m, m)`` that vanishes where F is g(F): their
+        difference, or another that says better how far it is; and ``(n,)`` numbers. The n matrices
+        are independent.
       guess: where to start.
       cycles: most steps.
       tolerance: largest element of the error that is left.
       history: how many matrices are combined.
 
     Returns:
-      ``(n, nao, nao)``, and ``(n,)`` the error before the last extrapolation.
+      ``(n, nao, nao)``, and before the last extrapolation ``(n,)`` the error, and the numbers.
     """
 
     def solve(_, start):
@@ -49,7 +51,7 @@ def fixed_point(step: Step, guess: Array, cycles: int, tolerance: float, history
 
             def linear_step(x):
                 r = matvec(x) - right
-                return x + r, r
+                return x + r, r, jnp.zeros(r.shape[0], r.dtype)
 
             left = LINEAR_TOLERANCE * scale
             return extrapolate(linear_step, -right, LINEAR_CYCLES, left, history)[0]
@@ -59,8 +61,8 @@ def fixed_point(step: Step, guess: Array, cycles: int, tolerance: float, history
     def residual(fock):
         return step(fock)[0] - fock
 
-    fock, left = jax.lax.custom_root(residual, guess, solve, tangent, has_aux=True)
-    return fock, jax.lax.stop_gradient(left)
+    fock, last = jax.lax.custom_root(residual, guess, solve, tangent, has_aux=True)
+    return fock, *jax.lax.stop_gradient(last)
 
 
 def extrapolate(step: Step, start: Array, cycles: int, tolerance, history: int):
@@ -72,17 +74,18 @@ def extrapolate(step: Step, start: Array, cycles: int, tolerance, history: int):
     Arguments are those of :func:`fixed_point`.
 
     Returns:
-      ``(n, nao, nao)``, and ``(n,)`` the largest error before the last extrapolation.
+      ``(n, nao, nao)``, and before the last extrapolation ``(n,)`` the largest error, and the
+      step's numbers.
     """
     n = start.shape[0]
 
     def go_on(state):
-        count, _, _, worst = state
+        count, _, _, (worst, _) = state
         return (count < cycles) & (jnp.max(worst) > tolerance)
 
     def cycle(state):
         count, x, past, _ = state
-        new, error = step(x)
+        new, error, numbers = step(x)
         past = past.at[count % history].set(jnp.stack([new, error]))
         used = jnp.arange(history) < count + 1
         gram = einsum("anij,bnij->nab", past[:, 1], past[:, 1])
@@ -95,9 +98,10 @@ def extrapolate(step: Step, start: Array, cycles: int, tolerance, history: int):
         c = lapack.solve(system, ones[..., None])[..., 0]
         c = c / jnp.sum(c, axis=1, keepdims=True)
         x = einsum("na,anij->nij", c, past[:, 0])
-        return count + 1, x, past, jnp.max(jnp.abs(error), axis=(1, 2))
+        return count + 1, x, past, (jnp.max(jnp.abs(error), axis=(1, 2)), numbers)
 
     past = jnp.zeros((history, 2, *start.shape), start.dtype)
     worst = jnp.full(n, jnp.inf, start.dtype)
-    _, x, _, worst = jax.lax.while_loop(go_on, cycle, (0, start, past, worst))
-    return x, worst
+    last = worst, jnp.zeros_like(worst)
+    _, x, _, last = jax.lax.while_loop(go_on, cycle, (0, start, past, last))
+    return x, last

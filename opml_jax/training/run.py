@@ -103,7 +103,8 @@ def train(
     card = card_of(definition, config, dataset, sets, fit, _hash(data, origin))
     card = card_with(origin, card) if origin else card
     run.progress("standard deviations", 0, 1)
-    model = calibrated(chosen.model(definition, fit.params, card), sets)
+    model = chosen.model(definition, fit.params, card).with_limits(sets["validation"].structures)
+    model = calibrated(model, sets)
     model = with_largest_doubt(origin, model) if origin else model
     run.progress("standard deviations", 1, 1)
     return Trained(model, run.seconds, fit)

@@ -107,8 +107,8 @@ class Contract:
             alone = model.predict(structure)
             for name, value in alone.items():
                 cut = tuple(map(slice, np.shape(value)))
-                # what is left of a fixed point is a small difference of elements of its matrix
-                scale = alone["fock"] if name == "residual" else value
+                # what is left of a fixed point, or out of it, is a difference of matrices as large
+                scale = alone["fock"] if name in ("residual", "nonlocality") else value
                 close(together[name][i][cut], value, SINGLES, scale)
 
     def test_arrays_are_what_the_table_of_quantities_says(self, model, structures):

@@ -105,6 +105,14 @@ class Model(abc.ABC):
             if (key := name + SPREAD) in predicted:
                 predicted[key][unlike] = Growth(*of_name)(predicted[key][unlike])
 
+    def with_limits(self, structures: Sequence[Structure]) -> Model:
+        """The model whose card has how it judges itself at known ones; most do not.
+
+        Args:
+          structures: of the validation set. Predictions far beyond them are warned of.
+        """
+        return self
+
     def recalibrated(self, scales: Mapping[str, float]) -> Model:
         """The model with standard deviations of some quantities multiplied by numbers."""
         return self

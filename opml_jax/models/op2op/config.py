@@ -326,6 +326,11 @@ class Op2OpConfig(ModelConfig):
         return self.projected_on != "none"
 
     @property
+    def judges_itself(self) -> bool:
+        """Whether predictions say how much of what is learned is no matrix of potentials."""
+        return self.is_self_consistent and self.is_local
+
+    @property
     def targets(self) -> tuple[str, ...]:
         """The matrix that is learned, or the observables that it is fitted to."""
         if self.fit and self.fit.observables:

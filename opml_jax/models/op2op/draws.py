@@ -97,4 +97,4 @@ def drawn_changes(
     changes = jax.vmap(lambda irreps: to_matrix(irreps, table, *s.shape[:2]))(y)
     last = last_map(definition, params)
     fade = "functional_fade" if definition.config.density_words else "fade"
-    return sensible(changes, operators, last, fade)
+    return sensible(changes, operators, last, fade)[0]

@@ -12,17 +12,19 @@ from .inputs import Operators
 
 def sensible(
     matrix: Array, operators: Operators, params: Params, fade: str = "functional_fade"
-) -> Array:
-    """A learned matrix reduced to what can be right of it.
+) -> tuple[Array, Array]:
+    """A learned matrix reduced to what can be right of it, and what cannot.
 
     That is its local part if the operators have a ``projection``, and ``nonlocal`` of the rest;
     else what :func:`faded` leaves with the scale that ``params[fade]`` is, or all of it.
     """
     if "projection" in operators:
         local, part = operators["projection"](matrix), params.get("nonlocal")
-        return local if part is None else local + part * (matrix - local)
+        rest = matrix - local
+        return (local if part is None else local + part * rest), rest
     scale = params.get(fade)
-    return matrix if scale is None else faded(matrix, operators["S"], scale)
+    kept = matrix if scale is None else faded(matrix, operators["S"], scale)
+    return kept, matrix - kept
 
 
 def faded(matrix: Array, overlap: Array, scale: Array | float) -> Array:

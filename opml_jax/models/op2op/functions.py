@@ -183,7 +183,7 @@ class Op2Op(Definition):
     ) -> Array:
         """What the closed form adds to the baseline, ``(n_structures, nao, nao)``."""
         out = self.assemble(params["guess"], x, table, operators["S"])
-        return sensible(out, operators, params, "fade")
+        return sensible(out, operators, params, "fade")[0]
 
     def baseline(
         self,
@@ -225,8 +225,11 @@ class Op2Op(Definition):
 
     def _functional(
         self, params: Params, structure, operators, known, table: SpeciesTable, kinetic: Array
-    ) -> Callable[[Array], Array]:
-        """F of a density, ``(n_structures, nao, nao)`` each, with the maps of ``params``."""
+    ) -> Callable[[Array], tuple[Array, Array]]:
+        """F of a density, with the maps of ``params``, and what is left out of what is learned.
+
+        ``(n_structures, nao, nao)`` each.
+        """
         s = operators["S"]
         constant = self.assemble(params["known"], known, table, s)
 
@@ -235,8 +238,8 @@ class Op2Op(Definition):
             x = self.density_irreps(of_density, table)
             matrix = constant + self.assemble(params["density"], x, table, s)
             matrix = matrix + self.learned(params, of_density, joined(known, x), table)
-            matrix = sensible(matrix, operators, params)
-            return kinetic + of_density["mean_field"] + matrix
+            kept, rest = sensible(matrix, operators, params)
+            return kinetic + of_density["mean_field"] + kept, rest
 
         return step
 
@@ -267,7 +270,9 @@ class Op2Op(Definition):
           ``fock`` in Hartree (not by a model of density matrices), ``dm`` (occupation 2) and
           ``overlap``, ``(nao, nao)``, in the library's AO order, and ``residual`` in Hartree, the
           largest element of what self-consistency makes small (:attr:`Op2OpConfig.extrapolation`),
-          0 for a model without density words. A batch adds a leading axis.
+          0 for a model without density words; of a self-consistent and projected model also
+          ``nonlocality`` in Hartree, the mean absolute element of what the projection leaves out.
+          A batch adds a leading axis.
 
         Raises:
           OpmlError: a field, and a model of density matrices.
@@ -309,22 +314,26 @@ class Op2Op(Definition):
             fock = guess
             for i in range(c.stages):
                 dm = self.density(structure, s, fock)
-                fock = self._functional(params["stages"][str(i)], *read)(dm)
+                fock, _ = self._functional(params["stages"][str(i)], *read)(dm)
             return {"fock": fock}
         functional = self._functional(params, *read)
-        orthogonal = inverse_sqrt(_with_unit_padding(s, _mask(structure)))
+        mask = _mask(structure)
+        orthogonal = inverse_sqrt(_with_unit_padding(s, mask))
+        n_elements = s.shape[-1] ** 2 if mask is None else jnp.sum(mask, axis=1) ** 2
 
         def step(fock):
             dm = self.density(structure, s, fock)
-            new = functional(dm)
+            new, rest = functional(dm)
+            doubt = jnp.sum(jnp.abs(rest), axis=(1, 2)) / n_elements
             if c.extrapolation == "difference":
-                return new, new - fock
+                return new, new - fock, doubt
             half = einsum("...ij,...jk,...kl->...il", orthogonal, new, dm)
             half = einsum("...ij,...jk,...kl->...il", half, s, orthogonal)
-            return new, half - jnp.matrix_transpose(half)
+            return new, half - jnp.matrix_transpose(half), doubt
 
-        fock, residual = fixed_point(step, guess, c.cycles, c.tolerance, c.history)
-        return {"fock": fock, "residual": residual}
+        fock, residual, doubt = fixed_point(step, guess, c.cycles, c.tolerance, c.history)
+        out = {"fock": fock, "residual": residual}
+        return {**out, "nonlocality": doubt} if c.judges_itself else out
 
     def dipole_in_field(
         self, params: Params, structure: Structure, field: Array | None = None

@@ -42,8 +42,11 @@ WORK = 1.5
 :data:`opml_jax.programs.COMPILING`: a thorough compilation pays from some ten molecules of 130
 orbitals on."""
 
-UNCONVERGED = 1e-5
-"""Hartree: a residual above this is an error."""
+UNCONVERGED, UNCONVERGED_TIMES = 1e-5, 10.0
+"""Hartree: a residual above this, and above so many times the tolerance, is an error."""
+
+N_LIMITS = 40
+"""Most structures of a validation set that say what a prediction is like."""
 
 IN_FIELD = ("dipole", "polarizability")
 """What :meth:`Op2OpModel.property_fn` gives."""
@@ -91,7 +94,17 @@ class Op2OpModel(Model):
 
     def failed(self, predicted: Mapping[str, np.ndarray]) -> np.ndarray:
         """Indices of the structures that have no self-consistent density of a molecule."""
-        return np.flatnonzero(~(predicted["residual"] < UNCONVERGED))  # also where it is NaN
+        most = max(UNCONVERGED, UNCONVERGED_TIMES * self.definition.config.tolerance)
+        return np.flatnonzero(~(predicted["residual"] < most))  # also where it is NaN
+
+    def converged_to(self, tolerance: float) -> Op2OpModel:
+        """The model with another tolerance of self-consistency, in Hartree: looser ones are faster.
+
+        See :attr:`Op2OpConfig.tolerance`. Programs are compiled anew.
+        """
+        config = dataclasses.replace(self.definition.config, tolerance=tolerance)
+        definition = dataclasses.replace(self.definition, config=config)
+        return dataclasses.replace(self, definition=definition)
 
     @property
     def instead(self) -> str:
@@ -188,8 +201,10 @@ class Op2OpModel(Model):
           (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
           and charges), ``polarizability`` ``(3, 3)`` in Bohr^3 if the model was trained on it,
           ``residual`` ``()`` (what self-consistency lacks, Hartree; NaN of a solution with an
-          occupied level that no molecule has). For a list a leading axis, padded with zeros to the
-          largest molecule, and ``nao`` and ``n_atoms``.
+          occupied level that no molecule has), and of a self-consistent and projected model
+          ``nonlocality`` ``()`` (mean absolute element that the projection leaves out of what is
+          learned, Hartree: the matrix that it keeps is wrong by about half as much). For a list a
+          leading axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
           OpmlError: an empty list, an element, charge or spin the model has not seen, an
@@ -213,6 +228,9 @@ class Op2OpModel(Model):
         failed = self.failed(out)
         for values in (v for k, v in out.items() if k not in ("residual", *sizes)):
             values[failed] = np.nan
+        if self.definition.config.judges_itself:
+            known = self.card.get("largest_nonlocality")
+            warn_of_doubt(out["nonlocality"], known, "what is no potential in the learned matrix")
         doubtful = [i for i, s in enumerate(several) if self._unseen_pairs([s])]
         for values in (v for k, v in out.items() if k.endswith(SPREAD)):
             values[doubtful] = np.nan
@@ -249,6 +267,15 @@ class Op2OpModel(Model):
             return super().doubt(predicted)
         squares = (predicted["fock_uncertainty"] ** 2).sum(axis=(1, 2))
         return np.sqrt(squares) / predicted["nao"]
+
+    def with_limits(self, structures: Sequence[Structure]) -> Model:
+        """With the largest ``nonlocality`` of the first structures that converge."""
+        if not self.definition.config.judges_itself:
+            return self
+        with warnings.catch_warnings(action="ignore", category=DataWarning):
+            found = self.predict(structures[:N_LIMITS], **self.tolerant)
+        largest = np.max(found["nonlocality"], initial=0.0, where=np.isfinite(found["nonlocality"]))
+        return dataclasses.replace(self, card={**self.card, "largest_nonlocality": float(largest)})
 
     def _unconverged(
         self, structures: list[Structure], predicted: Mapping[str, np.ndarray], allowed: bool

@@ -1,6 +1,7 @@
 """Learned matrices are those of local potentials, and their densities are self-consistent."""
 
 import dataclasses
+import warnings
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.data.reference import molecule
-from opml_jax.errors import ConfigError, DataError
+from opml_jax.errors import ConfigError, DataError, DataWarning
 from opml_jax.integrals import packed
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
@@ -96,6 +97,25 @@ def water():
 
 
 @pytest.mark.slow
+def test_a_model_says_when_it_is_far_from_what_it_knows(water):
+    """Water that is compressed more than any for training; and unprojected models say nothing."""
+    definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
+    parts = {"train": water.subset(range(12)), "validation": water.subset(range(12, 16))}
+    model = Op2OpModel(definition, fit_closed_form(definition, parts, Run()).params)
+    model = model.with_limits(parts["validation"].structures)
+    known = water.structures[18]
+    far = known.replace(positions=0.8 * known.positions)
+    with warnings.catch_warnings(action="error"):
+        near = model.predict(known)["nonlocality"]
+    assert near < 2 * model.card["largest_nonlocality"]
+    with pytest.warns(DataWarning, match=r"no potential in the learned matrix .* \(0\)"):
+        out = model.predict(far)
+    assert out["nonlocality"] > 2 * model.card["largest_nonlocality"]
+    whole = Op2Op(dataclasses.replace(FEW, projection="none"), definition.basis)
+    assert "nonlocality" not in Op2OpModel(whole, model.params).predict(known)
+
+
+@pytest.mark.slow
 def test_exact_exchange_is_refused_unless_it_is_computed(water):
     """PBE's matrices stay, those of Hartree and Fock are named, or have nothing left to learn."""
     definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
@@ -157,6 +177,15 @@ def test_predictions_are_local_and_self_consistent(water):
     matrices = matrices / np.linalg.norm(matrices, axis=1)[:, None]
     found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 1.0)))[0]
     assert np.abs(matrices.T @ found - packed(rest, 1.0)).max() < SPANNED
+
+    operators, table = definition.operators(s), definition.table(s)
+    known = definition.known_irreps(operators, table)
+    of_density = definition.with_density(s, operators, jnp.asarray(dm)[None])
+    x = definition.density_irreps(of_density, table)
+    learned = definition.assemble(fit.params["known"], known, table, operators["S"])
+    learned = learned + definition.assemble(fit.params["density"], x, table, operators["S"])
+    left_out = jnp.abs(learned - operators["projection"](learned))
+    assert out["nonlocality"] == pytest.approx(float(left_out.mean()), rel=1e-6)
 
     by_difference = dataclasses.replace(definition.config, extrapolation="difference")
     other = Op2OpModel(Op2Op(by_difference, basis), fit.params).predict(s)
