@@ -30,7 +30,7 @@ from ...structures.trained_for import warn_of_surroundings
 from ..base.definition import Params
 from ..base.doubt import warn_of_doubt
 from ..base.model import Model, of_one
-from .diagnosis import counted_by_kind, fault_of
+from .diagnosis import counted_by_kind, far_from_local, fault_of
 from .draws import drawn_changes, up_to
 from .functions import Op2Op
 
@@ -200,11 +200,11 @@ class Op2OpModel(Model):
           ``(n_atoms,)``,
           (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
           and charges), ``polarizability`` ``(3, 3)`` in Bohr^3 if the model was trained on it,
-          ``residual`` ``()`` (what self-consistency lacks, Hartree; NaN of a solution with an
-          occupied level that no molecule has), and of a self-consistent and projected model
-          ``nonlocality`` ``()`` (mean absolute element that the projection leaves out of what is
-          learned, Hartree: the matrix that it keeps is wrong by about half as much). For a list a
-          leading axis, padded with zeros to the largest molecule, and ``nao`` and ``n_atoms``.
+          ``residual`` ``()`` (what self-consistency lacks, Hartree; NaN of a solution that is no
+          molecule's), and of a self-consistent and projected model ``nonlocality`` ``()``, the mean
+          absolute element that the projection leaves out of what is learned, Hartree: the matrix
+          that it keeps is wrong by half to all of it. For a list a leading axis, padded with zeros
+          to the largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
           OpmlError: an empty list, an element, charge or spin the model has not seen, an
@@ -289,17 +289,19 @@ class Op2OpModel(Model):
         fock, overlap, dm = (
             cut_rows(k, predicted[k], predicted) for k in ("fock", "overlap", "dm")
         )
+        nonlocality = predicted.get("nonlocality", np.zeros(len(structures)))
         wrong = {
             i
             for i in {*range(len(structures))} - {*failed.tolist()}
             if intruder(structures[i], fock[i], overlap[i])
+            or far_from_local(nonlocality[i], self.card)
         }
         residual[list(wrong)] = np.nan
         failed = self.failed(predicted)
         if not len(failed):
             return
         faults = {
-            i: fault_of(structures[i], fock[i], overlap[i], dm[i], self.card)
+            i: fault_of(structures[i], fock[i], overlap[i], dm[i], self.card, nonlocality[i])
             for i in map(int, failed)
         }
         worst = int(failed[np.argmax(np.nan_to_num(residual[failed], nan=np.inf))])

@@ -14,7 +14,7 @@ from opml_jax.errors import ConvergenceError, DataWarning
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
 from opml_jax.models.op2op.closed_form import fit_closed_form
-from opml_jax.models.op2op.diagnosis import GAP, Fault, counted_by_kind, fault_of
+from opml_jax.models.op2op.diagnosis import BEYOND, GAP, Fault, counted_by_kind, fault_of
 from opml_jax.observables.aufbau import SHARE, SINGULAR, gap_of, intruder
 from opml_jax.structures.contacts import closest_pairs
 from opml_jax.structures.trained_for import trained_for
@@ -67,6 +67,19 @@ def test_a_bond_that_training_lacked_comes_first():
         fault_of(PEROXIDE, *matrices, {"closest_bohr": closest_pairs([PEROXIDE])}).kind != "contact"
     )
     assert fault_of(PEROXIDE, *matrices, {}).kind == "residual"
+
+
+def test_a_matrix_that_is_far_from_local_is_named_after_what_explains_it():
+    card = {"largest_nonlocality": 1e-4}
+    matrices = matrices_of(WATER, "sto-3g")
+    for nonlocality, kind in ((0.9 * BEYOND * 1e-4, "residual"), (6e-4, "potential")):
+        assert fault_of(WATER, *matrices, card, nonlocality).kind == kind
+        assert fault_of(WATER, *matrices, {}, nonlocality).kind == "residual"
+    text = fault_of(WATER, *matrices, card, 6e-4).text
+    assert "600 microhartree" in text
+    assert "at most 100" in text
+    without = {**card, "closest_bohr": closest_pairs([METHANE])}
+    assert fault_of(WATER, *matrices, without, 6e-4).kind == "contact"
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 
 import opml_jax as opml
 from opml_jax.data.reference import molecule
-from opml_jax.errors import ConfigError, DataError, DataWarning
+from opml_jax.errors import ConfigError, ConvergenceError, DataError, DataWarning
 from opml_jax.integrals import packed
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
@@ -111,6 +111,9 @@ def test_a_model_says_when_it_is_far_from_what_it_knows(water):
     with pytest.warns(DataWarning, match=r"no potential in the learned matrix .* \(0\)"):
         out = model.predict(far)
     assert out["nonlocality"] > 2 * model.card["largest_nonlocality"]
+    known_less = {**model.card, "largest_nonlocality": out["nonlocality"] / 6}
+    with pytest.raises(ConvergenceError, match=r"none of a molecule: .* no matrix of a potential"):
+        dataclasses.replace(model, card=known_less).predict(far)
     whole = Op2Op(dataclasses.replace(FEW, projection="none"), definition.basis)
     assert "nonlocality" not in Op2OpModel(whole, model.params).predict(known)
 
