@@ -9,7 +9,8 @@
 puts ``--n-validation`` and ``--n-test`` molecules aside; each seed draws the training molecules of
 the rest. ``--others`` are labelled files that are judged alone, larger molecules say. ``--models``
 are the model as it is, and without the projection (which then fades). Labels of a hybrid functional
-have its part of exact exchange computed.
+have its part of exact exchange computed, those of a meta-GGA are projected on potentials between
+gradients too.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from environment import record
 from op2op_qm7 import judged, read
 
 import opml_jax as opml
-from opml_jax.data.functionals import exact_exchange
+from opml_jax.data.functionals import exact_exchange, is_meta_gga
 from opml_jax.errors import DataWarning
 from opml_jax.learn.run import Run
 from opml_jax.models.op2op import Op2Op, Op2OpConfig, Op2OpModel
@@ -68,9 +69,11 @@ def main() -> None:
     for name, path in (pair.split("=", 1) for pair in args.others):
         sets[name] = read([Path(path)], elements)
     basis = opml.load_basis(data.meta["basis"], data.elements)
-    exchange = exact_exchange(data.meta["method"]) or 0.0
+    functional = {"exchange": exact_exchange(data.meta["method"]) or 0.0}
+    if is_meta_gga(data.meta["method"]):
+        functional["projection"] = "meta_gga"
     for kind in args.models:
-        config = Op2OpConfig(basis=basis.name, exchange=exchange, **MODELS[kind])
+        config = Op2OpConfig(basis=basis.name, **{**functional, **MODELS[kind]})
         definition = Op2Op(config, basis)
         for n in args.n_train:
             for seed in args.seeds:

@@ -108,7 +108,7 @@ def _batches(
 ) -> list[Params]:
     """Every batch: what :func:`_start` gives, and what is to be reached."""
     out = []
-    for structures, table, index in definition.batches(part.structures, CHUNK):
+    for structures, table, index in definition.batches(part.structures, CHUNK, shapes=1):
         batch = jax.tree.map(np.asarray, _start(definition, params, structures, table))
         n, nao = structures.n_structures, batch["fock"].shape[-1]
         first = np.asarray(definition.first_level(structures))

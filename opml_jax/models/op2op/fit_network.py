@@ -270,7 +270,7 @@ def _prepared(
         part, order = sets[name], np.arange(len(sets[name]))
         if name == "train":  # so that batches are alike
             order = np.random.default_rng(seed).permutation(len(part))
-        labelled = labelled_batches(definition, part.subset(order), fit.batch_size)
+        labelled = labelled_batches(definition, part.subset(order), fit.batch_size, shapes=1)
         orbitals = fit.losses.need_orbitals
         for structures, table, fock, n in labelled:
             batch = structures, table, jnp.asarray(fock)

@@ -51,6 +51,7 @@ from ..base.definition import Definition, Params
 from .config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
 from .filters import sensible
 from .inputs import (
+    MOST_SHAPES,
     InputTable,
     Irreps,
     Operators,
@@ -108,10 +109,10 @@ class Op2Op(Definition):
         return table_of(molecules, self.basis, self.input_basis, structure.n_atoms)
 
     def batches(
-        self, structures: Sequence[Structure], size: int
+        self, structures: Sequence[Structure], size: int, shapes: int = MOST_SHAPES
     ) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
-        """Batches of one shape, their tables, and indices of what is no repeat at their end."""
-        return batches_of(structures, size, self.basis, self.input_basis)
+        """Batches of few shapes, their tables, and indices of what is no repeat at their end."""
+        return batches_of(structures, size, self.basis, self.input_basis, shapes)
 
     def operators(
         self, structure: Structure | StructureBatch, table: SpeciesTable | None = None

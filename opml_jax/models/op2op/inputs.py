@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ... import integrals, lapack
-from ...basis import Basis, Bucket, batch, bucket_of, layout_of
+from ...basis import Basis, Bucket, batch, bucket_of, buckets, layout_of
 from ...features.couple import IrrepKey, couple_species, species_channels
 from ...numerics import Array, pytree
 from ...operators.local import local_projection
@@ -23,12 +23,16 @@ from ...operators.species import (
     species_table,
 )
 from ...operators.words import spell
+from ...programs import COMPILING
 from ...structures import Structure, StructureBatch
 from .config import PIECES, Op2OpConfig
 
 KEPT_BYTES = 2**30
 """Integrals of the coarsely fitted Coulomb matrix that need more memory are made again in every
 cycle."""
+
+MOST_SHAPES = 6
+"""Shapes of batches of one list of molecules, at most."""
 
 Irreps = dict[IrrepKey, Array]
 """``{key: (n_blocks, 2 L + 1, n_columns)}``."""
@@ -75,9 +79,20 @@ def table_of(
 
 
 def batches_of(
-    structures: Sequence[Structure], size: int, basis: Basis, input_basis: Basis | None
+    structures: Sequence[Structure],
+    size: int,
+    basis: Basis,
+    input_basis: Basis | None,
+    shapes: int = MOST_SHAPES,
 ) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray]]:
-    """Structures in batches of one shape, so that one program serves all.
+    """Structures in batches of few shapes, each of which saves more work than it is to compile.
+
+    Args:
+      structures: molecules of any composition.
+      size: of a batch, at most.
+      basis: of the matrices.
+      input_basis: of the operators that make the words, if it is another.
+      shapes: most shapes.
 
     Yields:
       the batch, filled up by repeats of its last structure, its table, and the indices of the
@@ -85,18 +100,19 @@ def batches_of(
     """
     size = min(size, len(structures))
     layouts = [layout_of(s, basis) for s in structures]
-    order = np.argsort([layout.nao for layout in layouts], kind="stable")
-    parts = [order[i : i + size] for i in range(0, len(structures), size)]
-    full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
-    room = species_capacities([[layouts[i] for i in p.tolist()] for p in full])
-    bucket = bucket_of(structures, basis)
-    inputs = input_basis and bucket_of(structures, input_basis)
-    for index, part in zip(full, parts, strict=True):
-        molecules = [structures[i] for i in index.tolist()]
-        padded = batch(molecules, basis, bucket=bucket)
-        bases = basis, input_basis
-        table = table_of(molecules, *bases, padded.n_atoms, capacities=room, bucket=inputs)
-        yield padded, table, part
+    for bucket, inside in buckets(structures, basis, n=shapes, each=COMPILING, chunk=size):
+        nao = [layouts[i].nao for i in inside.tolist()]
+        order = inside[np.argsort(nao, kind="stable")]
+        parts = [order[i : i + size] for i in range(0, len(order), size)]
+        full = [np.append(p, np.repeat(p[-1], size - len(p))) for p in parts]
+        room = species_capacities([[layouts[i] for i in p.tolist()] for p in full])
+        inputs = input_basis and bucket_of([structures[i] for i in inside.tolist()], input_basis)
+        for index, part in zip(full, parts, strict=True):
+            molecules = [structures[i] for i in index.tolist()]
+            padded = batch(molecules, basis, bucket=bucket)
+            bases = basis, input_basis
+            table = table_of(molecules, *bases, padded.n_atoms, capacities=room, bucket=inputs)
+            yield padded, table, part
 
 
 def molecules_of(structures: StructureBatch) -> list[Structure]:

@@ -25,7 +25,7 @@ from ...structures import StructureBatch
 from ..base.definition import Params
 from .draws import last_columns
 from .functions import Op2Op
-from .inputs import Irreps, Operators, joined, n_electrons, operator_irreps
+from .inputs import MOST_SHAPES, Irreps, Operators, joined, n_electrons, operator_irreps
 from .metrics import describe
 
 CHUNK = 8
@@ -51,10 +51,10 @@ def padded(rows: Sequence[np.ndarray], shape: tuple[int, ...]) -> np.ndarray:
 
 
 def labelled_batches(
-    definition: Op2Op, part: Dataset, size: int, label: str = "fock"
+    definition: Op2Op, part: Dataset, size: int, label: str = "fock", shapes: int = MOST_SHAPES
 ) -> Iterator[tuple[StructureBatch, SpeciesTable, np.ndarray, int]]:
     """Batches, their tables and ``(size, nao, nao)`` Fock matrices, and how many are no repeats."""
-    for structures, table, index in definition.batches(part.structures, size):
+    for structures, table, index in definition.batches(part.structures, size, shapes):
         n, nao = structures.n_structures, structures.layout.nao
         labels = [part.labels[label][i] for i in index]
         labels += [labels[-1]] * (n - len(labels))

@@ -14,13 +14,16 @@ from opml_jax.errors import ConfigError, ConvergenceError, DataError, DataWarnin
 from opml_jax.integrals import packed
 from opml_jax.learn.run import Run
 from opml_jax.models import Op2Op, Op2OpConfig, Op2OpModel
+from opml_jax.models.base.doubt import FAR
 from opml_jax.models.op2op.closed_form import fit_closed_form
 from opml_jax.models.op2op.config import ObservablesFit, Op2OpFit
+from opml_jax.models.op2op.diagnosis import BEYOND
 from opml_jax.models.op2op.draws import up_to
 from opml_jax.models.op2op.family import FAMILY
 from opml_jax.models.op2op.local import LARGEST_BIAS, check_local, projection_bias
 from opml_jax.models.op2op.rows import labelled_batches
 from opml_jax.operators.local import local_projection
+from opml_jax.units import ANGSTROM_PER_BOHR
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 FEW = Op2OpConfig(words=("W", "W S"), density_words=("P", "U", "U S"), exponents=())
@@ -97,25 +100,26 @@ def water():
 
 
 @pytest.mark.slow
-def test_a_model_says_when_it_is_far_from_what_it_knows(water):
-    """Water that is compressed more than any for training; and unprojected models say nothing."""
-    definition = Op2Op(FEW, opml.load_basis("def2-svp", [1, 8]))
-    parts = {"train": water.subset(range(12)), "validation": water.subset(range(12, 16))}
-    model = Op2OpModel(definition, fit_closed_form(definition, parts, Run()).params)
-    model = model.with_limits(parts["validation"].structures)
-    known = water.structures[18]
-    far = known.replace(positions=0.8 * known.positions)
+def test_a_model_says_when_it_is_far_from_what_it_knows():
+    """Water with short bonds, whose F is wrong by 16, 670 and 207160 microhartree (PySCF)."""
+    model = opml.load_model("pretrained:chno-fock")
+    positions = np.array([[0, 0, 0.12], [0, 0.76, -0.48], [0, -0.76, -0.48]]) / ANGSTROM_PER_BOHR
+    near, short, far = (opml.Structure([8, 1, 1], x * positions) for x in (1.0, 0.8, 0.7))
     with warnings.catch_warnings(action="error"):
-        near = model.predict(known)["nonlocality"]
-    assert near < 2 * model.card["largest_nonlocality"]
-    with pytest.warns(DataWarning, match=r"no potential in the learned matrix .* \(0\)"):
-        out = model.predict(far)
-    assert out["nonlocality"] > 2 * model.card["largest_nonlocality"]
-    known_less = {**model.card, "largest_nonlocality": out["nonlocality"] / 6}
+        assert model.predict(near)["nonlocality"] < model.card["largest_nonlocality"]
+    with pytest.warns(DataWarning) as caught:
+        out = model.predict(short)
+    assert any("no potential in the learned matrix" in str(w.message) for w in caught)
+    assert FAR < out["nonlocality"] / model.card["largest_nonlocality"] < BEYOND
+    with pytest.raises(ConvergenceError, match="none of a molecule"):
+        model.predict(far)
+    card = {"largest_nonlocality": out["nonlocality"] / (1.1 * BEYOND)}
     with pytest.raises(ConvergenceError, match=r"none of a molecule: .* no matrix of a potential"):
-        dataclasses.replace(model, card=known_less).predict(far)
-    whole = Op2Op(dataclasses.replace(FEW, projection="none"), definition.basis)
-    assert "nonlocality" not in Op2OpModel(whole, model.params).predict(known)
+        dataclasses.replace(model, card=card).predict(short)
+    limited = model.with_limits([near, short])
+    assert limited.card["largest_nonlocality"] == pytest.approx(out["nonlocality"], rel=1e-6)
+    unprojected = dataclasses.replace(model.definition.config, projection="none")
+    assert not unprojected.judges_itself
 
 
 @pytest.mark.slow
