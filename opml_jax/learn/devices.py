@@ -7,6 +7,8 @@ Every process makes the same calls and holds the same numbers; the first one alo
 from __future__ import annotations
 
 import functools
+import io
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -110,6 +112,23 @@ def collect(tree: Any) -> Any:
 
     gather = functools.partial(multihost_utils.process_allgather, tiled=True)
     return jax.tree.map(np.asarray, gather(tree))
+
+
+def gathered(arrays: Sequence[np.ndarray]) -> list[list[np.ndarray]]:
+    """Arrays of every process, of whatever shapes: a list for each process, on all of them."""
+    if jax.process_count() == 1:
+        return [list(arrays)]
+    from jax.experimental import multihost_utils
+
+    file = io.BytesIO()
+    np.savez(file, *arrays)
+    own = np.frombuffer(file.getvalue(), np.uint8)
+    sizes = np.asarray(multihost_utils.process_allgather(np.array([len(own)]))).reshape(-1)
+    room = np.zeros(sizes.max(), np.uint8)
+    room[: len(own)] = own
+    every = np.asarray(multihost_utils.process_allgather(room))
+    files = [np.load(io.BytesIO(x[:n].tobytes())) for x, n in zip(every, sizes, strict=True)]
+    return [[file[f"arr_{i}"] for i in range(len(file.files))] for file in files]
 
 
 def of_first(tree: Any) -> Any:

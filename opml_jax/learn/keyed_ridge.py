@@ -43,6 +43,13 @@ class KeyedSystem:
         out._rows, out._kept, out.n_rows = [triangle], len(triangle), n_rows
         return out
 
+    def join(self, other: KeyedSystem) -> None:
+        """Take over the rows of another system of this key."""
+        rows = other.triangle()
+        self._rows.append(rows)
+        self._kept += len(rows)
+        self.n_rows += other.n_rows
+
     def add(self, x: np.ndarray, y: np.ndarray, weight: float = 1.0) -> None:
         """Rows ``(n, n_columns)`` and ``(n, n_outputs)``, each as ``weight`` of a row."""
         rows = weight**0.5 * np.concatenate([np.ones((len(x), 1)), x, y], axis=1)

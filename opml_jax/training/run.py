@@ -144,7 +144,7 @@ def check_trainable(
     chosen = family(config.model.family)
     if jax.process_count() > 1 and not chosen.spreads:
         got = f"{jax.process_count()} for {chosen.name}"
-        expected = "one: only models of energies train on several"
+        expected = "one: models of energies and of matrices train on several"
         raise ConfigError("processes", got=got, expected=expected)
     names = [k for k in ("train", "validation", "calibration") if splits.get(k)]
     sets = {k: dataset.subset(splits[k]) for k in names}

@@ -19,6 +19,7 @@ from opml_jax.errors import ConfigError, OpmlError
 from opml_jax.learn import devices as parallel
 from opml_jax.learn.config import DescentConfig
 from opml_jax.learn.history import read_history
+from opml_jax.models.op2op import Op2OpConfig
 from opml_jax.models.op2prop import Op2PropConfig, Op2PropFit
 from opml_jax.training import TrainConfig, train
 
@@ -30,13 +31,35 @@ MODEL = Op2PropConfig(basis="sto-3g", gram_powers=(1,), components=16, hidden=(1
 SPLITS = {"train": list(range(96)), "validation": list(range(96, 120))}
 
 
+WATERS = {"train": list(range(20)), "validation": list(range(20, 30))}
+
+
+def _matrices(**given):
+    """Op2Op of a few words, with densities that might be those of cycles."""
+    data = opml.read_dataset(opml.bundled("water"), limit=30)
+    basis = opml.load_basis("sto-3g", [1, 8])
+    overlaps = [opml.integrals.overlap(s, basis) for s in data.structures]
+    kinetic = [opml.integrals.kinetic(s, basis) for s in data.structures]
+    w = [opml.integrals.neutral_atom_potential(s, basis) for s in data.structures]
+    fock = [np.asarray(t + 0.9 * v) for t, v in zip(kinetic, w, strict=True)]
+    dm = [
+        np.asarray(opml.observables.density_matrix(f, s, 10))
+        for f, s in zip(fock, overlaps, strict=True)
+    ]
+    labels = {"fock": fock, "dm_cycle_1": dm, "fock_cycle_1": fock}
+    dataset = opml.Dataset(data.structures, labels, {"method": "pbe", "basis": "sto-3g"})
+    words = {"words": ("W", "W S"), "density_words": ("P", "U", "U S"), "exponents": ()}
+    model = Op2OpConfig(basis="sto-3g", projection="none", **words)
+    return train(dataset, WATERS, TrainConfig(model=model), **given)
+
+
 def _train(fit=FIT, **given):
     dataset = opml.read_dataset(opml.bundled("water"), limit=120)
     config = TrainConfig(model=dataclasses.replace(MODEL, fit=fit))
     return train(dataset, SPLITS, config, **given)
 
 
-def _processes(folder, n, devices):
+def _processes(folder, n, devices, of="_train"):
     """Run this file in ``n`` processes of so many devices; the folder is shared."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
@@ -45,7 +68,7 @@ def _processes(folder, n, devices):
     # programs kept for one process must not be taken up by one of several
     env = {**os.environ, "XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu"}
     env.pop("JAX_COMPILATION_CACHE_DIR", None)
-    given = [folder, f"127.0.0.1:{port}", n]
+    given = [of, folder, f"127.0.0.1:{port}", n]
     running = [
         subprocess.Popen(
             [sys.executable, __file__, *map(str, given), str(i)],
@@ -94,6 +117,17 @@ def test_processes_and_devices_train_the_model_of_one(tmp_path, n, devices):
     assert rows[-1, 0] < 0.95 * rows[0, 0]  # networks learned on the way
 
 
+@pytest.mark.slow
+def test_rows_of_matrices_are_those_of_all_processes(tmp_path):
+    alone = _matrices().model
+    _processes(tmp_path, 2, 1, "_matrices")
+    together = opml.load_model(tmp_path / "model.safetensors")
+    test = opml.read_dataset(opml.bundled("water")).structures[200:205]
+    one, several = alone.predict(test), together.predict(test)
+    for name in ("fock", "mo_energy"):
+        np.testing.assert_allclose(several[name], one[name], rtol=0, atol=SAME)
+
+
 def test_accumulated_batches_are_one_larger_batch():
     """Of molecules of one size, so that a mean of means is the mean."""
 
@@ -113,13 +147,13 @@ def test_what_does_not_fit_is_refused():
         DescentConfig(accumulate=0)
 
 
-def main(folder, coordinator, n, process):
+def main(of, folder, coordinator, n, process):
     """One of the processes."""
     if int(n) > 1:
         parallel.join(coordinator, int(n), int(process))
     jax.config.update("jax_enable_x64", True)
     assert jax.process_count() == int(n)
-    model = _train(folder=folder).model
+    model = globals()[of](folder=folder).model
     if parallel.is_first():
         opml.save_model(os.path.join(folder, "model.safetensors"), model)
     parallel.leave()

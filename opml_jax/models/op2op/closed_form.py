@@ -10,6 +10,7 @@ import numpy as np
 from ...data import Dataset
 from ...data.reference import atomic_densities
 from ...features.couple import IrrepKey, has_constant, key_name
+from ...learn import devices as parallel
 from ...learn.few_bits import rounded
 from ...learn.keyed_ridge import Candidate, KeyedSystem, KeyFit, best_of, solve_key, spectrum
 from ...learn.run import Run
@@ -89,6 +90,7 @@ def fit_closed_form(
         solved = _fit_stage(definition, sets, run)
     else:
         solved = _fit_at_reference(definition, sets, run, settings or Op2OpFit())
+    solved = dataclasses.replace(solved, params=parallel.of_first(solved.params))
     if not definition.config.uncertainty:
         return solved
     with run.stage("uncertainty"):

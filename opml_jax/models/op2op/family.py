@@ -37,6 +37,7 @@ class Op2OpFamily(Family):
     Functions = Op2Op
     Model = Op2OpModel
     starts = True
+    spreads = True
 
     def define(self, config: Op2OpConfig, elements: Sequence[int]) -> Op2Op:
         """The pure functions of a configuration, with bases loaded for ``elements``."""

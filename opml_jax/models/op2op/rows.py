@@ -6,6 +6,7 @@ Rows are streamed molecule by molecule.
 from __future__ import annotations
 
 import functools
+import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -15,6 +16,7 @@ import numpy as np
 from ...data import Dataset
 from ...errors import DataWarning
 from ...features.couple import IrrepKey
+from ...learn import devices as parallel
 from ...learn.keyed_ridge import KeyedSystem
 from ...learn.run import COMPILING, Run
 from ...numerics import Array
@@ -134,16 +136,17 @@ def gathered(
 ) -> dict[str, Systems]:
     """Least squares of every linear map of ``sides_of``, of ``train`` and ``validation``.
 
-    They are kept as the ``state`` of the run from time to time, from which a killed one goes on.
+    They are kept as the ``state`` of the run from time to time, from which a killed one goes on. Of
+    several processes each takes its share of the batches, and none keeps what it has on the way.
     """
     names = ("train", "validation")
     total = sum(len(sets[name]) for name in names)
-    n_batches, done, systems = _begun(run, state)
+    n_batches, done, systems = _begun(run, state) if jax.process_count() == 1 else (0, 0, {})
     lacking: set[IrrepKey] = set()
     run.progress("closed form", done, total, COMPILING)
     batches = ((n, *b) for n in names for b in labelled_batches(definition, sets[n], CHUNK))
     for i, (name, structures, table, fock, n) in enumerate(batches):
-        if i < n_batches:
+        if i < n_batches or not _is_ours(i):
             continue
         for part, (x, y) in sides_of(definition, params, structures, table, fock).items():
             lacking |= y.keys() - x.keys()
@@ -151,8 +154,9 @@ def gathered(
             add_rows(system, x, y, table, n)
         done += n
         run.progress("closed form", done, total)
-        if (i + 1) % BETWEEN_STATES == 0:
+        if (i + 1) % BETWEEN_STATES == 0 and jax.process_count() == 1:
             _keep(run, state, i + 1, done, systems)
+    systems = _of_all_processes(systems)
     if lacking:
         warnings.warn(
             f"the input basis {definition.config.input_basis!r} has no irreps for {len(lacking)} "
@@ -164,8 +168,29 @@ def gathered(
     return systems
 
 
-def _keep(run: Run, state: str, n_batches: int, done: int, systems: dict[str, Systems]) -> None:
-    """Write triangles; they are made whether or not a run keeps them: weights are the same."""
+def _is_ours(batch: int) -> bool:
+    """Whether a batch is one of this process."""
+    return batch % jax.process_count() == jax.process_index()
+
+
+def _of_all_processes(systems: dict[str, Systems]) -> dict[str, Systems]:
+    """The rows of all processes together, in the order of the processes, on each of them."""
+    if jax.process_count() == 1:
+        return systems
+    triangles, about = _written(systems)
+    about = np.frombuffer(json.dumps(about).encode(), np.uint8)
+    out: dict[str, Systems] = {}
+    for text, *rows in parallel.gathered([about, *triangles]):
+        for part, sets in _read(rows, json.loads(text.tobytes())).items():
+            for name, keys in sets.items():
+                whole = out.setdefault(part, {"train": {}, "validation": {}})[name]
+                for key, system in keys.items():
+                    whole.setdefault(key, KeyedSystem()).join(system)
+    return out
+
+
+def _written(systems: dict[str, Systems]) -> tuple[list[np.ndarray], list[tuple]]:
+    """Triangles, and of what each is."""
     every = [
         (part, name, key, system)
         for part, sets in systems.items()
@@ -173,20 +198,32 @@ def _keep(run: Run, state: str, n_batches: int, done: int, systems: dict[str, Sy
         for key, system in keys.items()
     ]
     triangles = [system.triangle() for *_, system in every]
-    about = [(part, name, list(map(int, key)), system.n_rows) for part, name, key, system in every]
+    return triangles, [
+        (part, name, list(map(int, key)), system.n_rows) for part, name, key, system in every
+    ]
+
+
+def _read(triangles: Sequence[np.ndarray], about: Sequence[tuple]) -> dict[str, Systems]:
+    """What :func:`_written` wrote."""
+    systems: dict[str, Systems] = {}
+    for rows, (part, name, key, n_rows) in zip(triangles, about, strict=True):
+        sets = systems.setdefault(part, {"train": {}, "validation": {}})
+        sets[name][tuple(key)] = KeyedSystem.of(rows, n_rows)
+    return systems
+
+
+def _keep(run: Run, state: str, n_batches: int, done: int, systems: dict[str, Systems]) -> None:
+    """Write triangles; they are made whether or not a run keeps them: weights are the same."""
+    triangles, about = _written(systems)
     run.save(state, triangles, {"n_batches": n_batches, "done": done, "systems": about})
 
 
 def _begun(run: Run, state: str) -> tuple[int, int, dict[str, Systems]]:
     """Batches and molecules whose rows a killed run kept, and these; or none."""
-    systems: dict[str, Systems] = {}
     if (found := run.load(state, None)) is None:
-        return 0, 0, systems
+        return 0, 0, {}
     triangles, facts = found
-    for rows, (part, name, key, n_rows) in zip(triangles, facts["systems"], strict=True):
-        sets = systems.setdefault(part, {"train": {}, "validation": {}})
-        sets[name][tuple(key)] = KeyedSystem.of(rows, n_rows)
-    return facts["n_batches"], facts["done"], systems
+    return facts["n_batches"], facts["done"], _read(triangles, facts["systems"])
 
 
 def add_rows(
@@ -217,14 +254,22 @@ def add_iterates(
 
     At converged densities alone a functional never sees those that lead there.
     """
+    every, system = system, system if jax.process_count() == 1 else {}
     cycles = [c for c in range(1, N_ITERATES + 1) if weight and iterate("dm", c) in part]
     for cycle in cycles:
         focks = labelled_batches(definition, part, CHUNK, iterate("fock", cycle))
         dms = labelled_batches(definition, part, CHUNK, iterate("dm", cycle))
         done = 0
-        for (structures, table, fock, n), (*_, dm, _) in zip(focks, dms, strict=True):
+        batches = enumerate(zip(focks, dms, strict=True))
+        for i, ((structures, table, fock, n), (*_, dm, _)) in batches:
+            if not _is_ours(i):
+                continue
             sides = sides_of_density(definition, params, structures, table, fock, dm)
             x, y = sides["functional"]
             add_rows(system, x, y, table, n, weight)
             done += n
             run.progress(f"cycle {cycle} of the references", done, len(part))
+    if every is not system:
+        ours: Systems = {"train": system, "validation": {}}
+        for key, found in _of_all_processes({"functional": ours})["functional"]["train"].items():
+            every.setdefault(key, KeyedSystem()).join(found)
