@@ -84,7 +84,7 @@ def far_from_local(nonlocality: float, card: Mapping[str, Any]) -> str:
     if known is None or not nonlocality > BEYOND * known:
         return ""
     return (
-        f"of what is learned {1e6 * nonlocality:.0f} microhartree in the mean of an element are no "
+        f"of what is learned {1e6 * nonlocality:.0f} microhartree (root mean square) are no "
         f"matrix of a potential (validation: at most {1e6 * known:.0f})"
     )
 

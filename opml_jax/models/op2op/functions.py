@@ -272,7 +272,8 @@ class Op2Op(Definition):
           ``overlap``, ``(nao, nao)``, in the library's AO order, and ``residual`` in Hartree, the
           largest element of what self-consistency makes small (:attr:`Op2OpConfig.extrapolation`),
           0 for a model without density words; of a self-consistent and projected model also
-          ``nonlocality`` in Hartree, the mean absolute element of what the projection leaves out.
+          ``nonlocality`` in Hartree, the root mean square element of what the projection leaves
+          out.
           A batch adds a leading axis.
 
         Raises:
@@ -320,12 +321,12 @@ class Op2Op(Definition):
         functional = self._functional(params, *read)
         mask = _mask(structure)
         orthogonal = inverse_sqrt(_with_unit_padding(s, mask))
-        n_elements = s.shape[-1] ** 2 if mask is None else jnp.sum(mask, axis=1) ** 2
+        nao = s.shape[-1] if mask is None else jnp.sum(mask, axis=1)
 
         def step(fock):
             dm = self.density(structure, s, fock)
             new, rest = functional(dm)
-            doubt = jnp.sum(jnp.abs(rest), axis=(1, 2)) / n_elements
+            doubt = jnp.sqrt(jnp.sum(rest**2, axis=(1, 2))) / nao  # any orientation has the same
             if c.extrapolation == "difference":
                 return new, new - fock, doubt
             half = einsum("...ij,...jk,...kl->...il", orthogonal, new, dm)

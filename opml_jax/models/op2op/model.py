@@ -201,9 +201,9 @@ class Op2OpModel(Model):
           (if :attr:`~Op2OpConfig.window` leaves electrons out ``first_level`` instead of dipole
           and charges), ``polarizability`` ``(3, 3)`` in Bohr^3 if the model was trained on it,
           ``residual`` ``()`` (what self-consistency lacks, Hartree; NaN of a solution that is no
-          molecule's), and of a self-consistent and projected model ``nonlocality`` ``()``, the mean
-          absolute element that the projection leaves out of what is learned, Hartree: the matrix
-          that it keeps is wrong by half to all of it. For a list a leading axis, padded with zeros
+          molecule's), and of a self-consistent and projected model ``nonlocality`` ``()``, the root
+          mean square element that the projection leaves out of what is learned, Hartree, which
+          grows with the error of the matrix that it keeps. For a list a leading axis, padded with zeros
           to the largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
