@@ -203,8 +203,8 @@ class Op2OpModel(Model):
           ``residual`` ``()`` (what self-consistency lacks, Hartree; NaN of a solution that is no
           molecule's), and of a self-consistent and projected model ``nonlocality`` ``()``, the root
           mean square element that the projection leaves out of what is learned, Hartree, which
-          grows with the error of the matrix that it keeps. For a list a leading axis, padded with zeros
-          to the largest molecule, and ``nao`` and ``n_atoms``.
+          grows with the error of the matrix that it keeps. For a list a leading axis, padded with
+          zeros to the largest molecule, and ``nao`` and ``n_atoms``.
 
         Raises:
           OpmlError: an empty list, an element, charge or spin the model has not seen, an
