@@ -34,7 +34,11 @@ SPLITS = {"train": list(range(96)), "validation": list(range(96, 120))}
 WATERS = {"train": list(range(20)), "validation": list(range(20, 30))}
 
 
-def _matrices(**given):
+def _converged_matrices(**given):
+    return _matrices(cycles=(), **given)
+
+
+def _matrices(cycles=(1,), **given):
     """Op2Op of a few words, with densities that might be those of cycles."""
     data = opml.read_dataset(opml.bundled("water"), limit=30)
     basis = opml.load_basis("sto-3g", [1, 8])
@@ -46,7 +50,9 @@ def _matrices(**given):
         np.asarray(opml.observables.density_matrix(f, s, 10))
         for f, s in zip(fock, overlaps, strict=True)
     ]
-    labels = {"fock": fock, "dm_cycle_1": dm, "fock_cycle_1": fock}
+    labels = {"fock": fock}
+    for cycle in cycles:
+        labels |= {f"dm_cycle_{cycle}": dm, f"fock_cycle_{cycle}": fock}
     dataset = opml.Dataset(data.structures, labels, {"method": "pbe", "basis": "sto-3g"})
     words = {"words": ("W", "W S"), "density_words": ("P", "U", "U S"), "exponents": ()}
     model = Op2OpConfig(basis="sto-3g", projection="none", **words)
@@ -118,9 +124,10 @@ def test_processes_and_devices_train_the_model_of_one(tmp_path, n, devices):
 
 
 @pytest.mark.slow
-def test_rows_of_matrices_are_those_of_all_processes(tmp_path):
-    alone = _matrices().model
-    _processes(tmp_path, 2, 1, "_matrices")
+@pytest.mark.parametrize("of", ["_matrices", "_converged_matrices"])
+def test_rows_of_matrices_are_those_of_all_processes(tmp_path, of):
+    alone = globals()[of]().model
+    _processes(tmp_path, 2, 1, of)
     together = opml.load_model(tmp_path / "model.safetensors")
     test = opml.read_dataset(opml.bundled("water")).structures[200:205]
     one, several = alone.predict(test), together.predict(test)

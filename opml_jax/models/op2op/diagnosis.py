@@ -23,9 +23,10 @@ a cycle makes of levels far from convergence are as large."""
 BEYOND = 5.0
 """Times the largest ``nonlocality`` of the validation set: a density with more is wrong.
 
-B3LYP matrices from 74 molecules of at most five heavy atoms: 24 others have 8 to 67 microhartree,
-and F is wrong by 5 to 30; of ten with nine heavy atoms seven have 30 to 142, and are wrong by 12 to
-84, two are self-consistent, have 588 and 667, and are wrong by 3600 and 8500."""
+B3LYP matrices from 74 molecules of at most five heavy atoms, in means of absolute elements: 24
+others have 8 to 67 microhartree, and F is wrong by 5 to 30; of ten with nine heavy atoms seven have
+30 to 142, and are wrong by 12 to 84, two are self-consistent, have 588 and 667, and are wrong by
+3600 and 8500."""
 
 
 @dataclasses.dataclass(frozen=True)

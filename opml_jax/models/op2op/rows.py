@@ -254,7 +254,8 @@ def add_iterates(
 
     At converged densities alone a functional never sees those that lead there.
     """
-    every, system = system, system if jax.process_count() == 1 else {}
+    alone = jax.process_count() == 1
+    own: dict[IrrepKey, KeyedSystem] = system if alone else {}
     cycles = [c for c in range(1, N_ITERATES + 1) if weight and iterate("dm", c) in part]
     for cycle in cycles:
         focks = labelled_batches(definition, part, CHUNK, iterate("fock", cycle))
@@ -266,10 +267,10 @@ def add_iterates(
                 continue
             sides = sides_of_density(definition, params, structures, table, fock, dm)
             x, y = sides["functional"]
-            add_rows(system, x, y, table, n, weight)
+            add_rows(own, x, y, table, n, weight)
             done += n
             run.progress(f"cycle {cycle} of the references", done, len(part))
-    if every is not system:
-        ours: Systems = {"train": system, "validation": {}}
-        for key, found in _of_all_processes({"functional": ours})["functional"]["train"].items():
-            every.setdefault(key, KeyedSystem()).join(found)
+    if cycles and not alone:
+        found = _of_all_processes({"functional": {"train": own, "validation": {}}})
+        for key, rows in found["functional"]["train"].items():
+            system.setdefault(key, KeyedSystem()).join(rows)
