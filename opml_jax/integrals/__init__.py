@@ -10,6 +10,7 @@ from .local import Shells as Shells
 from .local import combined as combined
 from .local import local_potentials as local_potentials
 from .local import packed as packed
+from .local import shells_of as shells_of
 from .local import unpacked as unpacked
 from .one_electron import DRIVERS as DRIVERS
 from .one_electron import external_potential as external_potential

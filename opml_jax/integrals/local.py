@@ -125,6 +125,24 @@ def local_potentials(
     return (out[0], mask[0]) if isinstance(structure, Structure) else (out, mask)
 
 
+def shells_of(
+    structure: Structure | StructureBatch, basis: Basis, functions: tuple[Shells, ...]
+) -> np.ndarray:
+    """The shell of each row of :func:`local_potentials`, ``(n_functions,)``, counted from 0.
+
+    Rows of one shell differ in m alone: they turn into each other with the molecule.
+    """
+    out, n = [], 0
+    for heavy in (False, True):
+        own = [f for f in functions if f.heavy == heavy]
+        n_atoms = atoms_of(structure, basis, heavy)[0].shape[-1] if own else 0
+        for _ in range(n_atoms):
+            for f in own:
+                out.append(np.tile(n + np.arange(len(f.exponents)), 2 * f.l + 1))
+                n += len(f.exponents)
+    return np.concatenate(out)
+
+
 def packed(matrices: Array, off_diagonal: float) -> jax.Array:
     """Elements i >= j of symmetric matrices ``(..., nao, nao)``: ``(..., n_pairs)``.
 

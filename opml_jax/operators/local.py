@@ -4,6 +4,9 @@ r"""The part of a matrix that is the matrix of a local potential, or of other gi
     \Pi M = \sum_k c_k B_k, \qquad
     c = \mathrm{argmin}\, |M - \sum_k c_k B_k|_F^2 + \epsilon \sum_k |B_k|_F^2\, c_k^2
 
+with :math:`|B_k|_F^2` averaged over the functions of a shell, so that the ridge turns with the
+molecule too.
+
 B are matrices of the potentials of charges on the atoms, the integrals of density fitting
 (:mod:`opml_jax.integrals.density_fitting`). Exchange and correlation of a semilocal functional is
 such a matrix for every density; that of a meta-GGA has a further potential between gradients of
@@ -42,7 +45,7 @@ class LocalProjection:
 
     Attributes:
       matrices: ``(..., n_functions, n_pairs)``, B of pairs i >= j of orbitals.
-      scale: ``(..., n_functions)``, one over their norms; 0 of padding.
+      scale: ``(..., n_functions)``, one over their norms (of a shell's); 0 of padding.
       metric: ``(..., n_functions, n_functions)``, traces of their products over norms, and the
         ridge.
       factor: its lower Cholesky factor.
@@ -60,25 +63,35 @@ class LocalProjection:
         return unpacked(combined(self.matrices, self.scale * c))
 
 
-def local_projection(*matrices: Array) -> LocalProjection:
+def local_projection(*matrices: Array, shells: np.ndarray) -> LocalProjection:
     """The projection on the span of matrices, differentiable in what they are functions of.
 
     Args:
       matrices: ``(..., n_functions, n_pairs)``, pairs i >= j of orbitals: integrals of potentials
-        (:func:`opml_jax.integrals.local_potentials`), of any scale.
+        (:func:`opml_jax.integrals.local_potentials`), each kind in a scale of its own.
+      shells: ``(n_functions,)``, the shell of each (:func:`opml_jax.integrals.shells_of`), the same
+        of every kind of matrices.
     """
     found = jnp.concatenate(matrices, axis=-2)
+    shells = np.concatenate([i * (shells.max() + 1) + shells for i in range(len(matrices))])
     n_pairs = found.shape[-1]
     nao = (math.isqrt(8 * n_pairs + 1) - 1) // 2
     i, j = np.tril_indices(nao)
     products = _products(found, jnp.asarray(np.where(i == j, 1.0, 2.0), found.dtype))
-    square = jnp.diagonal(products, axis1=-2, axis2=-1)
+    square = _averaged(jnp.diagonal(products, axis1=-2, axis2=-1), shells)
     there = square > 0
     scale = jnp.where(there, 1 / jnp.sqrt(jnp.where(there, square, 1.0)), 0.0)
     diagonal = jnp.where(there, RIDGE, 1.0).astype(found.dtype)
     metric = scale[..., :, None] * products * scale[..., None, :]
     metric = metric + diagonal[..., None] * jnp.eye(found.shape[-2], dtype=found.dtype)
     return LocalProjection(found, scale, metric, lapack.cholesky(metric))
+
+
+def _averaged(values: Array, shells: np.ndarray) -> jax.Array:
+    """Values ``(..., n_functions)``, each that of its shell in the mean."""
+    sums = jnp.zeros((*values.shape[:-1], shells.max() + 1), values.dtype)
+    sums = sums.at[..., shells].add(values)
+    return (sums / np.bincount(shells).astype(values.dtype))[..., shells]
 
 
 @jax.custom_jvp

@@ -165,7 +165,8 @@ def fitted_operators(
                     structure, basis, integrals.FINE, of_gradients=True
                 )
                 matrices.append(of_gradients[0])
-            operators["projection"] = local_projection(*matrices)
+            shells = integrals.shells_of(structure, basis, integrals.FINE)
+            operators["projection"] = local_projection(*matrices, shells=shells)
         return operators
     needed = integrals.density_fit_bytes(structure, basis, integrals.COARSE)
     if config.is_self_consistent and needed <= KEPT_BYTES:

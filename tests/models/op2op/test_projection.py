@@ -22,7 +22,6 @@ from opml_jax.models.op2op.draws import up_to
 from opml_jax.models.op2op.family import FAMILY
 from opml_jax.models.op2op.local import LARGEST_BIAS, check_local, projection_bias
 from opml_jax.models.op2op.rows import labelled_batches
-from opml_jax.operators.local import local_projection
 from opml_jax.units import ANGSTROM_PER_BOHR
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -179,7 +178,7 @@ def test_predictions_are_local_and_self_consistent(water):
 
     rest = fock - opml.integrals.kinetic(s, basis) - opml.integrals.external_potential(s, basis)
     rest = rest - opml.integrals.density_fit(s, basis).coulomb(jnp.asarray(dm))
-    matrices = np.asarray(local_projection(opml.integrals.density_fit(s, basis).integrals).matrices)
+    matrices = np.asarray(opml.integrals.density_fit(s, basis).integrals)
     assert matrices.shape == (24 + 24 + 94, 24 * 25 // 2)  # a proper part of all matrices
     matrices = matrices / np.linalg.norm(matrices, axis=1)[:, None]
     found = np.linalg.lstsq(matrices.T, np.asarray(packed(rest, 1.0)))[0]
