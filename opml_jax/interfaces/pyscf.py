@@ -16,7 +16,6 @@ from ..data.reference import Method, mean_field, molecule
 from ..errors import Code, ConventionError, ConvergenceError, OpmlError, one_of
 from ..models.base import Model
 from ..models.files import load_model
-from ..models.op2op import Op2OpModel
 from ..observables.aufbau import intruder, occupied_orbitals
 from ..quantities import cut_rows
 from ..structures import Structure
@@ -335,9 +334,7 @@ def _predicted(mf, model: Model) -> np.ndarray:
     basis = model.definition.basis
     theirs = molecule(structure, basis)
     overlap, own = np.asarray(mf.get_ovlp()), theirs.intor("int1e_ovlp")
-    if isinstance(model, Op2OpModel) and model.definition.config.is_self_consistent:
-        model = model.converged_to(max(LOOSE, model.definition.config.tolerance))
-    predicted = model.predict(structure)
+    predicted = model.converged_to(LOOSE).predict(structure)
     # two ways to normalise a function differ by rounding
     if overlap.shape == own.shape and np.abs(overlap - own).max() < SAME_BASIS:
         return _checked(mf, structure, predicted, model)

@@ -101,10 +101,9 @@ def train(
     fit = chosen.fit(definition, config.model, sets, run)
     definition = fit.definition or definition
     card = card_of(definition, config, dataset, sets, fit, _hash(data, origin))
-    card = card_with(origin, card) if origin else card
+    model = chosen.model(definition, fit.params, card_with(origin, card) if origin else card)
     run.progress("standard deviations", 0, 1)
-    model = chosen.model(definition, fit.params, card).with_limits(sets["validation"].structures)
-    model = calibrated(model, sets)
+    model = calibrated(model.with_limits(sets["validation"].structures), sets)
     model = with_largest_doubt(origin, model) if origin else model
     run.progress("standard deviations", 1, 1)
     return Trained(model, run.seconds, fit)

@@ -105,6 +105,14 @@ class Model(abc.ABC):
             if (key := name + SPREAD) in predicted:
                 predicted[key][unlike] = Growth(*of_name)(predicted[key][unlike])
 
+    def converged_to(self, tolerance: float) -> Model:
+        """The model with another tolerance of what it makes self-consistent; most make nothing.
+
+        Args:
+          tolerance: in Hartree; a looser one is faster. Programs are compiled anew.
+        """
+        return self
+
     def with_limits(self, structures: Sequence[Structure]) -> Model:
         """The model whose card has how it judges itself at known ones; most do not.
 

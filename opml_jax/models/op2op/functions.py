@@ -45,7 +45,7 @@ from ...learn.fixed_point import fixed_point
 from ...numerics import Array, einsum, is_concrete
 from ...observables import density_matrix, dipole, project
 from ...operators import inverse_sqrt
-from ...operators.species import SpeciesTable, scatter_species
+from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Definition, Params
 from .config import DENSITY_LETTERS, LETTERS, PIECES, Op2OpConfig
@@ -65,6 +65,7 @@ from .inputs import (
     n_shell_pairs,
     operator_irreps,
     spelled,
+    superposed,
     table_of,
 )
 from .network import network_data, network_irreps, to_matrix
@@ -202,7 +203,7 @@ class Op2Op(Definition):
         if name == "none":
             return jnp.zeros_like(s)
         if name == "superposed":
-            dm = _superposed(params["atoms"], table, s)
+            dm = superposed(params["atoms"], table, s)
             if self.config.target == "dm":
                 return dm
             return operators["T"] + self.with_density(structure, operators, dm)["U"]
@@ -394,13 +395,3 @@ def _with_unit_padding(overlap: Array, mask: Array | None) -> Array:
 
 def _mask(structure: Structure | StructureBatch) -> Array | None:
     return None if isinstance(structure, Structure) else structure.layout.ao_mask
-
-
-def _superposed(atoms: Params, table: SpeciesTable, like: Array) -> Array:
-    """Density matrices of free atoms side by side, ``(n_structures, nao, nao)``."""
-    blocks = {}
-    for key, rows in table.rows.items():
-        if key[0] == 0:
-            dm = jnp.asarray(atoms[str(key[1])], like.dtype)
-            blocks[key] = jnp.broadcast_to(dm, (len(rows), *dm.shape))
-    return scatter_species(blocks, table, like.shape[0], like.shape[-1])

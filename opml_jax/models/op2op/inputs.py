@@ -19,6 +19,7 @@ from ...operators.species import (
     SpeciesKey,
     SpeciesTable,
     gather_species,
+    scatter_species,
     species_capacities,
     species_table,
 )
@@ -231,3 +232,13 @@ def most_occupied(structure: Structure | StructureBatch, basis: Basis) -> int:
         return (structure.n_electrons + 1) // 2
     share = max(z / (2 * basis.spec.nao(z)) for z in basis.elements)
     return min(structure.layout.nao, int(share * structure.layout.nao) + 4)
+
+
+def superposed(atoms: Mapping[str, Any], table: SpeciesTable, like: Array) -> Array:
+    """Density matrices of free atoms side by side, ``(n_structures, nao, nao)``."""
+    blocks = {}
+    for key, rows in table.rows.items():
+        if key[0] == 0:
+            dm = jnp.asarray(atoms[str(key[1])], like.dtype)
+            blocks[key] = jnp.broadcast_to(dm, (len(rows), *dm.shape))
+    return scatter_species(blocks, table, like.shape[0], like.shape[-1])

@@ -13,7 +13,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ... import integrals, observables
 from ...basis import layout_of
 from ...errors import Code, ConvergenceError, DataWarning, OpmlError, counted
 from ...learn.chunks import in_chunks
@@ -33,6 +32,7 @@ from ..base.model import Model, of_one
 from .diagnosis import counted_by_kind, far_from_local, fault_of
 from .draws import drawn_changes, up_to
 from .functions import Op2Op
+from .observed import following_from
 
 CHUNKS = (1, 8)
 """Numbers of structures evaluated at once; see :data:`opml_jax.models.base.energy.CHUNKS`."""
@@ -98,10 +98,7 @@ class Op2OpModel(Model):
         return np.flatnonzero(~(predicted["residual"] < most))  # also where it is NaN
 
     def converged_to(self, tolerance: float) -> Op2OpModel:
-        """The model with another tolerance of self-consistency, in Hartree: looser ones are faster.
-
-        See :attr:`Op2OpConfig.tolerance`. Programs are compiled anew.
-        """
+        """With another :attr:`Op2OpConfig.tolerance`; see :meth:`Model.converged_to`."""
         config = dataclasses.replace(self.definition.config, tolerance=tolerance)
         definition = dataclasses.replace(self.definition, config=config)
         return dataclasses.replace(self, definition=definition)
@@ -366,7 +363,7 @@ def _evaluate(
     uncertainty: bool,
 ) -> dict[str, Array]:
     out: dict[str, Any] = definition.apply(params, structures, table)
-    observed = functools.partial(_observed, definition, structures, polarizability)
+    observed = functools.partial(following_from, definition, structures, polarizability)
     following = observed(out.get("fock"), out["dm"])
     if uncertainty:
         changes = drawn_changes(definition, params, structures, table, out["dm"])
@@ -384,34 +381,3 @@ def _evaluate(
     if definition.config.window != "lowest":  # without the electrons below its levels
         out["first_level"] = definition.first_level(structures)
     return {**out, **following}
-
-
-def _observed(
-    definition: Op2Op,
-    structures: StructureBatch,
-    polarizability: bool,
-    fock: Array | None,
-    dm: Array,
-) -> dict[str, Array]:
-    """What follows from a Fock and a density matrix."""
-    basis, electrons = definition.basis, definition.n_described(structures)
-    padded = integrals.overlap(structures, basis, padding=1.0)
-    mask, out = structures.layout.ao_mask, {}
-    if fock is not None:
-        energy, _ = observables.orbitals(fock, padded, mask=mask)
-        at = jnp.minimum(electrons[:, None] // 2 + jnp.array([-1, 0]), energy.shape[-1] - 1)
-        frontier = jnp.take_along_axis(energy, at, axis=-1)
-        out["mo_energy"] = jnp.where(mask, energy, 0.0)
-        out["gap"] = frontier[:, 1] - frontier[:, 0]
-    if definition.config.window != "lowest":
-        return out
-    if polarizability and fock is not None:
-        out["polarizability"] = observables.polarizability(
-            fock, padded, electrons, structures, basis, mask=mask
-        )
-    return {
-        **out,
-        "dipole": observables.dipole(dm, structures, basis),
-        "mulliken_charges": observables.mulliken_charges(dm, padded, structures, basis),
-        "lowdin_charges": observables.lowdin_charges(dm, padded, structures, basis),
-    }
