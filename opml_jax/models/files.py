@@ -27,15 +27,18 @@ from ..learn.schema import to_mapping
 from .base import Model
 from .family import families, family, family_of
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """2: networks are stacked over the members of an ensemble. 3: families, settings of training apart
-from those of functions. 4: weights of 16 bits."""
+from those of functions. 4: weights of 16 bits. 5: what single precision holds is written in it."""
 
 REMOVED = {"operator_network": "a network of learned operators"}
 """Kinds of models that earlier versions wrote and there are no more."""
 
 PACKED = (".integers", ".exponents")
 """What :func:`opml_jax.learn.few_bits.packed` makes of a matrix, behind its name in a file."""
+
+SINGLE = ".single"
+"""Behind the name of a matrix of float64 whose numbers are those of float32."""
 
 PRETRAINED = {
     "water": "one water molecule, PBE/def2-SVP",
@@ -92,11 +95,15 @@ def save_model(path: str | os.PathLike, model: Model) -> None:
 
 
 def _stored(name: str, value: np.ndarray) -> dict[str, np.ndarray]:
-    """What a parameter is written as: weights of few bits as integers and exponents."""
-    is_linear = name.endswith("/weights") and value.ndim == 2 and value.dtype == np.float64
-    if not is_linear or (parts := packed(value)) is None:
+    """What a parameter is written as: in as few bits as lose nothing."""
+    if value.dtype != np.float64:
         return {name: value}
-    return {name + suffix: part for suffix, part in zip(PACKED, parts, strict=True)}
+    is_linear = name.endswith("/weights") and value.ndim == 2
+    if is_linear and (parts := packed(value)) is not None:
+        return {name + suffix: part for suffix, part in zip(PACKED, parts, strict=True)}
+    with np.errstate(over="ignore"):
+        single = value.astype(np.float32)
+    return {name + SINGLE: single} if (single == value).all() else {name: value}
 
 
 def _restored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -107,6 +114,8 @@ def _restored(tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         if name.endswith(integers):
             name = name.removesuffix(integers)
             value = unpacked(value, tensors[name + exponents])
+        elif name.endswith(SINGLE):
+            name, value = name.removesuffix(SINGLE), value.astype(np.float64)
         if not name.endswith(exponents):
             out[name] = value
     return out

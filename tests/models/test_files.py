@@ -1,8 +1,11 @@
 """Model files: nothing lost, nothing executed, damage named."""
 
+import dataclasses
 import subprocess
 import sys
 
+import chex
+import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
@@ -41,8 +44,31 @@ def test_truncated_file(path, keep):
 
 def test_newer_format_names_its_version(path, monkeypatch):
     monkeypatch.setattr(files, "FORMAT_VERSION", files.FORMAT_VERSION - 1)
-    with pytest.raises(ValueError, match=r"version 4.*written by opml_jax 0\.2\.0"):
+    with pytest.raises(ValueError, match=r"version 5.*written by opml_jax 0\.2\.0"):
         opml.load_model(path)
+
+
+def test_what_single_precision_holds_is_written_in_it(model, tmp_path):
+    """Exactly, and nothing else: half of a number of float64 and of one of float32."""
+    third, eighth = np.full((2, 3), 1 / 3), np.full((2, 3), 1 / 8)
+    own = {"third": third, "eighth": eighth, "huge": np.array(1e300), "none": np.array(np.nan)}
+    params = {**model.params, "mine": own}
+    opml.save_model(tmp_path / "own.safetensors", dataclasses.replace(model, params=params))
+    tensors = load_file(tmp_path / "own.safetensors")
+    of_mine = {k: v.dtype for k, v in tensors.items() if "mine" in k}
+    assert of_mine == {
+        "params/mine/third": np.float64,
+        "params/mine/eighth.single": np.float32,
+        "params/mine/huge": np.float64,
+        "params/mine/none": np.float64,
+    }
+    read = opml.load_model(tmp_path / "own.safetensors").params
+    for name, value in own.items():
+        assert read["mine"][name].dtype == np.float64
+        np.testing.assert_array_equal(read["mine"][name], value)
+    del read["mine"]
+    chex.assert_trees_all_equal_dtypes(jax.tree.map(np.asarray, model.params), read)
+    chex.assert_trees_all_equal(jax.tree.map(np.asarray, model.params), read)
 
 
 def test_another_safetensors_file_is_refused(tmp_path):

@@ -78,6 +78,7 @@ def fit_components(cache: Cache, k: int) -> np.ndarray:
     """``(n_elements, n_invariants, k)`` principal components of unit mean variance, half whitened.
 
     An eigenvalue e is scaled to sqrt(e): full whitening would blow up the noise of the last ones.
+    Numbers are those of float32, as the networks' weights are: half of a model file would be these.
     """
     out = []
     for e in range(cache.one_hot.shape[-1]):
@@ -89,4 +90,4 @@ def fit_components(cache: Cache, k: int) -> np.ndarray:
         padded = np.zeros((rows.shape[1], k))
         padded[:, : len(s)] = vt.T * scale
         out.append(padded)
-    return np.array(out)
+    return np.array(out).astype(np.float32).astype(np.float64)
