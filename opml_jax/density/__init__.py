@@ -2,6 +2,10 @@
 
 from .atoms import atomic_coefficients as atomic_coefficients
 from .atoms import superposed_atoms as superposed_atoms
+from .becke import AtomicGrids as AtomicGrids
+from .becke import atomic_grids as atomic_grids
+from .exchange_correlation import ExchangeCorrelation as ExchangeCorrelation
+from .exchange_correlation import exchange_correlation as exchange_correlation
 from .fitting import METRICS as METRICS
 from .fitting import Fitting as Fitting
 from .fitting import check_coefficients as check_coefficients

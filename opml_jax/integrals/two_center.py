@@ -20,16 +20,23 @@ All take ``widths``, a positive factor of the exponents of each shell of the mol
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..basis import Basis, check_widths, layout_of, scale_of_coefficients
+from ..basis import (
+    AOLayout,
+    Basis,
+    BatchLayout,
+    check_widths,
+    layout_of,
+    scale_of_coefficients,
+)
 from ..errors import OpmlError, one_of
 from ..numerics import Array, einsum, matmul
-from ..structures import Structure
+from ..structures import Structure, StructureBatch
 from .harmonics import product, stacked_harmonics
 from .hermite import components, gaussian_radial, radial
 
@@ -37,39 +44,40 @@ Radial = Callable[[int, Array, Array, Array], dict[tuple[int, int], Array]]
 
 
 class _Functions:
-    """Shells and primitives of a molecule, sorted by angular momentum."""
+    """Shells and primitives of a molecule, sorted by angular momentum.
 
-    def __init__(self, structure: Structure, basis: Basis, widths: Array | None = None):
-        if not isinstance(structure, Structure):
-            raise OpmlError(
-                "structure",
-                got=type(structure).__name__,
-                expected="one Structure",
-                hint="Use jax.vmap over positions for geometries of one molecule.",
-            )
-        positions = jnp.asarray(structure.positions)
-        layout = layout_of(structure, basis)
-        topology = layout.primitives
+    Of one molecule of a batch, under ``jax.vmap``, they are data, and some are padding.
+    """
+
+    def __init__(self, layout: AOLayout | BatchLayout, basis: Basis, positions: Array, widths=None):
+        positions, topology = jnp.asarray(positions), layout.primitives
         exponents, coefficients = (jnp.asarray(x, positions.dtype) for x in basis.flat())
         counts = topology.shell_counts
-        table = np.concatenate(topology.table)
+        table = _joined(topology.table)
         self.l = np.repeat(np.arange(len(counts)), counts)  # of each shell
         self.first = np.concatenate([[0], np.cumsum(counts)])
-        self.of_primitive = np.concatenate(
+        self.of_primitive = _joined(
             [s + n for s, n in zip(topology.shell, self.first, strict=False)]
         )
-        self.centres = positions[np.concatenate(topology.shell_atom)]  # (n_shells, 3)
+        self.l_of_primitive = np.repeat(np.arange(len(counts)), topology.counts)
+        self.centres = positions[_joined(topology.shell_atom)]  # (n_shells, 3)
         self.exponents = exponents[table]
-        self.coefficients = coefficients[table] * _NORMS[self.l[self.of_primitive]]
+        self.coefficients = coefficients[table] * _NORMS[self.l_of_primitive]
         if widths is not None:
+            assert isinstance(layout, AOLayout)  # a batch has none
             check_widths(layout, widths)
             by_l = np.argsort(layout.shell_ls, kind="stable")[self.of_primitive]
             own = jnp.asarray(widths, positions.dtype)[by_l]
             self.exponents = self.exponents * own
-            self.coefficients *= scale_of_coefficients(self.l[self.of_primitive], own)
+            self.coefficients *= scale_of_coefficients(self.l_of_primitive, own)
         start = np.concatenate([[0], np.cumsum(2 * self.l + 1)])
         l, m, shell = topology.ao.T
-        self.order = start[self.first[l] + shell] + m
+        self.is_padded = isinstance(layout, BatchLayout)
+        if self.is_padded:
+            column = jnp.asarray(start)[jnp.asarray(self.first)[l] + shell] + m
+            self.order = jnp.where(l < 0, start[-1], column)
+        else:
+            self.order = start[self.first[l] + shell] + m
 
     @property
     def ls(self) -> list[int]:
@@ -82,10 +90,28 @@ class _Functions:
 
     def contracted(self, x: Array) -> Array:
         """Sum over the primitives of each shell: ``(..., n_primitives)``."""
-        if len(self.of_primitive) == len(self.l):  # nothing is contracted
+        if not self.is_padded and len(self.of_primitive) == len(self.l):  # nothing is contracted
             return x
         member = self.of_primitive[:, None] == np.arange(len(self.l))
         return matmul(x, jnp.asarray(member, x.dtype))
+
+
+def _of_molecule(structure: Structure, basis: Basis, widths: Array | None = None) -> _Functions:
+    """The functions of one molecule."""
+    if not isinstance(structure, Structure):
+        raise OpmlError(
+            "structure",
+            got=type(structure).__name__,
+            expected="one Structure",
+            hint="Use jax.vmap over positions for geometries of one molecule.",
+        )
+    return _Functions(layout_of(structure, basis), basis, structure.positions, widths)
+
+
+def _joined(parts: Sequence[Array]) -> Array:
+    """Index arrays in one; NumPy's unless they are data."""
+    xp = np if all(isinstance(x, np.ndarray) for x in parts) else jnp
+    return xp.concatenate(parts)
 
 
 _NORMS = np.sqrt((2 * np.arange(20) + 1) / (4 * np.pi))  # of Y_lm in terms of Racah's S_lm
@@ -108,7 +134,7 @@ def _matrix(own: _Functions, kernel: Radial, other: _Functions | None = None) ->
     top = 2 * own.ls[-1]
     r = own.centres[:, None] - other.centres
     r2 = jnp.sum(r * r, axis=-1)[own.of_primitive][:, other.of_primitive]
-    l = own.l[own.of_primitive]
+    l = own.l_of_primitive
     rows, columns = (x.coefficients / (2 * x.exponents) ** l for x in (own, other))
     weights = rows[:, None] * columns * (-1.0) ** l
     # One evaluation for all pairs, to the order of the highest: far less to compile than each own.
@@ -153,7 +179,7 @@ def coulomb_metric(structure: Structure, basis: Basis, widths: Array | None = No
       OpmlError: a batch instead of a molecule; widths of another shape, or not positive.
       BasisError: an element the basis does not cover.
     """
-    return _matrix(_Functions(structure, basis, widths), _repulsion)
+    return _matrix(_of_molecule(structure, basis, widths), _repulsion)
 
 
 def overlap_metric(structure: Structure, basis: Basis, widths: Array | None = None) -> jax.Array:
@@ -165,7 +191,7 @@ def overlap_metric(structure: Structure, basis: Basis, widths: Array | None = No
     Returns:
       ``(naux, naux)``.
     """
-    return _matrix(_Functions(structure, basis, widths), _overlap)
+    return _matrix(_of_molecule(structure, basis, widths), _overlap)
 
 
 CROSS = {"coulomb": _repulsion, "overlap": _overlap}
@@ -195,7 +221,7 @@ def cross_metric(
       OpmlError: an unknown kind; and as :func:`coulomb_metric`.
     """
     one_of("kind", kind, CROSS, OpmlError)
-    rows, columns = (_Functions(structure, basis, w) for w in (widths, others))
+    rows, columns = (_of_molecule(structure, basis, w) for w in (widths, others))
     return _matrix(rows, CROSS[kind], columns)
 
 
@@ -208,28 +234,46 @@ def _at_points(own: _Functions, points: Array, function: Callable) -> jax.Array:
         einsum("gs,mgs->gsm", radials[:, part], harmonics[l][..., part]).reshape(len(points), -1)
         for l, part in ((l, own.shells(l)) for l in own.ls)
     ]
-    return jnp.concatenate(columns, axis=1)[:, own.order]
+    nothing = [jnp.zeros((len(points), 1), r.dtype)] if own.is_padded else []
+    return jnp.concatenate([*columns, *nothing], axis=1)[:, own.order]
 
 
 def values(
-    structure: Structure, basis: Basis, points: Array, widths: Array | None = None
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    points: Array,
+    widths: Array | None = None,
 ) -> jax.Array:
     """Values of basis functions at points; differentiable in everything. libcint: ``eval_gto``.
 
     Args:
-      structure: molecule, positions in Bohr.
+      structure: molecule, positions in Bohr, or a batch.
       basis: orbital or auxiliary basis.
-      points: ``(n_points, 3)`` Bohr.
-      widths: ``(n_shells,)`` factors of exponents, or None.
+      points: ``(n_points, 3)`` Bohr; of a batch ``(n_structures, n_points, 3)``.
+      widths: ``(n_shells,)`` factors of exponents, of a molecule alone, or None.
 
     Returns:
-      ``(n_points, nao)`` Bohr^-1.5.
+      ``(n_points, nao)`` Bohr^-1.5; of a batch with a leading axis, 0 for padding.
 
     Raises:
-      OpmlError: as :func:`coulomb_metric`.
+      OpmlError: a batch and widths; widths of another shape, or not positive.
+      BasisError: an element the basis does not cover.
     """
-    own = _Functions(structure, basis, widths)
-    return _at_points(own, points, lambda own, r2: jnp.exp(-own.exponents * r2))
+    if isinstance(structure, StructureBatch):
+        if widths is not None:
+            got = f"{structure!r} and widths"
+            raise OpmlError("structure", got=got, expected="one Structure, or no widths")
+        layout = layout_of(structure, basis)
+
+        def of_one(layout, positions, points):
+            return _at_points(_Functions(layout, basis, positions), points, _gaussians)
+
+        return jax.vmap(of_one)(layout, structure.positions, points)
+    return _at_points(_of_molecule(structure, basis, widths), points, _gaussians)
+
+
+def _gaussians(own: _Functions, r2: Array) -> jax.Array:
+    return jnp.exp(-own.exponents * r2)
 
 
 def potentials(
@@ -244,9 +288,9 @@ def potentials(
     """
 
     def potential(own: _Functions, r2: Array) -> jax.Array:
-        a, l = own.exponents, own.l[own.of_primitive]
+        a, l = own.exponents, own.l_of_primitive
         front = (math.pi / a) ** 1.5 * (-2 * a) ** (-l)  # the derivative is at the point: a sign
         found = radial(own.ls[-1], r2, jnp.broadcast_to(0.5 / a, r2.shape), up=False)
         return front * jnp.select([l == k for k in own.ls], [found[k, 0] for k in own.ls])
 
-    return _at_points(_Functions(structure, basis, widths), points, potential)
+    return _at_points(_of_molecule(structure, basis, widths), points, potential)
