@@ -11,7 +11,9 @@ guesses. ``--more`` adds training structures of ethanol from an HDF5 file of ``o
 200), for a learning curve with ``--n-train``. ``--networks`` trains networks on first guesses, or
 alone (``gated-alone``); ``paper`` has one gate an output. ``--words``
 takes other words, one-shot on T + V: ``powers``, V to V^3, or ``products``, those with S, T and all
-products of two of V, S, T. ``--input-basis`` makes known words in another basis. ``--uncertainty``
+products of two of V, S, T; or ``more``, 17 beside the default ones. ``--labels`` is for an HDF5
+file of ``opml generate --no-forces`` with geometries of one molecule: the first 30 test, ten more
+validate. ``--input-basis`` makes known words in another basis. ``--uncertainty``
 compares errors with standard deviations, and has those of stretched molecules. What the errors are:
 :mod:`opml_jax.models.op2op.metrics`.
 """
@@ -57,9 +59,21 @@ SPLITS = {
 }
 GATED = Op2OpNetworkConfig(fit=Op2OpNetworkFit(epochs=100, batch_size=50, learning_rate=5e-3))
 NETWORKS = {"gated": GATED, "paper": dataclasses.replace(GATED, gates=0)}
+ONE_SHOT = {"density_words": (), "baseline": "hcore"}
 WORDS = {
-    "powers": ("V", "V V", "V V V"),
-    "products": ("V", "V V", "V V V", "S", "T", "V S", "T V", "S T", "S S", "T T"),
+    "powers": {"words": ("V", "V V", "V V V"), **ONE_SHOT},
+    "products": {
+        "words": ("V", "V V", "V V V", "S", "T", "V S", "T V", "S T", "S S", "T T"),
+        **ONE_SHOT,
+    },
+    "more": {
+        "words": (*Op2OpConfig().words, "E W", "E T", "S E S", "W S^-1 W S^-1 T", "E S^-1 W"),
+        "density_words": (
+            *Op2OpConfig().density_words,
+            *("E U", "E U S", "S E U", "U S^-1 U S^-1 U", "U S^-1 W", "U S^-1 T", "U E P"),
+            *("E P U S", "E P W S", "S U P U S", "U P U P U", "S P U P U P S"),
+        ),
+    },
 }
 SCF = "self-consistent"
 STRETCHES = (1.0, 1.02, 1.05, 1.1)
@@ -121,7 +135,7 @@ def models(config: Op2OpConfig, data: Dataset, splits: dict, args):
         return done.model, notes | {"fit_cpu_seconds": time.process_time() - start[1]}
 
     one_shot = dataclasses.replace(config, density_words=())
-    if args.one_shot:
+    if not config.density_words:
         yield "guess", *trained(one_shot)
     else:
         model, notes = trained(config)
@@ -139,14 +153,17 @@ def models(config: Op2OpConfig, data: Dataset, splits: dict, args):
 def main() -> None:
     """Run the benchmark."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("folder", type=Path, help="Fock matrices (npz)")
+    parser.add_argument("folder", type=Path, nargs="?", help="Fock matrices (npz)")
+    parser.add_argument(
+        "--labels", type=Path, help="HDF5 of another molecule, in place of a folder"
+    )
     parser.add_argument("--molecules", nargs="*", choices=[*SPLITS], default=[*SPLITS])
     parser.add_argument("--n-train", type=int, nargs="*", default=[], help="fewer, from the first")
     parser.add_argument("--guess", action="store_true", help="also without the density")
     parser.add_argument("--one-shot", action="store_true", help="only without the density")
     every = [*NETWORKS, *(f"{k}-alone" for k in NETWORKS)]
     parser.add_argument("--networks", nargs="*", choices=every, default=[])
-    parser.add_argument("--words", choices=[*WORDS], help="instead of Op2OpConfig's; one-shot")
+    parser.add_argument("--words", choices=[*WORDS], help="instead of Op2OpConfig's")
     parser.add_argument("--input-basis", help="of words known beforehand")
     parser.add_argument("--scf", type=int, default=0, help="structures to restart PySCF for")
     parser.add_argument("--uncertainty", action="store_true", help="standard deviations")
@@ -156,14 +173,22 @@ def main() -> None:
     args = parser.parse_args()
     settings = {"input_basis": args.input_basis, "uncertainty": args.uncertainty}
     if args.words:
-        args.one_shot = True
-        settings |= {"words": WORDS[args.words], "baseline": "hcore"}
+        settings |= WORDS[args.words]
     config = Op2OpConfig(**settings)
+    if args.one_shot:
+        config = dataclasses.replace(config, density_words=())
     if args.quick:
         args.molecules, args.n_train = ["water"], [50]
     jax.config.update("jax_enable_x64", True)
+    if args.labels:
+        args.molecules = [args.labels.stem]
     for molecule in args.molecules:
-        data, split = read(args.folder / f"{molecule}_pbe_def2svp.npz"), SPLITS[molecule]
+        if args.labels:
+            data = opml.read_dataset(args.labels)
+            parts = {"train": range(40, len(data)), "validation": range(30, 40)}
+            split = parts | {"test": range(30)}
+        else:
+            data, split = read(args.folder / f"{molecule}_pbe_def2svp.npz"), SPLITS[molecule]
         pool = list(split["train"])
         if args.more and molecule == "ethanol":
             n = len(data)
@@ -175,7 +200,7 @@ def main() -> None:
                 line = {"name": name, "molecule": molecule, "n_train": n}
                 line |= {"words": args.words or "default", "input_basis": args.input_basis}
                 line |= notes
-                uncertain = args.uncertainty and name == ("guess" if args.one_shot else SCF)
+                uncertain = args.uncertainty and name == (SCF if config.density_words else "guess")
                 for key in list(split)[2:]:
                     part = data.subset(split[key])
                     model.predict(part.structures)  # compiles

@@ -39,6 +39,7 @@ RUNS = {
     "neutral_atoms": ("neutral_atoms.py", "--json", "--quick?"),
     "integrals": ("integrals.py", "--json", "--quick?"),
     "products": ("products.py", "--json", "--quick?"),
+    "exchange_correlation": ("exchange_correlation.py", "--json", "--quick?"),
     "features": ("features.py", "--json", "--quick?"),
     "prediction": ("prediction.py", "--json", "--quick?"),
     "dimers": ("dimers.py", "--json", "--quick?"),
