@@ -40,6 +40,7 @@ RUNS = {
     "integrals": ("integrals.py", "--json", "--quick?"),
     "products": ("products.py", "--json", "--quick?"),
     "exchange_correlation": ("exchange_correlation.py", "--json", "--quick?"),
+    "kohn_sham": ("kohn_sham.py", "--json", "--quick?"),
     "features": ("features.py", "--json", "--quick?"),
     "prediction": ("prediction.py", "--json", "--quick?"),
     "dimers": ("dimers.py", "--json", "--quick?"),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
     from . import features as features
     from . import integrals as integrals
     from . import interfaces as interfaces
+    from . import mean_field as mean_field
     from . import models as models
     from . import observables as observables
     from . import operators as operators
@@ -43,8 +44,8 @@ if TYPE_CHECKING:  # for editors and type checkers, which do not run __getattr__
 
 _ROOMS = (
     *("analysis", "basis", "conventions", "data", "density", "dynamics", "errors", "features"),
-    *("integrals", "interfaces", "models", "observables", "operators", "structures", "testing"),
-    *("training", "units"),
+    *("integrals", "interfaces", "mean_field", "models", "observables", "operators"),
+    *("structures", "testing", "training", "units"),
 )
 _NAMES = {
     "basis": ("Basis", "batch", "from_pyscf", "load_basis", "to_pyscf"),

@@ -36,6 +36,7 @@ FLOORS = {
     "density": 6,
     "observables": 6,  # below models, which read density matrices
     "learn": 7,
+    "mean_field": 7,
     "models": 8,
     "testing": 8.5,  # may use everything up to models
     "training": 9,

@@ -41,10 +41,9 @@ from ... import integrals
 from ...basis import Basis, layout_of
 from ...errors import ConfigError, OpmlError
 from ...features.couple import IrrepKey, key_name
-from ...learn.fixed_point import fixed_point
+from ...mean_field import commutator, fixed_point, orthogonal
 from ...numerics import Array, einsum, is_concrete
 from ...observables import density_matrix, dipole, project
-from ...operators import inverse_sqrt
 from ...operators.species import SpeciesTable
 from ...structures import Structure, StructureBatch, centred
 from ..base.definition import Definition, Params
@@ -321,7 +320,7 @@ class Op2Op(Definition):
             return {"fock": fock}
         functional = self._functional(params, *read)
         mask = _mask(structure)
-        orthogonal = inverse_sqrt(_with_unit_padding(s, mask))
+        half = orthogonal(s, mask)
         nao = s.shape[-1] if mask is None else jnp.sum(mask, axis=1)
 
         def step(fock):
@@ -330,9 +329,7 @@ class Op2Op(Definition):
             doubt = jnp.sqrt(jnp.sum(rest**2, axis=(1, 2))) / nao  # any orientation has the same
             if c.extrapolation == "difference":
                 return new, new - fock, doubt
-            half = einsum("...ij,...jk,...kl->...il", orthogonal, new, dm)
-            half = einsum("...ij,...jk,...kl->...il", half, s, orthogonal)
-            return new, half - jnp.matrix_transpose(half), doubt
+            return new, commutator(half, s, new, dm), doubt
 
         fock, residual, doubt = fixed_point(step, guess, c.cycles, c.tolerance, c.history)
         out = {"fock": fock, "residual": residual}
@@ -384,13 +381,6 @@ class Op2Op(Definition):
     def n_outputs(self, key: IrrepKey) -> int:
         """Shell pairs of one key, 0 if the basis has none."""
         return n_shell_pairs(self.basis, key)
-
-
-def _with_unit_padding(overlap: Array, mask: Array | None) -> Array:
-    """The overlap with a diagonal of 1 for padded functions."""
-    if mask is None:
-        return overlap
-    return overlap + jnp.where(mask, 0.0, 1.0)[..., None] * jnp.eye(overlap.shape[-1])
 
 
 def _mask(structure: Structure | StructureBatch) -> Array | None:
