@@ -53,6 +53,7 @@ IN_MODELS = {
     "op2prop": 2,
     "op2op": 2,
     "op2density": 2,
+    "functional": 2,
     "density2prop": 3,
     "files": 2,
 }

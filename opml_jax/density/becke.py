@@ -52,12 +52,15 @@ class AtomicGrids:
         return placed(self, positions)
 
 
-def atomic_grids(structure: Structure | StructureBatch, level: int = 3) -> AtomicGrids:
+def atomic_grids(
+    structure: Structure | StructureBatch, level: int = 3, n_points: int = 0
+) -> AtomicGrids:
     """Grids around the atoms; host side, as composition decides on them and geometry does not.
 
     Args:
       structure: molecule, or a batch whose composition is known (not traced).
       level: PySCF's, 0 to 9, coarse to fine.
+      n_points: room for so many at least, so that one program serves other molecules too.
 
     Raises:
       OpmlError: another level; a traced composition.
@@ -66,8 +69,7 @@ def atomic_grids(structure: Structure | StructureBatch, level: int = 3) -> Atomi
         raise OpmlError("level", got=level, expected="from 0 to 9")
     if isinstance(structure, Structure):
         own = _of_molecule(structure.numbers, level)
-        n = -len(own.volumes) % BLOCK
-        return _padded(own, len(own.volumes) + n, len(structure.numbers))
+        return _padded(own, _room(n_points, own), len(structure.numbers))
     if not is_concrete(structure.numbers):
         raise OpmlError("atomic_grids", got=None, expected="grids made outside jit")
     molecules = [
@@ -77,10 +79,14 @@ def atomic_grids(structure: Structure | StructureBatch, level: int = 3) -> Atomi
         )
     ]
     grids = [_of_molecule(numbers, level) for numbers in molecules]
-    n_points = max(len(g.volumes) for g in grids)
-    n_points += -n_points % BLOCK
-    padded = [_padded(g, n_points, structure.n_atoms) for g in grids]
+    padded = [_padded(g, _room(n_points, *grids), structure.n_atoms) for g in grids]
     return jax.tree.map(lambda *x: np.stack(x), *padded)
+
+
+def _room(n_points: int, *grids: AtomicGrids) -> int:
+    """Whole blocks, for so many points at least."""
+    most = max(n_points, *(len(g.volumes) for g in grids))
+    return most + -most % BLOCK
 
 
 def _of_molecule(numbers: tuple[int, ...], level: int) -> AtomicGrids:

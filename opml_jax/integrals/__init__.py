@@ -8,6 +8,7 @@ from .density_fitting import density_fit as density_fit
 from .density_fitting import density_fit_bytes as density_fit_bytes
 from .local import Shells as Shells
 from .local import combined as combined
+from .local import local_densities as local_densities
 from .local import local_potentials as local_potentials
 from .local import packed as packed
 from .local import shells_of as shells_of

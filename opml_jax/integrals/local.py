@@ -36,6 +36,7 @@ import dataclasses
 import functools
 import itertools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -100,8 +101,65 @@ def local_potentials(
     Raises:
       BasisError: an element the basis does not cover.
     """
-    layout = layout_of(structure, basis)
-    topology, positions = layout.primitives, jnp.asarray(structure.positions)
+    integrals, at, mask = _prepared(structure, basis, functions)
+    if of_gradients:
+        _, found = jax.jvp(integrals, *_along_laplacians(basis, *at))
+    else:
+        found = integrals(*at)
+    return _of_real(found, mask, structure)
+
+
+def local_densities(
+    structure: Structure | StructureBatch, basis: Basis, functions: tuple[Shells, ...]
+) -> tuple[Array, Array]:
+    r"""Integrals :math:`\int \chi_i\, g_k\, \chi_j\, dr` of two orbitals and a function on an atom.
+
+    The functions are normalised, :math:`\int g_k^2\, dr = 1`, as those of libcint (``int3c1e``).
+    A charge is minus the Laplacian of its potential over 4 pi, and that is the derivative of the
+    potential in the charge's variance. Differentiable in positions.
+
+    Args:
+      structure: molecule, positions in Bohr, or a batch.
+      basis: of the orbitals.
+      functions: Gaussians.
+
+    Returns:
+      As of :func:`local_potentials`, in Bohr^-3/2.
+
+    Raises:
+      BasisError: an element the basis does not cover.
+    """
+    integrals, (table, width), mask = _prepared(structure, basis, functions)
+    _, found = jax.jvp(lambda own: integrals(table, own), (width,), (jnp.ones_like(width),))
+    out, there = _of_real(found, mask, structure)
+    factors: list[float] = []
+    for heavy in (False, True):
+        own = [_normalised(f.l, a) for f in functions if f.heavy == heavy for a in f.exponents]
+        factors += own * atoms_of(structure, basis, heavy)[0].shape[-1]
+    factor = np.array(factors)[shells_of(structure, basis, functions)]
+    return out * (-factor / (2 * np.pi)).astype(out.dtype)[:, None], there
+
+
+def _normalised(l: int, exponent: float) -> float:
+    r"""What makes :math:`S_{lm}(\nabla_C)` of a normal distribution a function of norm 1.
+
+    It is :math:`(2a)^l S_{lm}(r)` times the distribution, by Hobson's theorem.
+    """
+    radial = 2 * (2 * exponent) ** (l + 1.5) / math.gamma(l + 1.5)
+    angular = (2 * l + 1) / (4 * math.pi)
+    return math.sqrt(radial * angular) / ((2 * exponent) ** l * (exponent / math.pi) ** 1.5)
+
+
+def _prepared(
+    structure: Structure | StructureBatch, basis: Basis, functions: tuple[Shells, ...]
+) -> tuple[Callable[..., list[jax.Array]], tuple[tuple[Array, Array], Array], jax.Array]:
+    """What integrals are computed with.
+
+    Returns:
+      integrals as a function of the table of the orbitals and of a widening of the charges; where
+      to take it; and ``(B, n_functions)``, which functions are no padding.
+    """
+    topology, positions = layout_of(structure, basis).primitives, jnp.asarray(structure.positions)
     if isinstance(structure, Structure):
         topology, positions = jax.tree.map(lambda x: x[None], topology), positions[None]
     groups, centres, real = [], [], []
@@ -115,12 +173,13 @@ def local_potentials(
     def integrals(table, widening):
         return _integrals(tuple(groups), topology, table, widening, positions, centres)
 
-    at = basis.flat(), jnp.zeros((), positions.dtype)
-    if of_gradients:
-        _, parts = jax.jvp(integrals, *_along_laplacians(basis, *at))
-    else:
-        parts = integrals(*at)
-    mask = jnp.concatenate(real, axis=1)
+    return integrals, (basis.flat(), jnp.zeros((), positions.dtype)), jnp.concatenate(real, axis=1)
+
+
+def _of_real(
+    parts: list[jax.Array], mask: jax.Array, structure: Structure | StructureBatch
+) -> tuple[jax.Array, jax.Array]:
+    """Integrals without those of padding, and the mask, as they are returned."""
     out = jnp.where(mask[..., None], jnp.concatenate(parts, axis=1), 0.0)
     return (out[0], mask[0]) if isinstance(structure, Structure) else (out, mask)
 

@@ -14,7 +14,11 @@ from ..numerics import Array, is_concrete
 from ..structures import Structure
 from .libcint import ENV_START, tables
 
-KINDS = {"coulomb": "int3c2e_sph", "overlap": "int3c1e_sph"}
+KINDS = {
+    "coulomb": "int3c2e_sph",
+    "overlap": "int3c1e_sph",
+    "overlap_gradient": "int3c1e_ip1_sph",
+}
 
 
 def three_center(
@@ -30,11 +34,13 @@ def three_center(
       structure: molecule, positions in Bohr, numbers and not traced.
       basis: of the orbitals i and j.
       aux_basis: of p.
-      kind: ``"coulomb"`` (Hartree) or ``"overlap"`` (Bohr^-1.5).
+      kind: ``"coulomb"`` (Hartree) or ``"overlap"`` (Bohr^-1.5), or ``"overlap_gradient"``, with
+        the gradient of the orbital i in place of i (Bohr^-2.5; in the place of its nucleus it is
+        minus this).
       widths: ``(n_shells,)`` factors of the exponents of p, not traced, or None.
 
     Returns:
-      ``(naux, nao, nao)``, all axes in the library's AO order.
+      ``(naux, nao, nao)``, all axes in the library's AO order; gradients ``(3, naux, nao, nao)``.
 
     Raises:
       OpmlError: an unknown kind; positions or widths that are traced; other shapes of widths.
@@ -64,8 +70,8 @@ def three_center(
     positions = np.asarray(structure.positions, np.float64)
     env = np.concatenate([np.zeros(ENV_START), positions.ravel(), *(f.ravel() for f in flat)])
     out = getints(KINDS[kind], atm, bas, env, shls_slice=(0, n, 0, n, n, total), aosym="s1")
-    out = out.transpose(2, 0, 1)[aux_permutation]
-    return np.ascontiguousarray(out[:, permutation[:, None], permutation])
+    order = aux_permutation[:, None, None], permutation[:, None], permutation
+    return np.ascontiguousarray(np.moveaxis(out, -1, -3)[(..., *order)])
 
 
 def _with_widths(layout: AOLayout, flat: np.ndarray, widths: np.ndarray, bas: np.ndarray):

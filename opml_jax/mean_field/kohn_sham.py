@@ -26,16 +26,79 @@ import numpy as np
 
 from .. import integrals
 from ..basis import Basis
-from ..density import AtomicGrids, exchange_correlation
+from ..density import AtomicGrids, ExchangeCorrelation, exchange_correlation
 from ..errors import Code, OpmlError
-from ..numerics import Array, einsum, is_concrete
+from ..integrals import DensityFit
+from ..numerics import Array, einsum, is_concrete, pytree
 from ..observables import density_matrix, nuclear_repulsion, purify
 from ..structures import Structure, StructureBatch, centred
 from .commutator import commutator, orthogonal
 from .fixed_point import fixed_point
 
-Operators = dict[str, Any]
-"""Overlap, h = T + V, fits and grids of one geometry, and the repulsion of its nuclei."""
+
+@pytree
+class Hamiltonian:
+    """Energies and Fock matrices of any closed-shell density of one geometry, or of a batch.
+
+    Attributes:
+      overlap: S ``(..., nao, nao)``.
+      core: T + V, and what a field adds, Hartree.
+      repulsion: of the nuclei ``(...)``, Hartree.
+      density_fit: of Coulomb matrices.
+      exchange_correlation: on a grid.
+      correction: a further functional of the density, or None: called with density matrices it
+        gives the energy ``(...)`` and its derivative ``(..., nao, nao)``, and is a pytree of all
+        that it knows of the geometry.
+    """
+
+    overlap: Array
+    core: Array
+    repulsion: Array
+    density_fit: DensityFit
+    exchange_correlation: ExchangeCorrelation
+    correction: Any = None
+
+    def fock(self, dm: Array) -> jax.Array:
+        """F of density matrices, ``(..., nao, nao)`` each; Hartree."""
+        fock = jnp.add(self.core, self.density_fit.coulomb(dm))
+        fock = fock + self.exchange_correlation(dm)[1]
+        return fock if self.correction is None else fock + self.correction(dm)[1]
+
+    def energy(self, dm: Array) -> jax.Array:
+        """Total energy of density matrices made idempotent, ``(...)`` Hartree.
+
+        The derivative in what the operators are functions of has Pulay's term, and is that of the
+        self-consistent energy where P is self-consistent.
+        """
+        dm = purify(dm, self.overlap)
+        one_electron = self.core + 0.5 * self.density_fit.coulomb(dm)
+        energy = einsum("...ij,...ij->...", one_electron, dm) + self.repulsion
+        energy = energy + self.exchange_correlation(dm)[0]
+        return energy if self.correction is None else jnp.add(energy, self.correction(dm)[0])
+
+
+def hamiltonian(
+    structure: Structure | StructureBatch,
+    basis: Basis,
+    grids: AtomicGrids,
+    functional: str = "lda",
+    *,
+    field: Array | None = None,
+    correction: Any = None,
+) -> Hamiltonian:
+    """What energies and Fock matrices need of a geometry; arguments of :func:`kohn_sham`."""
+    core = integrals.kinetic(structure, basis) + integrals.external_potential(structure, basis)
+    if field is not None:
+        position = integrals.position(centred(structure), basis)
+        core = core + einsum("x,...xij->...ij", field, position)  # electrons are negative
+    return Hamiltonian(
+        integrals.overlap(structure, basis),
+        core,
+        nuclear_repulsion(structure),
+        integrals.density_fit(structure, basis),
+        exchange_correlation(structure, basis, grids, functional),
+        correction,
+    )
 
 
 def kohn_sham(
@@ -45,6 +108,7 @@ def kohn_sham(
     functional: str = "lda",
     *,
     field: Array | None = None,
+    correction: Any = None,
     guess: Array | None = None,
     cycles: int = 50,
     tolerance: float = 1e-6,
@@ -62,6 +126,8 @@ def kohn_sham(
       field: uniform electric field ``(3,)``, Hartree/(e Bohr). The dipole, about the centre of
         nuclear charge, is minus the energy's derivative in it, the polarizability that of the
         dipole.
+      correction: a further functional of the density (:attr:`Hamiltonian.correction`), a learned
+        one say.
       guess: Fock matrix to begin with, ``(..., nao, nao)`` in Hartree. Default: T and the
         potential of neutral atoms.
       cycles: most self-consistent cycles.
@@ -80,30 +146,20 @@ def kohn_sham(
     alone = isinstance(structure, Structure)
     mask = None if alone else structure.layout.ao_mask
     electrons = _electrons(structure)
-    s, kinetic = (f(structure, basis) for f in (integrals.overlap, integrals.kinetic))
-    core = kinetic + integrals.external_potential(structure, basis)
-    if field is not None:
-        position = integrals.position(centred(structure), basis)
-        core = core + einsum("x,...xij->...ij", field, position)  # electrons are negative
-    operators: Operators = {
-        "overlap": s,
-        "core": core,
-        "density_fit": integrals.density_fit(structure, basis),
-        "exchange_correlation": exchange_correlation(structure, basis, grids, functional),
-        "repulsion": nuclear_repulsion(structure),
-    }
+    own = hamiltonian(structure, basis, grids, functional, field=field, correction=correction)
     if guess is None:
-        guess = kinetic + integrals.neutral_atom_potential(structure, basis)
-    half = orthogonal(s, mask)
+        neutral = integrals.neutral_atom_potential(structure, basis)
+        guess = integrals.kinetic(structure, basis) + neutral
+    half = orthogonal(own.overlap, mask)
 
     def density(fock: Array) -> jax.Array:
-        return density_matrix(fock, s, electrons, mask=mask)
+        return density_matrix(fock, own.overlap, electrons, mask=mask)
 
     def step(stacked: Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         fock = stacked[0] if alone else stacked
         dm = density(fock)
-        new = _fock(operators, dm)
-        error = commutator(half, s, new, dm)
+        new = own.fock(dm)
+        error = commutator(half, own.overlap, new, dm)
         new, error = (new[None], error[None]) if alone else (new, error)
         return new, error, jnp.zeros(new.shape[0], new.dtype)
 
@@ -111,8 +167,8 @@ def kohn_sham(
     fock, residual, _ = fixed_point(step, start, cycles, tolerance, history)
     fock, residual = (fock[0], residual[0]) if alone else (fock, residual)
     dm = density(fock)
-    energy = _stationary_energy(operators, dm)
-    return {"energy": energy, "fock": fock, "dm": dm, "overlap": s, "residual": residual}
+    matrices = {"fock": fock, "dm": dm, "overlap": own.overlap}
+    return {"energy": _stationary_energy(own, dm), **matrices, "residual": residual}
 
 
 def _electrons(structure: Structure | StructureBatch) -> Any:
@@ -129,27 +185,13 @@ def _electrons(structure: Structure | StructureBatch) -> Any:
     return electrons
 
 
-def _fock(operators: Operators, dm: Array) -> jax.Array:
-    """F of a density matrix, ``(..., nao, nao)``."""
-    coulomb = operators["density_fit"].coulomb(dm)
-    return operators["core"] + coulomb + operators["exchange_correlation"](dm)[1]
-
-
-def _energy(operators: Operators, dm: Array) -> jax.Array:
-    """Total energy of a density matrix, made idempotent."""
-    dm = purify(dm, operators["overlap"])
-    one_electron = operators["core"] + 0.5 * operators["density_fit"].coulomb(dm)
-    energy = einsum("...ij,...ij->...", one_electron, dm)
-    return energy + operators["exchange_correlation"](dm)[0] + operators["repulsion"]
-
-
 @jax.custom_jvp
-def _stationary_energy(operators: Operators, dm: Array) -> jax.Array:
+def _stationary_energy(own: Hamiltonian, dm: Array) -> jax.Array:
     """The energy, whose first derivative knows that it is stationary in a self-consistent P."""
-    return _energy(operators, dm)
+    return own.energy(dm)
 
 
 @_stationary_energy.defjvp
 def _stationary_energy_jvp(primals, tangents):
-    (operators, dm), (changes, _) = primals, tangents
-    return jax.jvp(lambda own: _energy(own, dm), (operators,), (changes,))
+    (own, dm), (changes, _) = primals, tangents
+    return jax.jvp(lambda moved: moved.energy(dm), (own,), (changes,))

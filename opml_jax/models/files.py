@@ -44,6 +44,7 @@ PRETRAINED = {
     "water": "one water molecule, PBE/def2-SVP",
     "chno": "molecules of H, C, N and O with up to four atoms other than hydrogen, PBE/def2-SVP",
     "chno-fock": "Fock and density matrices of molecules of H, C, N and O, PBE/def2-SVP",
+    "chno-fock-b3lyp": "the same, B3LYP (VWN5)/def2-SVP",
 }
 """Models in the package, with a card each (``NAME.md`` beside them)."""
 
@@ -51,8 +52,11 @@ LIMITS = {
     "water": "It knows one water molecule as at 500 K: no clusters, no ions, no bonds that break.",
     "chno": "It knows 54 molecules near their minima, where errors are 11 meV and 60 meV/A, and "
     "little else: on other molecules expect hundreds of meV (predict with uncertainty tells).",
-    "chno-fock": "It knows neutral closed shells near their minima, of up to six atoms other than "
-    "hydrogen, and pairs of small ones; nine such atoms work too. No ions, radicals, broken bonds.",
+    **dict.fromkeys(
+        ("chno-fock", "chno-fock-b3lyp"),
+        "It knows neutral closed shells near their minima, of up to six atoms other than hydrogen, "
+        "and pairs of small ones; nine such atoms work too. No ions, radicals, broken bonds.",
+    ),
 }
 """What is said when one of :data:`PRETRAINED` is loaded for the first time in a process."""
 
@@ -134,8 +138,9 @@ def pretrained(name: str) -> Path:
     """Path of a model that ships with the package: ``opml.load_model(opml.pretrained("water"))``.
 
     ``water`` and ``chno`` (:data:`PRETRAINED`): energies, forces and dipoles, with standard
-    deviations of the last layer; ``chno-fock``: Fock and density matrices. What they were trained
-    on, how well they do and where they end is in the ``.md`` file beside each.
+    deviations of the last layer; ``chno-fock``, ``chno-fock-b3lyp``: Fock and density matrices.
+    What they were trained on, how well they do and where they end is in the ``.md`` file beside
+    each.
 
     Raises:
       ModelFileError: no such model.

@@ -85,6 +85,21 @@ def test_grids_are_pyscfs(basis, level):
     assert not np.any(own_weights[len(points) :])
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_room_for_more_points_has_no_weight(basis, alone):
+    """Grids of several molecules share a shape, and with it a program."""
+    structure = _displaced("H2O")
+    structure = structure if alone else opml.batch([structure, structure], basis)
+    own = atomic_grids(structure, 0)
+    more = atomic_grids(structure, 0, n_points=own.volumes.shape[-1] + 1)
+    n = own.volumes.shape[-1]
+    assert more.volumes.shape[-1] == n + 1024
+    points, weights = more.at(structure.positions)
+    np.testing.assert_array_equal(weights[..., :n], own.at(structure.positions)[1])
+    assert not np.any(weights[..., n:])
+    assert np.all(np.isfinite(points))
+
+
 @pytest.mark.parametrize("functional", FUNCTIONALS)
 def test_energy_and_matrix_are_pyscfs(basis, functional):
     structure = _displaced("CH3CHO")

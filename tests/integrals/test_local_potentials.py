@@ -11,6 +11,7 @@ from opml_jax.basis import Basis, Shell
 from opml_jax.data.reference import molecule
 from opml_jax.integrals import (
     Shells,
+    local_densities,
     local_potentials,
     packed,
     three_center,
@@ -82,6 +83,37 @@ def test_potentials_of_charges_are_libcints(methanol, name):
     assert np.all(factor > 0)
     s = functions[0].exponents[0]  # a charge of 1 against a normalised function
     assert factor[0] == pytest.approx((2 * s / np.pi) ** 0.75 * (np.pi / s) ** 1.5, rel=1e-12)
+
+
+@pytest.mark.parametrize("name", [pytest.param("def2-svp", marks=pytest.mark.slow), "6-31g"])
+def test_densities_are_libcints(methanol, name):
+    basis, functions = opml.load_basis(name, [1, 6, 8]), sorted_by_l(FEW)
+    found, real = local_densities(methanol, basis, functions)
+    assert np.all(real)
+    wanted = three_center(methanol, basis, auxiliary(methanol.numbers, functions), "overlap")
+    i, j = np.tril_indices(wanted.shape[-1])
+    wanted = wanted[in_our_order(methanol, functions)][:, i, j]
+    np.testing.assert_allclose(found, wanted, atol=1e-11 * np.abs(wanted).max())
+
+
+def test_gradients_of_densities_move_the_first_orbital(methanol):
+    """Of orbitals on one atom with functions on others: nothing else moves."""
+    basis = opml.load_basis("sto-3g", [1, 6, 8])
+    aux = auxiliary(methanol.numbers, sorted_by_l(FEW))
+    found = -three_center(methanol, basis, aux, "overlap_gradient")
+    own = opml.basis.layout_of(methanol, basis).atom == 1
+    others = opml.basis.layout_of(methanol, aux).atom != 1
+
+    def on_others(x):
+        positions = np.array(methanol.positions)
+        positions[1, 2] += x
+        q = three_center(methanol.replace(positions=positions), basis, aux, "overlap")
+        return q[np.ix_(others, own, ~own)]
+
+    step = 1e-3
+    slope = 8 * (on_others(step) - on_others(-step)) - on_others(2 * step) + on_others(-2 * step)
+    slope = slope / (12 * step)
+    np.testing.assert_allclose(found[2][np.ix_(others, own, ~own)], slope, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", [pytest.param("def2-svp", marks=pytest.mark.slow), "6-31g"])
