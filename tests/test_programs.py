@@ -41,6 +41,10 @@ print(json.dumps({"found": events.count("cache_hits"), "kept": programs.keeps(),
 """
 
 
+SILENT = {"TF_CPP_MIN_LOG_LEVEL": "3"}
+"""As of ``opml``: on some processors XLA doubts its own programs as it reads them, because of how
+they were tuned (openxla/xla issue 44565), and runs them all the same."""
+
 TRACES = """
 import json, jax, numpy as np
 jax.config.update("jax_enable_x64", True)
@@ -79,7 +83,7 @@ print(json.dumps({"traced": len(traced), **{k: v.tolist() for k, v in predicted.
 def _start(
     n: object = 1, largest: object = 10**8, script: str = WORK, **variables: object
 ) -> subprocess.Popen:
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | SILENT
     return subprocess.Popen(
         [sys.executable, "-c", script, str(largest), str(n)],
         env=env | {k: str(v) for k, v in variables.items()},
@@ -168,7 +172,7 @@ from opml_jax.programs import keeps
 jax.jit(lambda x: x + 1)(1.0)
 assert not keeps()
 """
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | SILENT
     env |= {"XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -184,7 +188,7 @@ from opml_jax.cli import doctor, runs
 runs.enable_x64()
 print(doctor._programs())
 """
-    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"}
+    env = {k: v for k, v in os.environ.items() if k != "JAX_COMPILATION_CACHE_DIR"} | SILENT
     env |= {"OPML_CACHE": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True)
     assert done.stdout.startswith(f"kept in {tmp_path}"), done.stderr
