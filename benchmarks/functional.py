@@ -42,6 +42,9 @@ from opml_jax.units import ANGSTROM_PER_BOHR, DEBYE_PER_EBOHR, EV_PER_HARTREE
 MEV = 1e3 * EV_PER_HARTREE / ANGSTROM_PER_BOHR
 """meV/Angstrom of Hartree/Bohr."""
 
+CYCLES = (1, 2)
+"""Of the SCFs, whose matrices are rows too."""
+
 
 class Molecules:
     """Labelled geometries, which share a compiled baseline."""
@@ -66,9 +69,9 @@ class Molecules:
     def _of(self, i: int, baseline: Baseline, atoms, room) -> Labelled:
         structure, labels = self.data.structures[i], self.data.labels
         together, grids = baseline.laid_out([structure], room)
-        names = [(k(1), k(2)) for k in (lambda c: iterate("dm", c), lambda c: iterate("fock", c))]
-        dms = [labels["dm"][i], *(labels[k][i] for k in names[0])]
-        focks = [labels["fock"][i], *(labels[k][i] for k in names[1])]
+        dms, focks = (
+            [labels[k][i], *(labels[iterate(k, c)][i] for c in CYCLES)] for k in ("dm", "fock")
+        )
         n, nao = len(structure.numbers), together.layout.nao
         padded = np.stack([np.pad(dm, (0, nao - len(dm)))[None] for dm in dms])
         energy, gradient, computed = baseline.of_densities(together, grids, padded)
@@ -111,8 +114,8 @@ def judged(params: dict, data: Dataset, baseline: Baseline, everything, atoms, s
         def total(positions):
             moved = structures.replace(positions=positions)
             correction = learned_functional(params, moved, basis, free)
-            guess = kohn_sham(moved, basis, grids, correction=correction, tolerance=1e-5)
-            return guess["energy"].sum(), guess
+            found = kohn_sham(moved, basis, grids, correction=correction, tolerance=1e-5)
+            return found["energy"].sum(), found
 
         gradient, found = jax.grad(total, has_aux=True)(structures.positions)
         return found, gradient, dipole(found["dm"], structures, basis)
@@ -211,8 +214,8 @@ def main() -> None:
         score, weights, found = chosen(systems)
         if score < best[0]:
             weights = weights.reshape(len(basis.elements), -1)
-            best = score, {"maps": maps, "weights": weights}, {**found, "prior": prior}
-            best[2].update(dataclasses.asdict(words), normal_equations_cpu_seconds=seconds)
+            found |= {**dataclasses.asdict(words), "normal_equations_cpu_seconds": seconds}
+            best = score, {"maps": maps, "weights": weights}, found
     line |= best[2]
     (args.cache / "params.pkl").write_bytes(pickle.dumps(best[1]))
     for name, _ in names:

@@ -57,6 +57,13 @@ def in_our_order(structure, functions):
     return np.concatenate(out)
 
 
+def of_libcint(structure, basis, functions, kind):
+    """Integrals over three centres, in the order of the functions and of pairs i >= j."""
+    wanted = three_center(structure, basis, auxiliary(structure.numbers, functions), kind)
+    i, j = np.tril_indices(wanted.shape[-1])
+    return wanted[in_our_order(structure, functions)][:, i, j]
+
+
 @pytest.fixture(scope="module")
 def methanol():
     positions = [[0, 0, 0], [2.6, 0.2, 0.1], [-0.8, 1.9, 0.3], [-0.7, -1.1, 1.5]]
@@ -74,9 +81,7 @@ def test_potentials_of_charges_are_libcints(methanol, name):
     basis, functions = opml.load_basis(name, [1, 6, 8]), sorted_by_l(FEW)
     found, real = local_potentials(methanol, basis, functions)
     assert np.all(real)
-    wanted = three_center(methanol, basis, auxiliary(methanol.numbers, functions), "coulomb")
-    i, j = np.tril_indices(wanted.shape[-1])
-    wanted = wanted[in_our_order(methanol, functions)][:, i, j]
+    wanted = of_libcint(methanol, basis, functions, "coulomb")
     factor = np.sum(found * wanted, axis=1) / np.sum(found * found, axis=1)
     left = np.abs(factor[:, None] * found - wanted).max()
     assert left < ROUNDING * np.abs(wanted).max()
@@ -90,9 +95,7 @@ def test_densities_are_libcints(methanol, name):
     basis, functions = opml.load_basis(name, [1, 6, 8]), sorted_by_l(FEW)
     found, real = local_densities(methanol, basis, functions)
     assert np.all(real)
-    wanted = three_center(methanol, basis, auxiliary(methanol.numbers, functions), "overlap")
-    i, j = np.tril_indices(wanted.shape[-1])
-    wanted = wanted[in_our_order(methanol, functions)][:, i, j]
+    wanted = of_libcint(methanol, basis, functions, "overlap")
     np.testing.assert_allclose(found, wanted, atol=1e-11 * np.abs(wanted).max())
 
 

@@ -21,12 +21,12 @@ class Labelled:
     Attributes:
       projected: of its density matrices, first the self-consistent one.
       energy: Hartree.
-      gradient: ``(3 n_atoms,)`` Hartree/Bohr, or None if it is not known.
+      gradient: ``(3 n_atoms,)`` Hartree/Bohr.
     """
 
     projected: Projected
     energy: float
-    gradient: np.ndarray | None = None
+    gradient: np.ndarray
 
 
 @dataclasses.dataclass
@@ -80,26 +80,27 @@ def normal_equations(
         {k: np.zeros(n) for k in PARTS},
         dict.fromkeys(PARTS, 0.0),
     )
-    count: dict[str, int] = dict.fromkeys(PARTS, 0)
+    count = 0
     for own in geometries:
+        count += 1
         matrices, energy, gradient = rows_of(maps, elements, own.projected)
         weights = np.where(np.arange(len(matrices)) == 0, 1.0, np.sqrt(begun))
         rows = np.concatenate([w * m for w, m in zip(weights, matrices, strict=True)])
         wanted = (weights[:, None] * own.projected.wanted).reshape(-1)
-        parts: dict[str, tuple[np.ndarray, np.ndarray]]
-        parts = {"matrices": (rows, wanted), "energy": (energy[None], np.array([own.energy]))}
-        if own.gradient is not None:
-            size = np.sqrt(len(own.gradient))
-            parts["gradient"] = gradient / size, own.gradient / size
+        size = np.sqrt(len(own.gradient))
+        parts = {
+            "matrices": (rows, wanted),
+            "energy": (energy[None], np.array([own.energy])),
+            "gradient": (gradient / size, own.gradient / size),
+        }
         for k, (x, y) in parts.items():
             there = x.any(axis=0)  # elements of the molecule
             some = x[:, there]
             out.gram[k][np.ix_(there, there)] += some.T @ some
             out.right[k][there] += some.T @ y
             out.square[k] += float(y @ y)
-            count[k] += 1
-    for k, c in count.items():
-        out.gram[k] /= max(c, 1)
-        out.right[k] /= max(c, 1)
-        out.square[k] /= max(c, 1)
+    for k in PARTS:
+        out.gram[k] /= count
+        out.right[k] /= count
+        out.square[k] /= count
     return out

@@ -116,27 +116,21 @@ def rows_of(
         np.add.at(out, element, rows)
         return np.moveaxis(out, 0, 1).reshape(rows.shape[1], n_elements * n_words)
 
-    matrices = []
     directions = np.swapaxes(own.directions.reshape(-1, *own.atoms.shape), 0, 1)
+    # of words in both projections, (n_atoms, 49, n_words) each
+    slopes = [
+        [np.swapaxes(x, 1, 2) for x in _slopes(of_atoms, change, own.atoms)]
+        for change in own.change
+    ]
+    values = np.asarray(_values(of_atoms, own.change[0], own.atoms))
     moved = np.swapaxes(own.slopes, 1, 2)
-    for change in own.change:
-        slope, of_atom = _jacobians(of_atoms, change, own.atoms)
-        matrices.append(scattered(directions @ np.swapaxes(slope, 1, 2)))
-        if len(matrices) == 1:  # the self-consistent one
-            values = np.asarray(_values(of_atoms, change, own.atoms))
-            energy = scattered(values[:, None])[0]
-            forces = moved[0] @ np.swapaxes(slope, 1, 2) + moved[1] @ np.swapaxes(of_atom, 1, 2)
-            gradient = scattered(forces)
-    return matrices, energy, gradient
+    gradient = moved[0] @ slopes[0][0] + moved[1] @ slopes[0][1]
+    matrices = [scattered(directions @ of_change) for of_change, _ in slopes]
+    return matrices, scattered(values[:, None])[0], scattered(gradient)
 
 
 _values = jax.jit(jax.vmap(words_of))
 _slopes = jax.jit(jax.vmap(jax.jacfwd(words_of, (1, 2))))
-
-
-def _jacobians(of_atoms: Maps, change: np.ndarray, atoms: np.ndarray) -> list[np.ndarray]:
-    """Of words in both projections of their atom, ``(n_atoms, n_words, 49)`` each."""
-    return [np.asarray(x) for x in _slopes(of_atoms, change, atoms)]
 
 
 def _auxiliary(basis: Basis) -> Basis:
