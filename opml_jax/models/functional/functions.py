@@ -22,6 +22,7 @@ import scipy.linalg
 
 from ... import integrals
 from ...basis import Basis, layout_of
+from ...errors import OpmlError
 from ...numerics import Array, einsum, pytree
 from ...structures import Structure, StructureBatch
 from .words import FUNCTIONS, Maps, of_elements, words_of
@@ -79,7 +80,17 @@ def learned_functional(
       basis: of the density matrices.
       free_atoms: density matrices of superposed free atoms, ``(..., nao, nao)``
         (:func:`superposed`).
+
+    Raises:
+      OpmlError: weights of other elements than those of the basis.
+      BasisError: an element the basis does not cover.
     """
+    if len(params["weights"]) != len(basis.elements):
+        raise OpmlError(
+            "weights",
+            got=f"those of {len(params['weights'])} elements",
+            expected=f"of the {len(basis.elements)} of the basis, in its order",
+        )
     numbers = jnp.asarray(structure.numbers)
     element = jnp.minimum(
         jnp.searchsorted(jnp.asarray(basis.elements), numbers), len(basis.elements) - 1

@@ -20,6 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ...errors import OpmlError
 from ...integrals import Shells
 from ...numerics import Array, einsum
 
@@ -84,8 +85,13 @@ def fit_maps(words: Words, change: np.ndarray, atoms: np.ndarray, element: np.nd
       change: ``(n, 49)``, the projections less those of free atoms.
       atoms: ``(n, 49)``, of superposed free atoms.
       element: ``(n,)``, index of each atom's element, from 0.
+
+    Raises:
+      OpmlError: an element between that no atom has.
     """
     n_elements = element.max() + 1
+    if lacking := sorted({*range(n_elements)} - {*element.tolist()}):
+        raise OpmlError("element", got=f"no atom of number {lacking[0]}", expected="some of each")
     mean = np.stack([_spherical(atoms[element == e].mean(axis=0)) for e in range(n_elements)])
     rng = np.random.default_rng(words.seed)
     maps: Maps = {"mean": mean}

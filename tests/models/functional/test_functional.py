@@ -9,6 +9,7 @@ import opml_jax as opml
 from opml_jax import integrals
 from opml_jax.data.reference import atomic_densities
 from opml_jax.density import atomic_grids
+from opml_jax.errors import OpmlError
 from opml_jax.mean_field import kohn_sham
 from opml_jax.models.functional import Words, learned_functional, superposed
 from opml_jax.models.functional.baseline import Baseline
@@ -206,6 +207,15 @@ def test_forces_are_the_derivative_of_self_consistent_energies(params, waters, b
     energies = [float(calculated(start + s * 4e-3 * along)[0][0]) for s in (-2, -1, 1, 2)]
     wanted = (8 * (energies[2] - energies[1]) - (energies[3] - energies[0])) / 0.048
     assert wanted == pytest.approx(float(np.sum(slope * along)), abs=1e-6)  # Hartree/Bohr
+
+
+def test_elements_without_weights_are_refused(params, waters, geometries, atoms):
+    wider = opml.load_basis("sto-3g", [1, 6, 8])
+    with pytest.raises(OpmlError, match="weights"):
+        learned_functional(params, waters[0], wider, np.eye(7))
+    change, free = geometries[0].change[0], geometries[0].atoms
+    with pytest.raises(OpmlError, match="no atom of number 1"):
+        fit_maps(WORDS, change, free, np.array([2, 0, 0]))
 
 
 def test_channels_of_words_are_counted(params):
